@@ -1,0 +1,229 @@
+"""The config that every experiment shares, and its validation."""
+
+import difflib
+import math
+import os
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jaxtickets import data, models
+from jaxtickets.errors import UserError
+from jaxtickets.pruning.selection import SCOPES
+
+DTYPES = ("float32", "bfloat16")
+EXPERIMENTS = ("dense", "imp")
+# For each objective the models it can train; an objective is a game between a model's components.
+MODELS_OF = {"gan": ("dcgan",), "vae": ("conv_vae",), "autoencoder": ("conv_ae",)}
+FEATURES = ("digits", "faces")
+
+
+def get_config() -> ConfigDict:
+    """Every field there is, with its default; the files in `configs/` start from it."""
+    return ConfigDict(
+        dict(
+            experiment="imp",
+            seed=0,
+            dtype="float32",
+            sync_batch_norm=True,  # Average batch-norm statistics over the devices.
+            rewind_step=0.0,  # Below 1 a fraction of training, else a number of steps; 0 is the initialisation.
+            tolerance=0.1,  # A ticket wins if its metric is at most (1 + tolerance) x the dense run's.
+            model=dict(name="dcgan", width=128, latent_size=32, image_size=32),
+            objective=dict(
+                name="gan",
+                real_label=1.0,  # GAN: the discriminator's target for real images; below 1 is label smoothing.
+                beta=1.0,  # VAE: the weight of the KL term.
+            ),
+            optimizer=dict(learning_rate=2e-4, beta1=0.9, beta2=0.999, weight_decay=0.0),
+            data=dict(
+                name="cifar10",
+                dir="",  # Where TFDS keeps its data sets; empty is TFDS's own directory.
+                flip=False,  # Mirror images at random.
+                placement="auto",  # device: the data set lives on the device; host: it streams; auto: by its size.
+            ),
+            train=dict(
+                batch_size=100,
+                epochs=0,  # Exactly one of epochs and steps is above 0.
+                steps=0,
+                log_every=100,
+                checkpoint_every=1000,  # Steps between two saved train states; 0 saves at the ends of rounds only.
+            ),
+            prune=dict(
+                rounds=20,
+                rate=0.2,
+                scope="global",
+                include=(r"kernel$",),
+                exclude=(),
+                min_per_layer=0,
+            ),
+            eval=dict(samples=10_000, batch_size=250, features="faces"),
+        )
+    )
+
+
+def _number(check, allowed):
+    def is_number(value):
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and check(value)
+
+    return is_number, allowed
+
+
+def _whole(low, high=None):
+    allowed = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
+
+    def is_whole(value):
+        is_int = isinstance(value, int) and not isinstance(value, bool)
+        return is_int and low <= value and (high is None or value <= high)
+
+    return is_whole, allowed
+
+
+def _choice(*allowed):
+    return lambda value: value in allowed, f"one of {', '.join(map(str, allowed))}"
+
+
+def _patterns(value):
+    return isinstance(value, tuple | list) and all(isinstance(pattern, str) for pattern in value)
+
+
+_switch = lambda value: isinstance(value, bool), "True or False"  # noqa: E731
+_text = lambda value: isinstance(value, str), "a text"  # noqa: E731
+
+# Every field: whether a value is possible, and what to say is allowed.
+FIELDS = {
+    "experiment": _choice(*EXPERIMENTS),
+    "seed": _whole(0, 2**32 - 1),
+    "dtype": _choice(*DTYPES),
+    "sync_batch_norm": _switch,
+    "rewind_step": _number(
+        lambda value: 0 <= value and (value < 1 or value == int(value)),
+        "a fraction of training from 0 to below 1, or a whole number of steps",
+    ),
+    "tolerance": _number(lambda value: value >= 0, "a number of at least 0 (0.1 allows 10% worse)"),
+    "model.name": _choice(*models.MODELS),
+    "model.width": _whole(1),
+    "model.latent_size": _whole(1),
+    "model.image_size": _whole(1),
+    "objective.name": _choice(*MODELS_OF),
+    "objective.real_label": _number(lambda value: 0.5 < value <= 1, "a number above 0.5 and at most 1"),
+    "objective.beta": _number(lambda value: value >= 0, "a number of at least 0"),
+    "optimizer.learning_rate": _number(lambda value: value > 0, "a number above 0"),
+    "optimizer.beta1": _number(lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+    "optimizer.beta2": _number(lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+    "optimizer.weight_decay": _number(lambda value: value >= 0, "a number of at least 0"),
+    "data.name": _text,
+    "data.dir": _text,
+    "data.flip": _switch,
+    "data.placement": _choice("auto", "device", "host"),
+    "train.batch_size": _whole(2),
+    "train.epochs": _whole(0),
+    "train.steps": _whole(0),
+    "train.log_every": _whole(1),
+    "train.checkpoint_every": _whole(0),
+    "prune.rounds": _whole(0),
+    "prune.rate": _number(lambda value: 0 < value < 1, "a number between 0 and 1, both excluded"),
+    "prune.scope": _choice(*SCOPES),
+    "prune.include": (_patterns, "a tuple of regular expressions over paths such as generator/up_16/conv/kernel"),
+    "prune.exclude": (_patterns, "a tuple of regular expressions over paths such as generator/up_16/conv/kernel"),
+    "prune.min_per_layer": _whole(0),
+    "eval.samples": _whole(2),
+    "eval.batch_size": _whole(1),
+    "eval.features": _choice(*FEATURES),
+}
+
+
+def flat(config, prefix: str = "") -> dict:
+    """`{dotted field: value}`."""
+    fields = {}
+    for key, value in config.items():
+        fields |= flat(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {prefix + key: value}
+    return fields
+
+
+def refuse(field: str, value, allowed: str):
+    """Raises the one-line error of a field."""
+    raise UserError(f"config.{field}={value!r}: allowed is {allowed}")
+
+
+def is_quick(variant: str) -> bool:
+    """Whether a config file was asked for its small variant: `configs/<name>.py:quick`.
+
+    Raises:
+      UserError: the file was asked for a variant that there is not.
+    """
+    if variant not in ("", "quick"):
+        raise UserError(f"--config=...:{variant}: no such variant; allowed is :quick, or none for the full experiment")
+    return variant == "quick"
+
+
+def check_field(field: str) -> None:
+    """Refuses a field that there is not, and names the nearest ones."""
+    if field not in FIELDS:
+        near = difflib.get_close_matches(field, FIELDS, n=3, cutoff=0.4)
+        same_group = [name for name in FIELDS if name.split(".")[0] == field.split(".")[0]]
+        raise UserError(f"config.{field}: no such field; allowed are {', '.join(near or same_group or FIELDS)}")
+
+
+def validate(config: ConfigDict, devices: int) -> None:
+    """Checks all that can be checked before anything is downloaded or written.
+
+    Raises:
+      UserError: a field is unknown or missing, has an impossible value, or contradicts another one.
+    """
+    values = flat(config)
+    for field in values:
+        check_field(field)
+    for field, (possible, allowed) in FIELDS.items():
+        if field not in values:
+            raise UserError(f"config.{field} is missing; allowed is {allowed}")
+        if not possible(values[field]):
+            refuse(field, values[field], allowed)
+
+    model, objective, batch_size = config.model.name, config.objective.name, config.train.batch_size
+    if model not in MODELS_OF[objective]:
+        refuse("model.name", model, f"{' or '.join(MODELS_OF[objective])} with config.objective.name={objective!r}")
+    if config.model.image_size not in models.IMAGE_SIZES[model]:
+        sizes = ", ".join(map(str, models.IMAGE_SIZES[model]))
+        refuse("model.image_size", config.model.image_size, f"{sizes} with config.model.name={model!r}")
+    if batch_size % devices:
+        refuse("train.batch_size", batch_size, f"a multiple of the {devices} devices")
+    if bool(config.train.epochs) == bool(config.train.steps):
+        both = f"config.train.epochs={config.train.epochs} and config.train.steps={config.train.steps}"
+        raise UserError(f"{both}: exactly one of the two must be above 0")
+    if config.train.steps:
+        resolve_rewind_step(config, config.train.steps)
+    if config.prune.rounds == 0 and config.experiment == "imp":
+        refuse("prune.rounds", 0, "at least 1 with config.experiment='imp'; config.experiment='dense' prunes nothing")
+    data.check(config.data.name)
+
+
+def resolve_steps(config: ConfigDict, images: int) -> int:
+    """The steps of training, given the number of training images."""
+    per_epoch = images // config.train.batch_size
+    if not per_epoch:
+        refuse("train.batch_size", config.train.batch_size, f"at most the {images} training images")
+    return config.train.steps or config.train.epochs * per_epoch
+
+
+def resolve_rewind_step(config: ConfigDict, steps: int) -> int:
+    """The step of the rewind point."""
+    value = config.rewind_step
+    step = round(value * steps) if value < 1 else int(value)
+    if step >= steps:
+        refuse("rewind_step", value, f"a step before the end of training, which is step {steps}")
+    return step
+
+
+def check_writable(workdir: Path) -> None:
+    """Refuses, without writing anything, a workdir that can't be made.
+
+    Raises:
+      UserError: it is a file, or the directory above it can't be written.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir}: is a file; allowed is a directory that can be written")
+    above = workdir
+    while not above.exists():
+        above = above.parent
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"--workdir={workdir}: {above} can't be written; allowed is a directory that can be written")

@@ -1,0 +1,80 @@
+"""Runs one experiment: `python -m jaxtickets.main --config=configs/gan_digits.py [--config.field=value ...]`."""
+
+import logging
+import re
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from jaxtickets import cache, report
+from jaxtickets import config as config_lib
+from jaxtickets.errors import UserError
+from jaxtickets.experiments import EXPERIMENTS, Run, discard_from
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with `:quick` for its small variant.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where results go (default: runs/<config>[-<variant>]).")
+FROM_ROUND = flags.DEFINE_integer("from_round", None, "Discard this finished round and all later ones; run them again.")
+
+
+def default_workdir() -> Path:
+    """`runs/<config>`, or `runs/<config>-<variant>`."""
+    name, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    return Path("runs") / "-".join(filter(None, [Path(name).stem, variant]))
+
+
+def parse_flags(argv):
+    """absl's parsing, with one line that names the field and what is allowed for whatever the user got wrong."""
+    for argument in argv[1:]:
+        if match := re.match(r"--?config\.([^=]+)", argument):
+            config_lib.check_field(match[1])
+        elif match := re.match(r"--?config=([^:]+)", argument):
+            if not Path(match[1]).is_file():
+                raise UserError(f"--config={match[1]}: no such file; allowed are the files of configs/")
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        lines = str(error).strip().splitlines()
+        if match := re.match(r"flag --config\.([^=]+)=(.*?): ", lines[0]):
+            config_lib.refuse(match[1], match[2], config_lib.FIELDS[match[1]][1])
+        raise UserError(lines[-1].removeprefix("jaxtickets.errors.UserError: ")) from None
+
+
+def run(config, workdir: Path, from_round: int | None = None) -> dict:
+    """Runs or resumes the experiment, writes its report and prints the table; returns the verdict."""
+    config_lib.validate(config, jax.local_device_count())
+    config_lib.check_writable(workdir)
+    if from_round is not None:
+        discard_from(workdir, from_round)
+    rounds = config.prune.rounds if config.experiment != "dense" else 0
+    with Run(config, workdir, rounds) as experiment:
+        EXPERIMENTS[config.experiment](experiment)
+        verdict = experiment.finish()
+    page = report.build(workdir)
+    print(report.summary(workdir), f"\nReport: {page}", sep="\n")
+    return verdict
+
+
+def _main(argv):
+    if len(argv) > 1:
+        raise UserError(f"{argv[1]}: not a flag; allowed are --config, --workdir, --from_round and --config.<field>")
+    if CONFIG.value is None:
+        raise UserError("--config is missing; give a file of configs/, for example --config=configs/gan_digits.py")
+    jax.config.update("jax_compilation_cache_dir", str(cache.directory("xla")))
+    run(CONFIG.value, Path(WORKDIR.value or default_workdir()), FROM_ROUND.value)
+
+
+def main() -> None:
+    """The command line; a user's mistake is one line on standard error and exit status 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        app.run(_main, flags_parser=parse_flags)
+    except UserError as error:
+        print(f"jaxtickets: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

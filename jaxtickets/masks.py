@@ -1,0 +1,126 @@
+"""The algebra of masks: pytrees of booleans with the structure of the parameters.
+
+A mask has a boolean array where a leaf is prunable and `None` where it is not; True keeps the weight.
+Everything here is a pure function over pytrees and works with any Flax parameters.
+"""
+
+import re
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxtickets.errors import UserError
+
+
+def path_name(path) -> str:
+    """The slash-joined name of a `jax.tree_util` key path: `generator/up_16/conv/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def named_leaves(tree) -> dict:
+    """`{slash-joined path: leaf}` in the tree's own order; a mask's `None` leaves are left out."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def ones(params, include=(r"(^|/)(kernel|embedding)$",), exclude=()):
+    """The mask that keeps every weight.
+
+    A leaf is prunable if some pattern of `include` is found in its path (`re.search`) and none of `exclude` is.
+
+    Args:
+      params: the parameters, a nested dict of arrays.
+      include: regular expressions over slash-joined paths.
+      exclude: the same.
+
+    Raises:
+      UserError: a pattern is no regular expression or matches no path, or nothing is left to prune.
+    """
+    names = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    hits = {}
+    for field, patterns in (("include", include), ("exclude", exclude)):
+        hits[field] = set()
+        for pattern in patterns:
+            try:
+                found = {name for name in names if re.search(pattern, name)}
+            except re.error as error:
+                raise UserError(
+                    f"prune.{field}: {pattern!r} is not a regular expression ({error}); "
+                    "allowed: regular expressions over paths such as generator/up_16/conv/kernel"
+                ) from None
+            if not found:
+                raise UserError(f"prune.{field}: {pattern!r} matches no parameter; the paths are {', '.join(names)}")
+            hits[field] |= found
+    prunable = hits["include"] - hits["exclude"]
+    if not prunable:
+        raise UserError("prune.include and prune.exclude leave nothing to prune: every included path is excluded")
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: np.ones(leaf.shape, bool) if path_name(path) in prunable else None, params
+    )
+
+
+def apply(params, masks):
+    """The effective weights: every prunable leaf of `params` multiplied by its mask.
+
+    Called inside a loss, it makes the gradient of every pruned weight zero by the chain rule.
+    """
+    return jax.tree.map(lambda leaf, mask: leaf if mask is None else leaf * mask.astype(leaf.dtype), params, masks)
+
+
+class Counts(NamedTuple):
+    """How many weights a layer or a network has and keeps."""
+
+    weights: int
+    kept: int
+
+
+def layer_counts(masks) -> dict[str, Counts]:
+    """The counts of each prunable leaf, by slash-joined path."""
+    return {name: Counts(mask.size, int(np.count_nonzero(mask))) for name, mask in named_leaves(masks).items()}
+
+
+def counts(masks) -> Counts:
+    """The counts over all prunable leaves."""
+    layers = layer_counts(masks).values()
+    return Counts(sum(layer.weights for layer in layers), sum(layer.kept for layer in layers))
+
+
+def sparsity(masks) -> float:
+    """Pruned weights / prunable weights, in [0, 1]."""
+    weights, kept = counts(masks)
+    return 1 - kept / weights
+
+
+def sparsity_all(masks, params) -> float:
+    """Pruned weights / all parameters, prunable or not."""
+    weights, kept = counts(masks)
+    return (weights - kept) / sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def hamming_distance(first, second) -> float:
+    """The share of prunable weights on which two masks differ, in [0, 1]."""
+    differing = jax.tree.map(lambda a, b: int(np.count_nonzero(np.asarray(a) != np.asarray(b))), first, second)
+    return sum(jax.tree.leaves(differing)) / counts(first).weights
+
+
+def is_nested(inner, outer) -> bool:
+    """Whether every weight that `inner` keeps is kept by `outer` too."""
+    within = jax.tree.map(lambda a, b: not np.any(np.asarray(a) & ~np.asarray(b)), inner, outer)
+    return all(jax.tree.leaves(within))
+
+
+def pack(masks):
+    """Eight weights a byte: the mask with each leaf as a flat uint8 array (`numpy.packbits`)."""
+    return jax.tree.map(lambda mask: np.packbits(np.asarray(mask)), masks)
+
+
+def unpack(packed, like):
+    """The inverse of `pack`; `like` is a mask, or parameters, that gives the leaves' shapes."""
+
+    def unpack_leaf(leaf, bits):
+        if bits is None:
+            return None
+        shape = np.shape(leaf)
+        return np.unpackbits(np.asarray(bits), count=int(np.prod(shape))).astype(bool).reshape(shape)
+
+    return jax.tree.map(unpack_leaf, like, packed)

@@ -1,0 +1,48 @@
+"""What a run shows while it goes: a bar on a terminal, a line a round elsewhere."""
+
+import sys
+
+import rich.console
+import rich.progress
+
+
+class Progress:
+    """Rounds, steps, losses and time left on standard error."""
+
+    def __init__(self, rounds: int, steps: int):
+        self._console = rich.console.Console(file=sys.stderr, highlight=False)
+        self._rounds, self._steps = rounds, steps
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(bar_width=24),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TimeElapsedColumn(),
+            rich.progress.TimeRemainingColumn(),
+            rich.progress.TextColumn("{task.fields[losses]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            transient=True,
+        )
+        self._all = self._bar.add_task("all rounds", total=rounds * steps, losses="")
+        self._one = self._bar.add_task("", total=steps, losses="")
+
+    def __enter__(self):
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_):
+        self._bar.stop()
+
+    def start_round(self, round_: int, sparsity: float, step: int) -> None:
+        self._bar.reset(self._one, total=self._steps, completed=step)
+        self._bar.update(self._one, description=f"round {round_} ({sparsity:.1%} sparse)")
+        self._bar.update(self._all, completed=round_ * self._steps + step)
+
+    def update(self, round_: int, step: int, losses: dict[str, float]) -> None:
+        text = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in losses.items() if "loss" in name)
+        self._bar.update(self._one, completed=step, losses=text)
+        self._bar.update(self._all, completed=round_ * self._steps + step)
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        self._console.print(text, soft_wrap=True, markup=False)

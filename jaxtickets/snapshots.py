@@ -1,0 +1,75 @@
+"""Orbax snapshots: rewind points, the last train state for resume, and bit-packed masks."""
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxtickets import masks as mask_lib
+
+
+def save(path: os.PathLike, tree) -> None:
+    """Saves a pytree of arrays; it is there completely or not at all. What was there before is replaced."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(Path(path).resolve(), tree, force=True)
+
+
+def restore(path: os.PathLike, like):
+    """The pytree saved at `path`, on the host, with the structure of `like` (arrays or shapes)."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        return jax.device_get(checkpointer.restore(Path(path).resolve(), _shapes(like)))
+
+
+def exists(path: os.PathLike) -> bool:
+    """Whether a complete snapshot is at `path`: Orbax gives it its name only when it is complete."""
+    return Path(path).is_dir()
+
+
+def save_masks(path: os.PathLike, masks) -> None:
+    """Saves masks, eight weights a byte."""
+    save(path, mask_lib.named_leaves(mask_lib.pack(masks)))
+
+
+def restore_masks(path: os.PathLike, like):
+    """The masks saved at `path`; `like` are masks of the same network."""
+    packed = restore(path, mask_lib.named_leaves(mask_lib.pack(like)))
+    return mask_lib.unpack(jax.tree.unflatten(jax.tree.structure(like), list(packed.values())), like)
+
+
+class LastState:
+    """The newest train state with its round and the round's seconds so far, saved while training goes on."""
+
+    def __init__(self, directory: os.PathLike):
+        options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(Path(directory).resolve(), options=options)
+
+    def save(self, round_: int, state, seconds: float) -> None:
+        """Starts saving; returns when `state` may change again."""
+        number = (self._manager.latest_step() or 0) + 1
+        saved = {"round": np.int32(round_), "seconds": np.float64(seconds), "state": state}
+        self._manager.save(number, args=ocp.args.StandardSave(saved))
+
+    def restore(self, like):
+        """`(round, state, seconds)`, or None if nothing has been saved."""
+        number = self._manager.latest_step()
+        if number is None:
+            return None
+        saved = {"round": np.int32(0), "seconds": np.float64(0), "state": like}
+        saved = jax.device_get(self._manager.restore(number, args=ocp.args.StandardRestore(_shapes(saved))))
+        return int(saved["round"]), saved["state"], float(saved["seconds"])
+
+    def wait(self) -> None:
+        """Returns when all that was saved is durable."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def _shapes(tree):
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), np.asarray(leaf).dtype, sharding=device), tree
+    )

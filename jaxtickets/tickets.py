@@ -1,0 +1,91 @@
+"""Tickets in one file: a mask and its rewind point, as safetensors with the run's config in the metadata."""
+
+import json
+import os
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import traverse_util
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from jaxtickets import files
+from jaxtickets import masks as mask_lib
+from jaxtickets.errors import UserError
+from jaxtickets.train import TrainState, rewind
+
+FORMAT = "jaxtickets 1"
+STATE_FIELDS = ("batch_stats", "opt_state", "params", "seed", "step")
+
+
+class Ticket(NamedTuple):
+    """masks, and params and batch_stats at the rewind point; metadata holds the config, the round and the metric."""
+
+    masks: Any
+    params: Any
+    batch_stats: Any
+    metadata: dict
+
+
+def save_ticket(path: os.PathLike, masks, point: TrainState, metadata: dict) -> None:
+    """Writes the ticket (masks, rewind point); every pruned weight and moment in the file is exactly zero.
+
+    Masks are stored eight weights a byte under `masks/`, the state under `params/`, `batch_stats/`, `opt_state/`,
+    `step` and `seed`.
+    """
+    point = rewind(point, masks)
+    trees = {"masks": mask_lib.pack(masks), **{field: getattr(point, field) for field in STATE_FIELDS}}
+    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in mask_lib.named_leaves(trees).items()}
+    files.replace(path, save(arrays, metadata={"format": FORMAT, "ticket": json.dumps(metadata)}))
+
+
+def load_ticket(path: os.PathLike) -> Ticket:
+    """Reads a ticket file.
+
+    Raises:
+      UserError: the file is missing or is no ticket.
+    """
+    arrays, metadata = _read(path)
+    params = _subtree(arrays, "params")
+    packed = {name.removeprefix("masks/"): bits for name, bits in arrays.items() if name.startswith("masks/")}
+    masks = {name: packed.get(name) for name in traverse_util.flatten_dict(params, sep="/")}
+    return Ticket(
+        masks=mask_lib.unpack(traverse_util.unflatten_dict(masks, sep="/"), params),
+        params=params,
+        batch_stats=_subtree(arrays, "batch_stats"),
+        metadata=metadata,
+    )
+
+
+def load_state(path: os.PathLike, like: TrainState) -> TrainState:
+    """The whole rewind point of a ticket file, optimiser moments included, with the structure of `like`.
+
+    Raises:
+      UserError: the file is no ticket, or is one of another network or optimiser.
+    """
+    arrays, _ = _read(path)
+    fields = {field: getattr(like, field) for field in STATE_FIELDS}
+    shapes = {name: np.shape(leaf) for name, leaf in mask_lib.named_leaves(fields).items()}
+    if missing := sorted(name for name, shape in shapes.items() if name not in arrays or arrays[name].shape != shape):
+        raise UserError(f"{path}: the ticket has no {', '.join(missing)} of the right shape; use the run's own config")
+    leaves = [arrays[name] for name in shapes]
+    return TrainState(**jax.tree.unflatten(jax.tree.structure(fields), leaves))
+
+
+def _read(path):
+    try:
+        with safe_open(path, "numpy") as file:
+            header = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: can't be read as a ticket ({error}); allowed: a ticket.safetensors") from None
+    if header.get("format") != FORMAT:
+        raise UserError(f"{path}: not a ticket; allowed: a ticket.safetensors written by jaxtickets")
+    return arrays, json.loads(header["ticket"])
+
+
+def _subtree(arrays, root):
+    prefix = f"{root}/"
+    flat = {name.removeprefix(prefix): leaf for name, leaf in arrays.items() if name.startswith(prefix)}
+    return traverse_util.unflatten_dict(flat, sep="/")

@@ -1,0 +1,166 @@
+"""Writing a workdir: the files of a run, as `docs/workdir.md` describes them."""
+
+import csv
+import io
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import jax
+
+from jaxtickets import files
+from jaxtickets.errors import UserError
+
+PACKAGES = ("jaxtickets", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+
+
+def create(path: Path, config: dict) -> None:
+    """Makes the workdir, or finds that it belongs to the same config.
+
+    Raises:
+      UserError: the workdir belongs to another config (what differs is named) or can't be written.
+    """
+    config = json.loads(json.dumps(config))
+    record = path / "config.json"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if record.exists():
+            _refuse_another(path, json.loads(record.read_text())["config"], config)
+            return
+        origin = {
+            "config": config,
+            "command": shlex.join(sys.orig_argv),
+            "versions": {"python": platform.python_version(), **_versions()},
+            "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
+            "cpu_count": os.cpu_count(),
+            "git_revision": _git_revision(),
+        }
+        files.replace(record, json.dumps(origin, indent=2).encode())
+    except OSError as error:
+        raise UserError(f"--workdir={path}: {error.strerror}; give a directory that can be written") from None
+    except (ValueError, KeyError):
+        raise UserError(f"--workdir={path}: config.json can't be read; give another directory") from None
+
+
+def _refuse_another(path, old, new):
+    old, new = _flat(old), _flat(new)
+    differing = [
+        f"{key} is {old.get(key, 'absent')!r} there and {new.get(key, 'absent')!r} here"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if differing:
+        raise UserError(
+            f"--workdir={path} belongs to a run with another config: {'; '.join(differing)}. "
+            "Give another --workdir, or the same config to resume"
+        )
+
+
+def _flat(tree, prefix=""):
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _versions():
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def _git_revision():
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """The whole table at once, so that it never holds half a row."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files.replace(path, text.getvalue().encode())
+
+
+def write_json(path: Path, content) -> None:
+    files.replace(path, json.dumps(content, indent=2).encode())
+
+
+class Scalars:
+    """`metrics.jsonl` and `tb/`: a row, and a TensorBoard point, for each logging step."""
+
+    def __init__(self, path: Path, keep):
+        """Rows for which `keep(round, step)` is false are dropped: a killed run wrote them, and this one will again."""
+        self._tensorboard = path / "tb"
+        self._writers = {}
+        file = path / "metrics.jsonl"
+        if file.exists():
+            rows = [row for row in _complete_rows(file) if keep(row["round"], row["step"])]
+            files.replace(file, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        self._file = file.open("a")
+
+    def write(self, round_: int, step: int, split: str, seconds: float, scalars: dict[str, float]) -> None:
+        row = {"round": round_, "step": step, "split": split, "seconds": round(seconds, 3), **scalars}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        writer = self._writer(f"round_{round_:03d}", step)
+        for name, value in scalars.items():
+            writer.add_scalar(f"{split}/{name}", value, step)
+
+    def write_round(self, round_: int, row: dict, samples) -> None:
+        """The finished round's row, against the round, and its sample grid `[height, width, channels]` uint8."""
+        writer = self._writer("rounds", round_)
+        for name, value in row.items():
+            writer.add_scalar(f"rounds/{name}", value, round_)
+        writer.add_image("samples", samples, round_, dataformats="HWC")
+        writer.flush()
+
+    def _writer(self, name, step):
+        if name not in self._writers:
+            import tensorboardX  # Slow to import.
+
+            self._writers[name] = tensorboardX.SummaryWriter(str(self._tensorboard / name), purge_step=step)
+        return self._writers[name]
+
+    def close(self) -> None:
+        self._file.close()
+        for writer in self._writers.values():
+            writer.close()
+
+
+def _complete_rows(file):
+    for line in file.read_text().splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:  # A kill cut the last line short.
+            continue
+
+
+def read_csv(path: Path) -> list[dict]:
+    """The rows of a table, numbers as numbers; none if there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+
+
+def _number(text):
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,41 @@
+"""Installs jaxtickets: `pip install -e .`, with extras for accelerators, TFDS preparation, tests and sweeps."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="jaxtickets",
+    version="0.1.0",
+    description="Winning lottery tickets in deep generative models, in functional JAX",
+    long_description=Path(__file__).with_name("README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["jaxtickets*", "launch*"]),
+    install_requires=[
+        "jax>=0.10",  # arrays, gradients, compilation, pmap
+        "flax",  # the networks, as linen modules
+        "optax",  # Adam and losses
+        "orbax-checkpoint",  # snapshots of train states and masks
+        "chex",  # checks of shapes and numbers in tests of downstream code
+        "absl-py",  # flags
+        "ml_collections",  # config files and their overrides
+        "tensorflow-datasets",  # data sets, the embedded ones too
+        "array_record",  # the file format that TFDS reads without TensorFlow
+        "scikit-learn",  # ships the handwritten digits
+        "numpy",  # selection, Frechet distance, tables of indices
+        "pillow",  # image files
+        "matplotlib",  # the report's plots
+        "rich",  # the progress bar
+        "safetensors",  # one-file tickets
+        "tensorboardX",  # TensorBoard files without TensorFlow
+    ],
+    extras_require={
+        "cuda12": ["jax[cuda12]"],
+        "tpu": ["jax[tpu]"],
+        "tfds": ["tensorflow"],  # TFDS needs it to prepare cifar10, celeb_a and others, not to read them
+        "test": ["pytest", "hypothesis", "scipy", "ruff"],
+        "launch": [],
+    },
+)
