@@ -96,7 +96,7 @@ FIELDS = {
     "dtype": _choice(*DTYPES),
     "sync_batch_norm": _switch,
     "rewind_step": _number(
-        lambda value: 0 <= value and (value < 1 or value == int(value)),
+        lambda value: value >= 0 and (value < 1 or value == int(value)),
         "a fraction of training from 0 to below 1, or a whole number of steps",
     ),
     "tolerance": _number(lambda value: value >= 0, "a number of at least 0 (0.1 allows 10% worse)"),

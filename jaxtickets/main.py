@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from jaxtickets import cache, report
@@ -30,9 +31,8 @@ def parse_flags(argv):
     for argument in argv[1:]:
         if match := re.match(r"--?config\.([^=]+)", argument):
             config_lib.check_field(match[1])
-        elif match := re.match(r"--?config=([^:]+)", argument):
-            if not Path(match[1]).is_file():
-                raise UserError(f"--config={match[1]}: no such file; allowed are the files of configs/")
+        elif (match := re.match(r"--?config=([^:]+)", argument)) and not Path(match[1]).is_file():
+            raise UserError(f"--config={match[1]}: no such file; allowed are the files of configs/")
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
@@ -62,6 +62,7 @@ def _main(argv):
         raise UserError(f"{argv[1]}: not a flag; allowed are --config, --workdir, --from_round and --config.<field>")
     if CONFIG.value is None:
         raise UserError("--config is missing; give a file of configs/, for example --config=configs/gan_digits.py")
+    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and TFDS tell of every file at the default.
     jax.config.update("jax_compilation_cache_dir", str(cache.directory("xla")))
     run(CONFIG.value, Path(WORKDIR.value or default_workdir()), FROM_ROUND.value)
 

@@ -1,0 +1,205 @@
+"""The comparison of several runs: `summary.csv` and `comparison.png`."""
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from jaxtickets import files
+from jaxtickets.errors import UserError
+from jaxtickets.report.plots import DENSE, INK, WIDTH, clean, log_value_axis, png, sparsity_axis
+from jaxtickets.report.reading import (
+    Workdir,
+    is_finite,
+    main_metric,
+    metric_columns,
+    metric_label,
+    read,
+    winning_round,
+)
+
+FIELD_PREFIX = "config."
+MAX_LEGEND = 24
+PALETTE = ("#2563a6", "#d9480f", "#2f8f5b", "#8e44ad", "#b8860b", "#0f8b8d", "#c2255c", "#5c636e")
+
+
+def compare(
+    workdirs: Sequence[str | os.PathLike], out_dir: str | os.PathLike, failed: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Writes `summary.csv` and `comparison.png` over several runs into `out_dir`.
+
+    Args:
+      workdirs: finished or not.
+      out_dir: made when it does not exist.
+      failed: names of the workdirs whose run is known to have failed; these need not be readable.
+
+    Returns:
+      The rows of `summary.csv`: the run's name, the config fields that differ between the runs (`config.seed`),
+      its status, and the dense, winning and best values of its metric.
+
+    Raises:
+      UserError: a workdir outside `failed` is not a workdir, or the same workdir is given twice.
+    """
+    paths = [Path(workdir) for workdir in workdirs]
+    names = _names(paths)
+    runs = {}
+    for name, path in zip(names, paths, strict=True):
+        try:
+            runs[name] = read(path)
+        except UserError:
+            if path.name not in failed:
+                raise
+    fields = differing_fields([run.config for run in runs.values()])
+    rows = [
+        _row(name, runs.get(name), fields, is_failed=path.name in failed)
+        for name, path in zip(names, paths, strict=True)
+    ]
+    files.replace(Path(out_dir) / "summary.csv", _csv(rows))
+    files.replace(Path(out_dir) / "comparison.png", png(comparison_figure(runs, fields)))
+    return rows
+
+
+def differing_fields(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The dotted names of the config fields that do not have one value in all of `configs`."""
+    flat = [_flatten(config) for config in configs]
+    names = dict.fromkeys(name for fields in flat for name in fields)
+    return [name for name in names if len({json.dumps(fields.get(name)) for fields in flat}) > 1]
+
+
+def comparison_figure(runs: Mapping[str, Workdir], fields: Sequence[str]) -> Figure:
+    """The runs' common metric against sparsity; runs that differ in the seed alone share a colour."""
+    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+    axes = figure.subplots()
+    metric = _common_metric(list(runs.values()))
+    labels = {name: _label(run, fields) or name for name, run in runs.items()}
+    colours = _colours(list(dict.fromkeys(labels.values())))
+    seen: set[str] = set()
+    densities, values = [], []
+    verdict = None
+    for name, run in runs.items():
+        rows = [row for row in run.rounds if is_finite(row.get(metric))]
+        if not rows:
+            continue
+        verdict = verdict or run.verdict
+        label = labels[name]
+        colour, shown = colours[label], None if label in seen or len(seen) >= MAX_LEGEND else label
+        seen.add(label)
+        x, y = [row["density"] for row in rows], [row[metric] for row in rows]
+        axes.plot(x, y, color=colour, linewidth=1.5, marker="o", markersize=3.5, label=shown)
+        for row in rows:
+            if row["round"] == 0:
+                axes.scatter(row["density"], row[metric], s=46, marker="s", color=colour, zorder=4)
+            if row["round"] == winning_round(run.verdict):
+                axes.scatter(row["density"], row[metric], s=70, marker="D", color=colour, edgecolors=INK, zorder=5)
+        densities += x
+        values += y
+    clean(axes)
+    if not values:
+        axes.text(0.5, 0.5, "no metric in common yet", ha="center", transform=axes.transAxes, color=DENSE)
+        return figure
+    axes.scatter([], [], s=46, marker="s", color=DENSE, label="dense run")
+    if any(winning_round(run.verdict) is not None for run in runs.values()):
+        axes.scatter([], [], s=60, marker="D", color="white", edgecolors=INK, label="winning ticket")
+    if min(values) > 0 and max(values) > 10 * min(values):
+        log_value_axis(axes)
+    sparsity_axis(axes, densities, most_ticks=14)
+    axes.set_ylabel(f"{metric_label(metric, verdict)}\n(lower is better)", color=INK)
+    legend = figure.legend(loc="outside right upper", frameon=False, fontsize=8.5, labelcolor=INK)
+    legend.set_title(_more(len(seen)), prop={"size": 8.5})
+    return figure
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The directories' names; whole paths where two have the same name."""
+    repeated = [path for path, count in Counter(path.resolve() for path in paths).items() if count > 1]
+    if repeated:
+        raise UserError(f"{repeated[0]}: given twice")
+    names = [path.resolve().name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
+def _row(name: str, run: Workdir | None, fields: Sequence[str], is_failed: bool) -> dict[str, Any]:
+    config = _flatten(run.config) if run else {}
+    rounds = run.rounds if run else []
+    verdict = (run.verdict if run else None) or {}
+    metric = main_metric(rounds, verdict)
+    values = [row[metric] for row in rounds if is_finite(row.get(metric))]
+    dense = verdict.get("dense", next((row[metric] for row in rounds if metric and row["round"] == 0), None))
+    return {
+        "name": name,
+        **{FIELD_PREFIX + field: _plain(config.get(field)) for field in fields},
+        "status": "failed" if is_failed else _status(run),
+        "metric": metric,
+        "dense": dense,
+        "winning_round": verdict.get("winning_round"),
+        "winning_sparsity": verdict.get("sparsity"),
+        "winning_value": verdict.get("value"),
+        "best_value": min(values, default=None),
+        "total_seconds": round(sum(row["train_seconds"] for row in rounds if is_finite(row.get("train_seconds"))), 1),
+    }
+
+
+def _status(run: Workdir) -> str:
+    if run.verdict:
+        return "finished"
+    prunings = 0 if run.config.get("experiment") == "dense" else _flatten(run.config).get("prune.rounds")
+    # Round 0, the dense run, comes before the prunings.
+    of = f" of {prunings + 1}" if isinstance(prunings, int) else ""
+    return f"{len(run.rounds)}{of} rounds"
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _common_metric(runs: Sequence[Workdir]) -> str | None:
+    """The metric that most runs are about, among those that all runs with a finished round have."""
+    started = [run for run in runs if run.rounds]
+    shared = [set(metric_columns(run.rounds)) for run in started]
+    mains = Counter(main_metric(run.rounds, run.verdict) for run in started)
+    ranked = [metric for metric, _ in mains.most_common()] + [m for run in started for m in metric_columns(run.rounds)]
+    return next((metric for metric in ranked if all(metric in metrics for metrics in shared)), None)
+
+
+def _label(run: Workdir, fields: Sequence[str]) -> str:
+    config = _flatten(run.config)
+    named = [field for field in fields if field != "seed"] or fields
+    return ", ".join(f"{field}={_plain(config.get(field))}" for field in named)
+
+
+def _colours(labels: Sequence[str]) -> dict[str, Any]:
+    if len(labels) <= len(PALETTE):
+        return dict(zip(labels, PALETTE, strict=False))
+    shades = np.linspace(0, 0.9, len(labels))
+    return {label: matplotlib.colormaps["viridis"](shade) for label, shade in zip(labels, shades, strict=True)}
+
+
+def _more(labels: int) -> str:
+    return f"{MAX_LEGEND} of {labels} shown" if labels > MAX_LEGEND else ""
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    """A config value as one cell: text and numbers as they are, lists and the rest as JSON."""
+    return value if isinstance(value, str | int | float) and not isinstance(value, bool) else json.dumps(value)

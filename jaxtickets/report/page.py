@@ -1,0 +1,218 @@
+"""The report of one run as a single HTML file that needs nothing beside it."""
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Mapping
+from html import escape
+from typing import Any
+
+from jaxtickets.report.reading import (
+    Workdir,
+    is_finite,
+    main_metric,
+    metric_columns,
+    metric_label,
+    percent,
+    significant,
+    winning_round,
+)
+from jaxtickets.report.table import flops_percent, round_mark
+
+STYLE = """
+:root { color-scheme: light dark; --page: #fff; --ink: #1f2328; --soft: #656d76; --line: #d8dee4; --card: #f6f8fa;
+  --win: #fdeee4; --accent: #d9480f; --good: #2f7d3b; }
+@media (prefers-color-scheme: dark) { :root { --page: #16181d; --ink: #e3e6ea; --soft: #99a1ab; --line: #343941;
+  --card: #1f2229; --win: #3a271b; --accent: #ff9457; --good: #7fc98a; }
+  img.plot { filter: invert(0.91) hue-rotate(180deg); } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 64rem; background: var(--page); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0; }
+h2 { font-size: 1.2rem; margin: 2.8rem 0 .8rem; }
+.soft, figcaption { color: var(--soft); font-size: .9rem; }
+.verdict { margin: 1.4rem 0; padding: 1rem 1.2rem; background: var(--card); border-left: 4px solid var(--line);
+  border-radius: 0 8px 8px 0; font-size: 1.08rem; }
+.verdict.wins { border-color: var(--accent); }
+dl.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .8rem 1.6rem; margin: 0; }
+dl.facts div { display: flex; flex-direction: column; justify-content: space-between; }
+dl.facts dt { color: var(--soft); font-size: .85rem; }
+dl.facts dd { margin: 0; font-size: 1.35rem; font-weight: 600; font-variant-numeric: tabular-nums; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; width: 100%; }
+th, td { padding: .34rem .8rem; text-align: right; border-bottom: 1px solid var(--line); }
+td { white-space: nowrap; }
+th { font-weight: 600; max-width: 11rem; color: var(--soft); vertical-align: bottom; }
+td:last-child, th:last-child { text-align: left; }
+tr.wins td { background: var(--win); font-weight: 600; }
+tr.wins td:last-child { color: var(--accent); }
+.within { color: var(--good); }
+.worse { color: var(--soft); }
+figure { margin: 0 0 1.8rem; }
+figure img { display: block; max-width: 100%; height: auto; border-radius: 6px; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1.2rem; }
+.pair img { width: 100%; }
+img.grid { image-rendering: pixelated; }
+img.strip { width: 100%; background: #fff; }
+pre { background: var(--card); padding: .9rem 1.1rem; border-radius: 8px; overflow-x: auto; font-size: .85rem; }
+summary { cursor: pointer; }
+"""
+
+CAPTIONS = {
+    "losses": "Training curves, a line a round. Long curves are averaged over stretches of steps, and the vertical"
+    " axis leaves out the most extreme 1 % of the points.",
+    "layers": "Weights pruned in each prunable layer, in percent. In brackets, the layer's weights before pruning.",
+    "samples": "The first two rows of each round's grid: the same latents, or images and their reconstructions.",
+}
+
+
+def page(run: Workdir, plots: Mapping[str, bytes]) -> str:
+    """The report's HTML.
+
+    Args:
+      run: what `workdir.read` returned.
+      plots: PNG files by the names that `plots.figures` gives them.
+    """
+    title = escape(f"{experiment_name(run)}: {config_name(run)}")
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{title}</title><style>{STYLE}</style></head><body>",
+            f"<h1>{title}</h1>",
+            f'<div class="soft">{escape(str(run.path))}</div>',
+            *_verdict(run),
+            *_section("Rounds", _rounds(run)),
+            *_section("Samples", _grids(run)),
+            *_section("Plots", _plots(run, plots)),
+            *_section("How to reproduce", _origin(run)),
+            *_section("Config", _config(run)),
+            "</body></html>\n",
+        ]
+    )
+
+
+def experiment_name(run: Workdir) -> str:
+    """What kind of experiment ran, or "run" when the config does not say it in one word."""
+    name = run.config.get("experiment")
+    return name if isinstance(name, str) else "run"
+
+
+def config_name(run: Workdir) -> str:
+    """The config file and variant in the run's command; the workdir's name when there is none."""
+    match = re.search(r"--?config[= ](\S+)", str(run.origin.get("command", "")))
+    return match[1].strip("'\"").rpartition("/")[2] if match else run.path.resolve().name
+
+
+def _verdict(run: Workdir) -> Iterable[str]:
+    if run.verdict is None:
+        yield f'<p class="verdict">Not finished yet. Rounds complete so far: {len(run.rounds)}.</p>'
+        return
+    wins = winning_round(run.verdict) is not None
+    message = escape(str(run.verdict.get("message", "")))
+    yield f'<p class="verdict{" wins" if wins else ""}">{message}</p>'
+    yield '<dl class="facts">'
+    for name, value in _facts(run.verdict, wins):
+        yield f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+    yield "</dl>"
+    label = metric_label(str(run.verdict.get("metric")), run.verdict)
+    yield f'<p class="soft">{escape(str(run.verdict.get("metric")))}: {escape(label)}. Lower is better.</p>'
+
+
+def _facts(verdict: Mapping[str, Any], wins: bool) -> Iterable[tuple[str, str]]:
+    metric = str(verdict.get("metric"))
+    if wins and is_finite(verdict.get("sparsity")):
+        yield "weights pruned", f"{percent(verdict['sparsity'])} %"
+        yield "weights kept, one in", f"{1 / (1 - verdict['sparsity']):.1f}"
+        yield f"{metric}, winning ticket", significant(verdict.get("value"))
+    yield f"{metric}, dense run", significant(verdict.get("dense"))
+    yield "still a win up to", significant(verdict.get("threshold"))
+
+
+def _section(title: str, lines: Iterable[str]) -> Iterable[str]:
+    lines = list(lines)
+    if lines:
+        yield f"<h2>{title}</h2>"
+        yield from lines
+
+
+def _rounds(run: Workdir) -> Iterable[str]:
+    if not run.rounds:
+        return
+    main = main_metric(run.rounds, run.verdict)
+    metrics = sorted(metric_columns(run.rounds), key=lambda name: name != main)
+    header = ["round", "sparsity [%]", "of all parameters [%]", "parameters kept", "FLOPs [% of dense]"]
+    header += [*map(escape, metrics), "training [s]", ""]
+    yield '<div class="scroll"><table><thead><tr>'
+    yield "".join(f"<th>{cell}</th>" for cell in header)
+    yield "</tr></thead><tbody>"
+    for row in run.rounds:
+        mark = round_mark(row, run.verdict)
+        cells = [
+            str(row["round"]),
+            percent(row["sparsity"]),
+            percent(row["sparsity_all"]) if is_finite(row.get("sparsity_all")) else "-",
+            f"{row['params_kept']:,}" if is_finite(row.get("params_kept")) else "-",
+            flops_percent(row),
+            *(significant(row[metric]) for metric in metrics),
+            f"{row['train_seconds']:,.1f}" if is_finite(row.get("train_seconds")) else "-",
+        ]
+        yield '<tr class="wins">' if mark == "winning ticket" else "<tr>"
+        yield "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        yield f'<td class="{mark.partition(" ")[0]}">{mark}</td></tr>'
+    yield "</tbody></table></div>"
+
+
+def _grids(run: Workdir) -> Iterable[str]:
+    if not run.samples:
+        return
+    # Later names take precedence where one round is two of these.
+    names = {max(run.samples): "Last round", 0: "Dense run"}
+    if winning_round(run.verdict) is not None:
+        names[winning_round(run.verdict)] = "Winning ticket"
+    sparsities = {row["round"]: row["sparsity"] for row in run.rounds}
+    yield '<div class="pair">'
+    for number, name in sorted(names.items()):
+        if number in run.samples:
+            pruned = f", {percent(sparsities[number])} % pruned" if number in sparsities else ""
+            caption = f"{name} (round {number}{pruned})"
+            yield _figure(run.samples[number].read_bytes(), caption, "grid")
+    yield "</div>"
+
+
+def _plots(run: Workdir, plots: Mapping[str, bytes]) -> Iterable[str]:
+    for name, image in plots.items():
+        caption = CAPTIONS.get(name, "")
+        if name.startswith("metric_"):
+            caption = "Lower is better."
+        yield _figure(image, caption, "strip" if name == "samples" else "plot")
+
+
+def _figure(image: bytes, caption: str, kind: str) -> str:
+    data = base64.b64encode(image).decode()
+    text = escape(caption)
+    source = f"data:image/png;base64,{data}"
+    return f'<figure><img class="{kind}" alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
+
+
+def _origin(run: Workdir) -> Iterable[str]:
+    if run.origin.get("command"):
+        yield f"<pre>{escape(str(run.origin['command']))}</pre>"
+    versions = run.origin.get("versions") or {}
+    facts = {
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "Devices": ", ".join(map(str, run.origin.get("devices") or [])),
+        "Git revision": run.origin.get("git_revision"),
+    }
+    for name, value in facts.items():
+        yield f'<div class="soft">{name}: {escape(str(value or "unknown"))}</div>'
+
+
+def _config(run: Workdir) -> Iterable[str]:
+    text = escape(json.dumps(run.config, indent=2))
+    yield f"<details><summary>All {_leaves(run.config)} fields</summary><pre>{text}</pre></details>"
+
+
+def _leaves(tree: Any) -> int:
+    return sum(map(_leaves, tree.values())) if isinstance(tree, Mapping) else 1

@@ -1,0 +1,266 @@
+"""The plots of one run: metrics, losses, sparsity of the layers, samples."""
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator, ScalarFormatter
+from PIL import Image
+
+from jaxtickets.report.reading import (
+    Workdir,
+    is_finite,
+    main_metric,
+    metric_columns,
+    metric_label,
+    percent,
+    significant,
+    winning_round,
+    within_tolerance,
+)
+
+DPI = 130
+WIDTH = 9.0  # inches
+INK, FAINT = "#2b2f36", "#d5d9df"
+LINE, DENSE, BAND, WINNER = "#2563a6", "#6b7280", "#dfeadf", "#d9480f"
+NOT_CURVES = ("round", "step", "split", "seconds")
+MAX_CURVES = 6
+POINTS_PER_CURVE = 80
+MAX_ANNOTATED_CELLS = 700
+
+
+def figures(run: Workdir) -> dict[str, Figure]:
+    """Every plot that the run's files allow, by file name without its ending."""
+    drawn = {}
+    main = main_metric(run.rounds, run.verdict)
+    for metric in sorted(metric_columns(run.rounds), key=lambda name: name != main):
+        if any(is_finite(row[metric]) for row in run.rounds):
+            drawn[f"metric_{re.sub(r'[^A-Za-z0-9_-]', '_', metric)}"] = metric_figure(run.rounds, run.verdict, metric)
+    if curve_names(run.metrics):
+        drawn["losses"] = losses_figure(run.metrics)
+    if run.layers:
+        drawn["layers"] = layers_figure(run.layers)
+    if run.samples:
+        drawn["samples"] = samples_figure(run)
+    return drawn
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
+
+
+def metric_figure(rows: Sequence[dict[str, Any]], verdict: dict[str, Any] | None, metric: str) -> Figure:
+    """One metric against sparsity, with the dense run, the tolerance and the winning ticket."""
+    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+    axes = figure.subplots()
+    rows = [row for row in rows if is_finite(row[metric])]
+    values = [row[metric] for row in rows]
+    is_main = bool(verdict) and verdict.get("metric") == metric
+    dense = verdict.get("dense") if is_main else next((row[metric] for row in rows if row["round"] == 0), None)
+    if is_finite(dense):
+        axes.axhline(dense, color=DENSE, linewidth=1.2, linestyle="--", label=f"dense run ({significant(dense)})")
+    if is_main and is_finite(dense) and is_finite(verdict.get("threshold")):
+        label = f"within tolerance (up to {significant(verdict['threshold'])})"
+        axes.axhspan(dense, verdict["threshold"], color=BAND, linewidth=0, zorder=0, label=label)
+    axes.plot([row["density"] for row in rows], values, color=LINE, linewidth=1.8, zorder=3)
+    filled = [LINE if not is_main or row["round"] == 0 or within_tolerance(row, verdict) else "white" for row in rows]
+    axes.scatter([row["density"] for row in rows], values, s=34, c=filled, edgecolors=LINE, linewidths=1.4, zorder=4)
+    for row in rows:
+        if row["round"] == winning_round(verdict):
+            label = f"winning ticket (round {row['round']}, {percent(row['sparsity'])} % pruned)"
+            axes.scatter(row["density"], row[metric], s=130, color=WINNER, marker="D", zorder=5, label=label)
+    if min(values) > 0 and max(values) > 10 * min(values):
+        log_value_axis(axes)
+    sparsity_axis(axes, [row["density"] for row in rows])
+    axes.set_ylabel(f"{metric_label(metric, verdict)}\n(lower is better)", color=INK)
+    clean(axes)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
+    return figure
+
+
+def losses_figure(metrics: Sequence[dict[str, Any]]) -> Figure:
+    """Each training curve against the step, a line a round."""
+    names = curve_names(metrics)
+    columns = min(2, len(names))
+    height = -(-len(names) // columns)
+    figure = Figure(figsize=(WIDTH, 0.4 + 2.9 * height), layout="constrained")
+    panels = figure.subplots(height, columns, squeeze=False)
+    rounds = sorted({row["round"] for row in metrics if row.get("split") == "train"})
+    colours = round_colours(rounds)
+    for axes, name in zip(panels.flat, names, strict=False):
+        drawn = []
+        for number in rounds:
+            steps, values = curve(metrics, number, name)
+            axes.plot(steps, values, color=colours[number], linewidth=1.3, marker="o" if len(steps) == 1 else None)
+            drawn.extend(values)
+        # A few values at the very start would otherwise flatten everything that follows.
+        low, high = np.quantile(drawn, (0.005, 0.995))
+        margin = 0.06 * (high - low) or 0.1
+        axes.set_ylim(low - margin, high + margin)
+        axes.set_title(name.replace("_", " "), loc="left", fontsize=10, color=INK)
+        axes.set_xlabel("training step", color=INK)
+        clean(axes)
+    for axes in panels.flat[len(names) :]:
+        axes.set_axis_off()
+    _round_bar(figure, panels, rounds)
+    return figure
+
+
+def layers_figure(layers: Sequence[dict[str, Any]]) -> Figure:
+    """The sparsity of each prunable layer in each round, as a heatmap."""
+    names = list(dict.fromkeys(row["layer"] for row in layers))
+    rounds = sorted({row["round"] for row in layers})
+    weights, kept = np.zeros((2, len(names) + 1, len(rounds)))
+    for row in layers:
+        cell = names.index(row["layer"]) + 1, rounds.index(row["round"])
+        weights[cell], kept[cell] = row["weights"], row["kept"]
+    weights[0], kept[0] = weights.sum(axis=0), kept.sum(axis=0)
+    sparsity = 1 - np.divide(kept, weights, out=np.full_like(kept, np.nan), where=weights > 0)
+
+    figure = Figure(figsize=(max(WIDTH, 3.5 + 0.42 * len(rounds)), 1.3 + 0.3 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    colours = LinearSegmentedColormap.from_list("sparsity", ["#f4f7fb", "#7ba7d4", "#12365f"])
+    image = axes.imshow(100 * sparsity, cmap=colours, vmin=0, vmax=100, aspect="auto")
+    axes.axhline(0.5, color="white", linewidth=5)
+    labels = ["all layers", *(name.removesuffix("/kernel") for name in names)]
+    counts = weights.max(axis=1)
+    ticks = [f"{label}  ({count:,.0f})" for label, count in zip(labels, counts, strict=True)]
+    axes.set_yticks(range(len(ticks)), ticks)
+    axes.set_xticks(range(len(rounds)), [str(number) for number in rounds])
+    axes.set_xlabel("round", color=INK)
+    axes.set_ylabel("layer (weights)", color=INK)
+    axes.tick_params(length=0, labelsize=8.5, labelcolor=INK)
+    axes.spines[:].set_visible(False)
+    if sparsity.size <= MAX_ANNOTATED_CELLS:
+        for (row, column), value in np.ndenumerate(sparsity):
+            if np.isfinite(value):
+                colour = "white" if value > 0.55 else INK
+                axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    bar = figure.colorbar(image, ax=axes, pad=0.015, aspect=30)
+    bar.set_label("weights pruned [%]", color=INK)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=8.5, labelcolor=INK)
+    return figure
+
+
+def samples_figure(run: Workdir) -> Figure:
+    """The first two rows of each round's sample grid."""
+    sparsities = {row["round"]: row["sparsity"] for row in run.rounds}
+    columns = 1 if len(run.samples) <= 4 else 2 if len(run.samples) <= 12 else 3
+    height = -(-len(run.samples) // columns)
+    corners = {number: corner(Image.open(path)) for number, path in run.samples.items()}
+    aspect = max(image.shape[0] / image.shape[1] for image in corners.values())
+    figure = Figure(figsize=(WIDTH, height * (WIDTH / columns * aspect + 0.38)), layout="constrained")
+    panels = figure.subplots(height, columns, squeeze=False)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    for axes, (number, image) in zip(panels.flat, corners.items(), strict=False):
+        axes.imshow(image, interpolation="nearest")
+        title = f"round {number}"
+        if number in sparsities:
+            title += f" · {percent(sparsities[number])} % pruned"
+        wins = number == winning_round(run.verdict)
+        if wins:
+            title += " · winning ticket"
+        axes.set_title(title, loc="left", fontsize=9.5, color=WINNER if wins else INK)
+    return figure
+
+
+def corner(grid: Image.Image) -> np.ndarray:
+    """The first two rows of a grid of square images that is eight images wide, as RGB."""
+    # Rounded up, because the last image has no gap to its right.
+    pitch = -(-grid.width // 8)
+    return np.asarray(grid.convert("RGB").crop((0, 0, grid.width, min(grid.height, 2 * pitch))))
+
+
+def curve_names(metrics: Sequence[dict[str, Any]]) -> list[str]:
+    """The scalars of the training rows that are worth a panel, losses first."""
+    names = dict.fromkeys(
+        name
+        for row in metrics
+        if row.get("split") == "train"
+        for name, value in row.items()
+        if name not in NOT_CURVES and is_finite(value)
+    )
+    return sorted(names, key=lambda name: not name.endswith("loss"))[:MAX_CURVES]
+
+
+def curve(metrics: Sequence[dict[str, Any]], number: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The steps and values of one scalar in one round; a long curve becomes the means of 80 stretches."""
+    points = [
+        (row["step"], row[name])
+        for row in metrics
+        if row.get("split") == "train" and row["round"] == number and is_finite(row.get(name))
+    ]
+    stretches = np.array_split(np.array(points).reshape(-1, 2), min(len(points), POINTS_PER_CURVE) or 1)
+    means = np.array([stretch.mean(axis=0) for stretch in stretches if len(stretch)]).reshape(-1, 2)
+    return means[:, 0], means[:, 1]
+
+
+def round_colours(rounds: Sequence[int]) -> dict[int, Any]:
+    """A colour a round, from dark (dense) to light (sparse)."""
+    # The last tenth of viridis is too light to read on white.
+    shades = np.linspace(0, 0.9, max(2, len(rounds)))
+    return {number: matplotlib.colormaps["viridis"](shade) for number, shade in zip(rounds, shades, strict=False)}
+
+
+def sparsity_axis(axes: Axes, densities: Sequence[float], most_ticks: int = 22) -> None:
+    """Makes x the density on a falling log scale, on which rounds of a constant rate are equally far apart.
+
+    The ticks are the rounds' own sparsities, as many as there is room for.
+    """
+    axes.set_xscale("log")
+    low, high = min(densities), max(densities)
+    margin = (high / low) ** 0.04 if high > low else 1.1
+    axes.set_xlim(high * margin, low / margin)
+    room = np.log(high / low) / most_ticks
+    ticks: list[float] = []
+    for density in sorted(set(densities), reverse=True):
+        if not ticks or np.log(ticks[-1] / density) > room:
+            ticks.append(density)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([percent(1 - density) for density in ticks])
+    axes.set_xlabel("weights pruned [%], spaced by the log of the weights kept", color=INK)
+
+
+def log_value_axis(axes: Axes) -> None:
+    """A log scale on y, with plain numbers at 1, 2 and 5 of each decade."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def clean(axes: Axes) -> None:
+    """The look that all line plots share."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(which="both", color=FAINT, labelcolor=INK, labelsize=9)
+
+
+def _round_bar(figure: Figure, panels: np.ndarray, rounds: Sequence[int]) -> None:
+    if len(rounds) < 2:
+        return
+    colours = LinearSegmentedColormap.from_list("rounds", list(round_colours(rounds).values()), N=len(rounds))
+    norm = BoundaryNorm(np.arange(len(rounds) + 1) - 0.5, len(rounds))
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=panels, pad=0.015, aspect=35)
+    every = -(-len(rounds) // 12)
+    bar.set_ticks(range(0, len(rounds), every), labels=[str(number) for number in rounds[::every]])
+    bar.set_label("round", color=INK)
+    bar.minorticks_off()
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=8.5, labelcolor=INK)

@@ -1,0 +1,1 @@
+"""Starting many runs of `jaxtickets.main`."""

@@ -1,0 +1,490 @@
+"""The datasets: embedded, in the formats of the published archives, and from folders."""
+
+import importlib.util
+import io
+import multiprocessing
+import os
+import sys
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxtickets import cache, data
+from jaxtickets.data import sources
+from jaxtickets.errors import UserError
+
+NEEDS_TENSORFLOW = pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is None, reason="TFDS prepares downloaded datasets with TensorFlow"
+)
+
+
+@pytest.fixture(autouse=True)
+def private_places(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXTICKETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    return str(tmp_path / "tfds")
+
+
+def picture(seed, width, height):
+    """A smooth random colour image, so that JPEG changes it little."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(image, kind="png", **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+# --- digits ---
+
+
+def test_digits_are_all_1797_handwritten_digits(data_dir):
+    datasets = pytest.importorskip("sklearn.datasets")
+    reference = datasets.load_digits()
+    train, test = (data.load("digits", split, 8, data_dir) for split in data.SPLITS)
+    assert (len(train.images), len(test.images)) == (1501, 296)
+    loaded = [
+        (image.tobytes(), label)
+        for part in (train, test)
+        for image, label in zip(part.images, part.labels, strict=True)
+    ]
+    levels = np.floor(reference.images * 255 / 16 + 0.5).astype(np.uint8)
+    assert sorted(loaded) == sorted((i.tobytes(), int(c)) for i, c in zip(levels, reference.target, strict=True))
+    assert train.images.dtype == np.uint8 and train.images.shape[1:] == (8, 8, 1)
+    assert train.labels.dtype == np.int32 and train.label_names == tuple("0123456789")
+
+
+def test_digits_splits_are_class_balanced(data_dir):
+    counts = np.bincount(data.load("digits", "test", 8, data_dir).labels)
+    assert len(counts) == 10 and set(counts) == {29, 30}
+
+
+def test_digits_are_resized_to_the_asked_size(data_dir):
+    small, large = (data.load("digits", "test", size, data_dir).images for size in (8, 32))
+    expected = Image.fromarray(small[0, ..., 0]).resize((32, 32), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(large[0, ..., 0], np.asarray(expected))
+
+
+def test_preparing_the_embedded_data_prints_one_line_on_standard_error_only(data_dir, capfd):
+    data.load("digits", "train", 8, data_dir)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1 and "preparing digits" in err
+
+
+def load_digits_in_a_process(directory, queue):
+    queue.put(data.load("digits", "train", 16, directory).images.sum())
+
+
+def test_processes_that_prepare_the_same_dataset_at_once_do_not_break_each_other(data_dir):
+    spawn = multiprocessing.get_context("spawn")
+    queue = spawn.Queue()
+    workers = [spawn.Process(target=load_digits_in_a_process, args=(data_dir, queue)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert len({int(queue.get()) for _ in workers}) == 1
+
+
+# --- synthetic faces ---
+
+
+def faces():
+    from jaxtickets.data import synthetic_faces
+
+    return synthetic_faces
+
+
+def test_a_face_is_a_function_of_seed_and_index_alone():
+    draw, render = faces().draw_face, faces().render
+    backwards = [render(draw(i)) for i in (5, 4, 3)]
+    for image, index in zip(backwards, (5, 4, 3), strict=True):
+        np.testing.assert_array_equal(image, render(draw(index)))
+    assert not np.array_equal(render(draw(3)), render(draw(3, seed=1)))
+    assert image.shape == (64, 64, 3) and image.dtype == np.uint8
+
+
+def test_faces_differ_and_every_attribute_takes_both_values():
+    drawn = [faces().draw_face(i) for i in range(2000)]
+    assert len(set(drawn)) == 2000
+    table = np.array([list(faces().attributes(face).values()) for face in drawn])
+    names = np.array(faces().ATTRIBUTES)
+    assert not names[(table.mean(0) < 0.01) | (table.mean(0) > 0.95)].tolist()
+
+
+def test_attributes_that_exclude_each_other_are_never_both_true():
+    groups = [
+        ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair", "Red_Hair", "Bald"),
+        ("Smiling", "Frowning"),
+        ("Looking_Left", "Looking_Right", "Looking_Up", "Looking_Down"),
+        ("Pale_Skin", "Dark_Skin"),
+        ("Goatee", "No_Beard", "Full_Beard"),
+    ]
+    for index in range(500):
+        truths = faces().attributes(faces().draw_face(index))
+        assert all(sum(truths[name] for name in group) <= 1 for group in groups)
+
+
+def test_attributes_can_be_seen_in_the_pixels():
+    import dataclasses
+
+    face = dataclasses.replace(faces().draw_face(0), light=0.0, glasses="none", hat="none", tilt=0.0, yaw=0.0)
+    black, blond = (
+        faces().render(dataclasses.replace(face, hair_style="short", bangs=True, hair_colour=colour)).astype(int)
+        for colour in ("black", "blond")
+    )
+    assert np.abs(black - blond).max() > 100
+    pale, dark = (faces().render(dataclasses.replace(face, skin=skin)).mean() for skin in ("pale", "dark"))
+    assert pale > dark + 5
+    left, right = (faces().render(dataclasses.replace(face, light=light)) for light in (-1.0, 1.0))
+    assert left[:, :32].mean() > right[:, :32].mean()
+
+
+def test_synthetic_faces_have_the_attribute_interface_of_celeb_a(data_dir, monkeypatch):
+    monkeypatch.setattr(faces().SyntheticFaces, "COUNTS", {"train": 12, "test": 5})
+    train, test = (data.load("synthetic_faces", split, 64, data_dir) for split in data.SPLITS)
+    assert train.images.shape == (12, 64, 64, 3) and test.images.shape == (5, 64, 64, 3)
+    assert train.labels.dtype == np.uint8 and train.labels.shape == (12, len(train.label_names))
+    assert {"Smiling", "Eyeglasses", "Black_Hair", "Bald", "Looking_Left"} <= set(train.label_names)
+    for part, first in ((train, 0), (test, 12)):
+        for i, (image, label) in enumerate(zip(part.images, part.labels, strict=True)):
+            face = faces().draw_face(first + i)
+            np.testing.assert_array_equal(image, faces().render(face))
+            assert dict(zip(part.label_names, label.astype(bool), strict=True)) == faces().attributes(face)
+
+
+@pytest.mark.slow
+def test_all_22000_faces_are_prepared(data_dir):
+    train, test = (data.load("synthetic_faces", split, 32, data_dir) for split in data.SPLITS)
+    assert train.images.shape == (20_000, 32, 32, 3) and test.images.shape == (2_000, 32, 32, 3)
+    assert len({image.tobytes() for image in train.images[:4000]}) == 4000
+
+
+# --- the published archives, written here in small ---
+
+
+def replace_downloads(monkeypatch, archives):
+    """Lets TFDS's downloads, checksums left out, find the file whose URL contains a key of `archives`.
+
+    Extraction and parsing stay TFDS's own.
+    """
+    from tensorflow_datasets.core.download import download_manager, resource
+
+    def download(self, urls):
+        if isinstance(urls, dict):
+            return {key: download(self, url) for key, url in urls.items()}
+        (path,) = [path for part, path in archives.items() if part in urls]
+        return path
+
+    def download_and_extract(self, urls):
+        paths = download(self, urls)
+        if not isinstance(paths, dict):
+            return self.extract(resource.Resource(path=paths, extract_method=resource.guess_extract_method(str(paths))))
+        return {
+            key: self.extract(resource.Resource(path=path, extract_method=resource.guess_extract_method(str(path))))
+            for key, path in paths.items()
+        }
+
+    monkeypatch.setattr(download_manager.DownloadManager, "download", download)
+    monkeypatch.setattr(download_manager.DownloadManager, "download_and_extract", download_and_extract)
+
+
+@NEEDS_TENSORFLOW
+def test_cifar10_is_read_from_its_binary_archive(tmp_path, data_dir, monkeypatch):
+    classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    rng = np.random.default_rng(0)
+    files = {"batches.meta.txt": "\n".join(classes).encode() + b"\n\n"}
+    written = {"train": set(), "test": set()}
+    for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
+        records = b""
+        for _ in range(7):
+            label, planes = int(rng.integers(10)), rng.integers(0, 256, (3, 32, 32), np.uint8)
+            records += bytes([label]) + planes.tobytes()
+            written["test" if "test" in name else "train"].add((np.moveaxis(planes, 0, 2).tobytes(), label))
+        files[name] = records
+    archive = tmp_path / "cifar-10-binary.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    replace_downloads(monkeypatch, {"cifar-10-binary": archive})
+    for split in data.SPLITS:
+        loaded = data.load("cifar10", split, 32, data_dir)
+        assert loaded.label_names == tuple(classes)
+        pairs = {(image.tobytes(), int(label)) for image, label in zip(loaded.images, loaded.labels, strict=True)}
+        assert pairs == written[split]
+
+
+def write_celeb_a(folder, count):
+    """Writes CelebA's five files for `count` images. Returns their paths by Drive id, the JPEGs and the attributes."""
+    from tensorflow_datasets.datasets.celeb_a import celeb_a_dataset_builder as celeb_a
+
+    names = [f"{i + 1:06d}.jpg" for i in range(count)]
+    jpegs = {name: encoded(picture(i, 178, 218), "jpeg", quality=95) for i, name in enumerate(names)}
+    signs = np.where(np.random.default_rng(1).random((count, 40)) < 0.5, -1, 1)
+    partition = [0 if i < count - 4 else 1 if i < count - 2 else 2 for i in range(count)]
+    heading = f"{count}\n" + " ".join(celeb_a.ATTR_HEADINGS) + " \n"
+    rows = "".join(f"{n} " + " ".join(f"{v:2d}" for v in row) + "\n" for n, row in zip(names, signs, strict=True))
+    points = f"{count}\n" + " ".join(celeb_a.LANDMARK_HEADINGS) + " \n"
+    texts = {
+        celeb_a.EVAL_LIST: "".join(f"{n} {p}\n" for n, p in zip(names, partition, strict=True)),
+        celeb_a.ATTR_DATA: heading + rows,
+        celeb_a.LANDMARKS_DATA: points + "".join(f"{n} 69 109 106 113 77 142 73 152 108 154\n" for n in names),
+        celeb_a.IDENTITY_DATA: "".join(f"{n} {i + 1}\n" for i, n in enumerate(names)),
+    }
+    paths = {}
+    for i, (url, text) in enumerate(texts.items()):
+        paths[url] = folder / f"{i}.txt"
+        paths[url].write_text(text)
+    paths[celeb_a.IMG_ALIGNED_DATA] = folder / "img_align_celeba.zip"
+    with zipfile.ZipFile(paths[celeb_a.IMG_ALIGNED_DATA], "w") as archive:
+        for name, jpeg in jpegs.items():
+            archive.writestr(f"img_align_celeba/{name}", jpeg)
+    return paths, jpegs, signs > 0, partition, tuple(celeb_a.ATTR_HEADINGS)
+
+
+@NEEDS_TENSORFLOW
+def test_celeb_a_is_read_from_its_archive_and_cropped_to_178_pixels(tmp_path, data_dir, monkeypatch):
+    paths, jpegs, truths, partition, headings = write_celeb_a(tmp_path, 12)
+    replace_downloads(monkeypatch, paths)
+    for split, number in (("train", 0), ("test", 2)):
+        loaded = data.load("celeb_a", split, 64, data_dir)
+        expected = {}
+        for jpeg, truth, part in zip(jpegs.values(), truths, partition, strict=True):
+            if part == number:
+                square = Image.open(io.BytesIO(jpeg)).crop((0, 20, 178, 198))
+                image = np.asarray(square.resize((64, 64), Image.Resampling.BICUBIC))
+                expected[hash(image.tobytes())] = dict(zip(headings, truth.tolist(), strict=True))
+        assert loaded.images.shape == (len(expected), 64, 64, 3)
+        assert set(loaded.label_names) == set(headings)
+        for image, label in zip(loaded.images, loaded.labels, strict=True):
+            assert expected[hash(image.tobytes())] == dict(
+                zip(loaded.label_names, label.astype(bool).tolist(), strict=True)
+            )
+
+
+@NEEDS_TENSORFLOW
+def test_a_closed_network_gives_one_line_with_three_ways_out_and_leaves_nothing(data_dir, monkeypatch):
+    import socket
+
+    def closed(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", closed)
+    with pytest.raises(UserError) as caught:
+        data.load("celeb_a", "train", 64, data_dir)
+    message = str(caught.value)
+    assert "\n" not in message and "no connection to drive.google.com" in message
+    for way_out in (
+        "--config.data.name=synthetic_faces",
+        "--config.data.name=folder:PATH",
+        "--config=<config>.py:quick",
+    ):
+        assert way_out in message
+    assert not os.path.exists(data_dir)
+
+
+@pytest.mark.parametrize("name", ["celeb_a", "cifar10", "mnist", "lsun/church_outdoor"])
+def test_without_tensorflow_the_message_names_the_extra_and_the_other_ways(name, data_dir, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *names: None if names[0] == "tensorflow" else find(*names))
+    with pytest.raises(UserError, match=r'pip install -e "\.\[tfds\]".*synthetic_faces.*folder:PATH.*:quick'):
+        data.load(name, "train", 32, data_dir)
+    assert not os.path.exists(data_dir)
+
+
+# --- folders ---
+
+
+def write_folder(root, count):
+    images = {}
+    for i in range(count):
+        path = root / ("a", "b")[i % 2] / f"{i:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(picture(i, 20, 20)))
+        images[path.relative_to(root).as_posix()] = np.asarray(picture(i, 20, 20))
+    return images
+
+
+def write_zip(path, root):
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(root.rglob("*.png"), reverse=True):
+            archive.write(file, file.relative_to(root).as_posix())
+
+
+@pytest.mark.parametrize("kind", ["directory", "zip"])
+def test_a_folders_every_tenth_image_by_name_is_the_test_split(kind, tmp_path):
+    root = tmp_path / "images"
+    images = write_folder(root, 23)
+    (root / "notes.txt").write_text("no image")
+    path = root
+    if kind == "zip":
+        path = tmp_path / "images.zip"
+        write_zip(path, root)
+    ordered = [images[name] for name in sorted(images)]
+    train, test = (data.load(f"folder:{path}", split, 20) for split in data.SPLITS)
+    np.testing.assert_array_equal(test.images, ordered[::10])
+    np.testing.assert_array_equal(train.images, [image for i, image in enumerate(ordered) if i % 10])
+    assert train.labels is None and train.label_names == ()
+
+
+def test_images_of_any_form_become_square_rgb(tmp_path):
+    root = tmp_path / "images"
+    root.mkdir()
+    Image.new("L", (30, 10), 90).save(root / "gray.jpg", quality=100)
+    Image.new("RGBA", (10, 30), (255, 0, 0, 0)).save(root / "transparent.webp", lossless=True)
+    Image.new("P", (9, 9), 0).save(root / "palette.bmp")
+    Image.new("1", (9, 9), 1).save(root / "UPPER.PNG")
+    loaded = [data.load(f"folder:{root}", split, 8).images for split in data.SPLITS]
+    train, test = loaded
+    assert train.shape == (3, 8, 8, 3) and test.shape == (1, 8, 8, 3)
+    assert (test == 255).all()  # UPPER.PNG, first by name, all white
+    assert np.abs(train[0].astype(int) - 90).max() <= 1
+    assert (train[2] == 255).all()
+
+
+def test_cropping_keeps_the_centre():
+    stripes = np.zeros((10, 30, 3), np.uint8)
+    stripes[:, 10:20] = 200
+    assert (sources.to_array(encoded(Image.fromarray(stripes)), 10, 3) == 200).all()
+
+
+def test_reducing_does_not_alias():
+    checks = ((np.indices((64, 64)).sum(0) % 2) * 255).astype(np.uint8)
+    reduced = sources.to_array(encoded(Image.fromarray(checks)), 16, 1).astype(int)
+    assert np.abs(reduced - 127.5).max() < 20
+
+
+def test_a_second_load_reads_the_cache_alone(tmp_path, data_dir, monkeypatch):
+    root = tmp_path / "images"
+    write_folder(root, 5)
+    first = data.load(f"folder:{root}", "train", 16)
+    digits = data.load("digits", "test", 16, data_dir)
+    monkeypatch.setattr(sources, "decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(sources.TfdsSource, "_prepare", lambda *_: pytest.fail("prepared again"))
+    again = data.load(f"folder:{root}", "train", 16)
+    np.testing.assert_array_equal(first.images, again.images)
+    assert isinstance(again.images, np.memmap) and not again.images.flags.writeable
+    import shutil
+
+    shutil.rmtree(data_dir)
+    np.testing.assert_array_equal(data.load("digits", "test", 16, data_dir).labels, digits.labels)
+
+
+def test_a_changed_folder_is_decoded_again(tmp_path):
+    root = tmp_path / "images"
+    write_folder(root, 5)
+    before = data.load(f"folder:{root}", "test", 20).images
+    first = root / "a" / "000.png"
+    first.write_bytes(encoded(picture(99, 20, 20)))
+    os.utime(first, ns=(1, 1))
+    assert not np.array_equal(before, data.load(f"folder:{root}", "test", 20).images)
+
+
+def test_a_broken_image_is_named_and_leaves_no_half_written_cache(tmp_path):
+    root = tmp_path / "images"
+    write_folder(root, 5)
+    broken = root / "b" / "001.png"
+    good = broken.read_bytes()
+    broken.write_bytes(good[:60])
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"b/001\.png is no readable image"):
+            data.load(f"folder:{root}", "train", 16)
+    assert not list(cache.directory("data").rglob("*.npy"))
+    broken.write_bytes(good)
+    assert len(data.load(f"folder:{root}", "train", 16).images) == 4
+
+
+def test_folders_without_images_are_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    write_folder(tmp_path / "one", 1)
+    (tmp_path / "file.txt").write_text("no archive")
+    for path, message in (
+        ("missing", "no such directory"),
+        ("empty", "holds 0 images"),
+        ("one", "holds 1 images"),
+        ("file.txt", "neither a directory nor a zip"),
+    ):
+        with pytest.raises(UserError, match=message):
+            data.check(f"folder:{tmp_path / path}")
+    with pytest.raises(UserError, match="no such directory"):
+        data.check("folder:")
+
+
+# --- names, sizes, places ---
+
+
+def test_unknown_names_are_refused_with_the_allowed_ones():
+    with pytest.raises(UserError, match="celeb_b.*digits, synthetic_faces, cifar10, celeb_a"):
+        data.check("celeb_b")
+    with pytest.raises(UserError, match="lsun/church_outdoor"):
+        data.check("lsun/castle")
+    with pytest.raises(UserError, match="lsun/bedroom"):
+        data.check("lsun")
+    with pytest.raises(UserError, match="allowed"):
+        data.check("")
+
+
+def test_checking_prepares_nothing(tmp_path, data_dir):
+    for name in ("digits", "synthetic_faces", "celeb_a", "cifar10", "lsun/bedroom", "stl10"):
+        data.check(name, 32, data_dir)
+    assert not os.path.exists(data_dir) and not (tmp_path / "cache").exists()
+
+
+def test_impossible_sizes_splits_and_directories_are_refused(tmp_path, data_dir):
+    for size in (0, -4, 1.5, True):
+        with pytest.raises(UserError, match="image_size"):
+            data.check("digits", size)
+    with pytest.raises(UserError, match="train, test"):
+        data.load("digits", "valid", 8, data_dir)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="data.dir"):
+        data.check("digits", 8, str(tmp_path / "file"))
+
+
+def test_gray_datasets_have_one_channel():
+    assert [data.channels(name) for name in ("digits", "mnist", "fashion_mnist")] == [1, 1, 1]
+    assert [data.channels(name) for name in ("synthetic_faces", "celeb_a", "cifar10", "folder:x")] == [3, 3, 3, 3]
+
+
+def test_importing_the_room_imports_no_dataset_library():
+    import subprocess
+
+    code = "import sys, jaxtickets.data; print({'tensorflow_datasets', 'sklearn', 'PIL', 'jax'} & set(sys.modules))"
+    root = os.path.dirname(os.path.dirname(data.__path__[0]))
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert result.stdout.strip() == "set()"
+
+
+# --- the cache ---
+
+
+def test_the_cache_directory_follows_the_environment(tmp_path, monkeypatch):
+    assert cache.directory("a", "b") == tmp_path / "cache" / "a" / "b"
+    monkeypatch.delenv("JAXTICKETS_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache.directory() == tmp_path / "xdg" / "jaxtickets"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache.directory() == tmp_path / "home" / ".cache" / "jaxtickets"
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "value.txt"
+    with cache.atomic_write(target) as path:
+        path.write_text("old")
+    with pytest.raises(ZeroDivisionError), cache.atomic_write(target) as path:
+        path.write_text("half")
+        raise ZeroDivisionError
+    assert target.read_text() == "old" and [p.name for p in tmp_path.iterdir() if p.is_file()] == ["value.txt"]

@@ -1,0 +1,316 @@
+"""The report is built from a workdir's files alone, whatever state a run left them in."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxtickets import report
+from jaxtickets.errors import UserError
+from jaxtickets.report.__main__ import main
+from jaxtickets.report.plots import corner, curve
+from jaxtickets.report.reading import read, significant
+
+LAYERS = {
+    "generator/project/dense/kernel": 65_536,
+    "generator/up_8/conv/kernel": 147_456,
+    "generator/up_16/conv/kernel": 36_864,
+    "generator/out/conv/kernel": 864,
+    "discriminator/down_16/conv/kernel": 864,
+    "discriminator/down_8/conv/kernel": 36_864,
+}
+DISTANCES = [12.31, 11.84, 12.02, 12.9, 13.4, 17.2]
+WINNER = 4
+
+
+def write_workdir(path, *, seed=0, rate=0.3, rounds=6, finished=True, winner=WINNER, distances=DISTANCES):
+    """A workdir such as a GAN run of `rounds` rounds leaves."""
+    random = np.random.default_rng(seed)
+    (path / "samples").mkdir(parents=True)
+    config = {
+        "experiment": "imp",
+        "seed": seed,
+        "data": {"name": "digits"},
+        "prune": {"rate": rate, "rounds": 5, "include": [".*<kernel>"]},
+    }
+    record = {
+        "config": config,
+        "versions": {"jax": "0.4.38", "python": "3.11"},
+        "devices": ["cpu:0"],
+        "git_revision": "0123abc",
+        "command": "python -m jaxtickets.main --config=configs/gan_digits.py:quick",
+    }
+    (path / "config.json").write_text(json.dumps(record))
+    weights = sum(LAYERS.values())
+    rows, layers, metrics = [], [], []
+    for number in range(rounds):
+        density = (1 - rate) ** number
+        rows.append(
+            {
+                "round": number,
+                "sparsity": 1 - density,
+                "sparsity_all": 0.99 * (1 - density),
+                "density": density,
+                "fd_digits": distances[number] + 0.1 * seed,
+                "kid": distances[number] / 300,
+                "flops_dense": 80_000_000,
+                "flops_effective": int(80_000_000 * density),
+                "params_kept": round(weights * density),
+                "train_seconds": 31.4 + number,
+                "steps_per_second": 63.5,
+            }
+        )
+        for index, (layer, count) in enumerate(LAYERS.items()):
+            kept = round(count * density ** (1.6 - 0.25 * index))
+            layers.append({"round": number, "layer": layer, "weights": count, "kept": kept})
+        for step in range(0, 2001, 25):
+            decay = np.exp(-step / 400) * (1 + 0.1 * number)
+            metrics.append(
+                {
+                    "round": number,
+                    "step": step,
+                    "split": "train",
+                    "seconds": step / 60,
+                    "generator_loss": 2.1 - decay + 0.1 * random.normal(),
+                    "discriminator_loss": 0.6 + decay + 0.05 * random.normal(),
+                }
+            )
+        samples_grid(random, density).save(path / "samples" / f"round_{number:03d}.png")
+    write_csv(path / "rounds.csv", rows)
+    write_csv(path / "layers.csv", layers)
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
+    if finished:
+        verdict = {
+            "metric": "fd_digits",
+            "metric_label": "Frechet distance in digits features, 2,048 samples",
+            "tolerance": 0.1,
+            "dense": distances[0],
+            "threshold": 1.1 * distances[0],
+            "winning_round": winner,
+            "sparsity": None if winner is None else 1 - (1 - rate) ** winner,
+            "value": None if winner is None else distances[winner],
+            "message": "No round after the dense one wins." if winner is None else f"Round {winner} wins.",
+        }
+        (path / "verdict.json").write_text(json.dumps(verdict))
+    return path
+
+
+def samples_grid(random, density):
+    """An 8 x 8 grid of 16 x 16 strokes on black, 2 pixels apart."""
+    grid = np.full((8 * 18 - 2, 8 * 18 - 2), 40, np.uint8)
+    y, x = np.mgrid[:16, :16] - 7.5
+    for row in range(8):
+        for column in range(8):
+            angle, radius = random.uniform(0, np.pi), random.uniform(3, 6)
+            ring = np.abs(np.hypot(x * np.cos(angle) + y * np.sin(angle), 0.6 * y) - radius)
+            noise = 60 * (1 - density) * random.random((16, 16))
+            cell = np.clip(255 * np.exp(-(ring**2)) + noise, 0, 255)
+            grid[18 * row :][:16, 18 * column :][:, :16] = cell
+    return Image.fromarray(grid)
+
+
+def write_csv(path, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    return write_workdir(tmp_path / "run")
+
+
+def test_a_directory_that_is_no_workdir_is_refused_by_name(tmp_path):
+    with pytest.raises(UserError, match="config.json"):
+        read(tmp_path)
+    with pytest.raises(UserError, match="nowhere"):
+        read(tmp_path / "nowhere")
+
+
+def test_what_a_kill_cut_short_is_left_out(workdir):
+    whole = read(workdir)
+    for name, cut in {"metrics.jsonl": '{"round": 5, "st', "rounds.csv": "6,0.8", "layers.csv": "6,gener"}.items():
+        with (workdir / name).open("a") as file:
+            file.write(cut)
+    (workdir / "verdict.json").write_text('{"metric": "fd')
+    assert read(workdir) == whole._replace(verdict=None)
+
+
+def test_of_a_row_written_twice_the_later_one_counts(workdir):
+    row = {"round": 2, "step": 100, "split": "train", "generator_loss": 77.0}
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    run = read(workdir)
+    assert [r["generator_loss"] for r in run.metrics if (r["round"], r["step"]) == (2, 100)] == [77.0]
+    steps = curve(run.metrics, 2, "generator_loss")[0]
+    assert (np.diff(steps) > 0).all()
+
+
+def test_the_table_has_a_line_a_round_and_marks_the_winner(workdir):
+    run = read(workdir)
+    header, _, *lines = report.rounds_table(run.rounds, run.verdict).splitlines()
+    assert header.split()[:2] == ["round", "sparsity"] and "fd_digits" in header and "kid" in header
+    assert len(lines) == 6
+    assert [line.split()[0] for line in lines] == list("012345")
+    assert [number for number, line in enumerate(lines) if "winning ticket" in line] == [WINNER]
+    assert lines[0].endswith("dense") and lines[1].endswith("within tolerance") and lines[5].endswith("worse")
+    assert {"30.0", "201,914", "70.0", "11.84", "32.4"} <= set(lines[1].split())
+
+
+def test_the_table_stays_narrow_and_names_what_it_leaves_out(workdir):
+    run = read(workdir)
+    rows = [row | {f"another_metric_{i}": 1.0 for i in range(9)} for row in run.rounds]
+    table = report.rounds_table(rows, run.verdict)
+    assert max(map(len, table.splitlines()[:-1])) <= 110
+    assert "fd_digits" in table and "another_metric_8" in table.splitlines()[-1]
+
+
+def test_the_table_of_an_unfinished_run_judges_nothing(workdir):
+    table = report.rounds_table(read(workdir).rounds, None)
+    assert not re.search("winning|within|worse", table)
+    assert report.rounds_table([], None)
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [(12.345678, "12.35"), (0.04103, "0.04103"), (0, "0"), (float("nan"), "nan"), (None, "-"), (9e9, "9e+09")],
+)
+def test_metric_values_have_four_significant_digits(value, text):
+    assert significant(value) == text
+
+
+def test_the_page_needs_nothing_beside_it(workdir):
+    html = report.build(workdir).read_text()
+    sources = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", html)
+    assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not re.search(r"url\(|@import|<script|<link", html)
+
+
+def test_the_page_tells_the_verdict_and_how_to_reproduce_it(workdir):
+    html = report.build(workdir).read_text()
+    for text in (
+        "Round 4 wins.",
+        "imp: gan_digits.py:quick",
+        "python -m jaxtickets.main",
+        "0.4.38",
+        "cpu:0",
+        "0123abc",
+    ):
+        assert text in html
+    assert html.count('<tr class="wins">') == 1
+    assert all(caption in html for caption in ("Dense run (round 0", "Winning ticket (round 4", "Last round (round 5"))
+
+
+def test_the_page_escapes_everything_that_comes_from_a_file(workdir):
+    evil = "<script>alert('x')</script>"
+    record = json.loads((workdir / "config.json").read_text())
+    record |= {"command": evil, "versions": {evil: evil}, "devices": [evil], "git_revision": evil}
+    record["config"] |= {"experiment": evil, evil: evil}
+    (workdir / "config.json").write_text(json.dumps(record))
+    verdict = json.loads((workdir / "verdict.json").read_text())
+    (workdir / "verdict.json").write_text(json.dumps(verdict | {"message": evil, "metric_label": evil}))
+    rounds = (workdir / "rounds.csv").read_text()
+    (workdir / "rounds.csv").write_text(rounds.replace("kid", "<script>"))
+    html = report.build(workdir).read_text()
+    assert "<script" not in html
+    assert "&lt;script&gt;alert" in html
+
+
+def test_every_plot_is_a_png_in_plots(workdir):
+    report.build(workdir)
+    names = {path.name for path in (workdir / "plots").iterdir()}
+    assert names == {"metric_fd_digits.png", "metric_kid.png", "losses.png", "layers.png", "samples.png"}
+    for name in names:
+        Image.open(workdir / "plots" / name).verify()
+
+
+def test_an_unfinished_run_is_reported(tmp_path):
+    workdir = write_workdir(tmp_path / "run", rounds=2, finished=False)
+    html = report.build(workdir).read_text()
+    assert "Not finished yet" in html and '<tr class="wins">' not in html
+
+
+def test_a_run_without_a_finished_round_is_reported(tmp_path):
+    workdir = write_workdir(tmp_path / "run", rounds=1, finished=False)
+    for name in ("rounds.csv", "layers.csv", "metrics.jsonl", "samples/round_000.png"):
+        (workdir / name).unlink()
+    assert "Not finished yet" in report.build(workdir).read_text()
+
+
+def test_a_run_in_which_nothing_wins_is_reported(tmp_path):
+    workdir = write_workdir(tmp_path / "run", winner=None)
+    html = report.build(workdir).read_text()
+    assert "No round after the dense one wins." in html and '<tr class="wins">' not in html
+
+
+def test_a_diverged_round_is_reported(tmp_path):
+    workdir = write_workdir(tmp_path / "run", distances=[*DISTANCES[:5], float("nan")])
+    assert "nan" in report.build(workdir).read_text()
+
+
+def test_a_report_replaces_the_earlier_one_and_leaves_no_other_file(workdir):
+    report.build(workdir)
+    before = sorted(workdir.rglob("*"))
+    report.build(workdir)
+    assert sorted(workdir.rglob("*")) == before
+
+
+@pytest.mark.parametrize("gap", [0, 1, 2])
+def test_the_corner_of_a_grid_is_two_whole_rows(gap):
+    side = 8 * (16 + gap) - gap
+    assert corner(Image.new("L", (side, side))).shape == (2 * (16 + gap), side, 3)
+
+
+def read_summary(path):
+    with (path / "summary.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_comparison_lists_the_fields_that_differ_and_only_those(tmp_path):
+    first = write_workdir(tmp_path / "a", seed=0, rate=0.3)
+    second = write_workdir(tmp_path / "b", seed=1, rate=0.5, rounds=3, finished=False)
+    rows = report.compare([first, second], tmp_path / "out")
+    summary = read_summary(tmp_path / "out")
+    assert [name for name in summary[0] if name.startswith("config.")] == ["config.seed", "config.prune.rate"]
+    assert [row["status"] for row in summary] == ["finished", "3 of 6 rounds"]
+    assert [row["config.prune.rate"] for row in summary] == ["0.3", "0.5"]
+    assert float(summary[0]["winning_value"]) == DISTANCES[WINNER] and summary[1]["winning_value"] == ""
+    assert float(summary[0]["best_value"]) == min(DISTANCES)
+    assert float(summary[0]["total_seconds"]) == pytest.approx(sum(31.4 + n for n in range(6)))
+    assert [row["name"] for row in rows] == ["a", "b"]
+    Image.open(tmp_path / "out" / "comparison.png").verify()
+
+
+def test_a_failed_run_without_files_has_a_row(tmp_path):
+    first = write_workdir(tmp_path / "a")
+    report.compare([first, tmp_path / "b"], tmp_path, failed=["b"])
+    assert [row["status"] for row in read_summary(tmp_path)] == ["finished", "failed"]
+
+
+def test_runs_without_a_metric_in_common_are_still_summarised(tmp_path):
+    first, second = write_workdir(tmp_path / "a"), write_workdir(tmp_path / "b", finished=False)
+    rounds = (second / "rounds.csv").read_text()
+    (second / "rounds.csv").write_text(rounds.replace("fd_digits", "elbo").replace("kid", "psnr"))
+    assert [row["metric"] for row in report.compare([first, second], tmp_path)] == ["fd_digits", "elbo"]
+
+
+def test_the_command_line_reports_one_workdir(workdir, capsys):
+    assert main([str(workdir)]) == 0
+    printed = capsys.readouterr().out
+    assert "winning ticket" in printed and "Round 4 wins." in printed and str(workdir / "report.html") in printed
+
+
+def test_the_command_line_compares_several_workdirs(tmp_path, capsys):
+    paths = [str(write_workdir(tmp_path / name, seed=seed)) for seed, name in enumerate("ab")]
+    assert main([*paths, f"--out={tmp_path / 'out'}"]) == 0
+    assert "finished" in capsys.readouterr().out and read_summary(tmp_path / "out")
+
+
+def test_a_mistake_is_one_line_and_exit_status_2(tmp_path, workdir, capsys):
+    for arguments in ([str(tmp_path)], [str(workdir), "--out=x"], [str(workdir)] * 2):
+        assert main(arguments) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1

@@ -1,0 +1,212 @@
+"""A sweep runs each grid point once, whatever happens to the others."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxtickets.errors import UserError
+from launch.sweep import directory_name, grid_points, slot_environments, split_values, sweep
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Takes main's flags, counts how many copies run at once, and writes a finished workdir or fails.
+STAND_IN = """
+import json, os, pathlib, sys
+flags = dict(flag.removeprefix("--").split("=", 1) for flag in sys.argv[1:])
+workdir = pathlib.Path(flags["workdir"])
+here = pathlib.Path(__file__).parent
+active = here / "active"
+active.mkdir(exist_ok=True)
+mine = active / workdir.name
+mine.touch()
+with (here / "calls").open("a") as calls:
+    calls.write(f"{workdir.name} {len(list(active.iterdir()))} {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n")
+seed = int(flags["config.seed"])
+try:
+    if seed == 666:
+        print("step 1")
+        sys.exit("error: config.seed: 666 is not allowed")
+    workdir.mkdir(parents=True, exist_ok=True)
+    config = {"seed": seed, "flags": sorted(flags)}
+    (workdir / "config.json").write_text(json.dumps({"config": config}))
+    columns = "round,sparsity,sparsity_all,density,fd,train_seconds"
+    (workdir / "rounds.csv").write_text(f"{columns}\\n0,0,0,1,{10 + seed},2\\n1,0.5,0.5,0.5,{9 + seed},2\\n")
+    if seed != 99:
+        verdict = {"metric": "fd", "dense": 10 + seed, "threshold": 11 + seed, "winning_round": 1, "sparsity": 0.5,
+                   "value": 9 + seed, "message": "Round 1 wins."}
+        (workdir / "verdict.json").write_text(json.dumps(verdict))
+finally:
+    mine.unlink()
+"""
+
+
+class Place:
+    """A directory with a config file, the stand-in program and a sweep."""
+
+    def __init__(self, path):
+        self.path = path
+        self.sweepdir = path / "sweep"
+        self.config = str(path / "config.py")
+        Path(self.config).touch()
+        (path / "stand_in.py").write_text(STAND_IN)
+
+    def sweep(self, *grid, **options):
+        command = (sys.executable, str(self.path / "stand_in.py"))
+        return sweep(f"{self.config}:quick", grid, self.sweepdir, command=command, **options)
+
+    def calls(self):
+        file = self.path / "calls"
+        return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+
+    def summary(self):
+        with (self.sweepdir / "summary.csv").open() as file:
+            return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path)
+
+
+def test_every_combination_is_a_point_named_by_its_values():
+    names = [point.name for point in grid_points(["seed=0,1", "prune.rate=0.2,0.5"])]
+    assert names == ["seed=0,prune.rate=0.2", "seed=0,prune.rate=0.5", "seed=1,prune.rate=0.2", "seed=1,prune.rate=0.5"]
+
+
+def test_values_split_at_top_level_commas_only():
+    assert split_values("(generator,),(generator,discriminator)") == ["(generator,)", "(generator,discriminator)"]
+    assert split_values("""'a,b',"c,(",[1,(2,3)]""") == ["'a,b'", '"c,("', "[1,(2,3)]"]
+
+
+def test_directory_names_are_safe_for_file_systems():
+    name = directory_name({"prune.components": "('generator', 'x/../y')", "rate": "1e-3"})
+    assert name == "prune.components=generator_x_.._y,rate=1e-3"
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [[], ["seed"], ["=1"], ["seed="], ["seed=1,,2"], ["a b=1"], ["seed=(1,2"], ["seed=1)"], ["seed='1"], ["s=(1]"]],
+)
+def test_a_grid_that_cannot_be_read_is_refused(grid):
+    with pytest.raises(UserError, match="--grid"):
+        grid_points(grid)
+
+
+def test_a_field_given_twice_is_refused():
+    with pytest.raises(UserError, match="twice"):
+        grid_points(["seed=1", "config.seed=2"])
+
+
+@pytest.mark.parametrize("values", ["1,1", "a/b,a:b"])
+def test_two_points_with_one_directory_are_refused(values):
+    with pytest.raises(UserError, match="both"):
+        grid_points([f"x={values}"])
+
+
+def test_devices_are_shared_out_without_overlap(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert slot_environments(2, 0) == [{}, {}]
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in slot_environments(2, 2)] == ["0,1", "2,3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in slot_environments(3, 1)] == ["4", "6", "7"]
+    with pytest.raises(UserError, match="4 GPUs"):
+        slot_environments(2, 2)
+
+
+def test_a_sweep_runs_every_point_and_summarises_it(place, capsys):
+    assert place.sweep("seed=0,1", "prune.rate=0.2", extra=["--config.x=3"]) == 0
+    assert [row["config.seed"] for row in place.summary()] == ["0", "1"]
+    assert {row["status"] for row in place.summary()} == {"finished"}
+    assert (place.sweepdir / "comparison.png").exists()
+    log = (place.sweepdir / "logs" / "seed=1,prune.rate=0.2.log").read_text()
+    assert "--config.seed=1 --config.prune.rate=0.2 --config.x=3" in log and ":quick" in log
+    assert "seed=1,prune.rate=0.2" in capsys.readouterr().out
+
+
+def test_what_is_finished_is_skipped_and_what_is_new_is_run(place):
+    assert place.sweep("seed=0,1") == 0
+    assert place.sweep("seed=0,1,2") == 0
+    assert [call[0] for call in place.calls()] == ["seed=0", "seed=1", "seed=2"]
+    assert len(place.summary()) == 3
+
+
+def test_a_failure_is_quoted_and_stops_no_other_run(place, capsys):
+    assert place.sweep("seed=666,1") == 1
+    assert [row["status"] for row in place.summary()] == ["failed", "finished"]
+    assert "failed (exit status 1): error: config.seed: 666 is not allowed" in capsys.readouterr().out
+
+
+def test_a_run_that_ends_without_a_verdict_has_failed(place, capsys):
+    assert place.sweep("seed=99") == 1
+    assert "no verdict" in capsys.readouterr().out
+
+
+def test_a_failed_run_is_started_again(place):
+    place.sweep("seed=666")
+    place.sweep("seed=666")
+    assert len(place.calls()) == 2
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_no_more_than_the_asked_number_run_at_once(place, jobs):
+    assert place.sweep("seed=0,1,2,3", jobs=jobs) == 0
+    assert len(place.calls()) == 4
+    assert max(int(call[1]) for call in place.calls()) <= jobs
+
+
+def test_a_dry_run_prints_the_commands_and_writes_nothing(place, capsys):
+    assert place.sweep("seed=0,1", dry_run=True) == 0
+    assert capsys.readouterr().out.count("--config.seed=") == 2
+    assert not place.sweepdir.exists() and not place.calls()
+
+
+def test_a_directory_of_another_sweep_is_refused(place):
+    place.sweep("seed=0")
+    with pytest.raises(UserError, match="extra"):
+        place.sweep("seed=0", extra=["--config.x=1"])
+
+
+def test_mistakes_are_found_before_anything_is_written(place):
+    for options in ({"jobs": 0}, {"devices_per_job": -1}, {"extra": ["word"]}):
+        with pytest.raises(UserError):
+            place.sweep("seed=0", **options)
+    with pytest.raises(UserError, match="no such file"):
+        sweep("nowhere.py:quick", ["seed=0"], place.sweepdir)
+    assert not place.sweepdir.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_the_sweep_ends_its_runs_and_keeps_the_rest_for_later(place, number):
+    # The run itself signals the sweep, then waits for a signal of its own.
+    (place.path / "stand_in.py").write_text(
+        "import os, signal, sys\n"
+        f"os.kill(os.getppid(), {int(number)})\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit('asked to end'))\n"
+        "signal.pause()\n"
+    )
+    assert place.sweep("seed=0,1") == 130
+    assert [log.name for log in (place.sweepdir / "logs").iterdir()] == ["seed=0.log"]
+
+
+@pytest.mark.parametrize("start", [["-m", "launch.sweep"], ["launch/sweep.py"]])
+def test_the_command_line_exits_with_status_2_and_one_line_for_a_mistake(place, start):
+    for flags in (["--grid=seed=0"], [f"--config={place.config}"], [f"--config={place.config}", "--jobs=x"]):
+        done = run_command_line(start, *flags)
+        assert done.returncode == 2, done
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") <= 2
+
+
+def test_the_command_line_passes_on_what_follows_two_dashes(place):
+    flags = [f"--config={place.config}:quick", "--grid=seed=7", f"--sweepdir={place.sweepdir}", "--dry_run"]
+    done = run_command_line(["-m", "launch.sweep"], *flags, "--", "--config.x=3")
+    assert done.returncode == 0
+    assert "-m jaxtickets.main" in done.stdout and "--config.seed=7 --config.x=3" in done.stdout
+
+
+def run_command_line(start, *flags):
+    return subprocess.run([sys.executable, *start, *flags], cwd=ROOT, capture_output=True, text=True, env=os.environ)
