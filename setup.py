@@ -22,6 +22,7 @@ setup(
         "absl-py",  # flags
         "ml_collections",  # config files and their overrides
         "tensorflow-datasets",  # data sets, the embedded ones too
+        "importlib_resources",  # TFDS imports it and does not ask for it
         "array_record",  # the file format that TFDS reads without TensorFlow
         "scikit-learn",  # ships the handwritten digits
         "numpy",  # selection, Frechet distance, tables of indices

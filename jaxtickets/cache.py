@@ -1,10 +1,9 @@
-"""The user's cache directory: where it is, whole-or-nothing writes, and locks between processes."""
+"""The user's cache directory: where it is, and locks between processes."""
 
 import contextlib
 import fcntl
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterator
 
 
@@ -20,27 +19,6 @@ def directory(*parts: str) -> pathlib.Path:
     path = root.joinpath(*parts)
     path.mkdir(parents=True, exist_ok=True)
     return path
-
-
-@contextlib.contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields a temporary path beside `path` that becomes `path` when the block ends, and is removed if it raises.
-
-    Readers see the old file or the whole new one, never a part.
-    """
-    path = pathlib.Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = pathlib.Path(name)
-    try:
-        yield temporary
-        # mkstemp makes the file private; a cache that several users share needs the usual permissions.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

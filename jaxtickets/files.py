@@ -1,23 +1,33 @@
 """Writing files so that a reader, or a kill, sees either the old content or the new."""
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 
-def replace(path: os.PathLike, content: bytes) -> None:
-    """Writes `content` to a temporary file beside `path`, makes it durable and puts it in its place."""
+@contextlib.contextmanager
+def atomic_write(path: os.PathLike) -> Iterator[Path]:
+    """Yields a temporary path beside `path` that becomes `path` when the block ends, and is removed if it raises."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only their owner can read.
-        os.chmod(temporary, 0o644)
+        yield temporary
+        os.fsync(handle)
+        # mkstemp makes the file private; what several users share needs the usual permissions.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    finally:
+        os.close(handle)
+        temporary.unlink(missing_ok=True)
+
+
+def replace(path: os.PathLike, content: bytes) -> None:
+    """Writes `content` in the place of `path`."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)

@@ -36,7 +36,7 @@ def save_ticket(path: os.PathLike, masks, point: TrainState, metadata: dict) -> 
     """
     point = rewind(point, masks)
     trees = {"masks": mask_lib.pack(masks), **{field: getattr(point, field) for field in STATE_FIELDS}}
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in mask_lib.named_leaves(trees).items()}
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in mask_lib.named_leaves(trees).items()}
     files.replace(path, save(arrays, metadata={"format": FORMAT, "ticket": json.dumps(metadata)}))
 
 

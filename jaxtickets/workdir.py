@@ -87,7 +87,10 @@ def _git_revision():
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """The whole table at once, so that it never holds half a row."""
+    """The whole table at once, so that it never holds half a row; a table without rows is no file."""
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -150,14 +153,18 @@ def _complete_rows(file):
 
 
 def read_csv(path: Path) -> list[dict]:
-    """The rows of a table, numbers as numbers; none if there is no file."""
-    if not path.exists():
+    """The rows of a table, numbers as numbers and empty cells as None; a cut row is left out, no file has no rows."""
+    if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        return [{name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+    with path.open(newline="", encoding="utf-8") as file:
+        # DictReader fills the cells that a cut row lacks with None.
+        rows = [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
+    return [{name: _number(cell) for name, cell in row.items()} for row in rows]
 
 
 def _number(text):
+    if not text:
+        return None
     for kind in (int, float):
         try:
             return kind(text)

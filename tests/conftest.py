@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import absl.logging
+import jax
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +20,9 @@ def cache_directory(tmp_path_factory):
     """The user's cache directory, empty at the start of the session and shared by its tests and their subprocesses."""
     directory = tmp_path_factory.mktemp("cache")
     os.environ["JAXTICKETS_CACHE"] = str(directory)
+    # Programs that one test compiles are there for the next, and for subprocesses.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(directory / "xla")
+    jax.config.update("jax_compilation_cache_dir", str(directory / "xla"))
     return directory
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxtickets import cache, data
+from jaxtickets import cache, data, files
 from jaxtickets.data import sources
 from jaxtickets.errors import UserError
 
@@ -482,9 +482,9 @@ def test_the_cache_directory_follows_the_environment(tmp_path, monkeypatch):
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     target = tmp_path / "value.txt"
-    with cache.atomic_write(target) as path:
+    with files.atomic_write(target) as path:
         path.write_text("old")
-    with pytest.raises(ZeroDivisionError), cache.atomic_write(target) as path:
+    with pytest.raises(ZeroDivisionError), files.atomic_write(target) as path:
         path.write_text("half")
         raise ZeroDivisionError
     assert target.read_text() == "old" and [p.name for p in tmp_path.iterdir() if p.is_file()] == ["value.txt"]

@@ -115,7 +115,7 @@ def _torch_dcgan(torch, params, width):
         *(conv(g["up_16"], 2, 1, True), nn.Tanh()),
     )
     discriminator = nn.Sequential(
-        *(conv(d["down_16"], 2, 1, False), norm(d["down_16"]), nn.ReLU()),
+        *(conv(d["down_16"], 2, 1, False), nn.ReLU()),
         *(conv(d["down_8"], 2, 1, False), norm(d["down_8"]), nn.ReLU()),
         conv(d["project"], 1, 0, False),
     )

@@ -1,5 +1,6 @@
 """The step, rewinding, and one device against eight."""
 
+import functools
 import json
 import os
 import subprocess
@@ -23,22 +24,35 @@ OPTIONS = SimpleNamespace(real_label=0.9, beta=1.0)
 MODEL_OF = {"gan": "dcgan", "vae": "conv_vae", "autoencoder": "conv_ae"}
 
 
+@functools.cache
 def adam(weight_decay=0.0):
     return train.adam(SimpleNamespace(learning_rate=1e-3, beta1=0.5, beta2=0.999, weight_decay=weight_decay))
 
 
-def make(objective_name, **layers):
-    components = models.MODELS[MODEL_OF[objective_name]](width=4, latent_size=4, image_size=16, channels=1, **layers)
+@functools.cache
+def make(objective_name, axis_name=None):
+    sizes = dict(width=4, latent_size=4, image_size=16, channels=1)
+    components = models.MODELS[MODEL_OF[objective_name]](**sizes, axis_name=axis_name)
     return OBJECTIVES[objective_name](components, OPTIONS)
+
+
+@functools.cache
+def initial_state(objective_name, seed=0, axis_name=None):
+    return jax.device_get(train.init_state(make(objective_name, axis_name), adam(), seed))
+
+
+@functools.cache
+def compiled_step(objective_name, weight_decay, axis_name):
+    return train.make_step(make(objective_name, axis_name), adam(weight_decay))
 
 
 def images(n=64):
     return np.random.default_rng(0).integers(0, 256, (n, 16, 16, 1), dtype=np.uint8)
 
 
-def fit(objective, state, masks, steps, optimizer=None, batch_size=8):
-    optimizer = optimizer or adam()
-    step = train.make_step(objective, optimizer)
+def fit(objective_name, state, masks, steps, weight_decay=0.0, batch_size=8, axis_name=None):
+    """The state, on the host, and the last scalars after `steps` more steps."""
+    step = compiled_step(objective_name, weight_decay, axis_name)
     devices = jax.local_device_count()
     state, masks, data = train.replicate(state), train.replicate(masks), train.replicate(images())
     for _, indices in batches.resident(data, batches.indices(0, 0, steps, 64, batch_size), devices):
@@ -53,8 +67,8 @@ def pruned(state, sparsity):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_after_rewinding_all_that_is_kept_equals_the_rewind_point_bit_for_bit(name):
-    objective = make(name)
-    point, _ = fit(objective, train.init_state(objective, adam(), 0), mask_lib.ones(images_params(objective)), 3)
+    start = initial_state(name)
+    point, _ = fit(name, start, mask_lib.ones(start.params), 3)
     masks = pruned(point, 0.7)
     state = train.rewind(point, masks)
     chex.assert_trees_all_equal(state.batch_stats, point.batch_stats)
@@ -62,7 +76,7 @@ def test_after_rewinding_all_that_is_kept_equals_the_rewind_point_bit_for_bit(na
     assert state.seed == point.seed
 
     moments = {}
-    for player, components in objective.players.items():
+    for player, components in make(name).players.items():
         player_masks = {component: masks[component] for component in components}
         adam_before, adam_after = (tree.opt_state[player][1][0] for tree in (point, state))
         assert isinstance(adam_after, optax.ScaleByAdamState)
@@ -79,18 +93,14 @@ def test_after_rewinding_all_that_is_kept_equals_the_rewind_point_bit_for_bit(na
             assert np.all(leaf[~keep] == 0)
 
 
-def images_params(objective):
-    return train.init_state(objective, adam(), 0).params
-
-
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("weight_decay", [0.0, 1e-2])
 def test_a_pruned_weight_stays_exactly_zero_through_training(name, weight_decay):
-    objective, optimizer = make(name), adam(weight_decay)
-    start = train.init_state(objective, optimizer, 0)
-    point, _ = fit(objective, start, mask_lib.ones(start.params), 3, optimizer)
+    start = initial_state(name)
+    # The state of Adam behind weight decay is that of Adam without it.
+    point, _ = fit(name, start, mask_lib.ones(start.params), 3)
     masks = pruned(point, 0.6)
-    state, _ = fit(objective, train.rewind(point, masks), masks, 5, optimizer)
+    state, _ = fit(name, train.rewind(point, masks), masks, 5, weight_decay)
     leaves = mask_lib.named_leaves(state.params)
     for path, mask in mask_lib.named_leaves(masks).items():
         assert np.all(leaves[path][~mask] == 0)
@@ -98,17 +108,16 @@ def test_a_pruned_weight_stays_exactly_zero_through_training(name, weight_decay)
 
 
 def test_training_with_the_dense_mask_equals_training_without_masks():
-    objective = make("vae")
-    state = train.init_state(objective, adam(), 0)
-    masked, _ = fit(objective, state, mask_lib.ones(state.params), 4)
-    unmasked, _ = fit(objective, state, jax.tree.map(lambda _: None, state.params), 4)
+    state = initial_state("vae")
+    masked, _ = fit("vae", state, mask_lib.ones(state.params), 4)
+    unmasked, _ = fit("vae", state, jax.tree.map(lambda _: None, state.params), 4)
     chex.assert_trees_all_close(masked.params, unmasked.params, rtol=1e-5, atol=1e-7)
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
-    objective = make("gan")
-    masks = mask_lib.ones(images_params(objective))
-    first, second, other = (fit(objective, train.init_state(objective, adam(), seed), masks, 3)[0] for seed in (0, 0, 1))
+    start = initial_state("gan")
+    masks = mask_lib.ones(start.params)
+    first, second, other = (fit("gan", start.replace(seed=np.uint32(seed)), masks, 3)[0] for seed in (0, 0, 1))
     chex.assert_trees_all_equal(first, second)
     assert not np.array_equal(jax.tree.leaves(first.params)[0], jax.tree.leaves(other.params)[0])
 
@@ -186,9 +195,8 @@ import test_train as t
 from jaxtickets import masks as mask_lib, train
 results = {{}}
 for name in t.MODEL_OF:
-    objective = t.make(name, axis_name=train.AXIS)
-    state = train.init_state(objective, t.adam(), 0)
-    state, scalars = t.fit(objective, state, t.pruned(state, 0.5), 3, batch_size=16)
+    state = t.initial_state(name, 0, train.AXIS)
+    state, scalars = t.fit(name, state, t.pruned(state, 0.5), 3, batch_size=16, axis_name=train.AXIS)
     norms = {{path: float(np.abs(leaf).sum()) for path, leaf in mask_lib.named_leaves(state.params).items()}}
     stats = {{path: float(np.abs(leaf).sum()) for path, leaf in mask_lib.named_leaves(state.batch_stats).items()}}
     results[name] = [scalars, norms, stats]

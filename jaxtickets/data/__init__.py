@@ -11,7 +11,7 @@ import os
 
 import numpy as np
 
-from jaxtickets import cache
+from jaxtickets import cache, files
 from jaxtickets.data import sources
 from jaxtickets.errors import UserError
 
@@ -57,7 +57,7 @@ def load(name: str, split: str, image_size: int, data_dir: str | None = None) ->
                     leftover.unlink()
                 examples = source.open(split)
                 sources.decode(examples, image_size, channels(name), folder)
-                with cache.atomic_write(done) as path:
+                with files.atomic_write(done) as path:
                     path.write_text(json.dumps({"name": name, "label_names": examples.label_names}))
     labels = folder / "labels.npy"
     return Dataset(

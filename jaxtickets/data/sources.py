@@ -19,7 +19,7 @@ from concurrent import futures
 
 import numpy as np
 
-from jaxtickets import cache
+from jaxtickets import cache, files
 from jaxtickets.errors import UserError
 
 EMBEDDED = ("digits", "synthetic_faces")
@@ -364,7 +364,7 @@ def decode(examples: Examples, image_size: int, channels: int, folder: pathlib.P
             raise UserError(f"{name} is no readable image ({_reason(error)}); mend or remove it") from error
 
     labels = []
-    with cache.atomic_write(folder / "images.npy") as path:
+    with files.atomic_write(folder / "images.npy") as path:
         shape = (examples.count, image_size, image_size, channels)
         images = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
         with futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
@@ -374,7 +374,7 @@ def decode(examples: Examples, image_size: int, channels: int, folder: pathlib.P
                 labels += [label for _, label, _ in batch]
         images.flush()
         if labels[0] is not None:
-            with cache.atomic_write(folder / "labels.npy") as labels_path:
+            with files.atomic_write(folder / "labels.npy") as labels_path:
                 _save(labels_path, np.asarray(labels, np.uint8 if isinstance(labels[0], Sequence) else np.int32))
 
 

@@ -22,11 +22,15 @@ class Component(NamedTuple):
 
 
 def dcgan(width, latent_size, image_size, channels, **layers):
-    """DCGAN (Radford, Metz, Chintala 2016), sized as in the paper's reference: 4x4 maps to the image."""
+    """DCGAN (Radford, Metz, Chintala 2016), sized as in the paper's reference: 4x4 maps to the image.
+
+    Their section 3 leaves out the discriminator's first batch norm. With it, real and generated batches are brought to
+    the same contrast before they are compared, and the generator never learns the right one (docs/decisions.md).
+    """
     stack = dict(width=width, image_size=image_size, base=4, kernel_init=dcgan_init, **layers)
     return {
         "generator": Component(Up(channels=channels, **stack), (latent_size,)),
-        "discriminator": Component(Down(out_features=1, **stack), (image_size, image_size, channels)),
+        "discriminator": Component(Down(out_features=1, norm_first=False, **stack), (image_size, image_size, channels)),
     }
 
 

@@ -97,6 +97,7 @@ class Down(_Stack):
     """Images `[batch, image_size, image_size, channels]` in [-1, 1] -> `[batch, out_features]`, float32."""
 
     out_features: int = 1
+    norm_first: bool = True
 
     @nn.compact
     def __call__(self, images, train: bool):
@@ -104,7 +105,8 @@ class Down(_Stack):
         x = images
         for size in reversed(larger):
             conv = partial(Conv, self.features(size // 2), 4, stride=2, padding=1)
-            x = self.stage(conv, f"down_{size}")(x, train)
+            norm = self.norm and (self.norm_first or size < self.image_size)
+            x = self.stage(conv, f"down_{size}", norm=norm)(x, train)
         conv = partial(Project, self.out_features, base)
         x = self.stage(conv, "project", norm=False, activation=identity)(x, train)
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -1,6 +1,5 @@
 """Reading a workdir: the files of one run, finished or not, as plain lists and dictionaries."""
 
-import csv
 import json
 import math
 import os
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtickets.errors import UserError
+from jaxtickets.workdir import read_csv
 
 ROUND_COLUMNS = (
     "round",
@@ -61,8 +61,8 @@ def read(path: str | os.PathLike) -> Workdir:
         config=record["config"],
         origin={key: value for key, value in record.items() if key != "config"},
         metrics=_last_of_each(_read_jsonl(path / "metrics.jsonl"), ("round", "step", "split")),
-        rounds=_last_of_each(_read_csv(path / "rounds.csv"), ("round",)),
-        layers=_last_of_each(_read_csv(path / "layers.csv"), ("round", "layer")),
+        rounds=_last_of_each(read_csv(path / "rounds.csv"), ("round",)),
+        layers=_last_of_each(read_csv(path / "layers.csv"), ("round", "layer")),
         verdict=_read_json(path / "verdict.json"),
         samples=samples,
     )
@@ -139,28 +139,6 @@ def _read_jsonl(path: Path) -> Iterable[dict[str, Any]]:
             continue
         if isinstance(row, dict):
             yield row
-
-
-def _read_csv(path: Path) -> Iterable[dict[str, Any]]:
-    if not path.is_file():
-        return
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            # DictReader fills the cells that a cut row lacks with None.
-            if None not in row and None not in row.values():
-                yield {name: _number(cell) for name, cell in row.items()}
-
-
-def _number(text: str) -> int | float | str | None:
-    """A cell's value: an int, else a float, else the text; an empty cell is None."""
-    if not text:
-        return None
-    for parse in (int, float):
-        try:
-            return parse(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _last_of_each(rows: Iterable[dict[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:

@@ -1,0 +1,26 @@
+"""Winning tickets in a DCGAN on CelebA (162,770 aligned faces, cropped to 178x178 and resized to 32x32), at the settings of the paper's reference.
+
+    python -m jaxtickets.main --config=configs/gan_celeba.py
+    python -m jaxtickets.main --config=configs/gan_celeba.py:quick
+
+EXPECT gan
+"""
+
+from jaxtickets import config as config_lib
+
+
+def get_config(variant=""):
+    quick = config_lib.is_quick(variant)
+    config = config_lib.get_config()
+    config.rewind_step = 0.05
+    config.model.update(name="dcgan", width=32 if quick else 128, latent_size=32, image_size=32)
+    config.objective.update(name="gan", real_label=0.9 if quick else 1.0)
+    config.optimizer.update(learning_rate=4e-4 if quick else 2e-4, beta1=0.5 if quick else 0.9)
+    config.data.update(name="synthetic_faces" if quick else "celeb_a")
+    config.prune.update(rounds=4 if quick else 20, rate=0.2)
+    config.eval.update(samples=2048 if quick else 50_000, batch_size=256, features="faces")
+    if quick:
+        config.train.update(batch_size=64, steps=500, log_every=50)
+    else:
+        config.train.update(batch_size=100, epochs=200)
+    return config

@@ -1,0 +1,17 @@
+"""Winning tickets in a convolutional VAE on 1,797 real handwritten digits."""
+
+from jaxtickets import config as config_lib
+
+
+def get_config(variant=""):
+    quick = config_lib.is_quick(variant)
+    config = config_lib.get_config()
+    config.rewind_step = 0.05
+    config.model.update(name="conv_vae", width=16, latent_size=16, image_size=16)
+    config.objective.update(name="vae", beta=1.0)
+    config.optimizer.update(learning_rate=1e-3, weight_decay=1e-5)
+    config.data.update(name="digits")
+    config.train.update(batch_size=64, steps=400 if quick else 2000, log_every=50)
+    config.prune.update(rounds=5 if quick else 12, rate=0.2)
+    config.eval.update(samples=2048, batch_size=256, features="digits")
+    return config

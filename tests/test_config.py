@@ -1,0 +1,175 @@
+"""Every mistake in a config or a flag: one line that names the field, the value and what is allowed; status 2."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, load_config
+from PIL import Image
+
+from jaxtickets import config as config_lib
+from jaxtickets.errors import UserError
+
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+
+# The changes to configs/gan_digits.py:quick, and what the error must say: the field, the value, what is allowed.
+BAD = [
+    ({"experiment": "lottery"}, ["config.experiment='lottery'", "dense, imp"]),
+    ({"seed": -1}, ["config.seed=-1", "whole number"]),
+    ({"dtype": "float16"}, ["config.dtype='float16'", "float32, bfloat16"]),
+    ({"rewind_step": -0.1}, ["config.rewind_step=-0.1", "fraction of training"]),
+    ({"rewind_step": 12.5}, ["config.rewind_step=12.5", "whole number of steps"]),
+    ({"rewind_step": 400.0}, ["config.rewind_step=400.0", "before the end of training, which is step 400"]),
+    ({"rewind_step": 10_000.0}, ["config.rewind_step=10000.0", "before the end"]),
+    ({"tolerance": -0.5}, ["config.tolerance=-0.5", "at least 0"]),
+    ({"tolerance": float("nan")}, ["config.tolerance=nan", "at least 0"]),
+    ({"model.name": "resnet"}, ["config.model.name='resnet'", "dcgan, conv_vae, conv_ae"]),
+    ({"model.name": "conv_vae"}, ["config.model.name='conv_vae'", "dcgan", "objective.name='gan'"]),
+    ({"model.width": 0}, ["config.model.width=0", "at least 1"]),
+    ({"model.latent_size": -3}, ["config.model.latent_size=-3", "at least 1"]),
+    ({"model.image_size": 20}, ["config.model.image_size=20", "16, 32, 64"]),
+    ({"model.image_size": 256}, ["config.model.image_size=256", "16, 32, 64"]),
+    ({"objective.name": "diffusion"}, ["config.objective.name='diffusion'", "gan, vae, autoencoder"]),
+    ({"objective.real_label": 1.5}, ["config.objective.real_label=1.5", "at most 1"]),
+    ({"objective.beta": -1.0}, ["config.objective.beta=-1.0", "at least 0"]),
+    ({"optimizer.learning_rate": 0.0}, ["config.optimizer.learning_rate=0.0", "above 0"]),
+    ({"optimizer.learning_rate": float("inf")}, ["config.optimizer.learning_rate=inf", "above 0"]),
+    ({"optimizer.beta1": 1.0}, ["config.optimizer.beta1=1.0", "below 1"]),
+    ({"optimizer.beta2": -0.1}, ["config.optimizer.beta2=-0.1", "below 1"]),
+    ({"optimizer.weight_decay": -1e-5}, ["config.optimizer.weight_decay=-1e-05", "at least 0"]),
+    ({"data.name": "imagenet_of_cats"}, ["data.name='imagenet_of_cats'", "synthetic_faces"]),
+    ({"data.name": "folder:/no/such/folder"}, ["/no/such/folder", "no such directory"]),
+    ({"data.name": "lsun/kitten"}, ["lsun/kitten", "lsun/bedroom"]),
+    ({"data.placement": "cloud"}, ["config.data.placement='cloud'", "auto, device, host"]),
+    ({"train.batch_size": 1}, ["config.train.batch_size=1", "at least 2"]),
+    ({"train.epochs": 3}, ["config.train.epochs=3", "config.train.steps=400", "exactly one"]),
+    ({"train.steps": 0}, ["config.train.epochs=0", "exactly one"]),
+    ({"train.steps": -5}, ["config.train.steps=-5", "at least 0"]),
+    ({"train.log_every": 0}, ["config.train.log_every=0", "at least 1"]),
+    ({"train.checkpoint_every": -1}, ["config.train.checkpoint_every=-1", "at least 0"]),
+    ({"prune.rate": 0.0}, ["config.prune.rate=0.0", "between 0 and 1"]),
+    ({"prune.rate": 1.0}, ["config.prune.rate=1.0", "between 0 and 1"]),
+    ({"prune.rate": -1.0}, ["config.prune.rate=-1.0", "between 0 and 1"]),
+    ({"prune.rounds": 0}, ["config.prune.rounds=0", "at least 1"]),
+    ({"prune.rounds": -2}, ["config.prune.rounds=-2", "at least 0"]),
+    ({"prune.scope": "local"}, ["config.prune.scope='local'", "global, layerwise"]),
+    ({"prune.min_per_layer": -1}, ["config.prune.min_per_layer=-1", "at least 0"]),
+    ({"eval.samples": 1}, ["config.eval.samples=1", "at least 2"]),
+    ({"eval.batch_size": 0}, ["config.eval.batch_size=0", "at least 1"]),
+    ({"eval.features": "inception"}, ["config.eval.features='inception'", "digits, faces"]),
+]
+
+
+def one_line(error) -> str:
+    assert "\n" not in str(error)
+    return str(error)
+
+
+@pytest.mark.parametrize(("changes", "parts"), BAD, ids=lambda value: str(value)[:60])
+def test_an_impossible_or_contradicting_value_is_refused(changes, parts):
+    config = load_config("gan_digits")
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError) as caught:
+        config_lib.validate(config, devices=1)
+    for part in parts:
+        assert part in one_line(caught.value)
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused():
+    with pytest.raises(UserError, match=r"config.train.batch_size=64: allowed is a multiple of the 6 devices"):
+        config_lib.validate(load_config("gan_digits"), devices=6)
+
+
+def test_a_batch_larger_than_the_data_set_is_refused():
+    config = load_config("gan_digits")
+    config.train.batch_size = 5000
+    with pytest.raises(UserError, match="config.train.batch_size=5000: allowed is at most the 1501"):
+        config_lib.resolve_steps(config, 1501)
+
+
+def test_a_missing_field_and_a_group_in_the_place_of_a_value_are_refused():
+    config = load_config("gan_digits")
+    with config.unlocked():
+        del config.prune.rate
+    with pytest.raises(UserError, match=r"config.prune.rate is missing"):
+        config_lib.validate(config, 1)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("variant", ["", "quick"])
+def test_every_config_is_valid(name, variant):
+    config_lib.validate(load_config(name, variant), devices=1)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_says_what_to_expect_and_how_to_run_it(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert f"python -m jaxtickets.main --config=configs/{name}.py" in module.__doc__
+    assert "minutes" in module.__doc__
+
+
+def run_main(*flags, config="configs/gan_digits.py:quick", cwd=ROOT):
+    command = [sys.executable, "-m", "jaxtickets.main", f"--config={config}", *flags]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+
+
+def broken_folder(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(70):
+        Image.new("RGB", (20, 20), (number, 0, 0)).save(folder / f"{number:02d}.png")
+    (folder / "33.png").write_bytes(b"this is no image")
+    return folder
+
+
+def file_in_the_way(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    return tmp_path / "file"
+
+
+# Flags for the command line, with {broken} a folder with a broken image and {file} a file.
+BAD_FLAGS = [
+    (["--config.prune.rate=a lot"], ["config.prune.rate='a lot'", "between 0 and 1"]),
+    (["--config.prune.rate=-1"], ["config.prune.rate=-1.0", "between 0 and 1"]),
+    (["--config.prune.rounds=2.5"], ["config.prune.rounds='2.5'", "whole number"]),
+    (["--config.prune.ratio=0.2"], ["config.prune.ratio", "prune.rate"]),
+    (["--config.pruning.rate=0.2"], ["config.pruning.rate", "prune.rate"]),
+    (["--config.prune.include=('decoder',)"], ["'decoder'", "matches no parameter", "generator/up_16/conv/kernel"]),
+    (["--config.prune.exclude=('(',)"], ["'('", "not a regular expression"]),
+    (["--config.data.name=folder:{broken}"], ["33.png", "mend or remove"]),
+    (["--workdir={file}"], ["--workdir=", "is a file"]),
+    (["--workdir={file}/below"], ["--workdir=", "can't be written"]),
+    (["--wrkdir=x"], ["wrkdir"]),
+    (["an argument"], ["an argument", "--workdir"]),
+    (["--from_round=1"], ["--from_round=1", "none yet"]),
+]
+
+
+@pytest.mark.parametrize(("flags", "parts"), BAD_FLAGS, ids=lambda value: str(value)[:60])
+def test_a_mistake_on_the_command_line_is_one_line_and_status_2_and_nothing_is_written(flags, parts, tmp_path):
+    broken, file = broken_folder(tmp_path), file_in_the_way(tmp_path)
+    flags = [flag.format(broken=broken, file=file) for flag in flags]
+    workdir = tmp_path / "workdir"
+    if not any(flag.startswith("--workdir") for flag in flags):
+        flags.append(f"--workdir={workdir}")
+    result = run_main(*flags, f"--config.data.dir={tmp_path / 'tfds'}")
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    *before, last = result.stderr.strip().splitlines()
+    assert all(line.startswith("jaxtickets: preparing") for line in before)
+    for part in parts:
+        assert part in last
+    assert result.stdout == ""
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize("config", ["configs/none.py", "configs/gan_digits.py:huge"])
+def test_a_config_that_is_not_there_is_one_line_and_status_2(config):
+    result = run_main(config=config)
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "allowed" in result.stderr

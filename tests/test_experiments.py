@@ -1,0 +1,269 @@
+"""Whole small runs: the invariants over rounds, resuming, re-entering, the workdir and the verdict."""
+
+import csv
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny
+from PIL import Image
+
+from jaxtickets import masks as mask_lib
+from jaxtickets import snapshots, tickets
+from jaxtickets.errors import UserError
+from jaxtickets.experiments import EXPERIMENTS, Run, discard_from, judge
+
+CONFIGS = ("gan_digits", "vae_digits", "ae_digits")
+ROUNDS = 3
+
+
+def finish(config, path):
+    """Runs or resumes an experiment to its end."""
+    with Run(config, path, config.prune.rounds) as run:
+        EXPERIMENTS[config.experiment](run)
+        return run, run.finish()
+
+
+@pytest.fixture(scope="module")
+def finished(data_directory, tmp_path_factory):
+    """One finished run of each kind: `{config: (run, verdict)}`."""
+    runs = {}
+    for name in CONFIGS:
+        path = tmp_path_factory.mktemp(name) / "workdir"
+        runs[name] = finish(tiny(name, data_directory), path)
+    return runs
+
+
+def rows(path, name="rounds.csv"):
+    with (path / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+def all_masks(run):
+    return [run.saved_masks(round_) for round_ in range(ROUNDS + 1)]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_masks_of_later_rounds_are_nested_and_exact(finished, name):
+    run, _ = finished[name]
+    masks = all_masks(run)
+    weights = mask_lib.counts(masks[0]).weights
+    for round_, (earlier, later) in enumerate(zip(masks, masks[1:], strict=False), start=1):
+        assert mask_lib.is_nested(later, earlier)
+        assert mask_lib.counts(later).kept == weights - round((1 - 0.5**round_) * weights)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_pruned_weight_is_zero_in_the_saved_state_and_in_the_ticket_file(finished, name):
+    run, verdict = finished[name]
+    _, state, _ = snapshots.LastState(run.path / "snapshots" / "last").restore(run.initial_state)
+    trees = [(state.params, run.saved_masks(ROUNDS))]
+    if verdict["winning_round"] is not None:
+        ticket = tickets.load_ticket(run.path / "ticket.safetensors")
+        trees.append((ticket.params, run.saved_masks(verdict["winning_round"])))
+    for params, masks in trees:
+        leaves = mask_lib.named_leaves(params)
+        for path, mask in mask_lib.named_leaves(masks).items():
+            assert np.all(np.asarray(leaves[path])[~mask] == 0), path
+
+
+def test_a_ticket_file_holds_the_mask_and_the_whole_rewind_point(finished, tmp_path):
+    run, _ = finished["gan_digits"]
+    masks = run.saved_masks(2)
+    tickets.save_ticket(tmp_path / "t.safetensors", masks, run.rewind_point, {"round": 2})
+    ticket = tickets.load_ticket(tmp_path / "t.safetensors")
+    assert ticket.metadata == {"round": 2}
+    assert jax.tree.structure(ticket.masks) == jax.tree.structure(masks)
+    assert mask_lib.hamming_distance(ticket.masks, masks) == 0
+    state = tickets.load_state(tmp_path / "t.safetensors", run.initial_state)
+    assert jax.tree.structure(state) == jax.tree.structure(run.rewind_point)
+    assert int(state.step) == run.rewind_step == 3
+    before, after = mask_lib.named_leaves(run.rewind_point.params), mask_lib.named_leaves(state.params)
+    for path, mask in mask_lib.named_leaves(masks).items():
+        np.testing.assert_array_equal(after[path], np.where(mask, before[path], 0))
+
+
+@pytest.mark.parametrize("content", [b"", b"no ticket"])
+def test_a_file_that_is_no_ticket_is_refused(tmp_path, content):
+    (tmp_path / "t.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match="ticket"):
+        tickets.load_ticket(tmp_path / "t.safetensors")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_workdir_holds_what_its_contract_says(finished, name):
+    path = finished[name][0].path
+    assert set(json.loads((path / "config.json").read_text())) >= {"config", "versions", "devices", "git_revision"}
+    table = rows(path)
+    assert [row["round"] for row in table] == ["0", "1", "2", "3"]
+    metrics = {
+        "gan_digits": ["fd_digits"],
+        "vae_digits": ["fd_digits", "kl", "negative_elbo", "reconstruction"],
+        "ae_digits": ["reconstruction_error"],
+    }[name]
+    before, after = ["round", "sparsity", "sparsity_all", "density"], ["flops_dense", "flops_effective", "params_kept"]
+    assert list(table[0]) == [*before, *metrics, *after, "train_seconds", "steps_per_second"]
+    assert all(np.isfinite(float(row[metric])) for row in table for metric in metrics)
+    logged = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    steps = [(row["round"], row["step"]) for row in logged if row["split"] == "train"]
+    assert steps == [(0, 4), (0, 8), (0, 12)] + [(round_, step) for round_ in (1, 2, 3) for step in (4, 8, 12)]
+    assert sorted(entry.name for entry in (path / "masks").iterdir()) == ["000", "001", "002", "003"]
+    assert {"init", "rewind", "last"} <= {entry.name for entry in (path / "snapshots").iterdir()}
+    grids = [np.asarray(Image.open(path / "samples" / f"round_{round_:03d}.png")) for round_ in range(4)]
+    assert all(grid.shape == grids[0].shape for grid in grids)
+    assert any((path / "tb").rglob("events*"))
+
+
+def test_flops_and_kept_parameters_fall_with_the_masks_and_are_counted_from_shapes(finished):
+    run, _ = finished["ae_digits"]
+    first, *_, last = rows(run.path)
+    # Width 4, 16x16x1, latent 4: kernels 1-4-8-16 of 4x4 and then 2x2 to the code, used at 8x8, 4x4, 2x2 and 1
+    # positions; the decoder mirrors them. Two FLOPs a multiplication and addition.
+    encoder = 16 * (1 * 4 * 64 + 4 * 8 * 16 + 8 * 16 * 4) + 4 * 16 * 4
+    assert first["flops_dense"] == first["flops_effective"] == str(2 * 2 * encoder)
+    assert int(last["flops_effective"]) < int(last["flops_dense"]) / 4
+    weights, kept = mask_lib.counts(run.saved_masks(ROUNDS))
+    assert int(first["params_kept"]) - int(last["params_kept"]) == weights - kept
+    layers = [row for row in rows(run.path, "layers.csv") if row["round"] == "3"]
+    assert sum(int(row["kept"]) for row in layers) == kept
+
+
+def test_nothing_is_compiled_after_round_one(data_directory, tmp_path):
+    compiled = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration)
+
+    config = tiny("gan_digits", data_directory, **{"prune.rounds": 3})
+    with Run(config, tmp_path / "workdir", 3) as run:
+        recorded, counts = run.round, []
+
+        def round_(*arguments):
+            recorded(*arguments)
+            counts.append(len(compiled))
+
+        run.round = round_
+        jax.monitoring.register_event_duration_secs_listener(listen)
+        EXPERIMENTS["imp"](run)
+        jax.monitoring.unregister_event_duration_listener(listen)
+    # Rewinding and masking compile small programs before round 1; from then on all programs are there.
+    assert counts[0] > 0
+    assert counts[1] == counts[2] == counts[3]
+
+
+class Killed(BaseException):
+    """Stands for the process's end at an arbitrary point."""
+
+
+@pytest.mark.parametrize(("round_", "step"), [(0, 2), (0, 6), (0, 12), (1, 11), (2, 5)])
+def test_a_run_that_was_cut_short_goes_on_to_the_same_bits(finished, data_directory, tmp_path, round_, step):
+    config, path = tiny("gan_digits", data_directory), tmp_path / "workdir"
+    with pytest.raises(Killed), Run(config, path, ROUNDS) as run:
+        compiled, done = run._step, []
+
+        def step_and_die(state, masks, images, indices):
+            done.append(None)
+            in_round_0 = 12 if round_ else 0
+            if len(done) > in_round_0 + max(0, round_ - 1) * 9 + (step - 3 if round_ else step):
+                raise Killed
+            return compiled(state, masks, images, indices)
+
+        run._step = step_and_die
+        if step == 12:
+            run._evaluator = run._evaluator._replace(evaluate=lambda *_: (_ for _ in ()).throw(Killed))
+        EXPERIMENTS["imp"](run)
+    assert len(rows(path)) == round_ if (path / "rounds.csv").exists() else round_ == 0
+    run, verdict = finish(config, path)
+
+    whole, whole_verdict = finished["gan_digits"]
+    for ours, theirs in zip(all_masks(run), all_masks(whole), strict=True):
+        assert mask_lib.hamming_distance(ours, theirs) == 0
+    jax.tree.map(np.testing.assert_array_equal, run.trained, whole.trained)
+    assert verdict == whole_verdict
+    timing = ("train_seconds", "steps_per_second")
+    for ours, theirs in zip(rows(path), rows(whole.path), strict=True):
+        assert {k: v for k, v in ours.items() if k not in timing} == {k: v for k, v in theirs.items() if k not in timing}
+    logged = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert len({(row["round"], row["step"], row["split"]) for row in logged}) == len(logged)
+
+
+@pytest.mark.parametrize("round_", [0, 2, 3])
+def test_a_finished_run_can_be_entered_again_at_any_round(finished, tmp_path, round_):
+    whole, whole_verdict = finished["vae_digits"]
+    path = tmp_path / "workdir"
+    shutil.copytree(whole.path, path)
+    discard_from(path, round_)
+    assert len(rows(path)) == round_ if round_ else not (path / "rounds.csv").exists()
+    run, verdict = finish(whole.config, path)
+    assert verdict == whole_verdict
+    jax.tree.map(np.testing.assert_array_equal, run.trained, whole.trained)
+
+
+def test_a_round_that_is_not_finished_cannot_be_entered_again(finished):
+    with pytest.raises(UserError, match="--from_round=4.*0 to 3"):
+        discard_from(finished["vae_digits"][0].path, 4)
+
+
+def test_a_finished_run_is_not_run_again(finished):
+    whole, whole_verdict = finished["ae_digits"]
+    before = (whole.path / "rounds.csv").read_bytes()
+    with Run(whole.config, whole.path, ROUNDS) as run:
+        run._step = None
+        EXPERIMENTS["imp"](run)
+        assert run.finish() == whole_verdict
+    assert (whole.path / "rounds.csv").read_bytes() == before
+
+
+def test_another_config_is_refused_and_what_differs_is_named(finished, data_directory):
+    config = tiny("ae_digits", data_directory, **{"optimizer.learning_rate": 0.5})
+    with pytest.raises(UserError, match=r"optimizer.learning_rate is 0\.001 there and 0\.5 here"):
+        Run(config, finished["ae_digits"][0].path, ROUNDS)
+
+
+def test_rewinding_to_step_zero_starts_each_round_from_the_initialisation(data_directory, tmp_path):
+    config = tiny("ae_digits", data_directory, rewind_step=0.0, **{"prune.rounds": 1})
+    run, _ = finish(config, tmp_path / "workdir")
+    jax.tree.map(np.testing.assert_array_equal, run.rewind_point, run.initial_state)
+
+
+def test_the_dense_experiment_is_round_zero(finished, data_directory, tmp_path):
+    config = tiny("ae_digits", data_directory, experiment="dense")
+    run, verdict = finish(config, tmp_path / "workdir")
+    assert verdict["winning_round"] is None
+    assert verdict["dense"] == finished["ae_digits"][1]["dense"]
+    assert len(rows(run.path)) == 1
+
+
+def test_streaming_from_the_host_trains_to_the_same_bits(finished, data_directory, tmp_path):
+    config = tiny("ae_digits", data_directory, **{"data.placement": "host", "prune.rounds": 1})
+    run, _ = finish(config, tmp_path / "workdir")
+    whole = finished["ae_digits"][0]
+    assert mask_lib.hamming_distance(run.saved_masks(1), whole.saved_masks(1)) == 0
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16"])
+def test_computing_in_bfloat16_trains_to_finite_metrics(data_directory, tmp_path, dtype):
+    config = tiny("gan_digits", data_directory, dtype=dtype, **{"prune.rounds": 1})
+    run, _ = finish(config, tmp_path / "workdir")
+    assert {leaf.dtype for leaf in jax.tree.leaves(run.trained.params)} == {np.dtype("float32")}
+
+
+def table(*values):
+    return [{"round": round_, "sparsity": 1 - 0.5**round_, "fd": value} for round_, value in enumerate(values)]
+
+
+def test_the_winner_is_the_sparsest_round_within_tolerance():
+    verdict = judge(table(10.0, 9.0, 12.0, 10.9, 11.1), "fd", "distance", 0.1)
+    assert (verdict["winning_round"], verdict["sparsity"], verdict["value"]) == (3, 0.875, 10.9)
+    assert verdict["threshold"] == pytest.approx(11.0)
+    assert "round 3" in verdict["message"]
+
+
+def test_there_is_no_winner_when_every_pruned_round_is_worse():
+    verdict = judge(table(10.0, 12.0, 11.5), "fd", "distance", 0.1)
+    assert verdict["winning_round"] is verdict["sparsity"] is verdict["value"] is None
+    assert verdict["message"].startswith("No winning ticket")
+    assert "11.5" in verdict["message"]

@@ -1,0 +1,119 @@
+"""The command line as a user meets it: real processes, really killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+SMALL = [
+    "--config.model.width=4",
+    "--config.train.batch_size=16",
+    "--config.train.log_every=10",
+    "--config.train.checkpoint_every=20",
+    "--config.train.steps=60",
+    "--config.prune.rounds=2",
+    "--config.eval.samples=64",
+]
+
+
+def start(workdir, data_directory, *flags, config="configs/gan_digits.py:quick"):
+    command = [sys.executable, "-m", "jaxtickets.main", f"--config={config}", f"--workdir={workdir}", *flags]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    command.append(f"--config.data.dir={data_directory}")
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def states_saved(workdir):
+    last = workdir / "snapshots" / "last"
+    return [entry for entry in last.iterdir() if entry.name.isdigit()] if last.exists() else []
+
+
+@pytest.fixture(scope="module")
+def whole(data_directory, tmp_path_factory):
+    """A run that nobody disturbed: its workdir, standard output and standard error."""
+    workdir = tmp_path_factory.mktemp("whole") / "workdir"
+    return workdir, *finish(start(workdir, data_directory, *SMALL))
+
+
+def test_a_run_ends_with_the_table_the_verdict_and_the_place_of_the_report(whole):
+    workdir, out, err = whole
+    assert "round" in out.splitlines()[0]
+    assert json.loads((workdir / "verdict.json").read_text())["message"] in out
+    assert out.strip().splitlines()[-1] == f"Report: {workdir / 'report.html'}"
+    assert (workdir / "report.html").stat().st_size > 10_000
+    assert {path.name for path in (workdir / "plots").iterdir()} >= {"losses.png", "layers.png", "samples.png"}
+    # No terminal, no bar: a line for the compilation and one a round, beside notices of what is made only once.
+    assert [line.split(":")[0] for line in err.splitlines() if line.startswith("round")] == [
+        "round 0",
+        "round 1",
+        "round 2",
+    ]
+    assert "\r" not in err
+    assert "\x1b" not in err
+
+
+def test_a_killed_process_goes_on_and_ends_with_the_same_masks_bit_for_bit(whole, data_directory, tmp_path):
+    workdir = tmp_path / "workdir"
+    for _ in range(2):
+        saved = set(states_saved(workdir))
+        process = start(workdir, data_directory, *SMALL)
+        while process.poll() is None and set(states_saved(workdir)) <= saved:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finish(start(workdir, data_directory, *SMALL))
+    compare = [sys.executable, "-c", COMPARE, str(whole[0]), str(workdir)]
+    result = subprocess.run(compare, capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout.splitlines()[-1:] == ["same"], result.stdout + result.stderr
+    assert (workdir / "verdict.json").read_bytes() == (whole[0] / "verdict.json").read_bytes()
+
+
+COMPARE = """
+import sys
+from pathlib import Path
+import numpy as np
+from safetensors.numpy import load_file
+import orbax.checkpoint as ocp
+first, second = map(Path, sys.argv[1:])
+checkpointer = ocp.StandardCheckpointer()
+import jax
+for name in ("masks/001", "masks/002", "snapshots/rewind"):
+    trees = [jax.tree.leaves(checkpointer.restore((path / name).resolve())) for path in (first, second)]
+    assert len(trees[0]) == len(trees[1]) > 0
+    for ours, theirs in zip(*trees):
+        np.testing.assert_array_equal(ours, theirs)
+print("same")
+"""
+
+
+def test_from_round_runs_a_round_again(whole, data_directory):
+    workdir, *_ = whole
+    before = (workdir / "verdict.json").read_bytes()
+    _, err = finish(start(workdir, data_directory, *SMALL, "--from_round=2"))
+    assert [line.split(":")[0] for line in err.splitlines() if line.startswith("round")] == ["round 2"]
+    assert (workdir / "verdict.json").read_bytes() == before
+
+
+def test_celeba_without_a_network_names_the_alternatives(tmp_path):
+    process = start(tmp_path / "workdir", tmp_path / "tfds", config="configs/gan_celeba.py")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert out == ""
+    last = err.strip().splitlines()[-1]
+    for part in ("celeb_a", "--config.data.name=synthetic_faces", "folder:PATH", ":quick"):
+        assert part in last
+    assert "Traceback" not in err
+    assert not (tmp_path / "workdir").exists()
