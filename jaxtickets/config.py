@@ -1,6 +1,7 @@
 """The config that every experiment shares, and its validation."""
 
 import difflib
+import json
 import math
 import os
 from pathlib import Path
@@ -130,6 +131,11 @@ FIELDS = {
     "eval.batch_size": _whole(1),
     "eval.features": _choice(*FEATURES),
 }
+
+
+def to_dict(config: ConfigDict) -> dict:
+    """The config as plain JSON values."""
+    return json.loads(config.to_json_best_effort())
 
 
 def flat(config, prefix: str = "") -> dict:

@@ -1,7 +1,6 @@
 """The metrics and the sample grid of a trained network, the same latents and images in every round."""
 
 import hashlib
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from safetensors.numpy import load_file, save
 from jaxtickets import cache, data, files
 from jaxtickets.metrics import features, frechet
 from jaxtickets.objectives import Objective
+from jaxtickets.progress import say
 from jaxtickets.train import example_keys, to_float
 
 GRID = 8  # Images a side of a sample grid.
@@ -38,7 +38,7 @@ def feature_network(name: str, data_dir: str | None = None) -> features.FeatureN
     dataset, size = FEATURE_NETWORKS[name]
     path = cache.directory("features") / f"{name}-v{features.VERSION}-{jax.default_backend()}.safetensors"
     if not path.exists():
-        logging.getLogger(__name__).info("training the feature network fd_%s (once)", name)
+        say(f"training the feature network fd_{name} (once, a few seconds)")
         train, test = (data.load(dataset, split, size, data_dir) for split in ("train", "test"))
         network = features.train(name, train.images, train.labels, test.images, test.labels)
         metadata = {key: str(getattr(network, key)) for key in ("size", "channels", "outputs", "accuracy")}

@@ -1,6 +1,5 @@
 """Runs one experiment: `python -m jaxtickets.main --config=configs/gan_digits.py [--config.field=value ...]`."""
 
-import logging
 import re
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from jaxtickets import cache, report
+from jaxtickets import cache, report, workdir
 from jaxtickets import config as config_lib
 from jaxtickets.errors import UserError
 from jaxtickets.experiments import EXPERIMENTS, Run, discard_from
@@ -18,12 +17,6 @@ from jaxtickets.experiments import EXPERIMENTS, Run, discard_from
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with `:quick` for its small variant.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where results go (default: runs/<config>[-<variant>]).")
 FROM_ROUND = flags.DEFINE_integer("from_round", None, "Discard this finished round and all later ones; run them again.")
-
-
-def default_workdir() -> Path:
-    """`runs/<config>`, or `runs/<config>-<variant>`."""
-    name, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-    return Path("runs") / "-".join(filter(None, [Path(name).stem, variant]))
 
 
 def parse_flags(argv):
@@ -42,18 +35,18 @@ def parse_flags(argv):
         raise UserError(lines[-1].removeprefix("jaxtickets.errors.UserError: ")) from None
 
 
-def run(config, workdir: Path, from_round: int | None = None) -> dict:
-    """Runs or resumes the experiment, writes its report and prints the table; returns the verdict."""
+def run(config, path: Path, from_round: int | None = None) -> dict:
+    """Runs or resumes the experiment in the workdir `path`, makes its report, prints its table; returns the verdict."""
     config_lib.validate(config, jax.local_device_count())
-    config_lib.check_writable(workdir)
+    config_lib.check_writable(path)
     if from_round is not None:
-        discard_from(workdir, from_round)
-    rounds = config.prune.rounds if config.experiment != "dense" else 0
-    with Run(config, workdir, rounds) as experiment:
+        workdir.check_same(path, config_lib.to_dict(config))
+        discard_from(path, from_round)
+    with Run(config, path) as experiment:
         EXPERIMENTS[config.experiment](experiment)
         verdict = experiment.finish()
-    page = report.build(workdir)
-    print(report.summary(workdir), f"\nReport: {page}", sep="\n")
+    page = report.build(path)
+    print(report.summary(path), f"\nReport: {page}", sep="\n")
     return verdict
 
 
@@ -62,19 +55,22 @@ def _main(argv):
         raise UserError(f"{argv[1]}: not a flag; allowed are --config, --workdir, --from_round and --config.<field>")
     if CONFIG.value is None:
         raise UserError("--config is missing; give a file of configs/, for example --config=configs/gan_digits.py")
-    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and TFDS tell of every file at the default.
+    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells of every file at the default.
     jax.config.update("jax_compilation_cache_dir", str(cache.directory("xla")))
-    run(CONFIG.value, Path(WORKDIR.value or default_workdir()), FROM_ROUND.value)
+    name, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    default = Path("runs") / "-".join(filter(None, [Path(name).stem, variant]))
+    run(CONFIG.value, Path(WORKDIR.value or default), FROM_ROUND.value)
 
 
 def main() -> None:
     """The command line; a user's mistake is one line on standard error and exit status 2."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         app.run(_main, flags_parser=parse_flags)
     except UserError as error:
         print(f"jaxtickets: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit("\njaxtickets: interrupted; the same command goes on from the last saved state")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,11 @@ import rich.console
 import rich.progress
 
 
+def say(line: str) -> None:
+    """A line on standard error about something that takes a while or happens only once."""
+    print(f"jaxtickets: {line}", file=sys.stderr, flush=True)
+
+
 class Progress:
     """Rounds, steps, losses and time left on standard error."""
 

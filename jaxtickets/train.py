@@ -1,6 +1,6 @@
-"""The train state, the compiled step and the loop over steps."""
+"""The train state, rewinding and the compiled step."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -145,11 +145,3 @@ def replicate(tree):
 def unreplicate(tree):
     """The first device's copy, on the host."""
     return jax.device_get(jax.tree.map(lambda leaf: leaf[0], tree))
-
-
-def fit(step: Callable, state, masks, batches: Iterable, on_step: Callable):
-    """Runs `step` over `batches` of `(images, indices)`; `on_step(state, scalars)` sees each result and may save it."""
-    for images, indices in batches:
-        state, scalars = step(state, masks, images, indices)
-        on_step(state, scalars)
-    return state

@@ -23,32 +23,36 @@ def create(path: Path, config: dict) -> None:
     """Makes the workdir, or finds that it belongs to the same config.
 
     Raises:
-      UserError: the workdir belongs to another config (what differs is named) or can't be written.
+      UserError: the workdir belongs to another config or can't be written.
     """
-    config = json.loads(json.dumps(config))
-    record = path / "config.json"
+    if (path / "config.json").exists():
+        check_same(path, config)
+        return
+    origin = {
+        "config": config,
+        "command": shlex.join(sys.orig_argv),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
+        "cpu_count": os.cpu_count(),
+        "git_revision": _git_revision(),
+    }
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        if record.exists():
-            _refuse_another(path, json.loads(record.read_text())["config"], config)
-            return
-        origin = {
-            "config": config,
-            "command": shlex.join(sys.orig_argv),
-            "versions": {"python": platform.python_version(), **_versions()},
-            "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
-            "cpu_count": os.cpu_count(),
-            "git_revision": _git_revision(),
-        }
-        files.replace(record, json.dumps(origin, indent=2).encode())
+        write_json(path / "config.json", origin)
     except OSError as error:
-        raise UserError(f"--workdir={path}: {error.strerror}; give a directory that can be written") from None
-    except (ValueError, KeyError):
-        raise UserError(f"--workdir={path}: config.json can't be read; give another directory") from None
+        raise UserError(f"--workdir={path}: {error.strerror}; allowed is a directory that can be written") from None
 
 
-def _refuse_another(path, old, new):
-    old, new = _flat(old), _flat(new)
+def check_same(path: Path, config: dict) -> None:
+    """Refuses a workdir of another config, and names what differs; also one that is no workdir.
+
+    Raises:
+      UserError: as said.
+    """
+    try:
+        old = _flat(json.loads((path / "config.json").read_text())["config"])
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"--workdir={path}: has no readable config.json; give another directory") from None
+    new = _flat(json.loads(json.dumps(config)))
     differing = [
         f"{key} is {old.get(key, 'absent')!r} there and {new.get(key, 'absent')!r} here"
         for key in sorted(old.keys() | new.keys())
@@ -56,8 +60,8 @@ def _refuse_another(path, old, new):
     ]
     if differing:
         raise UserError(
-            f"--workdir={path} belongs to a run with another config: {'; '.join(differing)}. "
-            "Give another --workdir, or the same config to resume"
+            f"--workdir={path} belongs to a run with another config: {'; '.join(differing)}; "
+            "give another --workdir, or the same config to resume"
         )
 
 

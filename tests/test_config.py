@@ -145,7 +145,7 @@ BAD_FLAGS = [
     (["--workdir={file}/below"], ["--workdir=", "can't be written"]),
     (["--wrkdir=x"], ["wrkdir"]),
     (["an argument"], ["an argument", "--workdir"]),
-    (["--from_round=1"], ["--from_round=1", "none yet"]),
+    (["--from_round=1"], ["--workdir=", "no readable config.json"]),
 ]
 
 

@@ -21,9 +21,10 @@ SMALL = [
 ]
 
 
-def start(workdir, data_directory, *flags, config="configs/gan_digits.py:quick"):
+def start(workdir, data_directory, *flags, config="configs/gan_digits.py:quick", devices=1):
     command = [sys.executable, "-m", "jaxtickets.main", f"--config={config}", f"--workdir={workdir}", *flags]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    forced = f"--xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": forced}
     command.append(f"--config.data.dir={data_directory}")
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -105,6 +106,13 @@ def test_from_round_runs_a_round_again(whole, data_directory):
     _, err = finish(start(workdir, data_directory, *SMALL, "--from_round=2"))
     assert [line.split(":")[0] for line in err.splitlines() if line.startswith("round")] == ["round 2"]
     assert (workdir / "verdict.json").read_bytes() == before
+
+
+def test_a_run_on_eight_devices_prunes_as_many_weights_as_on_one(whole, data_directory, tmp_path):
+    out, _ = finish(start(tmp_path / "workdir", data_directory, *SMALL, devices=8))
+    kept = [line.split()[:3] for line in out.splitlines()[2:5]]
+    assert kept == [line.split()[:3] for line in whole[1].splitlines()[2:5]]
+    assert len(json.loads((tmp_path / "workdir" / "config.json").read_text())["devices"]) == 8
 
 
 def test_celeba_without_a_network_names_the_alternatives(tmp_path):

@@ -12,7 +12,6 @@ import io
 import os
 import pathlib
 import shutil
-import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
@@ -21,6 +20,7 @@ import numpy as np
 
 from jaxtickets import cache, files
 from jaxtickets.errors import UserError
+from jaxtickets.progress import say
 
 EMBEDDED = ("digits", "synthetic_faces")
 DOWNLOADED = ("cifar10", "celeb_a", "mnist", "fashion_mnist")
@@ -140,7 +140,7 @@ class TfdsSource:
                 f' pip install -e ".[tfds]"; or {ALTERNATIVES}'
             )
         how_long = {"digits": "a second", "synthetic_faces": "about a minute"}.get(self.name, "with a download")
-        _say(f"preparing {self.name} (once, {how_long}) in {builder.data_dir}")
+        say(f"preparing {self.name} (once, {how_long}) in {builder.data_dir}")
         import tensorflow_datasets as tfds
 
         try:
@@ -236,10 +236,6 @@ def _reason(error: BaseException) -> str:
         return f"the package {error.name} is missing (pip install {error.name})"
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:160]}".removesuffix(": ")
-
-
-def _say(line: str) -> None:
-    print(f"jaxtickets: {line}", file=sys.stderr, flush=True)
 
 
 # --- directories and zip archives ------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from jaxtickets.experiments.dense import dense
 from jaxtickets.experiments.imp import imp
-from jaxtickets.experiments.run import Run, discard_from, judge
+from jaxtickets.experiments.run import Run, discard_from
+from jaxtickets.experiments.verdict import judge
 
 EXPERIMENTS = {"dense": dense, "imp": imp}
 

@@ -1,6 +1,5 @@
 """One run in one workdir: the parts that the recipes in this folder are made of."""
 
-import json
 import math
 import shutil
 import time
@@ -17,6 +16,7 @@ from jaxtickets import data, evaluation, models, snapshots, tickets, train, work
 from jaxtickets import masks as mask_lib
 from jaxtickets.data import batches
 from jaxtickets.errors import UserError
+from jaxtickets.experiments.verdict import judge
 from jaxtickets.objectives import OBJECTIVES
 from jaxtickets.progress import Progress
 from jaxtickets.train import TrainState
@@ -33,7 +33,7 @@ class Run:
       trained: the state at the end of the latest round, its pruned weights exactly zero.
     """
 
-    def __init__(self, config, path: Path, rounds: int):
+    def __init__(self, config, path: Path):
         self.config, self.path = config, path
         shared = {"dtype": jnp.dtype(config.dtype), "axis_name": train.AXIS if config.sync_batch_norm else None}
         sizes = {name: config.model[name] for name in ("width", "latent_size", "image_size")}
@@ -52,7 +52,7 @@ class Run:
         self.steps = config_lib.resolve_steps(config, len(self._images))
         self.rewind_step = config_lib.resolve_rewind_step(config, self.steps)
 
-        workdir.create(path, json.loads(config.to_json_best_effort()))
+        workdir.create(path, config_lib.to_dict(config))
         self.initial_state = jax.device_get(train.init_state(self._objective, optimizer, config.seed))
         if not snapshots.exists(path / "snapshots" / "init"):
             snapshots.save(path / "snapshots" / "init", self.initial_state)
@@ -63,6 +63,7 @@ class Run:
         self.trained: TrainState | None = self._resumed[1] if self._resumed else None
         self._scalars = workdir.Scalars(path, keep=self._is_behind)
         self._evaluator = evaluation.make_evaluator(self._objective, config, self._images, held_out)
+        rounds = config.prune.rounds if config.experiment != "dense" else 0
         self._progress = Progress(rounds + 1, self.steps)
         self._step = self._compile(train.make_step(self._objective, optimizer, config.data.flip))
 
@@ -216,46 +217,10 @@ class Run:
         winner = self.path / "ticket.safetensors"
         winner.unlink(missing_ok=True)
         if verdict["winning_round"] is not None:
-            metadata = {"config": json.loads(self.config.to_json_best_effort()), "verdict": verdict}
+            metadata = {"config": config_lib.to_dict(self.config), "verdict": verdict}
             tickets.save_ticket(winner, self.saved_masks(verdict["winning_round"]), self.rewind_point, metadata)
         workdir.write_json(self.path / "verdict.json", verdict)
         return verdict
-
-
-def judge(rows: list[dict], metric: str, label: str, tolerance: float) -> dict:
-    """The winning ticket: the sparsest round whose metric is at most (1 + tolerance) x the dense run's.
-
-    Lower metrics are better. Round 0 is the dense run and can't win; `winning_round` is None if no round does.
-    """
-    dense, *pruned = rows
-    threshold = dense[metric] * (1 + tolerance)
-    winners = [row for row in pruned if row[metric] <= threshold]
-    best = max(winners, key=lambda row: row["sparsity"], default=None)
-    verdict = {
-        "metric": metric,
-        "metric_label": label,
-        "tolerance": tolerance,
-        "dense": dense[metric],
-        "threshold": threshold,
-        "winning_round": best["round"] if best else None,
-        "sparsity": best["sparsity"] if best else None,
-        "value": best[metric] if best else None,
-    }
-    against = f"the dense run's {dense[metric]:.4g} (tolerance {tolerance:.0%})"
-    if best:
-        verdict["message"] = (
-            f"Winning ticket: round {best['round']} at {best['sparsity']:.2%} sparsity, "
-            f"{metric} {best[metric]:.4g} against {against}."
-        )
-    elif pruned:
-        closest = min(pruned, key=lambda row: row[metric])
-        verdict["message"] = (
-            f"No winning ticket: every pruned round is worse than {against}; "
-            f"the best is round {closest['round']} with {metric} {closest[metric]:.4g}."
-        )
-    else:
-        verdict["message"] = f"Dense run: {metric} {dense[metric]:.4g}; nothing was pruned."
-    return verdict
 
 
 def discard_from(path: Path, round_: int) -> None:
@@ -268,16 +233,12 @@ def discard_from(path: Path, round_: int) -> None:
     if not 0 <= round_ < len(rows):
         finished = f"0 to {len(rows) - 1}" if rows else "none yet"
         raise UserError(f"--from_round={round_}: no such finished round in {path}; allowed are {finished}")
-    if round_ == 0:
-        shutil.rmtree(path / "snapshots")
-    else:
-        shutil.rmtree(path / "snapshots" / "last")
+    # The tables first: a round without a row is run again whatever else is there.
+    for name in ("rounds.csv", "layers.csv"):
+        workdir.write_csv(path / name, [row for row in workdir.read_csv(path / name) if row["round"] < round_])
+    results = [path / "verdict.json", path / "ticket.safetensors", *sorted((path / "samples").iterdir())[round_:]]
+    for result in results:
+        result.unlink(missing_ok=True)
     for later in sorted((path / "masks").iterdir())[round_ + 1 :]:
         shutil.rmtree(later)
-    for later in sorted((path / "samples").iterdir())[round_:]:
-        later.unlink()
-    (path / "verdict.json").unlink(missing_ok=True)
-    (path / "ticket.safetensors").unlink(missing_ok=True)
-    for name in ("layers.csv", "rounds.csv"):
-        kept = [row for row in workdir.read_csv(path / name) if row["round"] < round_]
-        workdir.write_csv(path / name, kept)
+    shutil.rmtree(path / "snapshots" / "last" if round_ else path / "snapshots")

@@ -1,0 +1,86 @@
+"""Metrics and sample grids of networks whose output is known."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import tiny
+
+from jaxtickets import data, evaluation
+from jaxtickets.objectives import Objective
+from jaxtickets.train import to_float
+
+
+@pytest.fixture(scope="module")
+def digits(data_directory):
+    return [np.asarray(data.load("digits", split, 16, data_directory).images) for split in ("train", "test")]
+
+
+def evaluator(data_directory, digits, **functions):
+    config = tiny("gan_digits", data_directory, **{"eval.samples": 1024, "eval.batch_size": 256})
+    objective = Objective(components={}, players={}, losses={}, **functions)
+    return evaluation.make_evaluator(objective, config, *digits)
+
+
+def test_the_feature_network_tells_digits_apart_and_is_trained_only_once(data_directory, digits, monkeypatch):
+    network = evaluation.feature_network("digits", data_directory)
+    assert network.accuracy > 0.95
+    monkeypatch.setattr(evaluation.features, "train", None)
+    again = evaluation.feature_network("digits", data_directory)
+    assert again.digest == network.digest
+    assert again.accuracy == network.accuracy
+
+
+def test_real_images_are_near_the_training_set_and_noise_is_far(data_directory, digits):
+    train_images, test_images = digits
+    real = jnp.asarray(np.resize(test_images, (256, 16, 16, 1)))
+
+    def generate_real(params, batch_stats, latents):
+        return to_float(real)
+
+    def generate_noise(params, batch_stats, latents):
+        return jnp.tanh(jnp.resize(latents, (256, 16, 16, 1)))
+
+    near, far = (
+        evaluator(data_directory, digits, generate=generate).evaluate({}, {})["fd_digits"]
+        for generate in (generate_real, generate_noise)
+    )
+    assert near < 10
+    assert far > 20 * near
+
+
+def test_the_reconstruction_error_of_a_known_error_is_that_error(data_directory, digits):
+    def evaluate(params, batch_stats, images, keys):
+        return {"reconstruction_error": jnp.square(images - (images + 0.25)).mean(axis=(1, 2, 3))}
+
+    judged = evaluator(data_directory, digits, evaluate=evaluate, reconstruct=lambda params, stats, images: images)
+    assert judged.metric == "reconstruction_error"
+    assert judged.evaluate({}, {})["reconstruction_error"] == pytest.approx(0.0625, rel=1e-4)
+
+
+def test_an_autoencoders_grid_has_rows_of_originals_above_their_reconstructions(data_directory, digits):
+    judged = evaluator(
+        data_directory,
+        digits,
+        evaluate=lambda params, stats, images, keys: {"reconstruction_error": images.mean(axis=(1, 2, 3))},
+        reconstruct=lambda params, stats, images: -images,
+    )
+    grid = judged.samples({}, {}).astype(int)
+    first, second = grid[:64, :64], grid[68:132, :64]
+    np.testing.assert_array_equal(first[::4, ::4, 0], digits[1][0, :, :, 0])
+    np.testing.assert_allclose(second, 255 - first, atol=1)
+
+
+def test_a_grid_shows_the_images_in_reading_order():
+    values = np.linspace(-1, 1, 64)
+    grid = evaluation.image_grid(np.broadcast_to(values[:, None, None, None], (64, 32, 32, 3)))
+    assert grid.shape == (8 * 68 - 4, 8 * 68 - 4, 3)
+    centres = grid[32::68, 32::68, 0].astype(int)
+    np.testing.assert_array_equal(centres.ravel(), np.round((values + 1) * 127.5))
+
+
+def test_the_same_latents_are_drawn_each_time(data_directory, digits):
+    judged = evaluator(
+        data_directory, digits, generate=lambda params, stats, z: jnp.tanh(jnp.resize(z, (len(z), 16, 16, 1)))
+    )
+    np.testing.assert_array_equal(judged.samples({}, {}), judged.samples({}, {}))
+    assert judged.evaluate({}, {}) == judged.evaluate({}, {})
