@@ -1,9 +1,16 @@
-"""Winning tickets in a DCGAN on CelebA (162,770 aligned faces, cropped to 178x178 and resized to 32x32), at the settings of the paper's reference.
+"""Winning tickets in a DCGAN on CelebA.
 
     python -m jaxtickets.main --config=configs/gan_celeba.py
+
+At the settings of the paper's reference, on 162,770 aligned faces, cropped to 178x178 and resized to 32x32; 200
+epochs are 325,400 steps a round, twenty rounds and the dense run: for a GPU or a TPU. The paper reports winning
+tickets in GANs up to 89% sparsity; this file has not been run to its end yet.
+
     python -m jaxtickets.main --config=configs/gan_celeba.py:quick
 
-EXPECT gan
+The same experiment, narrower, on rendered faces and with nothing to download:
+500 steps a round, four rounds: about 6 minutes on two CPU cores (and 2 minutes the first time, to render the
+faces). `fd_faces` is 74 dense and 77 at 59% sparsity; the samples are faces, still noisy.
 """
 
 from jaxtickets import config as config_lib

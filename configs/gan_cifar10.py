@@ -1,9 +1,16 @@
-"""Winning tickets in a DCGAN on CIFAR-10 (50,000 images of 32x32), at the settings of the paper's reference.
+"""Winning tickets in a DCGAN on CIFAR-10.
 
     python -m jaxtickets.main --config=configs/gan_cifar10.py
+
+At the settings of the paper's reference, on 50,000 training images of 32x32; 200 epochs are 100,000 steps a round,
+twenty rounds and the dense run: for a GPU or a TPU. The paper reports winning tickets in GANs up to 89% sparsity;
+this file has not been run to its end yet.
+
     python -m jaxtickets.main --config=configs/gan_cifar10.py:quick
 
-EXPECT gan
+The same experiment, narrower, on rendered faces and with nothing to download:
+500 steps a round, four rounds: about 6 minutes on two CPU cores (and 2 minutes the first time, to render the
+faces). `fd_faces` is 74 dense and 77 at 59% sparsity; the samples are faces, still noisy.
 """
 
 from jaxtickets import config as config_lib

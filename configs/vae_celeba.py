@@ -1,9 +1,17 @@
-"""Winning tickets in a convolutional VAE on CelebA (162,770 aligned faces, cropped to 178x178 and resized to 32x32), at the settings of the paper's reference.
+"""Winning tickets in a convolutional VAE on CelebA.
 
     python -m jaxtickets.main --config=configs/vae_celeba.py
+
+At the settings of the paper's reference, on 162,770 aligned faces, cropped to 178x178 and resized to 32x32; 100
+epochs are 127,100 steps a round, twenty rounds and the dense run: for a GPU or a TPU. The paper reports winning
+tickets in VAEs up to 93% sparsity; this file has not been run to its end yet.
+
     python -m jaxtickets.main --config=configs/vae_celeba.py:quick
 
-EXPECT vae
+The same experiment, narrower, on rendered faces and with nothing to download:
+500 steps a round, four rounds: about 3 minutes on two CPU cores (and 2 minutes the first time, to render the
+faces). `fd_faces` is 457 dense and 301 at 59% sparsity: after so few steps every network still improves, and pruned
+ones faster. The samples are blurred faces.
 """
 
 from jaxtickets import config as config_lib

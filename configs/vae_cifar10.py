@@ -1,9 +1,17 @@
-"""Winning tickets in a convolutional VAE on CIFAR-10 (50,000 images of 32x32), at the settings of the paper's reference.
+"""Winning tickets in a convolutional VAE on CIFAR-10.
 
     python -m jaxtickets.main --config=configs/vae_cifar10.py
+
+At the settings of the paper's reference, on 50,000 training images of 32x32; 100 epochs are 39,000 steps a round,
+twenty rounds and the dense run: for a GPU or a TPU. The paper reports winning tickets in VAEs up to 93% sparsity;
+this file has not been run to its end yet.
+
     python -m jaxtickets.main --config=configs/vae_cifar10.py:quick
 
-EXPECT vae
+The same experiment, narrower, on rendered faces and with nothing to download:
+500 steps a round, four rounds: about 3 minutes on two CPU cores (and 2 minutes the first time, to render the
+faces). `fd_faces` is 457 dense and 301 at 59% sparsity: after so few steps every network still improves, and pruned
+ones faster. The samples are blurred faces.
 """
 
 from jaxtickets import config as config_lib
