@@ -1,4 +1,13 @@
-"""Winning tickets in a convolutional autoencoder on 1,797 real handwritten digits."""
+"""Winning tickets in a convolutional autoencoder on 1,797 real handwritten digits, on two CPU cores.
+
+    python -m jaxtickets.main --config=configs/ae_digits.py
+
+@FULL@
+
+    python -m jaxtickets.main --config=configs/ae_digits.py:quick
+
+Five rounds of 400 steps in less than 1 minute: the held-out error is @QUICK@.
+"""
 
 from jaxtickets import config as config_lib
 

@@ -1,4 +1,14 @@
-"""Winning tickets in a convolutional VAE on 1,797 real handwritten digits."""
+"""Winning tickets in a convolutional VAE on 1,797 real handwritten digits, on two CPU cores.
+
+    python -m jaxtickets.main --config=configs/vae_digits.py
+
+Twelve rounds of 2,000 steps in about 5 minutes. `fd_digits` is 36 dense; the winning ticket has 86.6% sparsity at 37,
+and up to 83% every ticket is better than the dense network. The samples are digits, soft as a VAE's are.
+
+    python -m jaxtickets.main --config=configs/vae_digits.py:quick
+
+Five rounds of 400 steps in less than 1 minute: `fd_digits` 68 dense, 67 at 67% sparsity.
+"""
 
 from jaxtickets import config as config_lib
 

@@ -200,7 +200,7 @@ def validate(config: ConfigDict, devices: int) -> None:
         resolve_rewind_step(config, config.train.steps)
     if config.prune.rounds == 0 and config.experiment == "imp":
         refuse("prune.rounds", 0, "at least 1 with config.experiment='imp'; config.experiment='dense' prunes nothing")
-    data.check(config.data.name)
+    data.check(config.data.name, config.model.image_size, config.data.dir or None)
 
 
 def resolve_steps(config: ConfigDict, images: int) -> int:

@@ -134,6 +134,7 @@ class Scalars:
             writer.add_scalar(f"rounds/{name}", value, round_)
         writer.add_image("samples", samples, round_, dataformats="HWC")
         writer.flush()
+        self._writers.pop(f"round_{round_:03d}").close()  # Each writer holds a thread and a file.
 
     def _writer(self, name, step):
         if name not in self._writers:

@@ -42,6 +42,7 @@ BAD = [
     ({"data.name": "imagenet_of_cats"}, ["data.name='imagenet_of_cats'", "synthetic_faces"]),
     ({"data.name": "folder:/no/such/folder"}, ["/no/such/folder", "no such directory"]),
     ({"data.name": "lsun/kitten"}, ["lsun/kitten", "lsun/bedroom"]),
+    ({"data.dir": "setup.py"}, ["data.dir='setup.py'", "not a directory"]),
     ({"data.placement": "cloud"}, ["config.data.placement='cloud'", "auto, device, host"]),
     ({"train.batch_size": 1}, ["config.train.batch_size=1", "at least 2"]),
     ({"train.epochs": 3}, ["config.train.epochs=3", "config.train.steps=400", "exactly one"]),
@@ -68,7 +69,8 @@ def one_line(error) -> str:
 
 
 @pytest.mark.parametrize(("changes", "parts"), BAD, ids=lambda value: str(value)[:60])
-def test_an_impossible_or_contradicting_value_is_refused(changes, parts):
+def test_an_impossible_or_contradicting_value_is_refused(changes, parts, monkeypatch):
+    monkeypatch.chdir(ROOT)
     config = load_config("gan_digits")
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError) as caught:

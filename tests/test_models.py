@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import init
 from jax import lax
 
 from jaxtickets import masks as mask_lib
@@ -128,7 +129,7 @@ def test_layers_of_the_same_name_have_the_same_shape_in_a_gan_and_a_vae():
 @pytest.mark.parametrize("name", models.MODELS)
 def test_flops_from_shapes_agree_with_xla(name):
     components = models.MODELS[name](width=16, latent_size=8, image_size=32, channels=3)
-    params, batch_stats = models.init(components, jax.random.key(0))
+    params, batch_stats = init(components)
     sizes = {path: leaf.size for path, leaf in mask_lib.named_leaves(params).items()}
     uses = models.kernel_uses(components)
     for key, part in components.items():
@@ -144,7 +145,7 @@ def test_flops_from_shapes_agree_with_xla(name):
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters_and_outputs():
     components = models.dcgan(width=4, latent_size=4, image_size=16, channels=1, dtype=jnp.bfloat16)
-    params, batch_stats = models.init(components, jax.random.key(0))
+    params, batch_stats = init(components)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     images, _ = models.apply(components, params, batch_stats, "generator", jnp.ones((2, 4)), train=True)
     assert images.dtype == jnp.float32

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+from conftest import init
 
 from jaxtickets import models
 from jaxtickets.objectives import autoencoder, gan, normal, vae
@@ -44,7 +45,7 @@ def test_gaussian_kl_agrees_with_numerical_integration():
 
 def test_the_vae_loss_is_squared_error_summed_over_pixels_plus_beta_kl_averaged_over_the_batch():
     components = models.conv_vae(**SIZES)
-    params, batch_stats = models.init(components, jax.random.key(0))
+    params, batch_stats = init(components)
     images = jax.random.uniform(jax.random.key(1), (5, 16, 16, 1), minval=-1)
     keys = jax.random.split(jax.random.key(2), 5)
     objective = vae(components, SimpleNamespace(beta=4.0))
@@ -63,7 +64,7 @@ def test_the_vae_loss_is_squared_error_summed_over_pixels_plus_beta_kl_averaged_
 
 def test_the_held_out_elbo_is_made_of_its_two_terms_without_beta():
     components = models.conv_vae(**SIZES)
-    params, batch_stats = models.init(components, jax.random.key(0))
+    params, batch_stats = init(components)
     images = jnp.zeros((3, 16, 16, 1))
     terms = vae(components, SimpleNamespace(beta=4.0)).evaluate(
         params, batch_stats, images, jax.random.split(jax.random.key(0), 3)
@@ -73,7 +74,7 @@ def test_the_held_out_elbo_is_made_of_its_two_terms_without_beta():
 
 def test_the_autoencoder_loss_is_the_mean_squared_error_of_its_reconstructions():
     components = models.conv_ae(**SIZES)
-    params, batch_stats = models.init(components, jax.random.key(0))
+    params, batch_stats = init(components)
     images = jax.random.uniform(jax.random.key(1), (5, 16, 16, 1), minval=-1)
     objective = autoencoder(components, None)
     loss, _ = objective.losses["autoencoder"](params, batch_stats, images, None)
@@ -125,7 +126,7 @@ def _torch_dcgan(torch, params, width):
 def test_a_dcgan_step_agrees_with_pytorch_in_losses_and_all_gradients():
     torch = pytest.importorskip("torch")
     components = models.dcgan(**SIZES)
-    params, batch_stats = models.init(components, jax.random.key(0))
+    params, batch_stats = init(components)
     images = jax.random.uniform(jax.random.key(1), (8, 16, 16, 1), minval=-1)
     keys = jax.random.split(jax.random.key(2), 8)
     objective = gan(components, SimpleNamespace(real_label=0.9))
