@@ -2,11 +2,15 @@
 
     python -m jaxtickets.main --config=configs/gan_digits.py
 
-@FULL@
+Ten rounds of 700 steps in about 4 minutes. The samples are recognisable digits. `fd_digits` is 23 dense and lower in
+every round up to the winning ticket, 22 at 79.0% sparsity; at 89% it is 39. Width matters: a network of width
+32, trained for 1,100 steps, has no winning ticket, and its dense runs differ by 9% over five seeds (20.1 to 25.5,
+standard deviation 2.0), so a tolerance much below 10% would ask for more than one run can tell.
 
     python -m jaxtickets.main --config=configs/gan_digits.py:quick
 
-Five rounds of 400 steps in less than 1 minute: @QUICK@
+Five rounds of 250 steps in about 1 minute: `fd_digits` is 34 dense and 21 at 67% sparsity (250 steps are too
+few for the dense network).
 """
 
 from jaxtickets import config as config_lib
