@@ -18,7 +18,7 @@ setup(
         "flax",  # the networks, as linen modules
         "optax",  # Adam and losses
         "orbax-checkpoint",  # snapshots of train states and masks
-        "chex",  # checks of shapes and numbers in tests of downstream code
+        "chex",  # comparisons of pytrees in the tests
         "absl-py",  # flags
         "ml_collections",  # config files and their overrides
         "tensorflow-datasets",  # data sets, the embedded ones too
@@ -35,8 +35,11 @@ setup(
     extras_require={
         "cuda12": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
-        "tfds": ["tensorflow"],  # TFDS needs it to prepare cifar10, celeb_a and others, not to read them
+        "tfds": [  # TFDS needs TensorFlow to prepare cifar10, celeb_a and others, not to read them
+            'tensorflow-cpu; sys_platform == "linux" and platform_machine == "x86_64"',
+            'tensorflow; sys_platform != "linux" or platform_machine != "x86_64"',
+        ],
         "test": ["pytest", "hypothesis", "scipy", "ruff"],
-        "launch": [],
+        "launch": [],  # sweeps need nothing more; named so that a cluster's scripts can ask for it
     },
 )

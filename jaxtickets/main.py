@@ -1,5 +1,6 @@
 """Runs one experiment: `python -m jaxtickets.main --config=configs/gan_digits.py [--config.field=value ...]`."""
 
+import logging
 import re
 import sys
 from pathlib import Path
@@ -56,6 +57,7 @@ def _main(argv):
     if CONFIG.value is None:
         raise UserError("--config is missing; give a file of configs/, for example --config=configs/gan_digits.py")
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells of every file at the default.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # Downloads that go on after one has failed tell of retries.
     jax.config.update("jax_compilation_cache_dir", str(cache.directory("xla")))
     name, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     default = Path("runs") / "-".join(filter(None, [Path(name).stem, variant]))

@@ -24,7 +24,9 @@ SMALL = [
 def start(workdir, data_directory, *flags, config="configs/gan_digits.py:quick", devices=1):
     command = [sys.executable, "-m", "jaxtickets.main", f"--config={config}", f"--workdir={workdir}", *flags]
     forced = f"--xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": forced}
+    # A proxy that nobody listens to cuts the network, whatever is installed here.
+    no_network = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": forced} | no_network
     command.append(f"--config.data.dir={data_directory}")
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

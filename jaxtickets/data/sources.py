@@ -230,7 +230,7 @@ def _remove_leftovers(builder) -> None:
 def _reason(error: BaseException) -> str:
     """One short line that says what failed."""
     url = getattr(getattr(error, "request", None), "url", None)
-    if url and "Connection" in type(error).__name__:
+    if url and any("Connection" in kind.__name__ for kind in type(error).__mro__):
         return f"no connection to {url.split('/')[2]}"
     if isinstance(error, ModuleNotFoundError):
         return f"the package {error.name} is missing (pip install {error.name})"
