@@ -14,7 +14,8 @@ from jaxtickets.errors import UserError
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 
-# The changes to configs/gan_digits.py:quick, trained for 400 steps, and what the error must say: the field, the value, what is allowed.
+# The changes to configs/gan_digits.py:quick, trained for 400 steps, and what the error must say: the field, the value
+# and what is allowed.
 BAD = [
     ({"experiment": "lottery"}, ["config.experiment='lottery'", "dense, imp"]),
     ({"seed": -1}, ["config.seed=-1", "whole number"]),

@@ -57,7 +57,7 @@ class Run:
         if not snapshots.exists(path / "snapshots" / "init"):
             snapshots.save(path / "snapshots" / "init", self.initial_state)
         self._rows = workdir.read_csv(path / "rounds.csv")
-        self._layers = workdir.read_csv(path / "layers.csv")
+        self._layers = [row for row in workdir.read_csv(path / "layers.csv") if row["round"] < len(self._rows)]
         self._last = snapshots.LastState(path / "snapshots" / "last")
         self._resumed = self._last.restore(self.initial_state)
         self.trained: TrainState | None = self._resumed[1] if self._resumed else None
@@ -149,6 +149,8 @@ class Run:
             if round_ == 0 and step == self.rewind_step:
                 snapshots.save(self.path / "snapshots" / "rewind", train.unreplicate(state))
             if config.checkpoint_every and step % config.checkpoint_every == 0 and step < self.steps:
+                self._log(unread)  # A run that goes on from here will not compute these again.
+                unread = None
                 self._last.save(round_, train.unreplicate(state), time.perf_counter() - started)
         self._log(unread)
         return train.unreplicate(state), time.perf_counter() - started
