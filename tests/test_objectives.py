@@ -18,7 +18,7 @@ SIZES = dict(width=4, latent_size=6, image_size=16, channels=1)
 
 
 def test_non_saturating_losses_are_minus_log_probabilities():
-    real, fake = np.array([[0.3], [-2.0]]), np.array([[1.5], [0.1]])
+    real, fake = np.float32([[0.3], [-2.0]]), np.float32([[1.5], [0.1]])
     sigmoid = scipy.special.expit
     expected = -np.log(sigmoid(real)).mean() - np.log(1 - sigmoid(fake)).mean()
     assert non_saturating_discriminator(real, fake) == pytest.approx(expected, rel=1e-6)
@@ -26,7 +26,7 @@ def test_non_saturating_losses_are_minus_log_probabilities():
 
 
 def test_label_smoothing_moves_the_target_of_real_images_only():
-    real, fake = np.array([[0.3], [-2.0]]), np.array([[1.5], [0.1]])
+    real, fake = np.float32([[0.3], [-2.0]]), np.float32([[1.5], [0.1]])
     sigmoid = scipy.special.expit
     smoothed = -(0.9 * np.log(sigmoid(real)) + 0.1 * np.log(1 - sigmoid(real))).mean()
     expected = smoothed - np.log(1 - sigmoid(fake)).mean()

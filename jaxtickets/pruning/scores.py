@@ -1,9 +1,8 @@
 """Scores: how much each prunable weight matters. The lowest are pruned first."""
 
 import jax
-import jax.numpy as jnp
 
 
 def magnitude(params, masks):
     """|w| of every prunable weight (Han et al. 2015; Frankle, Carbin 2019); `None` on the other leaves."""
-    return jax.tree.map(lambda leaf, mask: None if mask is None else jnp.abs(leaf), params, masks)
+    return jax.tree.map(lambda leaf, mask: None if mask is None else abs(leaf), params, masks)
