@@ -49,8 +49,8 @@ def test_layerwise_selection_prunes_exactly_the_asked_count_in_each_layer(params
         assert layer.kept == layer.weights - round(sparsity * layer.weights)
 
 
-@given(networks(), rates)
-def test_global_selection_keeps_what_a_full_sort_keeps(params, sparsity):
+@given(networks(ties=True), rates)
+def test_global_selection_keeps_what_a_stable_sort_keeps(params, sparsity):
     pruned = prune_magnitude(params, mask_lib.ones(params), sparsity)
     flat = np.concatenate([np.abs(layer["kernel"]).ravel() for layer in params["generator"].values()])
     expected = np.zeros(flat.size, bool)
