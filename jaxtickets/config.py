@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxtickets import data, models
+from jaxtickets import data, evaluation, models
 from jaxtickets.errors import UserError
 from jaxtickets.pruning.selection import SCOPES
 
@@ -16,7 +16,6 @@ DTYPES = ("float32", "bfloat16")
 EXPERIMENTS = ("dense", "imp")
 # For each objective the models it can train; an objective is a game between a model's components.
 MODELS_OF = {"gan": ("dcgan",), "vae": ("conv_vae",), "autoencoder": ("conv_ae",)}
-FEATURES = ("digits", "faces")
 
 
 def get_config() -> ConfigDict:
@@ -129,7 +128,7 @@ FIELDS = {
     "prune.min_per_layer": _whole(0),
     "eval.samples": _whole(2),
     "eval.batch_size": _whole(1),
-    "eval.features": _choice(*FEATURES),
+    "eval.features": _choice(*evaluation.FEATURE_NETWORKS),
 }
 
 

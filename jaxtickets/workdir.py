@@ -111,7 +111,9 @@ class Scalars:
 
     def __init__(self, path: Path, keep):
         """Rows for which `keep(round, step)` is false are dropped: a killed run wrote them, and this one will again."""
-        self._tensorboard = path / "tb"
+        import tensorboardX  # Slow to import, and not to be counted as training.
+
+        self._tensorboard, self._make_writer = path / "tb", tensorboardX.SummaryWriter
         self._writers = {}
         file = path / "metrics.jsonl"
         if file.exists():
@@ -138,9 +140,7 @@ class Scalars:
 
     def _writer(self, name, step):
         if name not in self._writers:
-            import tensorboardX  # Slow to import.
-
-            self._writers[name] = tensorboardX.SummaryWriter(str(self._tensorboard / name), purge_step=step)
+            self._writers[name] = self._make_writer(str(self._tensorboard / name), purge_step=step)
         return self._writers[name]
 
     def close(self) -> None:

@@ -10,7 +10,10 @@ from conftest import ROOT, load_config
 from PIL import Image
 
 from jaxtickets import config as config_lib
+from jaxtickets import models
 from jaxtickets.errors import UserError
+from jaxtickets.experiments import EXPERIMENTS
+from jaxtickets.objectives import OBJECTIVES
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 
@@ -114,6 +117,13 @@ def test_every_config_says_what_to_expect_and_how_to_run_it(name):
     spec.loader.exec_module(module)
     assert f"python -m jaxtickets.main --config=configs/{name}.py" in module.__doc__
     assert "minutes" in module.__doc__
+
+
+def test_the_config_allows_what_there_is():
+    assert set(config_lib.EXPERIMENTS) == set(EXPERIMENTS)
+    assert set(config_lib.MODELS_OF) == set(OBJECTIVES)
+    assert {model for names in config_lib.MODELS_OF.values() for model in names} == set(models.MODELS)
+    assert set(models.IMAGE_SIZES) == set(models.MODELS)
 
 
 def run_main(*flags, config="configs/gan_digits.py:quick", cwd=ROOT):

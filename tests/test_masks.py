@@ -69,12 +69,6 @@ def test_masks_of_later_rounds_are_nested_in_earlier_ones(params, rates):
         masks = later
 
 
-@given(networks(ties=True), rates)
-def test_ties_are_broken_in_the_same_way_each_time(params, sparsity):
-    first, second = (prune_magnitude(params, mask_lib.ones(params), sparsity) for _ in range(2))
-    assert mask_lib.hamming_distance(first, second) == 0
-
-
 @given(networks(), rates)
 def test_a_pruned_weight_is_exactly_zero_and_a_kept_one_untouched(params, sparsity):
     masks = prune_magnitude(params, mask_lib.ones(params), sparsity)

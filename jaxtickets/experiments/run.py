@@ -182,8 +182,8 @@ class Run:
         left = sizes | {name: layer.kept for name, layer in layers.items()}
         row = {
             "round": round_,
-            "sparsity": 1 - kept / weights,
-            "sparsity_all": (weights - kept) / n_params,
+            "sparsity": mask_lib.sparsity(masks),
+            "sparsity_all": mask_lib.sparsity_all(masks, params),
             "density": kept / weights,
             **metrics,
             "flops_dense": sum(2 * uses * sizes[name] for name, uses in self._uses.items()),
