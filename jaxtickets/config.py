@@ -10,12 +10,28 @@ from ml_collections import ConfigDict
 
 from jaxtickets import data, evaluation, models
 from jaxtickets.errors import UserError
+from jaxtickets.objectives import AUGMENTATIONS, LOSSES, PENALTIES, SMOOTHED
 from jaxtickets.pruning.selection import SCOPES
 
 DTYPES = ("float32", "bfloat16")
 EXPERIMENTS = ("dense", "imp")
 # For each objective the models it can train; an objective is a game between a model's components.
-MODELS_OF = {"gan": ("dcgan",), "vae": ("conv_vae",), "autoencoder": ("conv_ae",)}
+MODELS_OF = {
+    "gan": ("dcgan", "sngan", "sngan_resnet", "resnet_dcgan", "sagan"),
+    "vae": ("conv_vae", "linear_vae", "resnet_vae", "sngan_resnet_vae"),
+    "vq_vae": ("vq_vae",),
+    "autoencoder": ("conv_ae", "linear_ae"),
+}
+# The fields that only one objective reads.
+FIELDS_OF = {
+    "gan": (
+        *("objective.loss", "objective.real_label", "objective.penalty", "objective.penalty_weight", "objective.clip"),
+        *("objective.n_critic", "objective.ema_decay", "objective.augmentations"),
+        "optimizer.discriminator_learning_rate",
+    ),
+    "vae": ("objective.beta",),
+    "vq_vae": ("objective.commitment",),
+}
 
 
 def get_config() -> ConfigDict:
@@ -28,13 +44,38 @@ def get_config() -> ConfigDict:
             sync_batch_norm=True,  # Average batch-norm statistics over the devices.
             rewind_step=0.0,  # Below 1 a fraction of training, else a number of steps; 0 is the initialisation.
             tolerance=0.1,  # A ticket wins if its metric is at most (1 + tolerance) x the dense run's.
-            model=dict(name="dcgan", width=128, latent_size=32, image_size=32),
+            model=dict(
+                name="dcgan",
+                width=128,
+                latent_size=32,
+                image_size=32,
+                discriminator_norm="",  # GAN: none, batch, layer or spectral; empty is the network's own.
+                conditional=False,  # Class-conditional networks, for labelled data.
+                codes=128,  # VQ-VAE: the size of the codebook.
+                codebook_decay=0.0,  # VQ-VAE: above 0 the codes are running averages with this decay.
+            ),
             objective=dict(
                 name="gan",
-                real_label=1.0,  # GAN: the discriminator's target for real images; below 1 is label smoothing.
+                # GAN:
+                loss="non_saturating",
+                real_label=1.0,  # The discriminator's target for real images; below 1 is label smoothing.
+                penalty="none",  # On the discriminator's gradient: wgan_gp, r1 or dragan.
+                penalty_weight=10.0,
+                clip=0.0,  # Above 0 the discriminator's parameters are clipped to [-clip, clip] (WGAN).
+                n_critic=1,  # The generator moves in every n-th step, the discriminator in each.
+                ema_decay=0.0,  # Above 0 a running average of the generator is kept, and evaluated.
+                augmentations=(),  # Differentiable ones, of what the discriminator sees: color, translation, cutout.
                 beta=1.0,  # VAE: the weight of the KL term.
+                commitment=0.25,  # VQ-VAE: the weight of the commitment term.
             ),
-            optimizer=dict(learning_rate=2e-4, beta1=0.9, beta2=0.999, weight_decay=0.0),
+            optimizer=dict(
+                name="adam",
+                learning_rate=2e-4,
+                discriminator_learning_rate=0.0,  # GAN: 0 is the same as learning_rate.
+                beta1=0.9,
+                beta2=0.999,  # For rmsprop, the decay of its mean squares.
+                weight_decay=0.0,
+            ),
             data=dict(
                 name="cifar10",
                 dir="",  # Where TFDS keeps its data sets; empty is TFDS's own directory.
@@ -52,7 +93,7 @@ def get_config() -> ConfigDict:
                 rounds=20,
                 rate=0.2,
                 scope="global",
-                include=(r"kernel$",),
+                include=(r"(kernel|embedding)$",),
                 exclude=(),
                 min_per_layer=0,
             ),
@@ -86,8 +127,18 @@ def _patterns(value):
     return isinstance(value, tuple | list) and all(isinstance(pattern, str) for pattern in value)
 
 
+def _some_of(*names):
+    def are_some(value):
+        return isinstance(value, tuple | list) and set(value) <= set(names) and len(set(value)) == len(value)
+
+    return are_some, f"a tuple of some of {', '.join(names)}"
+
+
 _switch = lambda value: isinstance(value, bool), "True or False"  # noqa: E731
 _text = lambda value: isinstance(value, str), "a text"  # noqa: E731
+
+_at_least_zero = _number(lambda value: value >= 0, "a number of at least 0")
+_fraction = _number(lambda value: 0 <= value < 1, "a number from 0 to below 1")
 
 # Every field: whether a value is possible, and what to say is allowed.
 FIELDS = {
@@ -104,13 +155,27 @@ FIELDS = {
     "model.width": _whole(1),
     "model.latent_size": _whole(1),
     "model.image_size": _whole(1),
+    "model.discriminator_norm": _choice("", *models.NORMS),
+    "model.conditional": _switch,
+    "model.codes": _whole(2),
+    "model.codebook_decay": _fraction,
     "objective.name": _choice(*MODELS_OF),
+    "objective.loss": _choice(*LOSSES),
     "objective.real_label": _number(lambda value: 0.5 < value <= 1, "a number above 0.5 and at most 1"),
-    "objective.beta": _number(lambda value: value >= 0, "a number of at least 0"),
+    "objective.penalty": _choice("none", *PENALTIES),
+    "objective.penalty_weight": _at_least_zero,
+    "objective.clip": _at_least_zero,
+    "objective.n_critic": _whole(1),
+    "objective.ema_decay": _fraction,
+    "objective.augmentations": _some_of(*AUGMENTATIONS),
+    "objective.beta": _at_least_zero,
+    "objective.commitment": _at_least_zero,
+    "optimizer.name": _choice("adam", "rmsprop"),
     "optimizer.learning_rate": _number(lambda value: value > 0, "a number above 0"),
-    "optimizer.beta1": _number(lambda value: 0 <= value < 1, "a number from 0 to below 1"),
-    "optimizer.beta2": _number(lambda value: 0 <= value < 1, "a number from 0 to below 1"),
-    "optimizer.weight_decay": _number(lambda value: value >= 0, "a number of at least 0"),
+    "optimizer.discriminator_learning_rate": _at_least_zero,
+    "optimizer.beta1": _fraction,
+    "optimizer.beta2": _fraction,
+    "optimizer.weight_decay": _at_least_zero,
     "data.name": _text,
     "data.dir": _text,
     "data.flip": _switch,
@@ -190,6 +255,9 @@ def validate(config: ConfigDict, devices: int) -> None:
     if config.model.image_size not in models.IMAGE_SIZES[model]:
         sizes = ", ".join(map(str, models.IMAGE_SIZES[model]))
         refuse("model.image_size", config.model.image_size, f"{sizes} with config.model.name={model!r}")
+    _check_options(config, values)
+    if objective == "gan":
+        _check_gan(config)
     if batch_size % devices:
         refuse("train.batch_size", batch_size, f"a multiple of the {devices} devices")
     if bool(config.train.epochs) == bool(config.train.steps):
@@ -200,6 +268,50 @@ def validate(config: ConfigDict, devices: int) -> None:
     if config.prune.rounds == 0 and config.experiment == "imp":
         refuse("prune.rounds", 0, "at least 1 with config.experiment='imp'; config.experiment='dense' prunes nothing")
     data.check(config.data.name, config.model.image_size, config.data.dir or None)
+
+
+def _check_options(config, values):
+    """Refuses what the chosen objective, model or optimiser would not read."""
+    defaults, objective = flat(get_config()), config.objective.name
+    for owner, fields in FIELDS_OF.items():
+        for field in fields:
+            if owner != objective and values[field] != defaults[field]:
+                refuse(field, values[field], f"{defaults[field]!r} with config.objective.name={objective!r}")
+    for option in models.OPTIONS:
+        field = f"model.{option}"
+        if values[field] != defaults[field] and not models.takes(config.model.name, option):
+            takers = ", ".join(name for name in models.MODELS if models.takes(name, option))
+            allowed = f"{defaults[field]!r} with config.model.name={config.model.name!r}; the networks for it: {takers}"
+            refuse(field, values[field], allowed)
+    if config.model.conditional and not data.classes(config.data.name, config.data.dir or None):
+        reason = f"config.data.name={config.data.name!r} has no class labels; digits, mnist and cifar10 have"
+        refuse("model.conditional", True, f"False, because {reason}")
+
+
+def _check_gan(config):
+    """Refuses parts of a GAN that exclude each other."""
+    options, norm = config.objective, models.discriminator_norm(config.model)
+    if options.penalty != "none" and norm == "batch":
+        reason = "a penalty is on the gradient at each image alone, and a batch norm mixes them"
+        field = "none, layer or spectral in config.model.discriminator_norm"
+        refuse("objective.penalty", options.penalty, f"'none' with batch norm in the discriminator ({reason}); {field}")
+    if options.real_label != 1 and options.loss not in SMOOTHED:
+        refuse("objective.real_label", options.real_label, f"1.0 with config.objective.loss={options.loss!r}")
+    if options.clip and options.penalty != "none":
+        allowed = f"0.0 with config.objective.penalty={options.penalty!r}: each of the two bounds the critic"
+        refuse("objective.clip", options.clip, allowed)
+    if options.clip and options.loss != "wasserstein":
+        allowed = f"0.0 with config.objective.loss={options.loss!r}: clipping bounds the critic of 'wasserstein'"
+        refuse("objective.clip", options.clip, allowed)
+    if options.loss == "wasserstein" and not (options.clip or options.penalty != "none" or norm == "spectral"):
+        allowed = (
+            "that with a bounded critic: config.objective.clip above 0, a config.objective.penalty, or "
+            "config.model.discriminator_norm='spectral'"
+        )
+        refuse("objective.loss", options.loss, allowed)
+    if config.train.log_every % options.n_critic:
+        allowed = f"a multiple of config.objective.n_critic={options.n_critic}, the steps in which the generator moves"
+        refuse("train.log_every", config.train.log_every, allowed)
 
 
 def resolve_steps(config: ConfigDict, images: int) -> int:

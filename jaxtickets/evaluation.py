@@ -6,6 +6,7 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save
@@ -86,9 +87,15 @@ def make_evaluator(objective: Objective, config, train_images, test_images) -> E
         reference = _reference(network, train_images, batch_size)
     latents = partial(_latents, config.seed, config.model.latent_size)
 
+    def generate(params, batch_stats, start, n):
+        classes = objective.components["generator"].classes if "generator" in objective.components else 0
+        # A row of the grid shows one class.
+        labels = (start + jnp.arange(n)) // GRID % classes if classes else None
+        return objective.generate(params, batch_stats, latents(start, n), labels)
+
     @jax.jit
     def generated_features(params, batch_stats, start):
-        return network(objective.generate(params, batch_stats, latents(start, batch_size)))
+        return network(generate(params, batch_stats, start, batch_size))
 
     def frechet_metric(params, batch_stats):
         starts = range(0, config.eval.samples, batch_size)
@@ -100,14 +107,16 @@ def make_evaluator(objective: Objective, config, train_images, test_images) -> E
     def held_out_terms(params, batch_stats, images, start):
         keys = example_keys(config.seed, 0, 0, start + np.arange(len(images)))
         terms = objective.evaluate(params, batch_stats, to_float(images), keys)
-        return {name: values.sum() for name, values in terms.items()}
+        return {name: values.sum(axis=0) for name, values in terms.items()}
 
     def held_out_metrics(params, batch_stats):
         totals = {}
         for number, batch in enumerate(_batches(test_images, batch_size)):
             for name, value in held_out_terms(params, batch_stats, batch, number * batch_size).items():
                 totals[name] = totals.get(name, 0.0) + value
-        return {name: float(total) / len(test_images) for name, total in totals.items()}
+        means = {name: np.asarray(total) / len(test_images) for name, total in totals.items()}
+        means = objective.summarize(means) if objective.summarize else means
+        return {name: float(mean) for name, mean in means.items()}
 
     def evaluate(params, batch_stats):
         metrics = frechet_metric(params, batch_stats) if objective.generate else {}
@@ -116,7 +125,7 @@ def make_evaluator(objective: Objective, config, train_images, test_images) -> E
     @jax.jit
     def sample_images(params, batch_stats):
         if objective.generate:
-            return objective.generate(params, batch_stats, latents(0, GRID * GRID))
+            return generate(params, batch_stats, 0, GRID * GRID)
         originals = to_float(test_images[: GRID * GRID // 2])
         return originals, objective.reconstruct(params, batch_stats, originals)
 

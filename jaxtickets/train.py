@@ -21,7 +21,8 @@ AXIS = "devices"
 class TrainState:
     """All that training carries from step to step; a rewind point is one of these.
 
-    params and batch_stats are `{component: {layer: ...}}`, opt_state is `{player: Optax state}`.
+    params and batch_stats are `{component: {layer: ...}}`, opt_state is `{player: Optax state}`. average holds the
+    running averages of `params` and `batch_stats` of the players that are averaged, and is empty if none is.
     """
 
     step: jax.Array  # int32, the number of steps done.
@@ -29,53 +30,80 @@ class TrainState:
     params: Any
     batch_stats: Any
     opt_state: dict[str, Any]
+    average: dict[str, Any]
 
 
-def adam(options) -> optax.GradientTransformation:
-    """Adam (Kingma, Ba 2015) with L2 weight decay added to the gradient, as PyTorch's `Adam(weight_decay=...)`."""
-    return optax.chain(
-        optax.add_decayed_weights(options.weight_decay) if options.weight_decay else optax.identity(),
-        optax.adam(options.learning_rate, b1=options.beta1, b2=options.beta2),
-    )
+def make_optimizers(objective: Objective, options) -> dict[str, optax.GradientTransformation]:
+    """For each player Adam (Kingma, Ba 2015), or RMSProp (Tieleman, Hinton 2012), with L2 weight decay.
+
+    The decay is added to the gradient, as PyTorch's `Adam(weight_decay=...)` does. Two learning rates for two
+    players are Heusel et al. 2017's two time-scale update rule.
+    """
+
+    def optimizer(learning_rate):
+        decay = optax.add_decayed_weights(options.weight_decay) if options.weight_decay else optax.identity()
+        if options.name == "rmsprop":
+            return optax.chain(decay, optax.rmsprop(learning_rate, decay=options.beta2))
+        return optax.chain(decay, optax.adam(learning_rate, b1=options.beta1, b2=options.beta2))
+
+    rates = dict.fromkeys(objective.players, options.learning_rate)
+    if "discriminator" in rates:
+        rates["discriminator"] = options.discriminator_learning_rate or options.learning_rate
+    return {player: optimizer(rate) for player, rate in rates.items()}
 
 
-def init_state(objective: Objective, optimizer, seed: int) -> TrainState:
+def _averaged(objective, params, batch_stats):
+    players = [player for player in objective.players.values() if player.averaged]
+    names = [name for player in players for name in player.components]
+    trees = {"params": params, "batch_stats": batch_stats}
+    return {field: {name: tree[name] for name in names} for field, tree in trees.items()} if names else {}
+
+
+def init_state(objective: Objective, optimizers, seed: int) -> TrainState:
     """The state before the first step."""
 
     @jax.jit
     def init(seed):
         params, batch_stats = models.init(objective.components, jax.random.key(seed))
         opt_state = {
-            player: optimizer.init({name: params[name] for name in components})
-            for player, components in objective.players.items()
+            name: optimizers[name].init({component: params[component] for component in player.components})
+            for name, player in objective.players.items()
         }
-        return TrainState(jnp.int32(0), jnp.uint32(seed), params, batch_stats, opt_state)
+        average = _averaged(objective, params, batch_stats)
+        return TrainState(jnp.int32(0), jnp.uint32(seed), params, batch_stats, opt_state, average)
 
     return init(np.uint32(seed))
 
 
 def rewind(point: TrainState, masks) -> TrainState:
-    """The rewind point with every pruned weight, and its optimiser moments, set to zero.
+    """The rewind point with every pruned weight, and its optimiser moments and running average, set to zero.
 
     All that is kept equals the rewind point bit for bit. A pruned weight without moments has no update (its
     gradient is zero), so it stays exactly zero until the end of the round.
     """
 
-    def mask_moments(player_state):
+    def mask_trees(tree):
         # An Optax state holds moments as trees shaped like the parameters that the player trains.
-        def is_moments(node):
-            return isinstance(node, dict) and set(node) <= set(masks)
+        def is_params(node):
+            return isinstance(node, dict) and bool(node) and set(node) <= set(masks)
 
         return jax.tree.map(
-            lambda node: mask_lib.apply(node, {name: masks[name] for name in node}) if is_moments(node) else node,
-            player_state,
-            is_leaf=is_moments,
+            lambda node: mask_lib.apply(node, {name: masks[name] for name in node}) if is_params(node) else node,
+            tree,
+            is_leaf=is_params,
         )
 
-    return point.replace(
-        params=mask_lib.apply(point.params, masks),
-        opt_state={player: mask_moments(state) for player, state in point.opt_state.items()},
-    )
+    average = point.average
+    if average:
+        average = {**average, "params": mask_trees(average["params"])}
+    opt_state = {player: mask_trees(state) for player, state in point.opt_state.items()}
+    return point.replace(params=mask_lib.apply(point.params, masks), opt_state=opt_state, average=average)
+
+
+def evaluated(state: TrainState) -> tuple[dict, dict]:
+    """`(params, batch_stats)` that samples and metrics are made with: running averages where there are any."""
+    params = {**state.params, **state.average.get("params", {})}
+    return params, {**state.batch_stats, **state.average.get("batch_stats", {})}
 
 
 def example_keys(seed, step, tag: int, examples):
@@ -94,39 +122,59 @@ def _random_flip(images, keys):
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
 
 
-def make_step(objective: Objective, optimizer, flip: bool = False) -> Callable:
-    """The train step, compiled once and mapped over the local devices.
+def movers(objective: Objective, step: int) -> tuple[str, ...]:
+    """The players that move in the step after `step` steps."""
+    return tuple(name for name, player in objective.players.items() if (step + 1) % player.every == 0)
 
-    Returns `step(state, masks, images, indices) -> (state, scalars)`; every argument has a leading axis of
-    devices. `images: [devices, n, h, w, c]` uint8 is the data set (or one batch), `indices: [devices, batch / devices]`
-    int32 says which of them make up the batch. The state is donated. Masks are arguments, so that
-    every round runs the program that the first one compiled.
+
+def make_step(
+    objective: Objective, optimizers, moving: tuple[str, ...], flip: bool = False, ema_decay: float = 0.0
+) -> Callable:
+    """The train step of the players `moving`, compiled once and mapped over the local devices.
+
+    Returns `step(state, masks, data, indices) -> (state, scalars)`; every argument has a leading axis of devices.
+    `data` is `(images: [devices, n, h, w, c] uint8, labels: [devices, n] int32 or None)`, the data set or one batch;
+    `indices: [devices, batch / devices]` int32 says which of them make up the batch. The state is donated. Masks
+    are arguments, so that every round runs the program that the first one compiled.
 
     Each player in turn takes a step down its loss at the effective weights `masks.apply(params, masks)`; gradients,
-    scalars and batch statistics are averaged over the devices.
+    scalars and batch statistics are averaged over the devices. Which players move is decided outside, because
+    XLA's CPU back end runs convolutions inside a conditional many times slower (docs/decisions.md).
     """
 
-    def step(state: TrainState, masks, images, indices):
+    def step(state: TrainState, masks, data, indices):
         examples = jax.lax.axis_index(AXIS) * indices.size + jnp.arange(indices.size)
         keys = partial(example_keys, state.seed, state.step, examples=examples)
-        batch = to_float(images[indices])
+        images, labels = jax.tree.map(lambda leaf: leaf[indices], data)
+        images = to_float(images)
         if flip:
-            batch = _random_flip(batch, keys(0))
+            images = _random_flip(images, keys(0))
 
         params, batch_stats, opt_state, scalars = state.params, state.batch_stats, dict(state.opt_state), {}
-        for tag, (player, components) in enumerate(objective.players.items(), start=1):
-            own = {name: params[name] for name in components}
+        for tag, (name, player) in enumerate(objective.players.items(), start=1):
+            if name not in moving:
+                continue
+            own = {component: params[component] for component in player.components}
 
             def loss(own, player=player, params=params, batch_stats=batch_stats, tag=tag):
                 effective = mask_lib.apply({**params, **own}, masks)
-                return objective.losses[player](effective, batch_stats, batch, keys(tag))
+                return player.loss(effective, batch_stats, images, keys(tag), labels)
 
             gradients, (batch_stats, player_scalars) = jax.grad(loss, has_aux=True)(own)
             gradients, batch_stats, player_scalars = jax.lax.pmean((gradients, batch_stats, player_scalars), AXIS)
-            updates, opt_state[player] = optimizer.update(gradients, opt_state[player], own)
-            params = {**params, **optax.apply_updates(own, updates)}
+            updates, opt_state[name] = optimizers[name].update(gradients, opt_state[name], own)
+            own = optax.apply_updates(own, updates)
+            params = {**params, **(player.constrain(own) if player.constrain else own)}
             scalars |= player_scalars
-        return state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state), scalars
+
+        average = state.average
+        if average:
+            # Young averages forget faster, so that the initial weights do not weigh on them.
+            decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+            average = optax.incremental_update(_averaged(objective, params, batch_stats), average, 1 - decay)
+        step = state.step + 1
+        state = state.replace(step=step, params=params, batch_stats=batch_stats, opt_state=opt_state, average=average)
+        return state, scalars
 
     return jax.pmap(step, axis_name=AXIS, donate_argnums=0)
 

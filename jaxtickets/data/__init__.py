@@ -91,3 +91,8 @@ def check(name: str, image_size: int | None = None, data_dir: str | None = None)
 def channels(name: str) -> int:
     """Channels of the dataset's images: 1 for digits, mnist and fashion_mnist, 3 for all others (made RGB)."""
     return 1 if name in sources.GRAY else 3
+
+
+def classes(name: str, data_dir: str | None = None) -> int:
+    """How many classes the dataset's labels tell apart; 0 if it has none, or attributes instead."""
+    return sources.find(name, data_dir).classes

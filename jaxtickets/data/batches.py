@@ -33,19 +33,19 @@ def fits_on_device(images) -> bool:
     return images.nbytes <= DEVICE_BYTES
 
 
-def resident(images, chosen: Iterator[np.ndarray], devices: int):
-    """`(images, indices: [devices, batch / devices])` for a step that gathers on the device.
+def resident(data, chosen: Iterator[np.ndarray], devices: int):
+    """`(data, indices: [devices, batch / devices])` for a step that gathers on the device.
 
-    images: `[devices, n, h, w, c]`, already on the devices.
+    data: a pytree of arrays `[devices, n, ...]`, already on the devices.
     """
     for batch in chosen:
-        yield images, batch.reshape(devices, -1)
+        yield data, batch.reshape(devices, -1)
 
 
-def streamed(images, chosen: Iterator[np.ndarray], devices: int, prefetch: int = 2):
-    """The same for images on the host: each batch is gathered and sent to the devices while a step runs.
+def streamed(data, chosen: Iterator[np.ndarray], devices: int, prefetch: int = 2):
+    """The same for data on the host: each batch is gathered and sent to the devices while a step runs.
 
-    images: `[n, h, w, c]` uint8, possibly a memory map.
+    data: a pytree of arrays `[n, ...]`, possibly memory maps.
     """
     put = jax.pmap(lambda batch: batch)
     ready = queue.Queue(prefetch)
@@ -59,23 +59,30 @@ def streamed(images, chosen: Iterator[np.ndarray], devices: int, prefetch: int =
             except queue.Full:
                 continue
 
+    def gathered(batch):
+        return jax.tree.map(lambda leaf: leaf[batch].reshape(devices, -1, *leaf.shape[1:]), data)
+
     def gather():
         try:
             for batch in chosen:
                 if stopped.is_set():
                     return
-                offer(put(images[batch].reshape(devices, -1, *images.shape[1:])))
+                offer(put(gathered(batch)))
             offer(done)
         except BaseException as error:  # noqa: BLE001  (raised again where the batches are used)
             offer(error)
 
     thread = threading.Thread(target=gather, daemon=True)
     thread.start()
+    order = None
     try:
         while (item := ready.get()) is not done:
             if isinstance(item, BaseException):
                 raise item
-            yield item, np.tile(np.arange(item.shape[1], dtype=np.int32), (devices, 1))
+            if order is None:
+                size = jax.tree.leaves(item)[0].shape[1]
+                order = np.tile(np.arange(size, dtype=np.int32), (devices, 1))
+            yield item, order
     finally:
         stopped.set()
         thread.join()

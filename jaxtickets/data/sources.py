@@ -63,6 +63,12 @@ class TfdsSource:
         """Name and version. Needs no prepared data."""
         return f"{self.name.replace('/', '-')}-{self._builder().version}"
 
+    @property
+    def classes(self) -> int:
+        """How many classes its labels tell apart, 0 if it has no labels of that kind. Needs no prepared data."""
+        features = self._builder().info.features
+        return getattr(features["label"], "num_classes", None) or 0 if "label" in features else 0
+
     def open(self, split: str) -> Examples:
         """Prepares the dataset if it is not, and opens `split` ('train' or 'test').
 
@@ -246,6 +252,7 @@ class FolderSource:
     """All images below a directory or in a .zip, sorted by name; the first, 11th, 21st, ... are the test split."""
 
     path: str
+    classes = 0
 
     @property
     def key(self) -> str:

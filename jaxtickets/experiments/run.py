@@ -36,24 +36,25 @@ class Run:
     def __init__(self, config, path: Path):
         self.config, self.path = config, path
         shared = {"dtype": jnp.dtype(config.dtype), "axis_name": train.AXIS if config.sync_batch_norm else None}
-        sizes = {name: config.model[name] for name in ("width", "latent_size", "image_size")}
-        channels = data.channels(config.data.name)
-        components = models.MODELS[config.model.name](**sizes, channels=channels, **shared)
+        conditional, channels = config.model.conditional, data.channels(config.data.name)
+        classes = data.classes(config.data.name, config.data.dir or None) if conditional else 0
+        components = models.build(config.model, channels, classes, **shared)
         self._uses = models.kernel_uses(components)
         self._objective = OBJECTIVES[config.objective.name](components, config.objective)
-        optimizer = train.adam(config.optimizer)
+        optimizers = train.make_optimizers(self._objective, config.optimizer)
         params = jax.eval_shape(lambda: models.init(components, jax.random.key(0)))[0]
         self.dense_masks = mask_lib.ones(params, config.prune.include, config.prune.exclude)
 
         load = partial(
             data.load, config.data.name, image_size=config.model.image_size, data_dir=config.data.dir or None
         )
-        self._images, held_out = load(split="train").images, load(split="test").images
+        training, held_out = load(split="train"), load(split="test").images
+        self._images, self._labels = training.images, training.labels if conditional else None
         self.steps = config_lib.resolve_steps(config, len(self._images))
         self.rewind_step = config_lib.resolve_rewind_step(config, self.steps)
 
         workdir.create(path, config_lib.to_dict(config))
-        self.initial_state = jax.device_get(train.init_state(self._objective, optimizer, config.seed))
+        self.initial_state = jax.device_get(train.init_state(self._objective, optimizers, config.seed))
         if not snapshots.exists(path / "snapshots" / "init"):
             snapshots.save(path / "snapshots" / "init", self.initial_state)
         self._rows = workdir.read_csv(path / "rounds.csv")
@@ -65,7 +66,11 @@ class Run:
         self._evaluator = evaluation.make_evaluator(self._objective, config, self._images, held_out)
         rounds = config.prune.rounds if config.experiment != "dense" else 0
         self._progress = Progress(rounds + 1, self.steps)
-        self._step = self._compile(train.make_step(self._objective, optimizer, config.data.flip))
+        settings = {"flip": config.data.flip, "ema_decay": config.objective.ema_decay}
+        self._steps = {  # One for each set of players that move together.
+            moving: self._compile(train.make_step(self._objective, optimizers, moving, **settings))
+            for moving in {train.movers(self._objective, step): None for step in range(config.objective.n_critic)}
+        }
 
     def __enter__(self):
         self._progress.__enter__()
@@ -84,18 +89,18 @@ class Run:
     # Batches and the compiled step.
 
     @cached_property
-    def _resident_images(self):
-        """The data set on the devices, or None if it streams from the host."""
+    def _resident_data(self):
+        """The images and labels on the devices, or None if they stream from the host."""
         placement = self.config.data.placement
         on_device = placement == "device" or (placement == "auto" and batches.fits_on_device(self._images))
-        return train.replicate(np.asarray(self._images)) if on_device else None
+        return train.replicate((np.asarray(self._images), self._labels)) if on_device else None
 
     def _batches(self, start, stop):
         config, devices = self.config, jax.local_device_count()
         chosen = batches.indices(config.seed, start, stop, len(self._images), config.train.batch_size)
-        if self._resident_images is None:
-            return batches.streamed(self._images, chosen, devices)
-        return batches.resident(self._resident_images, chosen, devices)
+        if self._resident_data is None:
+            return batches.streamed((self._images, self._labels), chosen, devices)
+        return batches.resident(self._resident_data, chosen, devices)
 
     def _compile(self, step):
         """Ahead of time and once: a later round of another shape is an error, not a second compilation."""
@@ -139,8 +144,8 @@ class Run:
             snapshots.save(self.path / "snapshots" / "rewind", start)
         state, masks = train.replicate(start), train.replicate(masks)
         started, unread = time.perf_counter() - seconds, None
-        for images, indices in self._batches(step, self.steps):
-            state, scalars = self._step(state, masks, images, indices)
+        for data_, indices in self._batches(step, self.steps):
+            state, scalars = self._steps[train.movers(self._objective, step)](state, masks, data_, indices)
             step += 1
             if step % config.log_every == 0 or step == self.steps:
                 # What was computed a while ago is read now, so that the devices never wait for the host.
@@ -170,9 +175,10 @@ class Run:
         self._progress.update(round_, step, scalars)
 
     def _record(self, round_, masks, seconds, steps_per_second):
-        params = mask_lib.apply(self.trained.params, masks)
-        metrics = self._evaluator.evaluate(params, self.trained.batch_stats)
-        samples = self._evaluator.samples(params, self.trained.batch_stats)
+        params, batch_stats = train.evaluated(self.trained)
+        params = mask_lib.apply(params, masks)
+        metrics = self._evaluator.evaluate(params, batch_stats)
+        samples = self._evaluator.samples(params, batch_stats)
         self._save_samples(round_, samples)
 
         layers = mask_lib.layer_counts(masks)

@@ -1,5 +1,11 @@
-"""Networks by name: a model is one Flax module per component."""
+"""Networks by name: a model is one Flax module per component.
 
+Every model is built by a function that takes the fields of `config.model` that it knows, the image's channels, the
+computing dtype and the mapped axis over which batch statistics are averaged.
+"""
+
+import inspect
+from functools import partial
 from math import prod
 from typing import NamedTuple
 
@@ -8,73 +14,273 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from jaxtickets.models.convolutional import Down, Up
-from jaxtickets.models.layers import dcgan_init
+from jaxtickets.models.convolutional import Down, PairedDown, Up
+from jaxtickets.models.dense import DenseDown, DenseUp
+from jaxtickets.models.layers import Style
+from jaxtickets.models.quantized import Codebook, QuantizedDown, QuantizedUp
+from jaxtickets.models.residual import ResDown, ResUp
 
-_he_init = nn.initializers.he_normal()
+NORMS = ("none", "batch", "layer", "spectral")
+_he = nn.initializers.he_normal()
+_xavier = nn.initializers.xavier_uniform()
+_leaky = partial(nn.leaky_relu, negative_slope=0.1)
 
 
 class Component(NamedTuple):
-    """A Flax module called as `module(x, train)`, and the shape of one example of `x`."""
+    """A Flax module called as `module(x, train, labels)`, and the shape of one example of `x`.
+
+    classes: above 0 the module needs `labels: [batch]` int32 below that; else it takes no notice of them.
+    """
 
     module: nn.Module
     input_shape: tuple[int, ...]
+    classes: int = 0
 
 
-def dcgan(width, latent_size, image_size, channels, **layers):
+def _discriminator_style(norm: str, **style) -> Style:
+    return Style(norm="none" if norm == "spectral" else norm, spectral=norm == "spectral", **style)
+
+
+def dcgan(width, latent_size, image_size, channels, discriminator_norm="batch", **style):
     """DCGAN (Radford, Metz, Chintala 2016), sized as in the paper's reference: 4x4 maps to the image.
 
     Their section 3 leaves out the discriminator's first batch norm. With it, real and generated batches are brought to
     the same contrast before they are compared, and the generator never learns the right one (docs/decisions.md).
     """
-    stack = dict(width=width, image_size=image_size, base=4, kernel_init=dcgan_init, **layers)
+    sizes = dict(width=width, image_size=image_size, base=4)
+    discriminator = Down(**sizes, norm_first=False, style=_discriminator_style(discriminator_norm, **style))
     return {
-        "generator": Component(Up(channels=channels, **stack), (latent_size,)),
-        "discriminator": Component(Down(out_features=1, norm_first=False, **stack), (image_size, image_size, channels)),
+        "generator": Component(Up(**sizes, channels=channels, style=Style(**style)), (latent_size,)),
+        "discriminator": Component(discriminator, (image_size, image_size, channels)),
     }
 
 
-def conv_vae(width, latent_size, image_size, channels, **layers):
+def sngan(width, latent_size, image_size, channels, discriminator_norm="spectral", **style):
+    """SNGAN's CNN (Miyato et al. 2018, table 3): the published width is 64, the latent size 128.
+
+    The smallest maps have an eighth of the image's resolution: 4x4 for 32x32 images.
+    """
+    sizes = dict(width=2 * width, image_size=image_size, base=image_size // 8)
+    discriminator_style = _discriminator_style(discriminator_norm, activation=_leaky, **style)
+    return {
+        "generator": Component(Up(**sizes, channels=channels, image_layer=True, style=Style(**style)), (latent_size,)),
+        "discriminator": Component(PairedDown(**sizes, style=discriminator_style), (image_size, image_size, channels)),
+    }
+
+
+def sngan_resnet(width, latent_size, image_size, channels, discriminator_norm="spectral", classes=0, **style):
+    """SNGAN's ResNet (Miyato et al. 2018, table 4): 2 x `width` channels in the generator, `width` in the discriminator.
+
+    The published width is 128, the latent size 128. With classes, the generator's batch norms are conditional and the
+    discriminator is a projection discriminator (Miyato, Koyama 2018).
+    """
+    generator_style = Style(kernel_init=_xavier, classes=classes, **style)
+    discriminator_style = _discriminator_style(discriminator_norm, kernel_init=_xavier, **style)
+    return {
+        "generator": _flat_up(width, latent_size, image_size, channels, generator_style, classes),
+        "discriminator": _flat_down(width, 1, image_size, channels, discriminator_style, jnp.sum, classes),
+    }
+
+
+def _flat_up(width, latent_size, image_size, channels, style, classes=0):
+    module = ResUp(2 * width, image_size, base=4, flat=True, channels=channels, style=style)
+    return Component(module, (latent_size,), classes)
+
+
+def _flat_down(width, out_features, image_size, channels, style, pool, classes=0):
+    # Two blocks at 8x8 follow those that halve the resolution.
+    sizes = dict(base=8, flat=True, blocks=2, out_features=out_features, pool=pool, classes=classes)
+    module = ResDown(width, image_size, style=style, **sizes)
+    return Component(module, (image_size, image_size, channels), classes)
+
+
+def resnet_dcgan(width, latent_size, image_size, channels, discriminator_norm="batch", classes=0, **style):
+    """ResNet-DCGAN: DCGAN's resolutions and channels with residual blocks in the place of its stages."""
+    sizes = dict(width=width, image_size=image_size, base=4)
+    discriminator_style = _discriminator_style(discriminator_norm, kernel_init=_he, **style)
+    up = ResUp(**sizes, channels=channels, style=Style(kernel_init=_he, classes=classes, **style))
+    down = ResDown(**sizes, stem=True, classes=classes, style=discriminator_style)
+    return {
+        "generator": Component(up, (latent_size,), classes),
+        "discriminator": Component(down, (image_size, image_size, channels), classes),
+    }
+
+
+def sagan(width, latent_size, image_size, channels, discriminator_norm="spectral", classes=0, **style):
+    """SAGAN (Zhang et al. 2019): residual blocks, spectral norm in both players, self-attention at half the image size.
+
+    Their networks are for 128x128 images, from 1,024 channels at 4x4 to 64, as here with a width of 64.
+    """
+    sizes = dict(width=width, image_size=image_size, base=4, attention=image_size // 2)
+    generator_style = Style(spectral=True, kernel_init=_xavier, classes=classes, **style)
+    discriminator_style = _discriminator_style(discriminator_norm, kernel_init=_xavier, **style)
+    up = ResUp(**sizes, channels=channels, style=generator_style)
+    down = ResDown(**sizes, blocks=1, classes=classes, style=discriminator_style)
+    return {
+        "generator": Component(up, (latent_size,), classes),
+        "discriminator": Component(down, (image_size, image_size, channels), classes),
+    }
+
+
+def conv_vae(width, latent_size, image_size, channels, **style):
     """The convolutional VAE of the paper's reference; the encoder gives a mean and a log variance."""
-    stack = dict(width=width, image_size=image_size, base=2, kernel_init=_he_init, **layers)
+    stack = dict(width=width, image_size=image_size, base=2, style=Style(kernel_init=_he, **style))
     return {
-        "encoder": Component(Down(out_features=2 * latent_size, **stack), (image_size, image_size, channels)),
-        "decoder": Component(Up(channels=channels, **stack), (latent_size,)),
+        "encoder": Component(Down(**stack, out_features=2 * latent_size), (image_size, image_size, channels)),
+        "decoder": Component(Up(**stack, channels=channels), (latent_size,)),
     }
 
 
-def conv_ae(width, latent_size, image_size, channels, **layers):
+def conv_ae(width, latent_size, image_size, channels, **style):
     """The convolutional autoencoder: the VAE's stacks without batch norm, and a code instead of a mean."""
-    stack = dict(width=width, image_size=image_size, base=2, norm=False, kernel_init=_he_init, **layers)
+    stack = dict(width=width, image_size=image_size, base=2, style=Style(norm="none", kernel_init=_he, **style))
     return {
-        "encoder": Component(Down(out_features=latent_size, **stack), (image_size, image_size, channels)),
-        "decoder": Component(Up(channels=channels, **stack), (latent_size,)),
+        "encoder": Component(Down(**stack, out_features=latent_size), (image_size, image_size, channels)),
+        "decoder": Component(Up(**stack, channels=channels), (latent_size,)),
     }
 
 
-MODELS = {"dcgan": dcgan, "conv_vae": conv_vae, "conv_ae": conv_ae}
-IMAGE_SIZES = {"dcgan": (16, 32, 64), "conv_vae": (16, 32, 64), "conv_ae": (16, 32, 64)}
+def resnet_vae(width, latent_size, image_size, channels, **style):
+    """The ResNet VAE of the paper's reference: 32-32-64-128-256 channels with a width of 32, for 32x32 images.
+
+    Where resolutions and widths agree, its blocks have the names and the shapes of ResNet-DCGAN's.
+    """
+    stack = dict(width=width, image_size=image_size, base=2, style=Style(kernel_init=_he, **style))
+    encoder = ResDown(**stack, stem=True, pool=jnp.mean, out_features=2 * latent_size)
+    return {
+        "encoder": Component(encoder, (image_size, image_size, channels)),
+        "decoder": Component(ResUp(**stack, spread=True, channels=channels), (latent_size,)),
+    }
+
+
+def sngan_resnet_vae(width, latent_size, image_size, channels, **style):
+    """The VAE whose decoder is SNGAN-ResNet's generator and whose encoder is its discriminator, layer by layer."""
+    style = Style(kernel_init=_xavier, **style)
+    return {
+        "encoder": _flat_down(width, 2 * latent_size, image_size, channels, style, jnp.mean),
+        "decoder": _flat_up(width, latent_size, image_size, channels, style),
+    }
+
+
+def linear_vae(width, latent_size, image_size, channels, **style):
+    """The linear VAE of the paper's reference: 784-128-64-32-2x8 with a width of 128 and 8 latents, and back."""
+    hidden = (width, width // 2, width // 4)
+    return _linear(hidden, 2 * latent_size, latent_size, (image_size, image_size, channels), style)
+
+
+def linear_ae(width, latent_size, image_size, channels, **style):
+    """The linear autoencoder of the paper's reference: 784-128-64-12-3 with a width of 128 and 3 latents, and back."""
+    hidden = (width, width // 2, max(1, 3 * width // 32))
+    return _linear(hidden, latent_size, latent_size, (image_size, image_size, channels), style)
+
+
+def _linear(hidden, code_size, latent_size, image_shape, style):
+    style = {key: value for key, value in style.items() if key != "axis_name"}
+    style = Style(norm="none", kernel_init=_he, **style)
+    return {
+        "encoder": Component(DenseDown(hidden, code_size, style), image_shape),
+        "decoder": Component(DenseUp(hidden, image_shape, style), (latent_size,)),
+    }
+
+
+def vq_vae(width, latent_size, image_size, channels, codes=128, codebook_decay=0.0, **style):
+    """The VQ-VAE of the paper's reference: 128 codes of size 32 (`latent_size`), a width of 32.
+
+    With a `codebook_decay` above 0 the codes are running averages instead of parameters.
+    """
+    stack = dict(
+        width=width, image_size=image_size, base=image_size // 4, style=Style(norm="none", kernel_init=_he, **style)
+    )
+    code_shape = (stack["base"], stack["base"], latent_size)
+    return {
+        "encoder": Component(QuantizedDown(**stack, code_size=latent_size), (image_size, image_size, channels)),
+        "decoder": Component(QuantizedUp(**stack, channels=channels), code_shape),
+        "codebook": Component(Codebook(codes, latent_size, codebook_decay), code_shape),
+    }
+
+
+MODELS = {
+    model.__name__: model
+    for model in (
+        *(dcgan, sngan, sngan_resnet, resnet_dcgan, sagan),
+        *(linear_vae, conv_vae, resnet_vae, sngan_resnet_vae, vq_vae),
+        *(linear_ae, conv_ae),
+    )
+}
+IMAGE_SIZES = dict.fromkeys(MODELS, (16, 32, 64)) | dict.fromkeys(("linear_vae", "linear_ae"), (28, 32))
+
+
+# The fields of `config.model` that only some models take, with the parameter of the model's function.
+OPTIONS = {
+    "conditional": "classes",
+    "discriminator_norm": "discriminator_norm",
+    "codes": "codes",
+    "codebook_decay": "codebook_decay",
+}
+
+
+def takes(name: str, option: str) -> bool:
+    """Whether the model `name` takes the field `option` of `config.model`."""
+    return OPTIONS[option] in inspect.signature(MODELS[name]).parameters
+
+
+def build(model, channels: int, classes: int, **style) -> dict[str, Component]:
+    """The components that `model`, a `config.model`, describes, for images of so many channels and classes."""
+    options = {OPTIONS[option]: model[option] for option in OPTIONS if takes(model.name, option)}
+    if "classes" in options:
+        options["classes"] = classes if model.conditional else 0
+    if not options.get("discriminator_norm", "given"):
+        del options["discriminator_norm"]  # The network's own.
+    sizes = {size: model[size] for size in ("width", "latent_size", "image_size")}
+    return MODELS[model.name](**sizes, **options, channels=channels, **style)
+
+
+def discriminator_norm(model) -> str:
+    """The norm of the discriminator that `model`, a `config.model`, describes."""
+    return model.discriminator_norm or inspect.signature(MODELS[model.name]).parameters["discriminator_norm"].default
 
 
 def init(components: dict[str, Component], key) -> tuple[dict, dict]:
-    """Fresh `(params, batch_stats)`, each `{component: {layer: ...}}`."""
+    """Fresh `(params, batch_stats)`, each `{component: {layer: ...}}`.
+
+    batch_stats holds all that moves in training without a gradient: running statistics, the vectors of spectral norms.
+    """
     params, batch_stats = {}, {}
-    for name, component_key in zip(components, jax.random.split(key, len(components)), strict=True):
-        module, input_shape = components[name]
-        variables = module.init(component_key, jnp.zeros((1, *input_shape)), train=False)
-        params[name] = variables["params"]
+    for name, variables in _variables(components, key).items():
+        params[name] = nn.unbox(variables.get("params", {}))
         batch_stats[name] = variables.get("batch_stats", {})
     return params, batch_stats
 
 
-def apply(components, params, batch_stats, name, x, train):
+def _variables(components, key):
+    return {
+        name: module.init(component_key, jnp.zeros((1, *shape)), train=False, labels=jnp.zeros(1, jnp.int32))
+        for component_key, (name, (module, shape, _)) in zip(
+            jax.random.split(key, len(components)), components.items(), strict=True
+        )
+    }
+
+
+def apply(components, params, batch_stats, name, x, train, labels=None):
     """`(module(x), batch_stats)` of the component `name`, its batch statistics updated when `train`."""
     variables = {"params": params[name], "batch_stats": batch_stats[name]}
     module = components[name].module
     if not train:
-        return module.apply(variables, x, train=False), batch_stats
-    y, updated = module.apply(variables, x, train=True, mutable=["batch_stats"])
+        return module.apply(variables, x, train=False, labels=labels), batch_stats
+    y, updated = module.apply(variables, x, train=True, labels=labels, mutable=["batch_stats"])
     return y, {**batch_stats, name: updated.get("batch_stats", {})}
+
+
+def axis_names(components: dict[str, Component]) -> dict:
+    """A tree like the parameters with a tuple for each leaf: the name of each axis's channels, or None.
+
+    A convolution's kernel has `(None, None, "up_8", "up_16")`, the scale of its batch norm `("up_16",)`. Within a
+    component, axes of one name are the same channels: layers joined by a residual sum share theirs. Images,
+    latents and classes have no name.
+    """
+    variables = jax.eval_shape(lambda: _variables(components, jax.random.key(0)))
+    boxed = {name: tree.get("params", {}) for name, tree in variables.items()}
+    return jax.tree.map(lambda leaf: leaf.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
 
 
 def kernel_uses(components: dict[str, Component]) -> dict[str, int]:
@@ -83,13 +289,8 @@ def kernel_uses(components: dict[str, Component]) -> dict[str, int]:
     A kernel of n weights used at p positions takes 2 * n * p FLOPs, a multiplication and an addition each.
     """
     uses = {}
-    for name, (module, input_shape) in components.items():
-        x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-        _, state = jax.eval_shape(
-            lambda x, module=module: module.init_with_output(jax.random.key(0), x, train=False), x
-        )
-        recorded = traverse_util.flatten_dict(state["kernel_uses"], sep="/")
+    for name, variables in jax.eval_shape(lambda: _variables(components, jax.random.key(0))).items():
+        recorded = traverse_util.flatten_dict(variables.get("kernel_uses", {}), sep="/")
         for path, positions in recorded.items():
-            layer = path.removesuffix("/positions")
-            uses[f"{name}/{layer}/kernel"] = prod(positions[0].shape)
+            uses[f"{name}/{path}"] = prod(positions[0].shape)
     return uses

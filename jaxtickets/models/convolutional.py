@@ -1,66 +1,61 @@
-"""The convolutional stacks that DCGAN, the convolutional VAE and the convolutional autoencoder share.
+"""The convolutional stacks of DCGAN, SNGAN's CNN, the convolutional VAE and the convolutional autoencoder.
 
 `Up` is a generator or a decoder, `Down` a discriminator or an encoder. A stage is named by its larger
-resolution (`up_16` makes 16x16 maps, `down_16` reads them) and has width * image_size / (2 * resolution)
-channels at each resolution, so stages of the same name have the same shapes whether they belong to
-a GAN or to a VAE, and a ticket can move between the two.
+resolution (`up_16` makes 16x16 maps, `down_16` reads them) and its resolution decides how many channels
+it has, so stages of the same name have the same shapes whether they belong to a GAN or to a VAE, and a
+ticket can move between the two. Channels are called after the stage that makes them.
 """
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+import dataclasses
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxtickets.models.layers import Conv, ConvTranspose, Project, Unproject, dcgan_init
-
-
-def _scale_init(key, shape, dtype=jnp.float32):
-    return 1 + dcgan_init(key, shape, dtype)
+from jaxtickets.models.layers import Conv, ConvTranspose, Project, Style, Unproject
 
 
 def identity(x):
     return x
 
 
-class Stage(nn.Module):
-    """A convolution, its batch norm (or none) and its activation."""
+def to_float32(x):
+    """What a network gives is float32 at least, whatever it computes in."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
-    make_conv: Callable[..., nn.Module]
-    norm: bool
-    activation: Callable
-    kernel_init: Callable
-    dtype: Any
-    axis_name: str | None  # The mapped axis over which batch statistics are averaged, or None.
+
+class Stage(nn.Module):
+    """A convolution of the given `kind`, its norm and its activation."""
+
+    kind: type[nn.Module]
+    features: int
+    kernel_size: int
+    style: Style
+    inputs: str | None
+    outputs: str | None
+    options: dict
 
     @nn.compact
-    def __call__(self, x, train: bool):
-        conv = self.make_conv(use_bias=not self.norm, kernel_init=self.kernel_init, dtype=self.dtype, name="conv")
-        x = conv(x)
-        if self.norm:
-            norm = nn.BatchNorm(
-                use_running_average=not train,
-                momentum=0.9,
-                epsilon=1e-5,
-                scale_init=_scale_init,
-                axis_name=self.axis_name,
-                dtype=self.dtype,
-                name="norm",
-            )
-            x = norm(x)
-        return self.activation(x)
+    def __call__(self, x, train: bool, labels=None):
+        conv = self.style.layer(
+            self.kind,
+            self.features,
+            self.kernel_size,
+            use_bias=self.style.norm != "batch",  # A batch norm takes away what a bias adds.
+            inputs=self.inputs,
+            outputs=self.outputs,
+            name="conv",
+            **self.options,
+        )
+        return self.style.activation(self.style.normalize(conv(x), self.outputs, train, labels))
 
 
-class _Stack(nn.Module):
+class Stack(nn.Module):
+    """The sizes of a stack of stages."""
+
     width: int
     image_size: int
     base: int  # The resolution of the smallest maps: 4 in DCGAN, 2 in the VAE.
-    norm: bool = True
-    activation: Callable = nn.relu
-    kernel_init: Callable = dcgan_init
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
+    style: Style = Style()
 
     def resolutions(self) -> list[int]:
         """`base`, twice that, and so on up to the image size."""
@@ -68,45 +63,75 @@ class _Stack(nn.Module):
         return [self.base << step for step in range(steps)]
 
     def features(self, resolution: int) -> int:
+        """`width` channels at half the image size, twice as many at half of that, and so on."""
         return self.width * self.image_size // (2 * resolution)
 
-    def stage(self, make_conv, name, **changes):
-        options = {"norm": self.norm, "activation": self.activation, **changes}
-        return Stage(
-            make_conv, kernel_init=self.kernel_init, dtype=self.dtype, axis_name=self.axis_name, name=name, **options
-        )
+    def stage(self, kind, features, kernel_size, name, inputs, style=None, **options):
+        return Stage(kind, features, kernel_size, style or self.style, inputs, name, options, name=name)
+
+    def last_stage(self, kind, features, kernel_size, name, inputs, activation, **options):
+        """The stage that makes what is seen from outside: no norm, and channels without a name."""
+        style = dataclasses.replace(self.style, norm="none", activation=activation)
+        return Stage(kind, features, kernel_size, style, inputs, None, options, name=name)
 
 
-class Up(_Stack):
+class Up(Stack):
     """`[batch, latent]` -> images `[batch, image_size, image_size, channels]`, float32 in [-1, 1]."""
 
     channels: int = 3
+    image_layer: bool = False  # Whether a 3x3 convolution makes the image, rather than the last transposed one.
 
     @nn.compact
-    def __call__(self, latents, train: bool):
-        base, *inner, last = self.resolutions()
-        x = self.stage(partial(Unproject, self.features(base), base), "unproject")(latents, train)
-        for size in inner:
-            x = self.stage(partial(ConvTranspose, self.features(size), 4), f"up_{size}")(x, train)
-        last_conv = partial(ConvTranspose, self.channels, 4)
-        x = self.stage(last_conv, f"up_{last}", norm=False, activation=jnp.tanh)(x, train)
-        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    def __call__(self, latents, train: bool, labels=None):
+        base, *larger, last = self.resolutions()
+        inputs = "unproject"
+        x = self.stage(Unproject, self.features(base), base, inputs, None)(latents, train, labels)
+        for size in [*larger, last] if self.image_layer else larger:
+            x = self.stage(ConvTranspose, self.features(size), 4, f"up_{size}", inputs)(x, train, labels)
+            inputs = f"up_{size}"
+        if self.image_layer:
+            image = self.last_stage(Conv, self.channels, 3, "image", inputs, jnp.tanh, padding=1)
+        else:
+            image = self.last_stage(ConvTranspose, self.channels, 4, f"up_{last}", inputs, jnp.tanh)
+        return to_float32(image(x, train))
 
 
-class Down(_Stack):
+class Down(Stack):
     """Images `[batch, image_size, image_size, channels]` in [-1, 1] -> `[batch, out_features]`, float32."""
 
     out_features: int = 1
-    norm_first: bool = True
+    norm_first: bool = True  # Whether the first stage is normalised.
 
     @nn.compact
-    def __call__(self, images, train: bool):
+    def __call__(self, images, train: bool, labels=None):
         base, *larger = self.resolutions()
-        x = images
+        x, inputs = images, None
         for size in reversed(larger):
-            conv = partial(Conv, self.features(size // 2), 4, stride=2, padding=1)
-            norm = self.norm and (self.norm_first or size < self.image_size)
-            x = self.stage(conv, f"down_{size}", norm=norm)(x, train)
-        conv = partial(Project, self.out_features, base)
-        x = self.stage(conv, "project", norm=False, activation=identity)(x, train)
-        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+            normed = self.norm_first or size < self.image_size
+            style = self.style if normed else dataclasses.replace(self.style, norm="none")
+            stage = self.stage(Conv, self.features(size // 2), 4, f"down_{size}", inputs, style, stride=2, padding=1)
+            x, inputs = stage(x, train, labels), f"down_{size}"
+        project = self.last_stage(Project, self.out_features, base, "project", inputs, identity)
+        return to_float32(project(x, train))
+
+
+class PairedDown(Stack):
+    """The same function of other stages: a 3x3 convolution, then a 4x4 one of stride 2, at each resolution.
+
+    The discriminator of SNGAN's CNN (Miyato et al. 2018, table 3).
+    """
+
+    out_features: int = 1
+
+    @nn.compact
+    def __call__(self, images, train: bool, labels=None):
+        base, *larger = self.resolutions()
+        x, inputs = images, None
+        for size in [*reversed(larger), base]:
+            x = self.stage(Conv, self.features(size), 3, f"conv_{size}", inputs, padding=1)(x, train, labels)
+            inputs = f"conv_{size}"
+            if size > base:
+                stage = self.stage(Conv, self.features(size), 4, f"down_{size}", inputs, stride=2, padding=1)
+                x, inputs = stage(x, train, labels), f"down_{size}"
+        project = self.last_stage(Project, self.out_features, base, "project", inputs, identity)
+        return to_float32(project(x, train))

@@ -1,10 +1,11 @@
 """Flax layers whose kernels are stored as `[height, width, in, out]` and run fast.
 
-A layer is exact against the plain `jax.lax` operation in value and gradient; what differs is
-how XLA is asked for it. Each layer records the spatial shape over which its kernel is used, so that
-FLOPs can be counted from shapes alone (`models.kernel_uses`).
+A layer is exact against the plain `jax.lax` operation in value and gradient; what differs is how XLA is asked for it.
+Each layer names the channels of its kernel's axes (`models.axis_names`), and records the spatial shape over which the
+plain operation uses its kernel, so that FLOPs can be counted from shapes alone (`models.kernel_uses`).
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,10 +19,15 @@ from jax import lax
 dcgan_init = nn.initializers.normal(0.02)
 
 
-def _strided_conv(images, kernel, stride, padding):
-    """The ordinary convolution whose transpose `conv_transpose` computes; kernel `[h, w, out, in]`."""
+def dcgan_scale_init(key, shape, dtype=jnp.float32):
+    """Scales of batch norms from N(1, 0.02), as in DCGAN's code."""
+    return 1 + dcgan_init(key, shape, dtype)
+
+
+def conv(x, kernel, stride: int = 1, padding: int = 0):
+    """The convolution of `x: [batch, h, w, in]` with `kernel: [kh, kw, in, out]`, zeros on each side."""
     return lax.conv_general_dilated(
-        images, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWOI", "NHWC")
+        x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
@@ -35,7 +41,7 @@ def _transposed(x, kernel, stride, padding):
         features,
     )
     transpose = jax.linear_transpose(
-        lambda images: _strided_conv(images, kernel, stride, padding), jax.ShapeDtypeStruct(shape, x.dtype)
+        lambda images: conv(images, kernel.swapaxes(2, 3), stride, padding), jax.ShapeDtypeStruct(shape, x.dtype)
     )
     return transpose(x)[0]
 
@@ -61,11 +67,71 @@ def _conv_transpose_forward(x, kernel, stride, padding):
 
 def _conv_transpose_backward(stride, padding, residuals, cotangent):
     x, kernel = residuals
-    x_gradient, kernel_vjp = jax.vjp(lambda k: _strided_conv(cotangent, k, stride, padding), kernel)
+    x_gradient, kernel_vjp = jax.vjp(lambda k: conv(cotangent, k.swapaxes(2, 3), stride, padding), kernel)
     return x_gradient, kernel_vjp(x)[0]
 
 
 conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)
+
+
+def _widen(kernel):
+    """The 4x4 kernel that is a 3x3 kernel after (or before) a sum over 2x2 pixels."""
+    padded = jnp.pad(kernel, ((1, 1), (1, 1), (0, 0), (0, 0)))
+    return padded[:-1, :-1] + padded[1:, :-1] + padded[:-1, 1:] + padded[1:, 1:]
+
+
+def upsample_conv(x, kernel):
+    """Nearest-neighbour upsampling by 2, then a 3x3 convolution with padding 1: `[batch, 2h, 2w, out]`.
+
+    Upsampling is the transposed convolution of stride 2 with ones(2, 2); so both together are that of the
+    widened kernel: 16 products a pixel of `x` instead of 36, and no map of four times `x`'s size in between.
+    """
+    return conv_transpose(x, _widen(kernel[::-1, ::-1]), 2, 1)
+
+
+def conv_pool(x, kernel):
+    """A 3x3 convolution with padding 1, then the mean over 2x2 pixels: `[batch, h/2, w/2, out]`.
+
+    Both together are the convolution of stride 2 with the widened kernel over 4: 16 products instead of 36.
+    """
+    return conv(x, _widen(kernel) / 4, 2, 1)
+
+
+def upsample(x):
+    """Nearest-neighbour upsampling of `[batch, h, w, c]` by 2."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def pool(x):
+    """The mean over 2x2 pixels of `[batch, h, w, c]`."""
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+
+
+def named(init: Callable, *names: str | None) -> Callable:
+    """An initialiser whose parameter remembers the channel name of each of its axes (`models.axis_names`)."""
+    return nn.with_logical_partitioning(init, names)
+
+
+def _unit(vector):
+    return vector / (jnp.linalg.norm(vector) + 1e-12)
+
+
+def spectral_normalize(module: nn.Module, kernel):
+    """`kernel` over its largest singular value as a matrix `[everything else, out]` (Miyato et al. 2018, section 2).
+
+    One power iteration a training pass; the left vector `u` lives beside the batch statistics and, like them, moves
+    only in training. The gradient goes through the singular value, with its vectors held constant (algorithm 1).
+    """
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    u = module.variable(
+        "batch_stats", "u", lambda: _unit(jax.random.normal(module.make_rng("params"), matrix.shape[-1:]))
+    )
+    left = _unit(u.value)  # A running average of unit vectors is shorter than one.
+    right = _unit(lax.stop_gradient(matrix) @ left)
+    if module.is_mutable_collection("batch_stats") and not module.is_initializing():
+        left = u.value = _unit(right @ lax.stop_gradient(matrix))
+    return kernel / jnp.maximum(right @ matrix @ left, 1e-12)
 
 
 class _Kernel(nn.Module):
@@ -76,16 +142,36 @@ class _Kernel(nn.Module):
     use_bias: bool = True
     dtype: Any = jnp.float32
     kernel_init: Callable = dcgan_init
+    spectral: bool = False
+    inputs: str | None = None  # The names of the channels that are read and made.
+    outputs: str | None = None
 
     def parameters(self, in_features: int):
-        size = self.kernel_size
-        kernel = self.param("kernel", self.kernel_init, (size, size, in_features, self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        size = (self.kernel_size,) * self.spatial
+        init = named(self.kernel_init, *[None] * self.spatial, self.inputs, self.outputs)
+        kernel = self.param("kernel", init, (*size, in_features, self.features))
+        if self.spectral:
+            kernel = spectral_normalize(self, kernel)
+        bias_init = named(nn.initializers.zeros, self.outputs)
+        bias = self.param("bias", bias_init, (self.features,)) if self.use_bias else None
         return nn.dtypes.promote_dtype(kernel, bias, dtype=self.dtype)
 
+    @property
+    def spatial(self):
+        return 2
+
+    def apply_kernel(self, x, kernel):
+        raise NotImplementedError
+
+    @nn.compact
+    def __call__(self, x):
+        kernel, bias = self.parameters(x.shape[-1])
+        y = self.apply_kernel(x.astype(kernel.dtype), kernel)
+        return y if bias is None else y + bias
+
     def record_uses(self, positions):
-        """Notes `positions: [h, w]`, of which only the shape matters: the kernel is used h * w times an image."""
-        self.sow("kernel_uses", "positions", positions)
+        """Notes `positions: [...]`, of which only the shape matters: an image uses the kernel once for each."""
+        self.sow("kernel_uses", "kernel", positions)
 
 
 class Conv(_Kernel):
@@ -94,18 +180,10 @@ class Conv(_Kernel):
     stride: int = 1
     padding: int = 0
 
-    @nn.compact
-    def __call__(self, x):
-        kernel, bias = self.parameters(x.shape[-1])
-        y = lax.conv_general_dilated(
-            x.astype(kernel.dtype),
-            kernel,
-            (self.stride, self.stride),
-            [(self.padding, self.padding)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+    def apply_kernel(self, x, kernel):
+        y = conv(x, kernel, self.stride, self.padding)
         self.record_uses(y[0, :, :, 0])
-        return y if bias is None else y + bias
+        return y
 
 
 class ConvTranspose(_Kernel):
@@ -114,31 +192,124 @@ class ConvTranspose(_Kernel):
     stride: int = 2
     padding: int = 1
 
-    @nn.compact
-    def __call__(self, x):
-        kernel, bias = self.parameters(x.shape[-1])
+    def apply_kernel(self, x, kernel):
         self.record_uses(x[0, :, :, 0])
-        y = conv_transpose(x.astype(kernel.dtype), kernel, self.stride, self.padding)
-        return y if bias is None else y + bias
+        return conv_transpose(x, kernel, self.stride, self.padding)
+
+
+class UpsampleConv(_Kernel):
+    """Nearest-neighbour upsampling by 2 and a 3x3 convolution; see `upsample_conv`."""
+
+    def apply_kernel(self, x, kernel):
+        y = upsample_conv(x, kernel)
+        self.record_uses(y[0, :, :, 0])
+        return y
+
+
+class ConvPool(_Kernel):
+    """A 3x3 convolution and the mean over 2x2 pixels; see `conv_pool`."""
+
+    def apply_kernel(self, x, kernel):
+        self.record_uses(x[0, :, :, 0])
+        return conv_pool(x, kernel)
 
 
 class Unproject(_Kernel):
     """`[batch, in]` -> `[batch, size, size, out]`: a transposed convolution of a 1x1 image, as a product."""
 
-    @nn.compact
-    def __call__(self, x):
-        kernel, bias = self.parameters(x.shape[-1])
+    def apply_kernel(self, x, kernel):
         self.record_uses(x[:1, :1])
-        y = jnp.einsum("bi,hwio->bhwo", x.astype(kernel.dtype), kernel)
-        return y if bias is None else y + bias
+        return jnp.einsum("bi,hwio->bhwo", x, kernel)
 
 
 class Project(_Kernel):
     """`[batch, size, size, in]` -> `[batch, out]`: a convolution that covers its input, as a product."""
 
-    @nn.compact
-    def __call__(self, x):
-        kernel, bias = self.parameters(x.shape[-1])
+    def apply_kernel(self, x, kernel):
         self.record_uses(x[:1, 0, 0, :1])
-        y = jnp.einsum("bhwi,hwio->bo", x.astype(kernel.dtype), kernel)
-        return y if bias is None else y + bias
+        return jnp.einsum("bhwi,hwio->bo", x, kernel)
+
+
+class Dense(_Kernel):
+    """`[batch, in]` -> `[batch, out]`; the kernel is `[in, out]`."""
+
+    kernel_size: int = 1
+
+    @property
+    def spatial(self):
+        return 0
+
+    def apply_kernel(self, x, kernel):
+        self.record_uses(x[:1, :1])
+        return x @ kernel
+
+
+class ConditionalBatchNorm(nn.Module):
+    """Batch norm with a scale and a bias for each class (Dumoulin et al. 2017; Miyato, Koyama 2018)."""
+
+    classes: int
+    channels: str
+    axis_name: str | None
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, train: bool, labels):
+        statistics = nn.BatchNorm(
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            use_scale=False,
+            use_bias=False,
+            axis_name=self.axis_name,
+            dtype=self.dtype,
+            name="statistics",
+        )
+        shape = (self.classes, x.shape[-1])
+        scale = self.param("scale", named(nn.initializers.ones, None, self.channels), shape)
+        bias = self.param("bias", named(nn.initializers.zeros, None, self.channels), shape)
+        scale, bias = (table[labels][:, None, None].astype(self.dtype) for table in (scale, bias))
+        return statistics(x) * scale + bias
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """What the layers of a network have in common.
+
+    Attributes:
+      norm: "none", "batch" or "layer", between a convolution and its activation.
+      spectral: whether every kernel is divided by its largest singular value.
+      classes: above 0 batch norms have a scale and a bias for each of so many classes.
+      axis_name: the mapped axis over which batch statistics are averaged, or None.
+    """
+
+    norm: str = "batch"
+    spectral: bool = False
+    activation: Callable = nn.relu
+    kernel_init: Callable = dcgan_init
+    scale_init: Callable = dcgan_scale_init
+    classes: int = 0
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    def layer(self, kind: type[nn.Module], *sizes: int, **options) -> nn.Module:
+        """A layer of this kind, with so many features and that kernel size, in this style."""
+        return kind(*sizes, dtype=self.dtype, kernel_init=self.kernel_init, spectral=self.spectral, **options)
+
+    def normalize(self, x, channels: str, train: bool, labels=None, name: str = "norm"):
+        """`x: [batch, h, w, channels]` normalised, in a submodule `name`; to be called in a compact method."""
+        if self.norm == "none":
+            return x
+        if self.norm == "batch" and self.classes:
+            return ConditionalBatchNorm(self.classes, channels, self.axis_name, self.dtype, name=name)(x, train, labels)
+        shared = {
+            "epsilon": 1e-5,
+            "dtype": self.dtype,
+            "scale_init": named(self.scale_init, channels),
+            "bias_init": named(nn.initializers.zeros, channels),
+            "name": name,
+        }
+        if self.norm == "batch":
+            norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=self.axis_name, **shared)
+        else:  # Over the whole image, as in Gulrajani et al. 2017, section 4.
+            norm = nn.LayerNorm(reduction_axes=(-3, -2, -1), feature_axes=-1, **shared)
+        return norm(x)

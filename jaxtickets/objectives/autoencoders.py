@@ -1,9 +1,10 @@
-"""Autoencoders and variational autoencoders: one player that trains the encoder and the decoder together."""
+"""Autoencoders, variational and vector-quantised ones too: one player that trains all components together."""
 
+import jax
 import jax.numpy as jnp
 
 from jaxtickets import models
-from jaxtickets.objectives.objective import Objective, normal
+from jaxtickets.objectives.objective import Objective, Player, normal
 
 
 def squared_error(images, reconstructions):
@@ -32,7 +33,8 @@ def vae(components, options) -> Objective:
         reconstructions, batch_stats = models.apply(components, params, batch_stats, "decoder", latents, train)
         return squared_error(images, reconstructions), gaussian_kl(mean, log_variance), batch_stats
 
-    def loss(params, batch_stats, images, keys):
+    def loss(params, batch_stats, images, keys, labels=None):
+        del labels
         reconstruction, kl, batch_stats = terms(params, batch_stats, images, keys, train=True)
         value = (reconstruction + options.beta * kl).mean()
         scalars = {"loss": value, "reconstruction": reconstruction.mean(), "kl": kl.mean()}
@@ -42,7 +44,8 @@ def vae(components, options) -> Objective:
         reconstruction, kl, _ = terms(params, batch_stats, images, keys, train=False)
         return {"negative_elbo": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
 
-    def generate(params, batch_stats, latents):
+    def generate(params, batch_stats, latents, labels=None):
+        del labels
         return models.apply(components, params, batch_stats, "decoder", latents, train=False)[0]
 
     def reconstruct(params, batch_stats, images):
@@ -51,8 +54,7 @@ def vae(components, options) -> Objective:
 
     return Objective(
         components=components,
-        players={"vae": ("encoder", "decoder")},
-        losses={"vae": loss},
+        players={"vae": Player(("encoder", "decoder"), loss)},
         evaluate=evaluate,
         generate=generate,
         reconstruct=reconstruct,
@@ -68,8 +70,8 @@ def autoencoder(components, options) -> Objective:
         reconstructions, batch_stats = models.apply(components, params, batch_stats, "decoder", code, train)
         return jnp.square(images - reconstructions).mean(axis=(1, 2, 3)), reconstructions, batch_stats
 
-    def loss(params, batch_stats, images, keys):
-        del keys
+    def loss(params, batch_stats, images, keys, labels=None):
+        del keys, labels
         errors, _, batch_stats = error(params, batch_stats, images, train=True)
         return errors.mean(), (batch_stats, {"loss": errors.mean()})
 
@@ -82,8 +84,61 @@ def autoencoder(components, options) -> Objective:
 
     return Objective(
         components=components,
-        players={"autoencoder": ("encoder", "decoder")},
-        losses={"autoencoder": loss},
+        players={"autoencoder": Player(("encoder", "decoder"), loss)},
         evaluate=evaluate,
+        reconstruct=reconstruct,
+    )
+
+
+def vq_vae(components, options) -> Objective:
+    """The VQ-VAE (van den Oord, Vinyals, Kavukcuoglu 2017, equation 3), all terms as means over their elements.
+
+    Mean squared error + (sg[z] - e)^2 + commitment x (z - sg[e])^2 for encoder outputs z, their nearest codes e and the
+    stopped gradient sg. The decoder reads z + sg[e - z]: e itself, while its gradient reaches the encoder as it is
+    (straight-through). Where codes are running averages (`config.model.codebook_decay`), the second term has no
+    parameter and is left out. There is no prior over codes, so nothing is generated: the metric is the
+    reconstruction error, and beside it the usage of the codebook.
+    """
+
+    def terms(params, batch_stats, images, train):
+        vectors, batch_stats = models.apply(components, params, batch_stats, "encoder", images, train)
+        (nearest, indices), batch_stats = models.apply(components, params, batch_stats, "codebook", vectors, train)
+        straight_through = vectors + jax.lax.stop_gradient(nearest - vectors)
+        reconstructions, batch_stats = models.apply(components, params, batch_stats, "decoder", straight_through, train)
+        return reconstructions, vectors, nearest, indices, batch_stats
+
+    def loss(params, batch_stats, images, keys, labels=None):
+        del keys, labels
+        reconstructions, vectors, nearest, _, batch_stats = terms(params, batch_stats, images, train=True)
+        scalars = {
+            "reconstruction_error": jnp.square(images - reconstructions).mean(),
+            "codebook": jnp.square(jax.lax.stop_gradient(vectors) - nearest).mean(),
+            "commitment": jnp.square(vectors - jax.lax.stop_gradient(nearest)).mean(),
+        }
+        value = scalars["reconstruction_error"] + options.commitment * scalars["commitment"]
+        if jax.tree.leaves(params["codebook"]):
+            value += scalars["codebook"]
+        return value, (batch_stats, {"loss": value, **scalars})
+
+    def evaluate(params, batch_stats, images, keys):
+        del keys
+        reconstructions, _, _, indices, _ = terms(params, batch_stats, images, train=False)
+        counts = jax.nn.one_hot(indices, components["codebook"].module.codes).mean(axis=(1, 2))
+        return {"reconstruction_error": jnp.square(images - reconstructions).mean(axis=(1, 2, 3)), "shares": counts}
+
+    def summarize(means):
+        """codebook_usage: the share of codes used at all; codebook_perplexity: as many codes used equally often."""
+        shares = means.pop("shares")
+        entropy = -(shares * jnp.log(jnp.where(shares > 0, shares, 1))).sum()
+        return means | {"codebook_usage": (shares > 0).mean(), "codebook_perplexity": jnp.exp(entropy)}
+
+    def reconstruct(params, batch_stats, images):
+        return terms(params, batch_stats, images, train=False)[0]
+
+    return Objective(
+        components=components,
+        players={"vq_vae": Player(tuple(components), loss)},
+        evaluate=evaluate,
+        summarize=summarize,
         reconstruct=reconstruct,
     )

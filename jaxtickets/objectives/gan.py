@@ -1,64 +1,71 @@
 """Generative adversarial networks (Goodfellow et al. 2014): two players, two losses."""
 
 import jax
-import optax
+import jax.numpy as jnp
 
 from jaxtickets import models
-from jaxtickets.objectives.objective import Objective, normal
-
-
-def non_saturating_discriminator(real_logits, fake_logits, real_label: float = 1.0):
-    """Mean of -log D(x) and -log(1 - D(G(z))), D = sigmoid of the logits (Goodfellow et al. 2014, equation 1).
-
-    `real_label` below 1 smooths the target of real images (Salimans et al. 2016, section 3.4).
-    """
-    real = optax.sigmoid_binary_cross_entropy(real_logits, real_label).mean()
-    return real + jax.nn.softplus(fake_logits).mean()
-
-
-def non_saturating_generator(fake_logits):
-    """Mean of -log D(G(z)), the generator's loss of Goodfellow et al. 2014, section 3."""
-    return jax.nn.softplus(-fake_logits).mean()
+from jaxtickets.objectives.augmentation import augment
+from jaxtickets.objectives.losses import LOSSES, SMOOTHED
+from jaxtickets.objectives.objective import Objective, Player, fold, normal
+from jaxtickets.objectives.penalties import PENALTIES
 
 
 def gan(components, options) -> Objective:
     """The GAN of a `generator` and a `discriminator`; the discriminator moves first.
 
-    Real and generated images pass through the discriminator separately, and each player draws latents of its own,
-    as in the paper's reference code. Every pass in training mode moves the running statistics of its batch norms.
+    Loss, penalty and augmentation combine as `options` say. Real and generated images pass through the discriminator
+    separately, and each player draws latents (and labels, uniformly) of its own, as in the paper's
+    reference code. Every pass in training mode moves the running statistics of its batch norms.
     """
     (latent_size,) = components["generator"].input_shape
+    classes = components["generator"].classes
+    criterion = LOSSES[options.loss](*([options.real_label] if options.loss in SMOOTHED else []))
 
     def fake(params, batch_stats, keys):
-        return models.apply(components, params, batch_stats, "generator", normal(keys, latent_size), train=True)
+        labels = jax.vmap(lambda key: jax.random.randint(key, (), 0, classes))(fold(keys, 0)) if classes else None
+        latents = normal(keys, latent_size)
+        images, batch_stats = models.apply(components, params, batch_stats, "generator", latents, True, labels)
+        return images, labels, batch_stats
 
-    def judge(params, batch_stats, images):
-        return models.apply(components, params, batch_stats, "discriminator", images, train=True)
+    def judge(params, batch_stats, images, keys, labels):
+        images = augment(options.augmentations, images, keys)
+        return models.apply(components, params, batch_stats, "discriminator", images, True, labels)
 
-    def discriminator_loss(params, batch_stats, images, keys):
-        fakes, batch_stats = fake(params, batch_stats, keys)
-        real_logits, batch_stats = judge(params, batch_stats, images)
-        fake_logits, batch_stats = judge(params, batch_stats, fakes)
-        loss = non_saturating_discriminator(real_logits, fake_logits, options.real_label)
-        scalars = {
-            "discriminator_loss": loss,
-            "discriminator_real": jax.nn.sigmoid(real_logits).mean(),
-            "discriminator_fake": jax.nn.sigmoid(fake_logits).mean(),
-        }
-        return loss, (batch_stats, scalars)
+    def discriminator_loss(params, batch_stats, images, keys, labels=None):
+        fakes, fake_labels, batch_stats = fake(params, batch_stats, keys)
+        real, batch_stats = judge(params, batch_stats, images, fold(keys, 1), labels)
+        generated, batch_stats = judge(params, batch_stats, fakes, fold(keys, 2), fake_labels)
+        loss = criterion.discriminator(real, generated)
+        scalars = {"discriminator_real": real.mean(), "discriminator_fake": generated.mean()}
+        if options.penalty != "none":
 
-    def generator_loss(params, batch_stats, images, keys):
-        fakes, batch_stats = fake(params, batch_stats, keys)
-        fake_logits, batch_stats = judge(params, batch_stats, fakes)
-        loss = non_saturating_generator(fake_logits)
+            def critic(images):
+                return judge(params, batch_stats, images, fold(keys, 1), labels)[0]
+
+            penalty = PENALTIES[options.penalty](critic, images, fakes, fold(keys, 3))
+            loss += options.penalty_weight * penalty
+            scalars["penalty"] = penalty
+        return loss, (batch_stats, {"discriminator_loss": loss, **scalars})
+
+    def generator_loss(params, batch_stats, images, keys, labels=None):
+        del images, labels
+        fakes, fake_labels, batch_stats = fake(params, batch_stats, keys)
+        generated, batch_stats = judge(params, batch_stats, fakes, fold(keys, 2), fake_labels)
+        loss = criterion.generator(generated)
         return loss, (batch_stats, {"generator_loss": loss})
 
-    def generate(params, batch_stats, latents):
-        return models.apply(components, params, batch_stats, "generator", latents, train=False)[0]
+    def clip(params):
+        """Weight clipping (Arjovsky, Chintala, Bottou 2017, algorithm 1)."""
+        return jax.tree.map(lambda leaf: jnp.clip(leaf, -options.clip, options.clip), params)
+
+    def generate(params, batch_stats, latents, labels=None):
+        return models.apply(components, params, batch_stats, "generator", latents, False, labels)[0]
 
     return Objective(
         components=components,
-        players={"discriminator": ("discriminator",), "generator": ("generator",)},
-        losses={"discriminator": discriminator_loss, "generator": generator_loss},
+        players={
+            "discriminator": Player(("discriminator",), discriminator_loss, constrain=clip if options.clip else None),
+            "generator": Player(("generator",), generator_loss, every=options.n_critic, averaged=options.ema_decay > 0),
+        },
         generate=generate,
     )

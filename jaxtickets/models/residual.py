@@ -1,0 +1,200 @@
+"""Residual stacks: SNGAN's ResNet, SAGAN, ResNet-DCGAN and the ResNet VAE.
+
+As in `convolutional`, a stage is named by its larger resolution and two stages of one name and one number of channels
+have the same shapes in a GAN and in a VAE. The channels that a block's sum makes are called after the block, unless its
+shortcut is the identity: then the sum runs on in the channels of its input.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxtickets.models import layers
+from jaxtickets.models.convolutional import Stack, to_float32
+from jaxtickets.models.layers import Conv, ConvPool, Dense, Style, Unproject, UpsampleConv, named
+
+
+class UpBlock(nn.Module):
+    """Norm, activation, upsampling, 3x3, norm, activation, 3x3, plus a 1x1 shortcut (Miyato et al. 2018, figure 4a)."""
+
+    features: int
+    style: Style
+    inputs: str
+
+    @nn.compact
+    def __call__(self, x, train: bool, labels=None):
+        style, hidden = self.style, f"{self.name}/hidden"
+        y = style.activation(style.normalize(x, self.inputs, train, labels, name="norm_1"))
+        use_bias = style.norm != "batch"
+        y = style.layer(
+            UpsampleConv, self.features, 3, use_bias=use_bias, inputs=self.inputs, outputs=hidden, name="conv_1"
+        )(y)
+        y = style.activation(style.normalize(y, hidden, train, labels, name="norm_2"))
+        y = style.layer(Conv, self.features, 3, padding=1, inputs=hidden, outputs=self.name, name="conv_2")(y)
+        # A 1x1 convolution and upsampling commute; before it there are a quarter of the pixels.
+        shortcut = style.layer(
+            Conv, self.features, 1, use_bias=False, inputs=self.inputs, outputs=self.name, name="shortcut"
+        )
+        return y + layers.upsample(shortcut(x))
+
+
+class DownBlock(nn.Module):
+    """Norm, activation, 3x3, norm, activation, 3x3, the mean over 2x2 pixels if `down`, plus a shortcut.
+
+    The shortcut is a 1x1 convolution if the block changes resolution or channels, else the identity. The `first` block
+    reads images and starts with its convolution (Miyato et al. 2018, figure 4b and the code's optimised block).
+    """
+
+    features: int
+    style: Style
+    inputs: str | None
+    down: bool = True
+    first: bool = False
+
+    @nn.compact
+    def __call__(self, x, train: bool, labels=None):
+        style, hidden = self.style, f"{self.name}/hidden"
+        outputs = self.outputs(x.shape[-1])
+        y = x if self.first else style.activation(style.normalize(x, self.inputs, train, labels, name="norm_1"))
+        hidden_features = self.features if self.first else x.shape[-1]
+        use_bias = style.norm != "batch"
+        y = style.layer(
+            Conv, hidden_features, 3, padding=1, use_bias=use_bias, inputs=self.inputs, outputs=hidden, name="conv_1"
+        )(y)
+        y = style.activation(style.normalize(y, hidden, train, labels, name="norm_2"))
+        names = {"inputs": hidden, "outputs": outputs, "name": "conv_2"}
+        if self.down:
+            y = style.layer(ConvPool, self.features, 3, **names)(y)
+        else:
+            y = style.layer(Conv, self.features, 3, padding=1, **names)(y)
+        if outputs == self.inputs:
+            return y + x
+        names = {"inputs": self.inputs, "outputs": outputs, "name": "shortcut"}
+        shortcut = style.layer(Conv, self.features, 1, use_bias=False, **names)
+        return y + shortcut(layers.pool(x) if self.down else x)  # The mean and a 1x1 convolution commute.
+
+    def outputs(self, in_features: int) -> str:
+        """The name of the channels that the block makes."""
+        return self.inputs if not self.down and in_features == self.features else self.name
+
+
+class SelfAttention(nn.Module):
+    """`x + gamma * attention(x)` over all positions of `x: [batch, h, w, c]`, gamma from 0 (Zhang et al. 2019, section 3).
+
+    As in their code, keys and values are max-pooled over 2x2 pixels, and have c / 8 and c / 2 channels.
+    """
+
+    style: Style
+    inputs: str
+
+    @nn.compact
+    def __call__(self, x):
+        batch, height, width, channels = x.shape
+
+        def conv(features, name, inputs, outputs, x):
+            layer = self.style.layer(Conv, features, 1, use_bias=False, inputs=inputs, outputs=outputs, name=name)
+            return layer(x)
+
+        def pooled(x):
+            return nn.max_pool(x, (2, 2), (2, 2)).reshape(batch, height * width // 4, -1)
+
+        # Queries and keys meet in a product, so that their channels are the same ones.
+        keyed, valued = f"{self.name}/key", f"{self.name}/value"
+        queries = conv(max(1, channels // 8), "query", self.inputs, keyed, x).reshape(batch, height * width, -1)
+        keys = pooled(conv(max(1, channels // 8), "key", self.inputs, keyed, x))
+        values = pooled(conv(max(1, channels // 2), "value", self.inputs, valued, x))
+        weights = jax.nn.softmax(jnp.einsum("bqc,bkc->bqk", queries, keys))
+        attended = jnp.einsum("bqk,bkc->bqc", weights, values).reshape(batch, height, width, -1)
+        gamma = self.param("gamma", named(nn.initializers.zeros, None), (1,)).astype(x.dtype)
+        return x + gamma * conv(channels, "out", valued, self.inputs, attended)
+
+
+class ResidualStack(Stack):
+    """Fields: flat: `width` channels at every resolution. attention: the resolution of self-attention, or 0."""
+
+    flat: bool = False
+    attention: int = 0
+
+    def features(self, resolution: int) -> int:
+        """As in `Stack`, but never less than `width`."""
+        return self.width if self.flat else max(self.width, super().features(resolution))
+
+
+class ResUp(ResidualStack):
+    """`[batch, latent]` -> images `[batch, image_size, image_size, channels]`, float32 in [-1, 1].
+
+    With `spread` the projection makes one pixel, which is repeated to `base` x `base`.
+    """
+
+    channels: int = 3
+    spread: bool = False
+
+    @nn.compact
+    def __call__(self, latents, train: bool, labels=None):
+        style, (base, *larger) = self.style, self.resolutions()
+        name, size = "unproject", 1 if self.spread else base
+        x = style.layer(Unproject, self.features(base), size, outputs=name, name=name)(latents)
+        x = jnp.broadcast_to(x, (x.shape[0], base, base, x.shape[-1]))
+        for size in larger:
+            x = UpBlock(self.features(size), style, name, name=f"up_{size}")(x, train, labels)
+            name = f"up_{size}"
+            if size == self.attention:
+                x = SelfAttention(style, name, name="attention")(x)
+        x = style.activation(style.normalize(x, name, train, labels))
+        image = style.layer(Conv, self.channels, 3, padding=1, inputs=name, name="image")(x)
+        return to_float32(jnp.tanh(image))
+
+
+class ResDown(ResidualStack):
+    """Images `[batch, image_size, image_size, channels]` in [-1, 1] -> `[batch, out_features]`, float32.
+
+    Fields:
+      stem: whether a 3x3 convolution comes before the blocks.
+      blocks: how many blocks follow at the smallest resolution.
+      pool: how the last maps become one vector, `jnp.sum` or `jnp.mean` over pixels.
+      classes: above 0, the vector's product with its class's embedding is added (Miyato, Koyama 2018, equation 4).
+    """
+
+    out_features: int = 1
+    stem: bool = False
+    blocks: int = 0
+    pool: callable = jnp.sum
+    classes: int = 0
+
+    @nn.compact
+    def __call__(self, images, train: bool, labels=None):
+        style, (base, *larger) = self.style, self.resolutions()
+        x, name = images, None
+        if self.stem:
+            name = "stem"
+            x = style.layer(Conv, self.width, 3, padding=1, outputs=name, name=name)(x)
+        for size in reversed(larger):
+            block = DownBlock(self.features(size // 2), style, name, first=name is None, name=f"down_{size}")
+            x, name = block(x, train, labels), f"down_{size}"
+            if size // 2 == self.attention:
+                x = SelfAttention(style, name, name="attention")(x)
+        for number in range(1, self.blocks + 1):
+            block = DownBlock(self.features(base), style, name, down=False, name=f"block_{number}")
+            name, x = block.outputs(x.shape[-1]), block(x, train, labels)
+        x = self.pool(style.activation(style.normalize(x, name, train, labels)), axis=(1, 2))
+        y = style.layer(Dense, self.out_features, inputs=name, name="project")(x)
+        if self.classes:
+            embedding = Embedding(self.classes, style, name, name="embedding")(labels, x.shape[-1])
+            y = y + (x * embedding).sum(axis=-1, keepdims=True)
+        return to_float32(y)
+
+
+class Embedding(nn.Module):
+    """A vector for each class: `labels: [batch]` -> `[batch, features]`."""
+
+    classes: int
+    style: Style
+    outputs: str
+
+    @nn.compact
+    def __call__(self, labels, features: int):
+        init = named(self.style.kernel_init, None, self.outputs)
+        table = self.param("embedding", init, (self.classes, features))
+        if self.style.spectral:
+            table = layers.spectral_normalize(self, table)
+        return table[labels].astype(self.style.dtype)
