@@ -1,5 +1,6 @@
 """Every mistake in a config or a flag: one line that names the field, the value and what is allowed; status 2."""
 
+import contextlib
 import importlib.util
 import os
 import subprocess
@@ -13,10 +14,12 @@ from jaxtickets import config as config_lib
 from jaxtickets import models
 from jaxtickets.errors import UserError
 from jaxtickets.experiments import EXPERIMENTS
-from jaxtickets.objectives import OBJECTIVES
+from jaxtickets.objectives import LOSSES, OBJECTIVES, PENALTIES
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 
+VAE = {"model.name": "conv_vae", "objective.name": "vae", "objective.real_label": 1.0}
+WASSERSTEIN = {"objective.loss": "wasserstein", "objective.real_label": 1.0}
 # The changes to configs/gan_digits.py:quick, trained for 400 steps, and what the error must say: the field, the value
 # and what is allowed.
 BAD = [
@@ -29,15 +32,65 @@ BAD = [
     ({"rewind_step": 10_000.0}, ["config.rewind_step=10000.0", "before the end"]),
     ({"tolerance": -0.5}, ["config.tolerance=-0.5", "at least 0"]),
     ({"tolerance": float("nan")}, ["config.tolerance=nan", "at least 0"]),
-    ({"model.name": "resnet"}, ["config.model.name='resnet'", "dcgan, conv_vae, conv_ae"]),
-    ({"model.name": "conv_vae"}, ["config.model.name='conv_vae'", "dcgan", "objective.name='gan'"]),
+    ({"model.name": "resnet"}, ["config.model.name='resnet'", "dcgan, sngan, sngan_resnet, resnet_dcgan", "conv_ae"]),
+    ({"model.name": "conv_vae"}, ["config.model.name='conv_vae'", "dcgan or sngan", "objective.name='gan'"]),
     ({"model.width": 0}, ["config.model.width=0", "at least 1"]),
     ({"model.latent_size": -3}, ["config.model.latent_size=-3", "at least 1"]),
     ({"model.image_size": 20}, ["config.model.image_size=20", "16, 32, 64"]),
     ({"model.image_size": 256}, ["config.model.image_size=256", "16, 32, 64"]),
-    ({"objective.name": "diffusion"}, ["config.objective.name='diffusion'", "gan, vae, autoencoder"]),
+    ({"objective.name": "diffusion"}, ["config.objective.name='diffusion'", "gan, vae, vq_vae, autoencoder"]),
     ({"objective.real_label": 1.5}, ["config.objective.real_label=1.5", "at most 1"]),
     ({"objective.beta": -1.0}, ["config.objective.beta=-1.0", "at least 0"]),
+    ({"objective.beta": 4.0}, ["config.objective.beta=4.0", "1.0 with config.objective.name='gan'"]),
+    ({"objective.commitment": 1.0}, ["config.objective.commitment=1.0", "0.25 with config.objective.name='gan'"]),
+    ({"objective.loss": "logistic"}, ["config.objective.loss='logistic'", "non_saturating, least_squares, hinge"]),
+    ({"objective.penalty": "r2"}, ["config.objective.penalty='r2'", "none, wgan_gp, r1, dragan"]),
+    ({"objective.penalty": "wgan_gp"}, ["config.objective.penalty='wgan_gp'", "batch norm", "none, layer or spectral"]),
+    ({"objective.penalty": "r1"}, ["config.objective.penalty='r1'", "batch norm", "none, layer or spectral"]),
+    ({"objective.penalty_weight": -1.0}, ["config.objective.penalty_weight=-1.0", "at least 0"]),
+    ({"objective.loss": "hinge"}, ["config.objective.real_label=0.9", "1.0 with config.objective.loss='hinge'"]),
+    ({**WASSERSTEIN}, ["config.objective.loss='wasserstein'", "clip above 0", "penalty", "spectral"]),
+    ({"objective.clip": 0.01}, ["config.objective.clip=0.01", "0.0 with config.objective.loss='non_saturating'"]),
+    (
+        {**WASSERSTEIN, "model.discriminator_norm": "layer", "objective.penalty": "wgan_gp", "objective.clip": 0.01},
+        ["config.objective.clip=0.01", "0.0 with config.objective.penalty='wgan_gp'"],
+    ),
+    ({"objective.n_critic": 0}, ["config.objective.n_critic=0", "at least 1"]),
+    ({"objective.n_critic": 3}, ["config.train.log_every=50", "a multiple of config.objective.n_critic=3"]),
+    ({"objective.ema_decay": 1.0}, ["config.objective.ema_decay=1.0", "below 1"]),
+    (
+        {"objective.augmentations": ("flip",)},
+        ["config.objective.augmentations=('flip',)", "color, translation, cutout"],
+    ),
+    ({"objective.augmentations": ("color", "color")}, ["config.objective.augmentations=", "a tuple of some of"]),
+    (
+        {"model.discriminator_norm": "group"},
+        ["config.model.discriminator_norm='group'", "none, batch, layer, spectral"],
+    ),
+    ({"model.conditional": True}, ["config.model.conditional=True", "'dcgan'", "sngan_resnet, resnet_dcgan, sagan"]),
+    (
+        {"model.name": "sngan_resnet", "model.conditional": True, "data.name": "synthetic_faces"},
+        ["config.model.conditional=True", "config.data.name='synthetic_faces' has no class labels"],
+    ),
+    ({"model.codes": 64}, ["config.model.codes=64", "128 with config.model.name='dcgan'", "vq_vae"]),
+    ({"model.codebook_decay": 1.0}, ["config.model.codebook_decay=1.0", "below 1"]),
+    (
+        {**VAE, "model.name": "linear_vae"},
+        ["config.model.image_size=16", "28, 32 with config.model.name='linear_vae'"],
+    ),
+    (
+        {"model.name": "conv_vae", "objective.name": "vae"},
+        ["config.objective.real_label=0.9", "1.0 with config.objective.name='vae'"],
+    ),
+    (
+        {**VAE, "model.discriminator_norm": "layer"},
+        ["config.model.discriminator_norm='layer'", "'' with config.model.name='conv_vae'"],
+    ),
+    ({"optimizer.name": "sgd"}, ["config.optimizer.name='sgd'", "adam, rmsprop"]),
+    (
+        {"optimizer.discriminator_learning_rate": -1.0},
+        ["config.optimizer.discriminator_learning_rate=-1.0", "at least"],
+    ),
     ({"optimizer.learning_rate": 0.0}, ["config.optimizer.learning_rate=0.0", "above 0"]),
     ({"optimizer.learning_rate": float("inf")}, ["config.optimizer.learning_rate=inf", "above 0"]),
     ({"optimizer.beta1": 1.0}, ["config.optimizer.beta1=1.0", "below 1"]),
@@ -124,6 +177,21 @@ def test_the_config_allows_what_there_is():
     assert set(config_lib.MODELS_OF) == set(OBJECTIVES)
     assert {model for names in config_lib.MODELS_OF.values() for model in names} == set(models.MODELS)
     assert set(models.IMAGE_SIZES) == set(models.MODELS)
+    assert {field for fields in config_lib.FIELDS_OF.values() for field in fields} <= set(config_lib.FIELDS)
+    assert {f"model.{option}" for option in models.OPTIONS} <= set(config_lib.FIELDS)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("penalty", ["none", *PENALTIES])
+@pytest.mark.parametrize("norm", models.NORMS)
+def test_losses_penalties_and_norms_combine_unless_they_exclude_each_other(loss, penalty, norm):
+    config = load_config("gan_digits")
+    config.objective.update(loss=loss, penalty=penalty, real_label=1.0)
+    config.model.discriminator_norm = norm
+    mixed = penalty != "none" and norm == "batch"
+    unbounded = loss == "wasserstein" and penalty == "none" and norm != "spectral"
+    with pytest.raises(UserError) if mixed or unbounded else contextlib.nullcontext():
+        config_lib.validate(config, 1)
 
 
 def run_main(*flags, config="configs/gan_digits.py:quick", cwd=ROOT):

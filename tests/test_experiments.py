@@ -14,9 +14,18 @@ from jaxtickets import masks as mask_lib
 from jaxtickets import snapshots, tickets
 from jaxtickets.errors import UserError
 from jaxtickets.experiments import EXPERIMENTS, Run, discard_from, judge
+from jaxtickets.train import evaluated
 
-CONFIGS = ("gan_digits", "vae_digits", "ae_digits")
+# The last one with two steps of the critic, averaged weights, labels and augmentation.
+CONFIGS = ("gan_digits", "vae_digits", "ae_digits", "sngan_conditional")
 ROUNDS = 3
+
+
+def small(name, data_directory, **changes):
+    """`tiny`, with all that a state can hold in the conditional GAN."""
+    if name == "sngan_conditional":
+        changes = {"objective.ema_decay": 0.9, "objective.augmentations": ("translation",), **changes}
+    return tiny(name, data_directory, **changes)
 
 
 def finish(config, path):
@@ -32,7 +41,7 @@ def finished(data_directory, tmp_path_factory):
     runs = {}
     for name in CONFIGS:
         path = tmp_path_factory.mktemp(name) / "workdir"
-        runs[name] = finish(tiny(name, data_directory), path)
+        runs[name] = finish(small(name, data_directory), path)
     return runs
 
 
@@ -59,7 +68,7 @@ def test_masks_of_later_rounds_are_nested_and_exact(finished, name):
 def test_a_pruned_weight_is_zero_in_the_saved_state_and_in_the_ticket_file(finished, name):
     run, verdict = finished[name]
     _, state, _ = snapshots.LastState(run.path / "snapshots" / "last").restore(run.initial_state)
-    trees = [(state.params, run.saved_masks(ROUNDS))]
+    trees = [(state.params, run.saved_masks(ROUNDS)), (evaluated(state)[0], run.saved_masks(ROUNDS))]
     if verdict["winning_round"] is not None:
         ticket = tickets.load_ticket(run.path / "ticket.safetensors")
         trees.append((ticket.params, run.saved_masks(verdict["winning_round"])))
@@ -102,6 +111,7 @@ def test_the_workdir_holds_what_its_contract_says(finished, name):
         "gan_digits": ["fd_digits"],
         "vae_digits": ["fd_digits", "kl", "negative_elbo", "reconstruction"],
         "ae_digits": ["reconstruction_error"],
+        "sngan_conditional": ["fd_digits"],
     }[name]
     before, after = ["round", "sparsity", "sparsity_all", "density"], ["flops_dense", "flops_effective", "params_kept"]
     assert list(table[0]) == [*before, *metrics, *after, "train_seconds", "steps_per_second"]
@@ -130,14 +140,15 @@ def test_flops_and_kept_parameters_fall_with_the_masks_and_are_counted_from_shap
     assert sum(int(row["kept"]) for row in layers) == kept
 
 
-def test_nothing_is_compiled_after_round_zero(data_directory, tmp_path):
+@pytest.mark.parametrize("name", ["gan_digits", "sngan_conditional"])
+def test_nothing_is_compiled_after_round_zero(data_directory, tmp_path, name):
     compiled = []
 
     def listen(event, duration, **_):
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(duration)
 
-    config = tiny("gan_digits", data_directory, **{"prune.rounds": 3})
+    config = small(name, data_directory, **{"prune.rounds": 3})
     with Run(config, tmp_path / "workdir") as run:
         recorded, counts = run.round, []
 
@@ -157,27 +168,33 @@ class Killed(BaseException):
     """Stands for the process's end at an arbitrary point."""
 
 
-@pytest.mark.parametrize(("round_", "step"), [(0, 2), (0, 6), (0, 12), (1, 11), (2, 5)])
-def test_a_run_that_was_cut_short_goes_on_to_the_same_bits(finished, data_directory, tmp_path, round_, step):
-    config, path = tiny("gan_digits", data_directory), tmp_path / "workdir"
+@pytest.mark.parametrize(
+    ("name", "round_", "step"),
+    [*(("gan_digits", *where) for where in [(0, 2), (0, 6), (0, 12), (1, 11), (2, 5)]), ("sngan_conditional", 1, 11)],
+)
+def test_a_run_that_was_cut_short_goes_on_to_the_same_bits(finished, data_directory, tmp_path, name, round_, step):
+    config, path = small(name, data_directory), tmp_path / "workdir"
     with pytest.raises(Killed), Run(config, path) as run:
-        compiled, done = run._step, []
+        done = []
 
-        def step_and_die(state, masks, images, indices):
-            done.append(None)
-            in_round_0 = 12 if round_ else 0
-            if len(done) > in_round_0 + max(0, round_ - 1) * 9 + (step - 3 if round_ else step):
-                raise Killed
-            return compiled(state, masks, images, indices)
+        def and_die(compiled):
+            def step_and_die(*arguments):
+                done.append(None)
+                in_round_0 = 12 if round_ else 0
+                if len(done) > in_round_0 + max(0, round_ - 1) * 9 + (step - 3 if round_ else step):
+                    raise Killed
+                return compiled(*arguments)
 
-        run._step = step_and_die
+            return step_and_die
+
+        run._steps = {moving: and_die(compiled) for moving, compiled in run._steps.items()}
         if step == 12:
             run._evaluator = run._evaluator._replace(evaluate=lambda *_: (_ for _ in ()).throw(Killed))
         EXPERIMENTS["imp"](run)
     assert len(rows(path)) == round_ if (path / "rounds.csv").exists() else round_ == 0
     run, verdict = finish(config, path)
 
-    whole, whole_verdict = finished["gan_digits"]
+    whole, whole_verdict = finished[name]
     for ours, theirs in zip(all_masks(run), all_masks(whole), strict=True):
         assert mask_lib.hamming_distance(ours, theirs) == 0
     jax.tree.map(np.testing.assert_array_equal, run.trained, whole.trained)
@@ -215,7 +232,7 @@ def test_a_finished_run_is_not_run_again(finished):
     whole, whole_verdict = finished["ae_digits"]
     before = (whole.path / "rounds.csv").read_bytes()
     with Run(whole.config, whole.path) as run:
-        run._step = None
+        run._steps = None
         EXPERIMENTS["imp"](run)
         assert run.finish() == whole_verdict
     assert (whole.path / "rounds.csv").read_bytes() == before
@@ -241,10 +258,11 @@ def test_the_dense_experiment_is_round_zero(finished, data_directory, tmp_path):
     assert len(rows(run.path)) == 1
 
 
-def test_streaming_from_the_host_trains_to_the_same_bits(finished, data_directory, tmp_path):
-    config = tiny("ae_digits", data_directory, **{"data.placement": "host", "prune.rounds": 1})
+@pytest.mark.parametrize("name", ["ae_digits", "sngan_conditional"])
+def test_streaming_from_the_host_trains_to_the_same_bits(finished, data_directory, tmp_path, name):
+    config = small(name, data_directory, **{"data.placement": "host", "prune.rounds": 1})
     run, _ = finish(config, tmp_path / "workdir")
-    whole = finished["ae_digits"][0]
+    whole = finished[name][0]
     assert mask_lib.hamming_distance(run.saved_masks(1), whole.saved_masks(1)) == 0
 
 

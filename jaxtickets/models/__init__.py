@@ -109,7 +109,8 @@ def resnet_dcgan(width, latent_size, image_size, channels, discriminator_norm="b
 def sagan(width, latent_size, image_size, channels, discriminator_norm="spectral", classes=0, **style):
     """SAGAN (Zhang et al. 2019): residual blocks, spectral norm in both players, self-attention at half the image size.
 
-    Their networks are for 128x128 images, from 1,024 channels at 4x4 to 64, as here with a width of 64.
+    Their networks are for 128x128 images and have 1,024 to 64 channels, as here with a width of 64; the blocks
+    are those of `sngan_resnet`.
     """
     sizes = dict(width=width, image_size=image_size, base=4, attention=image_size // 2)
     generator_style = Style(spectral=True, kernel_init=_xavier, classes=classes, **style)

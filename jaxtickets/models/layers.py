@@ -130,7 +130,8 @@ def spectral_normalize(module: nn.Module, kernel):
     left = _unit(u.value)  # A running average of unit vectors is shorter than one.
     right = _unit(lax.stop_gradient(matrix) @ left)
     if module.is_mutable_collection("batch_stats") and not module.is_initializing():
-        left = u.value = _unit(right @ lax.stop_gradient(matrix))
+        moved = right @ lax.stop_gradient(matrix)
+        left = u.value = jnp.where(moved.any(), _unit(moved), left)  # An emptied kernel has no direction.
     return kernel / jnp.maximum(right @ matrix @ left, 1e-12)
 
 

@@ -80,7 +80,7 @@ class Codebook(nn.Module):
         init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=0, out_axis=1)
         shape = (self.codes, self.code_size)
         if self.decay:
-            share = self.variable("batch_stats", "share", lambda: jnp.full(self.codes, 1 / self.codes))
+            share = self.variable("batch_stats", "share", lambda: jnp.full(self.codes, 1 / self.codes, jnp.float32))
             total = self.variable(
                 "batch_stats", "total", lambda: init(self.make_rng("params"), shape, jnp.float32) / self.codes
             )
@@ -88,7 +88,7 @@ class Codebook(nn.Module):
             embedding = total.value / smoothed[:, None]
         else:
             embedding = self.param("embedding", named(init, None, None), shape)
-        self.sow("kernel_uses", "embedding", vectors[0, :, :, 0])
+            self.sow("kernel_uses", "embedding", vectors[0, :, :, 0])
         distances = jnp.square(embedding).sum(axis=-1) - 2 * vectors @ embedding.T
         indices = distances.argmin(axis=-1)
         if self.decay and train and not self.is_initializing():

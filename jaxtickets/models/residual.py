@@ -5,6 +5,8 @@ have the same shapes in a GAN and in a VAE. The channels that a block's sum make
 shortcut is the identity: then the sum runs on in the channels of its input.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -158,7 +160,7 @@ class ResDown(ResidualStack):
     out_features: int = 1
     stem: bool = False
     blocks: int = 0
-    pool: callable = jnp.sum
+    pool: Callable = jnp.sum
     classes: int = 0
 
     @nn.compact

@@ -1,0 +1,32 @@
+"""Winning tickets in a SAGAN: self-attention, spectral norm in both players, two learning rates (Zhang et al. 2019).
+
+    python -m jaxtickets.main --config=configs/sagan.py
+
+At the published settings on CIFAR-10, twenty rounds of 200 epochs: for a GPU or a TPU. This file has not been run to its end yet.
+
+    python -m jaxtickets.main --config=configs/sagan.py:quick
+
+TODO minutes
+"""
+
+from jaxtickets import config as config_lib
+
+
+def get_config(variant=""):
+    quick = config_lib.is_quick(variant)
+    config = config_lib.get_config()
+    config.rewind_step = 0.05
+    config.model.update(name="sagan", width=24 if quick else 64, latent_size=64 if quick else 128)
+    config.model.image_size = 16 if quick else 32
+    config.objective.update(name="gan", loss="hinge")
+    config.optimizer.update(
+        learning_rate=2e-4 if quick else 1e-4, discriminator_learning_rate=8e-4 if quick else 4e-4, beta1=0.0, beta2=0.9
+    )
+    config.data.update(name="digits" if quick else "cifar10")
+    config.prune.update(rounds=5 if quick else 20, rate=0.2)
+    config.eval.update(samples=2048 if quick else 50_000, batch_size=256, features="digits" if quick else "faces")
+    if quick:
+        config.train.update(batch_size=64, steps=700, log_every=50)
+    else:
+        config.train.update(batch_size=64, epochs=200)
+    return config

@@ -1,0 +1,30 @@
+"""Winning tickets in a WGAN: DCGAN's networks, a critic with clipped weights (Arjovsky, Chintala, Bottou 2017).
+
+    python -m jaxtickets.main --config=configs/wgan.py
+
+At the published settings on CIFAR-10, twenty rounds of 200 epochs: for a GPU or a TPU. This file has not been run to its end yet.
+
+    python -m jaxtickets.main --config=configs/wgan.py:quick
+
+TODO minutes
+"""
+
+from jaxtickets import config as config_lib
+
+
+def get_config(variant=""):
+    quick = config_lib.is_quick(variant)
+    config = config_lib.get_config()
+    config.rewind_step = 0.05
+    config.model.update(name="dcgan", width=48 if quick else 128, latent_size=64 if quick else 32)
+    config.model.image_size = 16 if quick else 32
+    config.objective.update(name="gan", loss="wasserstein", clip=0.01, n_critic=2 if quick else 5)
+    config.optimizer.update(name="rmsprop", learning_rate=3e-4 if quick else 5e-5, beta2=0.9)
+    config.data.update(name="digits" if quick else "cifar10")
+    config.prune.update(rounds=5 if quick else 20, rate=0.2)
+    config.eval.update(samples=2048 if quick else 50_000, batch_size=256, features="digits" if quick else "faces")
+    if quick:
+        config.train.update(batch_size=64, steps=1000, log_every=50)
+    else:
+        config.train.update(batch_size=64, epochs=200)
+    return config
