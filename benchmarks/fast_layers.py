@@ -2,8 +2,8 @@
 
     python benchmarks/fast_layers.py [--batch_size=64] [--repeats=9] [--out=FILE.json]
 
-Both compute the same numbers (`tests/test_layers.py`: float64, 1e-10). Each repeat runs the two in turn; the table gives
-the median milliseconds of a value and both gradients, and the median ratio with its range.
+Both compute the same numbers (`tests/test_layers.py`: float64, 1e-10). Each repeat runs the two in turn; the table
+gives the median milliseconds of a value and both gradients, and the median ratio with its range.
 """
 
 import argparse

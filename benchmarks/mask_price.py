@@ -13,13 +13,13 @@ import shlex
 import statistics
 import sys
 import time
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 
 from jaxtickets import masks as mask_lib
 from jaxtickets import models, train
+from jaxtickets.config import get_config
 from jaxtickets.objectives import OBJECTIVES
 
 NETWORKS = {"dcgan": "gan", "conv_vae": "vae", "conv_ae": "autoencoder"}
@@ -27,14 +27,16 @@ NETWORKS = {"dcgan": "gan", "conv_vae": "vae", "conv_ae": "autoencoder"}
 
 def timed_steps(name, width, batch_size, steps):
     """For each variant a function that runs `steps` steps and returns the seconds a step."""
+    config = get_config()
+    config.optimizer.update(beta1=0.5)
     components = models.MODELS[name](width=width, latent_size=32, image_size=32, channels=3)
-    objective = OBJECTIVES[NETWORKS[name]](components, SimpleNamespace(real_label=1.0, beta=1.0))
-    optimizer = train.adam(SimpleNamespace(learning_rate=2e-4, beta1=0.5, beta2=0.999, weight_decay=0.0))
-    step = train.make_step(objective, optimizer)
-    initial = train.init_state(objective, optimizer, 0)
+    objective = OBJECTIVES[NETWORKS[name]](components, config.objective)
+    optimizers = train.make_optimizers(objective, config.optimizer)
+    step = train.make_step(objective, optimizers, tuple(objective.players))
+    initial = train.init_state(objective, optimizers, 0)
     devices = jax.local_device_count()
     rng = np.random.default_rng(0)
-    images = train.replicate(rng.integers(0, 256, (4 * batch_size, 32, 32, 3), dtype=np.uint8))
+    data = train.replicate((rng.integers(0, 256, (4 * batch_size, 32, 32, 3), dtype=np.uint8), None))
     indices = rng.permutation(4 * batch_size)[:batch_size].astype(np.int32).reshape(devices, -1)
     dense = mask_lib.ones(initial.params)
 
@@ -45,7 +47,7 @@ def timed_steps(name, width, batch_size, steps):
             nonlocal state
             started = time.perf_counter()
             for _ in range(steps):
-                state, _ = step(state, masks, images, indices)
+                state, _ = step(state, masks, data, indices)
             jax.block_until_ready(state)
             return (time.perf_counter() - started) / steps
 

@@ -22,7 +22,7 @@ def get_config(variant=""):
     config.optimizer.update(learning_rate=1e-3, weight_decay=1e-5)
     config.data.update(name="digits" if quick else "mnist")
     config.prune.update(rounds=5 if quick else 20, rate=0.2)
-    config.eval.update(samples=2048 if quick else 50_000, batch_size=256, features="digits" if quick else "faces")
+    config.eval.update(samples=2048 if quick else 50_000, batch_size=256, features="digits")
     if quick:
         config.train.update(batch_size=64, steps=1500, log_every=50)
     else:

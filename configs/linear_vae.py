@@ -19,12 +19,12 @@ def get_config(variant=""):
     config.rewind_step = 0.05
     config.model.update(name="linear_vae", width=128, latent_size=8, image_size=28)
     config.objective.update(name="vae", beta=1.0)
-    config.optimizer.update(learning_rate=1e-3, weight_decay=1e-5)
+    config.optimizer.update(learning_rate=2e-3 if quick else 1e-3, weight_decay=1e-5)
     config.data.update(name="digits" if quick else "mnist")
     config.prune.update(rounds=5 if quick else 20, rate=0.2)
-    config.eval.update(samples=2048 if quick else 50_000, batch_size=256, features="digits" if quick else "faces")
+    config.eval.update(samples=2048 if quick else 50_000, batch_size=256, features="digits")
     if quick:
-        config.train.update(batch_size=64, steps=1500, log_every=50)
+        config.train.update(batch_size=256, steps=4000, log_every=50)
     else:
         config.train.update(batch_size=128, epochs=100)
     return config

@@ -18,13 +18,13 @@ def get_config(variant=""):
     config.rewind_step = 0.05
     config.model.update(name="dcgan", width=48 if quick else 128, latent_size=64 if quick else 32)
     config.model.image_size = 16 if quick else 32
-    config.objective.update(name="gan", loss="least_squares")
+    config.objective.update(name="gan", loss="least_squares", ema_decay=0.99 if quick else 0.0)
     config.optimizer.update(learning_rate=3e-4 if quick else 2e-4, beta1=0.5)
     config.data.update(name="digits" if quick else "cifar10")
     config.prune.update(rounds=5 if quick else 20, rate=0.2)
     config.eval.update(samples=2048 if quick else 50_000, batch_size=256, features="digits" if quick else "faces")
     if quick:
-        config.train.update(batch_size=64, steps=700, log_every=50)
+        config.train.update(batch_size=64, steps=900, log_every=50)
     else:
         config.train.update(batch_size=64, epochs=200)
     return config

@@ -17,15 +17,15 @@ def get_config(variant=""):
     quick = config_lib.is_quick(variant)
     config = config_lib.get_config()
     config.rewind_step = 0.05
-    config.model.update(name="sngan_resnet_vae", width=16 if quick else 128, latent_size=16 if quick else 128)
+    config.model.update(name="sngan_resnet_vae", width=12 if quick else 128, latent_size=16 if quick else 128)
     config.model.image_size = 16 if quick else 32
     config.objective.update(name="vae", beta=1.0)
-    config.optimizer.update(learning_rate=1e-3, weight_decay=1e-5)
+    config.optimizer.update(learning_rate=3e-3 if quick else 1e-3, weight_decay=1e-5)
     config.data.update(name="digits" if quick else "cifar10")
     config.prune.update(rounds=5 if quick else 20, rate=0.2)
     config.eval.update(samples=2048 if quick else 50_000, batch_size=256, features="digits" if quick else "faces")
     if quick:
-        config.train.update(batch_size=64, steps=600, log_every=50)
+        config.train.update(batch_size=64, steps=1000, log_every=50)
     else:
         config.train.update(batch_size=128, epochs=100)
     return config

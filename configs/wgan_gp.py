@@ -20,13 +20,15 @@ def get_config(variant=""):
         name="dcgan", width=48 if quick else 128, latent_size=64 if quick else 32, discriminator_norm="layer"
     )
     config.model.image_size = 16 if quick else 32
-    config.objective.update(name="gan", loss="wasserstein", penalty="wgan_gp", n_critic=2 if quick else 5)
+    config.objective.update(
+        name="gan", loss="wasserstein", penalty="wgan_gp", n_critic=2 if quick else 5, ema_decay=0.99 if quick else 0.0
+    )
     config.optimizer.update(learning_rate=5e-4 if quick else 1e-4, beta1=0.0, beta2=0.9)
     config.data.update(name="digits" if quick else "cifar10")
-    config.prune.update(rounds=5 if quick else 20, rate=0.2)
+    config.prune.update(rounds=4 if quick else 20, rate=0.2)
     config.eval.update(samples=2048 if quick else 50_000, batch_size=256, features="digits" if quick else "faces")
     if quick:
-        config.train.update(batch_size=64, steps=1000, log_every=50)
+        config.train.update(batch_size=64, steps=600, log_every=50)
     else:
         config.train.update(batch_size=64, epochs=200)
     return config

@@ -123,13 +123,13 @@ def _choice(*allowed):
     return lambda value: value in allowed, f"one of {', '.join(map(str, allowed))}"
 
 
-def _patterns(value):
+def _texts(value):
     return isinstance(value, tuple | list) and all(isinstance(pattern, str) for pattern in value)
 
 
 def _some_of(*names):
     def are_some(value):
-        return isinstance(value, tuple | list) and set(value) <= set(names) and len(set(value)) == len(value)
+        return _texts(value) and set(value) <= set(names) and len(set(value)) == len(value)
 
     return are_some, f"a tuple of some of {', '.join(names)}"
 
@@ -155,7 +155,10 @@ FIELDS = {
     "model.width": _whole(1),
     "model.latent_size": _whole(1),
     "model.image_size": _whole(1),
-    "model.discriminator_norm": _choice("", *models.NORMS),
+    "model.discriminator_norm": (
+        lambda value: value in ("", *models.NORMS),
+        f"one of {', '.join(models.NORMS)}, or '' for the network's own",
+    ),
     "model.conditional": _switch,
     "model.codes": _whole(2),
     "model.codebook_decay": _fraction,
@@ -188,8 +191,8 @@ FIELDS = {
     "prune.rounds": _whole(0),
     "prune.rate": _number(lambda value: 0 < value < 1, "a number between 0 and 1, both excluded"),
     "prune.scope": _choice(*SCOPES),
-    "prune.include": (_patterns, "a tuple of regular expressions over paths such as generator/up_16/conv/kernel"),
-    "prune.exclude": (_patterns, "a tuple of regular expressions over paths such as generator/up_16/conv/kernel"),
+    "prune.include": (_texts, "a tuple of regular expressions over paths such as generator/up_16/conv/kernel"),
+    "prune.exclude": (_texts, "a tuple of regular expressions over paths such as generator/up_16/conv/kernel"),
     "prune.min_per_layer": _whole(0),
     "eval.samples": _whole(2),
     "eval.batch_size": _whole(1),

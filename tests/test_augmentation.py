@@ -42,7 +42,7 @@ def test_the_same_keys_give_the_same_images_of_the_same_shape_and_other_keys_oth
 def test_each_image_of_a_batch_is_changed_by_a_draw_of_its_own(images, name):
     same = np.broadcast_to(images[:1], images.shape)
     changed = augmented(same, name).reshape(BATCH, -1)
-    assert len(np.unique(changed, axis=0)) > BATCH / 2
+    assert len(np.unique(changed, axis=0)) > BATCH / 4
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)

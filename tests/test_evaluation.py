@@ -1,11 +1,12 @@
 """Metrics and sample grids of networks whose output is known."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tiny
 
-from jaxtickets import data, evaluation
+from jaxtickets import data, evaluation, models
 from jaxtickets.objectives import Objective
 from jaxtickets.train import to_float
 
@@ -17,7 +18,7 @@ def digits(data_directory):
 
 def evaluator(data_directory, digits, **functions):
     config = tiny("gan_digits", data_directory, **{"eval.samples": 1024, "eval.batch_size": 256})
-    objective = Objective(components={}, players={}, losses={}, **functions)
+    objective = Objective(**{"components": {}, "players": {}, **functions})
     return evaluation.make_evaluator(objective, config, *digits)
 
 
@@ -34,10 +35,10 @@ def test_real_images_are_near_the_training_set_and_noise_is_far(data_directory, 
     train_images, test_images = digits
     real = jnp.asarray(np.resize(test_images, (256, 16, 16, 1)))
 
-    def generate_real(params, batch_stats, latents):
+    def generate_real(params, batch_stats, latents, labels):
         return to_float(real)
 
-    def generate_noise(params, batch_stats, latents):
+    def generate_noise(params, batch_stats, latents, labels):
         return jnp.tanh(jnp.resize(latents, (256, 16, 16, 1)))
 
     near, far = (
@@ -55,6 +56,44 @@ def test_the_reconstruction_error_of_a_known_error_is_that_error(data_directory,
     judged = evaluator(data_directory, digits, evaluate=evaluate, reconstruct=lambda params, stats, images: images)
     assert judged.metric == "reconstruction_error"
     assert judged.evaluate({}, {})["reconstruction_error"] == pytest.approx(0.0625, rel=1e-4)
+
+
+def test_means_over_all_examples_are_summarized_once_they_are_complete(data_directory, digits):
+    def evaluate(params, batch_stats, images, keys):
+        bright = images.mean(axis=(1, 2, 3)) > -0.4
+        return {"reconstruction_error": jnp.ones(len(images)), "shares": jnp.stack([bright, ~bright], axis=1)}
+
+    judged = evaluator(
+        data_directory,
+        digits,
+        evaluate=evaluate,
+        summarize=lambda means: {"reconstruction_error": means["reconstruction_error"], "share": means["shares"][0]},
+        reconstruct=lambda params, stats, images: images,
+    )
+    share = np.mean((digits[1] / 127.5 - 1).mean(axis=(1, 2, 3)) > -0.4)
+    assert 0.1 < share < 0.9
+    assert judged.evaluate({}, {}) == pytest.approx({"reconstruction_error": 1, "share": share}, rel=1e-5)
+
+
+def test_a_row_of_a_conditional_generators_grid_shows_one_class_and_samples_are_of_all_classes(data_directory, digits):
+    classes, seen = 5, []
+
+    def generate(params, batch_stats, latents, labels):
+        jax.debug.callback(lambda labels: seen.append(np.asarray(labels)), labels)
+        return jnp.broadcast_to(labels[:, None, None, None] / classes, (len(labels), 16, 16, 1))
+
+    components = {"generator": models.Component(None, (4,), classes)}
+    judged = evaluator(data_directory, digits, components=components, generate=generate)
+    centres = judged.samples({}, {})[32::68, 32::68, 0].astype(int)
+    values = np.round((np.arange(8) % classes / classes + 1) * 127.5)  # The eighth row shows the third class again.
+    np.testing.assert_allclose(centres, np.broadcast_to(values[:, None], (8, 8)), atol=1)
+    jax.effects_barrier()
+    seen.clear()
+    judged.evaluate({}, {})
+    jax.effects_barrier()
+    counts = np.bincount(np.concatenate(seen), minlength=classes)
+    assert counts.sum() == 1024
+    assert counts.max() - counts.min() <= 8
 
 
 def test_an_autoencoders_grid_has_rows_of_originals_above_their_reconstructions(data_directory, digits):
@@ -79,8 +118,10 @@ def test_a_grid_shows_the_images_in_reading_order():
 
 
 def test_the_same_latents_are_drawn_each_time(data_directory, digits):
-    judged = evaluator(
-        data_directory, digits, generate=lambda params, stats, z: jnp.tanh(jnp.resize(z, (len(z), 16, 16, 1)))
-    )
+    def generate(params, batch_stats, latents, labels):
+        assert labels is None
+        return jnp.tanh(jnp.resize(latents, (len(latents), 16, 16, 1)))
+
+    judged = evaluator(data_directory, digits, generate=generate)
     np.testing.assert_array_equal(judged.samples({}, {}), judged.samples({}, {}))
     assert judged.evaluate({}, {}) == judged.evaluate({}, {})

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 from conftest import init
+from test_train import quick_compilation  # noqa: F401 (a fixture that this module uses too)
 
 from jaxtickets import models
 from jaxtickets.config import get_config
@@ -17,6 +18,13 @@ from jaxtickets.objectives import LOSSES, autoencoder, gan, normal, vae, vq_vae
 from jaxtickets.objectives.autoencoders import gaussian_kl
 
 SIZES = dict(width=4, latent_size=6, image_size=16, channels=1)
+
+
+@pytest.fixture(autouse=True)
+def float32_products():
+    """Without it, GPUs round the factors of products to fewer digits than these comparisons need."""
+    with jax.default_matmul_precision("float32"):
+        yield
 
 
 def options(**changes):
@@ -87,6 +95,13 @@ def test_gaussian_kl_agrees_with_numerical_integration():
     assert gaussian_kl(jnp.array([[mean]]), jnp.array([[log_variance]]))[0] == pytest.approx(integral, rel=1e-5)
 
 
+# Autoencoders of fully connected layers, which NumPy computes too.
+
+LINEAR_SHAPE = (6, 6, 2)
+LINEAR_SIZES = dict(width=16, latent_size=3, image_size=6, channels=2)
+IMAGES = np.random.default_rng(0).uniform(-1, 1, (5, *LINEAR_SHAPE)).astype(np.float32)
+
+
 def layers(params, x, *names):
     """Fully connected layers with a ReLU between two of them, in NumPy."""
     for name in names:
@@ -104,20 +119,14 @@ def decode(params, codes):
     return np.tanh(flat).reshape(-1, *LINEAR_SHAPE)
 
 
-LINEAR_SHAPE = (6, 6, 2)
-LINEAR_SIZES = dict(width=16, latent_size=3, image_size=6, channels=2)
-IMAGES = np.random.default_rng(0).uniform(-1, 1, (5, *LINEAR_SHAPE)).astype(np.float32)
-KEYS = jax.random.split(jax.random.key(2), len(IMAGES))
-
-
 def test_the_vae_loss_is_squared_error_summed_over_pixels_plus_beta_kl_averaged_over_the_batch():
-    components = models.linear_vae(**LINEAR_SIZES)
+    components, keys = models.linear_vae(**LINEAR_SIZES), jax.random.split(jax.random.key(2), len(IMAGES))
     params, batch_stats = init(components)
     objective = vae(components, options(beta=4.0))
-    loss, (_, scalars) = jax.jit(objective.players["vae"].loss)(params, batch_stats, IMAGES, KEYS)
+    loss, (_, scalars) = jax.jit(objective.players["vae"].loss)(params, batch_stats, IMAGES, keys)
 
     mean, log_variance = np.split(encode(params, IMAGES), 2, axis=1)
-    latents = mean + np.exp(log_variance / 2) * np.stack([jax.random.normal(key, (3,)) for key in KEYS])
+    latents = mean + np.exp(log_variance / 2) * np.stack([jax.random.normal(key, (3,)) for key in keys])
     errors = ((IMAGES - decode(params, latents)) ** 2).sum(axis=(1, 2, 3))
     kl = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).sum(axis=1)
     assert loss == pytest.approx((errors + 4 * kl).mean(), rel=1e-5)
@@ -125,7 +134,7 @@ def test_the_vae_loss_is_squared_error_summed_over_pixels_plus_beta_kl_averaged_
     assert scalars["kl"] == pytest.approx(kl.mean(), rel=1e-4)
 
     # On held-out images beta does not count.
-    terms = jax.jit(objective.evaluate)(params, batch_stats, IMAGES, KEYS)
+    terms = jax.jit(objective.evaluate)(params, batch_stats, IMAGES, keys)
     np.testing.assert_allclose(terms["reconstruction"], errors, rtol=1e-5)
     np.testing.assert_allclose(terms["kl"], kl, rtol=1e-4)
     np.testing.assert_allclose(terms["negative_elbo"], errors + kl, rtol=1e-5)

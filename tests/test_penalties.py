@@ -1,5 +1,7 @@
 """Gradient penalties against closed forms, of critics whose gradient is known."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,8 +18,12 @@ rng = np.random.default_rng(0)
 REAL, FAKE = rng.uniform(-1, 1, (2, BATCH, *SHAPE)).astype(np.float32)
 WEIGHTS = rng.normal(size=SHAPE).astype(np.float32)
 NORM = float(np.sqrt((WEIGHTS.astype(np.float64) ** 2).sum()))
-KEYS = jax.random.split(jax.random.key(0), BATCH)
 OF_LINEAR = {"wgan_gp": (NORM - 1) ** 2, "dragan": (NORM - 1) ** 2, "r1": NORM**2 / 2}
+
+
+@functools.cache
+def keys():
+    return jax.random.split(jax.random.key(0), BATCH)
 
 
 def linear(weights):
@@ -42,23 +48,23 @@ def points(penalty):
         seen.append(np.asarray(jax.lax.stop_gradient(images)))
         return linear(WEIGHTS)(images)
 
-    PENALTIES[penalty](critic, REAL, FAKE, KEYS)
+    PENALTIES[penalty](critic, REAL, FAKE, keys())
     (images,) = seen
     return images
 
 
-def uniforms(keys, shape):
-    return np.stack([np.asarray(jax.random.uniform(key, shape)) for key in keys])
+def uniforms(shape):
+    return np.stack([np.asarray(jax.random.uniform(key, shape)) for key in keys()])
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_a_linear_critic_has_the_same_penalty_everywhere(penalty):
-    assert PENALTIES[penalty](linear(WEIGHTS), REAL, FAKE, KEYS) == pytest.approx(OF_LINEAR[penalty], rel=1e-5)
+    assert PENALTIES[penalty](linear(WEIGHTS), REAL, FAKE, keys()) == pytest.approx(OF_LINEAR[penalty], rel=1e-5)
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_the_gradient_with_respect_to_a_linear_critics_weights_is_along_them(penalty):
-    gradient = jax.grad(lambda weights: PENALTIES[penalty](linear(weights), REAL, FAKE, KEYS))(WEIGHTS)
+    gradient = jax.grad(lambda weights: PENALTIES[penalty](linear(weights), REAL, FAKE, keys()))(WEIGHTS)
     # d (|w| - 1)^2 / dw = 2 (|w| - 1) w / |w|, and d (|w|^2 / 2) / dw = w.
     along = {"r1": 1.0}.get(penalty, 2 * (NORM - 1) / NORM)
     np.testing.assert_allclose(gradient, along * WEIGHTS, rtol=1e-4)
@@ -66,7 +72,7 @@ def test_the_gradient_with_respect_to_a_linear_critics_weights_is_along_them(pen
 
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_a_critic_without_gradient_has_a_finite_penalty_that_is_differentiable(penalty):
-    value, gradient = jax.value_and_grad(lambda weights: PENALTIES[penalty](linear(weights), REAL, FAKE, KEYS))(
+    value, gradient = jax.value_and_grad(lambda weights: PENALTIES[penalty](linear(weights), REAL, FAKE, keys()))(
         np.zeros(SHAPE, np.float32)
     )
     assert value == pytest.approx({"r1": 0.0}.get(penalty, 1.0), abs=1e-5)
@@ -74,7 +80,7 @@ def test_a_critic_without_gradient_has_a_finite_penalty_that_is_differentiable(p
 
 
 def test_r1_is_taken_at_the_real_images():
-    assert PENALTIES["r1"](quadratic, REAL, FAKE, KEYS) == pytest.approx((norms(REAL) ** 2 / 2).mean(), rel=1e-5)
+    assert PENALTIES["r1"](quadratic, REAL, FAKE, keys()) == pytest.approx((norms(REAL) ** 2 / 2).mean(), rel=1e-5)
     np.testing.assert_array_equal(points("r1"), REAL)
 
 
@@ -83,14 +89,14 @@ def test_wgan_gp_is_taken_on_the_way_from_each_real_image_to_its_generated_one()
     shares = ((between - REAL) / (FAKE - REAL)).reshape(BATCH, -1)
     np.testing.assert_allclose(shares, np.broadcast_to(shares[:, :1], shares.shape), rtol=1e-3, atol=1e-4)
     assert np.all((shares > -1e-4) & (shares < 1 + 1e-4))
-    np.testing.assert_allclose(shares[:, 0], uniforms(KEYS, ()), atol=1e-4)
+    np.testing.assert_allclose(shares[:, 0], uniforms(()), atol=1e-4)
     assert len(np.unique(shares[:, 0].round(4))) == BATCH
 
 
 def test_wgan_gp_of_a_quadratic_critic_is_that_of_its_points_norms():
-    share = uniforms(KEYS, (1, 1, 1)).astype(np.float64)
+    share = uniforms((1, 1, 1)).astype(np.float64)
     expected = ((norms((1 - share) * REAL + share * FAKE) - 1) ** 2).mean()
-    assert PENALTIES["wgan_gp"](quadratic, REAL, FAKE, KEYS) == pytest.approx(expected, rel=1e-5)
+    assert PENALTIES["wgan_gp"](quadratic, REAL, FAKE, keys()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_dragan_is_taken_above_the_real_images_within_half_of_their_standard_deviation():
@@ -105,13 +111,13 @@ def test_dragan_is_taken_above_the_real_images_within_half_of_their_standard_dev
 
 def test_dragan_of_a_quadratic_critic_is_that_of_its_points_norms():
     expected = ((norms(points("dragan")) - 1) ** 2).mean()
-    assert PENALTIES["dragan"](quadratic, REAL, FAKE, KEYS) == pytest.approx(expected, rel=1e-5)
+    assert PENALTIES["dragan"](quadratic, REAL, FAKE, keys()) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_a_penalty_is_the_mean_of_those_of_each_image_alone(penalty):
-    whole = PENALTIES[penalty](quadratic, REAL, FAKE, KEYS)
-    alone = [PENALTIES[penalty](quadratic, REAL[i : i + 1], FAKE[i : i + 1], KEYS[i : i + 1]) for i in range(BATCH)]
+    whole = PENALTIES[penalty](quadratic, REAL, FAKE, keys())
+    alone = [PENALTIES[penalty](quadratic, REAL[i : i + 1], FAKE[i : i + 1], keys()[i : i + 1]) for i in range(BATCH)]
     assert whole == pytest.approx(np.mean(alone), rel=1e-5)
 
 
@@ -146,7 +152,7 @@ def linear_gan(**changes):
 def test_the_discriminators_loss_has_the_weighted_penalty_on_top(penalty):
     objective = linear_gan(loss="wasserstein", penalty=penalty, penalty_weight=3.0)
     loss, (_, scalars) = objective.players["discriminator"].loss(
-        PARAMS, {"generator": {}, "discriminator": {}}, REAL, KEYS
+        PARAMS, {"generator": {}, "discriminator": {}}, REAL, keys()
     )
     real, fake = ((images.astype(np.float64) * WEIGHTS).sum(axis=(1, 2, 3)).mean() for images in (REAL, FAKE[:1]))
     assert scalars["penalty"] == pytest.approx(OF_LINEAR[penalty], rel=1e-5)
@@ -159,7 +165,7 @@ def test_the_generators_loss_has_no_penalty():
     losses = [
         linear_gan(loss="wasserstein", penalty=penalty)
         .players["generator"]
-        .loss(PARAMS, {name: {} for name in PARAMS}, REAL, KEYS)[0]
+        .loss(PARAMS, {name: {} for name in PARAMS}, REAL, keys())[0]
         for penalty in ("none", "wgan_gp")
     ]
     assert losses[0] == losses[1] == pytest.approx(-float((FAKE[0] * WEIGHTS).sum()), rel=1e-4)
@@ -174,8 +180,8 @@ def test_both_players_judge_augmented_images():
     stats = {name: {} for name in params}
     objective = linear_gan(loss="wasserstein", augmentations=("cutout",))
     ones = np.ones((BATCH, *SHAPE), np.float32)
-    _, (_, scalars) = objective.players["discriminator"].loss(params, stats, ones, KEYS)
-    generator_loss, _ = objective.players["generator"].loss(params, stats, ones, KEYS)
+    _, (_, scalars) = objective.players["discriminator"].loss(params, stats, ones, keys())
+    generator_loss, _ = objective.players["generator"].loss(params, stats, ones, keys())
     whole, cut = np.prod(SHAPE), 2 * 1 * 2  # Half of 4 rows, half of 3 columns, 2 channels.
     for judged in (scalars["discriminator_real"], scalars["discriminator_fake"], -generator_loss):
         assert whole - cut <= judged < whole

@@ -22,6 +22,14 @@ from jaxtickets.objectives import OBJECTIVES
 from jaxtickets.pruning import magnitude, prune
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """XLA takes many times longer to optimise these programs than they take to run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 class Game(NamedTuple):
     """An objective, its network, and what is not as by default in `config.objective`, `.optimizer` and `.model`."""
 
@@ -411,7 +419,11 @@ def _on_devices(count):
         return sums_after_three_steps()
     program = PROGRAM.format(tests=os.path.dirname(__file__))
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {
+        "XLA_FLAGS": flags,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
     devices, results = json.loads(result.stdout.splitlines()[-1])

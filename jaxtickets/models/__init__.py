@@ -69,10 +69,10 @@ def sngan(width, latent_size, image_size, channels, discriminator_norm="spectral
 
 
 def sngan_resnet(width, latent_size, image_size, channels, discriminator_norm="spectral", classes=0, **style):
-    """SNGAN's ResNet (Miyato et al. 2018, table 4): 2 x `width` channels in the generator, `width` in the discriminator.
+    """SNGAN's ResNet (Miyato et al. 2018, table 4): the published width is 128, the latent size 128.
 
-    The published width is 128, the latent size 128. With classes, the generator's batch norms are conditional and the
-    discriminator is a projection discriminator (Miyato, Koyama 2018).
+    The discriminator has `width` channels, the generator twice as many. With classes, the generator's batch norms are
+    conditional and the discriminator is a projection discriminator (Miyato, Koyama 2018).
     """
     generator_style = Style(kernel_init=_xavier, classes=classes, **style)
     discriminator_style = _discriminator_style(discriminator_norm, kernel_init=_xavier, **style)

@@ -8,7 +8,7 @@ from jaxtickets.models.layers import Dense, Style
 
 
 class DenseDown(nn.Module):
-    """Images `[batch, h, w, c]` in [-1, 1], flattened, through layers of the `hidden` sizes -> `[batch, out_features]`."""
+    """Images `[batch, h, w, c]` in [-1, 1], flattened, through the `hidden` sizes -> `[batch, out_features]`."""
 
     hidden: tuple[int, ...]
     out_features: int

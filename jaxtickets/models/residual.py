@@ -81,9 +81,9 @@ class DownBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """`x + gamma * attention(x)` over all positions of `x: [batch, h, w, c]`, gamma from 0 (Zhang et al. 2019, section 3).
+    """`x + gamma * attention(x)` over all positions of `x: [batch, h, w, c]` (Zhang et al. 2019, section 3).
 
-    As in their code, keys and values are max-pooled over 2x2 pixels, and have c / 8 and c / 2 channels.
+    gamma starts at 0. As in their code, keys and values are max-pooled over 2x2 pixels, and have c / 8 and c / 2 channels.
     """
 
     style: Style
