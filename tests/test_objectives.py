@@ -278,6 +278,16 @@ def test_running_codes_are_equally_used_at_first_and_rest_outside_training():
     np.testing.assert_allclose(nearest, codes * start["total"][indices], rtol=1e-5)
 
 
+def test_a_running_code_that_nothing_is_near_to_any_more_stays_where_it_was():
+    # Its share and its total fade away together; 1e-5 is added to each share before all are brought back to a sum of 1.
+    share, total = np.float32([1, 3e-5]), np.float32([[0.5, 0.5], [4e-5, -8e-5]])
+    variables = {"batch_stats": {"share": share, "total": total}}
+    vectors = np.float32([[[[1, -2]]]])
+    nearest, indices = Codebook(2, 2, 0.9).apply(variables, vectors, train=False)
+    np.testing.assert_array_equal(indices, [[[1]]])
+    np.testing.assert_allclose(nearest, vectors * (1 + 2e-5), rtol=1e-6)
+
+
 def test_evaluating_counts_the_codes_of_each_image():
     objective, params, batch_stats, images = linear_vq_vae()
     terms = objective.evaluate(params, batch_stats, images, None)
