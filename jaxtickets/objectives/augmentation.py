@@ -32,7 +32,9 @@ def translation(image, key):
 def cutout(image, key):
     """A square of half of each side is set to 0; it may stand out over the edge."""
     height, width, _ = image.shape
-    centre = jax.random.randint(key, (2,), 0, jnp.array([height, width]))
+    # A square of even size lies between pixels.
+    bounds = jnp.array([size + 1 - size // 2 % 2 for size in (height, width)])
+    centre = jax.random.randint(key, (2,), 0, bounds)
     row, column = jnp.arange(height) - centre[0], jnp.arange(width) - centre[1]
     within = [
         (-(size // 4) <= offset) & (offset < size // 2 - size // 4) for size, offset in ((height, row), (width, column))

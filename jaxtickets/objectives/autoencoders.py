@@ -128,9 +128,10 @@ def vq_vae(components, options) -> Objective:
 
     def summarize(means):
         """codebook_usage: the share of codes used at all; codebook_perplexity: as many codes used equally often."""
-        shares = means.pop("shares")
+        shares = means["shares"]
         entropy = -(shares * jnp.log(jnp.where(shares > 0, shares, 1))).sum()
-        return means | {"codebook_usage": (shares > 0).mean(), "codebook_perplexity": jnp.exp(entropy)}
+        usage = {"codebook_usage": (shares > 0).mean(), "codebook_perplexity": jnp.exp(entropy)}
+        return {"reconstruction_error": means["reconstruction_error"], **usage}
 
     def reconstruct(params, batch_stats, images):
         return terms(params, batch_stats, images, train=False)[0]
