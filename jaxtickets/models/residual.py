@@ -83,7 +83,7 @@ class DownBlock(nn.Module):
 class SelfAttention(nn.Module):
     """`x + gamma * attention(x)` over all positions of `x: [batch, h, w, c]` (Zhang et al. 2019, section 3).
 
-    gamma starts at 0. As in their code, keys and values are max-pooled over 2x2 pixels, and have c / 8 and c / 2 channels.
+    gamma starts at 0. As in their code, keys have c / 8 and values c / 2 channels, both max-pooled over 2x2 pixels.
     """
 
     style: Style
