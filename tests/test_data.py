@@ -62,6 +62,18 @@ def test_digits_are_all_1797_handwritten_digits(data_dir):
     assert train.labels.dtype == np.int32 and train.label_names == tuple("0123456789")
 
 
+@pytest.mark.parametrize(
+    ("name", "classes"), [("digits", 10), ("cifar10", 10), ("mnist", 10), ("celeb_a", 0), ("synthetic_faces", 0)]
+)
+def test_classes_are_known_before_anything_is_prepared_and_attributes_are_none(name, classes, tmp_path):
+    assert data.classes(name, str(tmp_path / "none")) == classes
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_of_images_has_no_classes(tmp_path):
+    assert data.classes(f"folder:{tmp_path}") == 0
+
+
 def test_digits_splits_are_class_balanced(data_dir):
     counts = np.bincount(data.load("digits", "test", 8, data_dir).labels)
     assert len(counts) == 10 and set(counts) == {29, 30}
