@@ -39,7 +39,7 @@ setup(
             'tensorflow-cpu; sys_platform == "linux" and platform_machine == "x86_64"',
             'tensorflow; sys_platform != "linux" or platform_machine != "x86_64"',
         ],
-        "test": ["pytest", "hypothesis", "scipy", "ruff"],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "scipy", "ruff"],
         "launch": [],  # sweeps need nothing more; named so that a cluster's scripts can ask for it
     },
 )
