@@ -35,6 +35,15 @@ def data_directory(tmp_path_factory):
     return str(tmp_path_factory.mktemp("tfds"))
 
 
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """XLA takes many times longer to optimise these programs than they take to run."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 def load_config(name: str, variant: str = "quick"):
     """The config of `configs/<name>.py`."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import scipy.special
 from conftest import init
-from test_train import quick_compilation  # noqa: F401 (a fixture that this module uses too)
 
 from jaxtickets import models
 from jaxtickets.config import get_config
 from jaxtickets.models.quantized import Codebook
 from jaxtickets.objectives import LOSSES, autoencoder, gan, normal, vae, vq_vae
 from jaxtickets.objectives.autoencoders import gaussian_kl
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SIZES = dict(width=4, latent_size=6, image_size=16, channels=1)
 

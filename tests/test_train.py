@@ -21,14 +21,7 @@ from jaxtickets.data import batches
 from jaxtickets.objectives import OBJECTIVES
 from jaxtickets.pruning import magnitude, prune
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """XLA takes many times longer to optimise these programs than they take to run."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 class Game(NamedTuple):

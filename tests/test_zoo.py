@@ -3,12 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from test_train import quick_compilation  # noqa: F401 (a fixture that this module uses too)
 
 from jaxtickets import config as config_lib
 from jaxtickets import data, models, train
 from jaxtickets.data import batches
 from jaxtickets.objectives import LOSSES, OBJECTIVES, PENALTIES
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 STEPS, BATCH = 200, 16
 # What is not as in `configured`.
