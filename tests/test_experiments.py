@@ -24,7 +24,12 @@ ROUNDS = 3
 def small(name, data_directory, **changes):
     """`tiny`, with all that a state can hold in the conditional GAN."""
     if name == "sngan_conditional":
-        changes = {"objective.ema_decay": 0.9, "objective.augmentations": ("translation",), **changes}
+        changes = {
+            "objective.n_critic": 2,
+            "objective.ema_decay": 0.9,
+            "objective.augmentations": ("translation",),
+            **changes,
+        }
     return tiny(name, data_directory, **changes)
 
 
