@@ -286,6 +286,10 @@ def _check_options(config, values):
             takers = ", ".join(name for name in models.MODELS if models.takes(name, option))
             allowed = f"{defaults[field]!r} with config.model.name={config.model.name!r}; the networks for it: {takers}"
             refuse(field, values[field], allowed)
+    if config.optimizer.name == "rmsprop" and config.optimizer.beta1 != defaults["optimizer.beta1"]:
+        refuse("optimizer.beta1", config.optimizer.beta1, "0.9, the default, with config.optimizer.name='rmsprop'")
+    if config.objective.penalty == "none" and config.objective.penalty_weight != defaults["objective.penalty_weight"]:
+        refuse("objective.penalty_weight", config.objective.penalty_weight, "10.0 with config.objective.penalty='none'")
     if config.model.conditional and not data.classes(config.data.name, config.data.dir or None):
         reason = f"config.data.name={config.data.name!r} has no class labels; digits, mnist and cifar10 have"
         refuse("model.conditional", True, f"False, because {reason}")

@@ -47,6 +47,8 @@ BAD = [
     ({"objective.penalty": "r2"}, ["config.objective.penalty='r2'", "none, wgan_gp, r1, dragan"]),
     ({"objective.penalty": "wgan_gp"}, ["config.objective.penalty='wgan_gp'", "batch norm", "none, layer or spectral"]),
     ({"objective.penalty": "r1"}, ["config.objective.penalty='r1'", "batch norm", "none, layer or spectral"]),
+    ({"objective.penalty_weight": 1.0}, ["config.objective.penalty_weight=1.0", "config.objective.penalty='none'"]),
+    ({"optimizer.name": "rmsprop"}, ["config.optimizer.beta1=0.5", "config.optimizer.name='rmsprop'"]),
     ({"objective.penalty_weight": -1.0}, ["config.objective.penalty_weight=-1.0", "at least 0"]),
     ({"objective.loss": "hinge"}, ["config.objective.real_label=0.9", "1.0 with config.objective.loss='hinge'"]),
     ({**WASSERSTEIN}, ["config.objective.loss='wasserstein'", "clip above 0", "penalty", "spectral"]),

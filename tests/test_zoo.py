@@ -28,10 +28,11 @@ NETWORKS = {
     "conv_ae": {"objective.name": "autoencoder"},
 }
 LAYER_NORM = {"model.discriminator_norm": "layer"}
+RMSPROP = {"optimizer.name": "rmsprop", "optimizer.beta1": 0.9}
 COMBINATIONS = {
     "dcgan, hinge": {"objective.loss": "hinge"},
     "dcgan, least_squares": {"objective.loss": "least_squares"},
-    "dcgan, wasserstein": {"objective.loss": "wasserstein", "objective.clip": 0.05, "optimizer.name": "rmsprop"},
+    "dcgan, wasserstein": {"objective.loss": "wasserstein", "objective.clip": 0.05, **RMSPROP},
     "dcgan, wasserstein, wgan_gp": {"objective.loss": "wasserstein", "objective.penalty": "wgan_gp", **LAYER_NORM},
     "dcgan, r1": {"objective.penalty": "r1", **LAYER_NORM},
     "dcgan, dragan": {"objective.penalty": "dragan", **LAYER_NORM},

@@ -176,7 +176,6 @@ def linear_ae(width, latent_size, image_size, channels, **style):
 
 
 def _linear(hidden, code_size, latent_size, image_shape, style):
-    style = {key: value for key, value in style.items() if key != "axis_name"}
     style = Style(norm="none", kernel_init=_he, **style)
     return {
         "encoder": Component(DenseDown(hidden, code_size, style), image_shape),
@@ -227,11 +226,10 @@ def takes(name: str, option: str) -> bool:
 
 def build(model, channels: int, classes: int, **style) -> dict[str, Component]:
     """The components that `model`, a `config.model`, describes, for images of so many channels and classes."""
-    options = {OPTIONS[option]: model[option] for option in OPTIONS if takes(model.name, option)}
-    if "classes" in options:
-        options["classes"] = classes if model.conditional else 0
-    if not options.get("discriminator_norm", "given"):
-        del options["discriminator_norm"]  # The network's own.
+    values = {**model, "conditional": classes if model.conditional else 0}
+    # An empty norm is the network's own.
+    taken = [option for option in OPTIONS if takes(model.name, option) and values[option] != ""]
+    options = {OPTIONS[option]: values[option] for option in taken}
     sizes = {size: model[size] for size in ("width", "latent_size", "image_size")}
     return MODELS[model.name](**sizes, **options, channels=channels, **style)
 

@@ -136,7 +136,12 @@ def spectral_normalize(module: nn.Module, kernel):
 
 
 class _Kernel(nn.Module):
-    """What the layers below share: a kernel, an optional bias and a computing dtype."""
+    """What the layers below share: a kernel, an optional bias and a computing dtype.
+
+    A layer says what its kernel does in `apply_kernel(x, kernel)`, and how many `spatial` axes the kernel has.
+    """
+
+    spatial = 2
 
     features: int
     kernel_size: int
@@ -156,13 +161,6 @@ class _Kernel(nn.Module):
         bias_init = named(nn.initializers.zeros, self.outputs)
         bias = self.param("bias", bias_init, (self.features,)) if self.use_bias else None
         return nn.dtypes.promote_dtype(kernel, bias, dtype=self.dtype)
-
-    @property
-    def spatial(self):
-        return 2
-
-    def apply_kernel(self, x, kernel):
-        raise NotImplementedError
 
     @nn.compact
     def __call__(self, x):
@@ -234,11 +232,8 @@ class Project(_Kernel):
 class Dense(_Kernel):
     """`[batch, in]` -> `[batch, out]`; the kernel is `[in, out]`."""
 
+    spatial = 0
     kernel_size: int = 1
-
-    @property
-    def spatial(self):
-        return 0
 
     def apply_kernel(self, x, kernel):
         self.record_uses(x[:1, :1])
