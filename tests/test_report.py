@@ -11,7 +11,7 @@ from PIL import Image
 from jaxtickets import report
 from jaxtickets.errors import UserError
 from jaxtickets.report.__main__ import main
-from jaxtickets.report.plots import corner, curve
+from jaxtickets.report.plots import corner, curve, metric_figure
 from jaxtickets.report.reading import read, significant
 
 LAYERS = {
@@ -314,3 +314,14 @@ def test_a_mistake_is_one_line_and_exit_status_2(tmp_path, workdir, capsys):
     for arguments in ([str(tmp_path)], [str(workdir), "--out=x"], [str(workdir)] * 2):
         assert main(arguments) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_only_the_metric_of_the_verdict_is_said_to_be_better_when_lower():
+    rows = [
+        {"round": round_, "density": 0.8**round_, "sparsity": 1 - 0.8**round_, "error": 1.0, "usage": 0.5 + round_ / 10}
+        for round_ in range(3)
+    ]
+    verdict = {"metric": "error", "dense": 1.0, "threshold": 1.1, "winning_round": 2}
+    labels = {metric: metric_figure(rows, verdict, metric).axes[0].get_ylabel() for metric in ("error", "usage")}
+    assert "lower is better" in labels["error"]
+    assert "better" not in labels["usage"]

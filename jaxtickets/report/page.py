@@ -184,7 +184,7 @@ def _grids(run: Workdir) -> Iterable[str]:
 def _plots(run: Workdir, plots: Mapping[str, bytes]) -> Iterable[str]:
     for name, image in plots.items():
         caption = CAPTIONS.get(name, "")
-        if name.startswith("metric_"):
+        if name == f"metric_{(run.verdict or {}).get('metric')}":
             caption = "Lower is better."
         yield _figure(image, caption, "strip" if name == "samples" else "plot")
 

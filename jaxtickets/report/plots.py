@@ -82,7 +82,8 @@ def metric_figure(rows: Sequence[dict[str, Any]], verdict: dict[str, Any] | None
     if min(values) > 0 and max(values) > 10 * min(values):
         log_value_axis(axes)
     sparsity_axis(axes, [row["density"] for row in rows])
-    axes.set_ylabel(f"{metric_label(metric, verdict)}\n(lower is better)", color=INK)
+    better = "\n(lower is better)" if is_main else ""  # Of other metrics, codebook usage for one, more may be better.
+    axes.set_ylabel(metric_label(metric, verdict) + better, color=INK)
     clean(axes)
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
