@@ -25,6 +25,7 @@ setup(
         "importlib_resources",  # TFDS imports it and does not ask for it
         "array_record",  # the file format that TFDS reads without TensorFlow
         "scikit-learn",  # ships the handwritten digits
+        "scipy",  # Welch's test over seeds
         "numpy",  # selection, Frechet distance, tables of indices
         "pillow",  # image files
         "matplotlib",  # the report's plots
@@ -39,7 +40,7 @@ setup(
             'tensorflow-cpu; sys_platform == "linux" and platform_machine == "x86_64"',
             'tensorflow; sys_platform != "linux" or platform_machine != "x86_64"',
         ],
-        "test": ["pytest", "pytest-xdist", "hypothesis", "scipy", "ruff"],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "ruff"],
         "launch": [],  # sweeps need nothing more; named so that a cluster's scripts can ask for it
     },
 )

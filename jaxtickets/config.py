@@ -10,11 +10,34 @@ from ml_collections import ConfigDict
 
 from jaxtickets import data, evaluation, models
 from jaxtickets.errors import UserError
-from jaxtickets.objectives import AUGMENTATIONS, LOSSES, PENALTIES, SMOOTHED
-from jaxtickets.pruning.selection import SCOPES
+from jaxtickets.objectives import AUGMENTATIONS, DISTILLED, LOSSES, PENALTIES, SMOOTHED
+from jaxtickets.pruning import SCORES, parse_structure, sparsities
+from jaxtickets.pruning.selection import SCHEDULES, SCOPES, STRUCTURES
 
 DTYPES = ("float32", "bfloat16")
-EXPERIMENTS = ("dense", "imp")
+COMPONENTS_OF = {
+    "gan": ("generator", "discriminator"),
+    "vae": ("encoder", "decoder"),
+    "vq_vae": ("encoder", "decoder", "codebook"),
+    "autoencoder": ("encoder", "decoder"),
+}
+# For each experiment the scores that it can prune with; it starts with the first. Those of a fixed rule have one.
+SCORES_OF = {
+    "dense": ("magnitude",),
+    "imp": tuple(SCORES),
+    "one_shot": tuple(SCORES),
+    "at_init": ("magnitude", "random", "snip", "grasp", "synflow"),
+    "gradual": ("magnitude",),
+    "set": ("magnitude",),
+    "rigl": ("magnitude",),
+    "branch": ("magnitude",),
+    "transfer": ("magnitude",),
+}
+EXPERIMENTS = tuple(SCORES_OF)
+REWINDS = ("state", "weights", "learning_rate", "none")
+REWINDING = ("imp", "one_shot")  # The experiments that train first and rewind.
+CHANGING = ("gradual", "set", "rigl")  # Those whose masks change while they train.
+BRANCHES = ("reinit", "random_pruning", "shuffled", "dense_short")
 # For each objective the models it can train; an objective is a game between a model's components.
 MODELS_OF = {
     "gan": ("dcgan", "sngan", "sngan_resnet", "resnet_dcgan", "sagan"),
@@ -26,12 +49,27 @@ MODELS_OF = {
 FIELDS_OF = {
     "gan": (
         *("objective.loss", "objective.real_label", "objective.penalty", "objective.penalty_weight", "objective.clip"),
-        *("objective.n_critic", "objective.ema_decay", "objective.augmentations"),
-        "optimizer.discriminator_learning_rate",
+        *("objective.n_critic", "objective.ema_decay", "objective.augmentations", "objective.distillation"),
+        *("optimizer.discriminator_learning_rate", "rewind_discriminator"),
     ),
     "vae": ("objective.beta",),
     "vq_vae": ("objective.commitment",),
 }
+# The fields that only some experiments read.
+FIELDS_OF_EXPERIMENTS = {
+    "rewind": REWINDING,
+    "rewind_discriminator": REWINDING,
+    "objective.distillation": REWINDING,
+    "prune.update_every": CHANGING,
+    "prune.update_until": CHANGING,
+    "prune.drop_fraction": ("set", "rigl"),
+    "branch.of": ("branch",),
+    "branch.kind": ("branch",),
+    "transfer.of": ("transfer",),
+    "transfer.components": ("transfer",),
+}
+# The fields that only some scores read.
+FIELDS_OF_SCORES = {"prune.score_batches": ("snip", "grasp"), "prune.temperature": ("grasp",)}
 
 
 def get_config() -> ConfigDict:
@@ -40,9 +78,13 @@ def get_config() -> ConfigDict:
         dict(
             experiment="imp",
             seed=0,
+            seeds=1,  # Above 1 the experiment runs for seed, seed + 1, ..., and the verdict is a test over them.
+            confidence=0.95,  # Of the intervals and the test of several seeds.
             dtype="float32",
             sync_batch_norm=True,  # Average batch-norm statistics over the devices.
             rewind_step=0.0,  # Below 1 a fraction of training, else a number of steps; 0 is the initialisation.
+            rewind="state",  # What goes back: the whole state, weights or learning_rate only, or none (fine-tuning).
+            rewind_discriminator=True,  # GAN: False lets it start each round from the dense run's trained weights.
             tolerance=0.1,  # A ticket wins if its metric is at most (1 + tolerance) x the dense run's.
             model=dict(
                 name="dcgan",
@@ -65,6 +107,7 @@ def get_config() -> ConfigDict:
                 n_critic=1,  # The generator moves in every n-th step, the discriminator in each.
                 ema_decay=0.0,  # Above 0 a running average of the generator is kept, and evaluated.
                 augmentations=(),  # Differentiable ones, of what the discriminator sees: color, translation, cutout.
+                distillation=0.0,  # Above 0 the weight with which the dense run's discriminator teaches the sparse one.
                 beta=1.0,  # VAE: the weight of the KL term.
                 commitment=0.25,  # VQ-VAE: the weight of the commitment term.
             ),
@@ -75,6 +118,7 @@ def get_config() -> ConfigDict:
                 beta1=0.9,
                 beta2=0.999,  # For rmsprop, the decay of its mean squares.
                 weight_decay=0.0,
+                final_rate=1.0,  # The learning rate at the end over that at the start, linear in between.
             ),
             data=dict(
                 name="cifar10",
@@ -90,13 +134,26 @@ def get_config() -> ConfigDict:
                 checkpoint_every=1000,  # Steps between two saved train states; 0 saves at the ends of rounds only.
             ),
             prune=dict(
+                score="magnitude",
                 rounds=20,
                 rate=0.2,
-                scope="global",
+                schedule="constant_rate",  # Or cubic: to the same sparsity in the end, faster at first.
+                sparsities=(),  # The sparsity of each round, in the place of rounds, rate and schedule.
+                scope="global",  # What one threshold decides over; or uniform or erk: each layer has its share.
+                structure="weight",  # What is pruned whole: weight, filter, block:4x4; or 2:4, of each four two stay.
+                components=(),  # Those that are pruned; none named: all.
                 include=(r"(kernel|embedding)$",),
                 exclude=(),
                 min_per_layer=0,
+                score_batches=10,  # SNIP and GraSP: how many batches the gradient is averaged over.
+                temperature=200.0,  # GraSP: what a discriminator's outputs are divided by.
+                update_every=0.02,  # gradual, set, rigl: below 1 a fraction of training, else a number of steps.
+                update_until=0.75,  # The fraction of training after which masks stay as they are.
+                drop_fraction=0.3,  # set, rigl: of a layer's weights, exchanged in an update.
             ),
+            branch=dict(of="", kind="reinit"),  # A control on each level of the finished run in the workdir `of`.
+            # Tickets of a workdir, or of a ticket file, in another network; for the named components, or all.
+            transfer=dict(of="", components=()),
             eval=dict(samples=10_000, batch_size=250, features="faces"),
         )
     )
@@ -134,6 +191,18 @@ def _some_of(*names):
     return are_some, f"a tuple of some of {', '.join(names)}"
 
 
+def _numbers(check, allowed):
+    is_number, _ = _number(check, allowed)
+    return lambda value: isinstance(value, tuple | list) and all(map(is_number, value)), allowed
+
+
+def _structure(value):
+    try:
+        return isinstance(value, str) and bool(parse_structure(value))
+    except UserError:
+        return False
+
+
 _switch = lambda value: isinstance(value, bool), "True or False"  # noqa: E731
 _text = lambda value: isinstance(value, str), "a text"  # noqa: E731
 
@@ -144,12 +213,16 @@ _fraction = _number(lambda value: 0 <= value < 1, "a number from 0 to below 1")
 FIELDS = {
     "experiment": _choice(*EXPERIMENTS),
     "seed": _whole(0, 2**32 - 1),
+    "seeds": _whole(1, 1000),
+    "confidence": _number(lambda value: 0.5 <= value < 1, "a number from 0.5 to below 1"),
     "dtype": _choice(*DTYPES),
     "sync_batch_norm": _switch,
     "rewind_step": _number(
         lambda value: value >= 0 and (value < 1 or value == int(value)),
         "a fraction of training from 0 to below 1, or a whole number of steps",
     ),
+    "rewind": _choice(*REWINDS),
+    "rewind_discriminator": _switch,
     "tolerance": _number(lambda value: value >= 0, "a number of at least 0 (0.1 allows 10% worse)"),
     "model.name": _choice(*models.MODELS),
     "model.width": _whole(1),
@@ -171,6 +244,7 @@ FIELDS = {
     "objective.n_critic": _whole(1),
     "objective.ema_decay": _fraction,
     "objective.augmentations": _some_of(*AUGMENTATIONS),
+    "objective.distillation": _at_least_zero,
     "objective.beta": _at_least_zero,
     "objective.commitment": _at_least_zero,
     "optimizer.name": _choice("adam", "rmsprop"),
@@ -179,6 +253,7 @@ FIELDS = {
     "optimizer.beta1": _fraction,
     "optimizer.beta2": _fraction,
     "optimizer.weight_decay": _at_least_zero,
+    "optimizer.final_rate": _number(lambda value: 0 <= value <= 1, "a number from 0 to 1"),
     "data.name": _text,
     "data.dir": _text,
     "data.flip": _switch,
@@ -188,12 +263,29 @@ FIELDS = {
     "train.steps": _whole(0),
     "train.log_every": _whole(1),
     "train.checkpoint_every": _whole(0),
+    "prune.score": _choice(*SCORES),
     "prune.rounds": _whole(0),
     "prune.rate": _number(lambda value: 0 < value < 1, "a number between 0 and 1, both excluded"),
+    "prune.schedule": _choice(*SCHEDULES),
+    "prune.sparsities": _numbers(lambda value: 0 < value < 1, "a tuple of numbers between 0 and 1"),
     "prune.scope": _choice(*SCOPES),
+    "prune.structure": (_structure, f"one of {STRUCTURES}"),
+    "prune.components": _some_of("generator", "discriminator", "encoder", "decoder", "codebook"),
     "prune.include": (_texts, "a tuple of regular expressions over paths such as generator/up_16/conv/kernel"),
     "prune.exclude": (_texts, "a tuple of regular expressions over paths such as generator/up_16/conv/kernel"),
     "prune.min_per_layer": _whole(0),
+    "prune.score_batches": _whole(1),
+    "prune.temperature": _number(lambda value: value > 0, "a number above 0"),
+    "prune.update_every": _number(
+        lambda value: value > 0 and (value < 1 or value == int(value)),
+        "a fraction of training between 0 and 1, or a whole number of steps",
+    ),
+    "prune.update_until": _number(lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
+    "prune.drop_fraction": _number(lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
+    "branch.of": _text,
+    "branch.kind": _choice(*BRANCHES),
+    "transfer.of": _text,
+    "transfer.components": _some_of("generator", "discriminator", "encoder", "decoder", "codebook"),
     "eval.samples": _whole(2),
     "eval.batch_size": _whole(1),
     "eval.features": _choice(*evaluation.FEATURE_NETWORKS),
@@ -268,8 +360,7 @@ def validate(config: ConfigDict, devices: int) -> None:
         raise UserError(f"{both}: exactly one of the two must be above 0")
     if config.train.steps:
         resolve_rewind_step(config, config.train.steps)
-    if config.prune.rounds == 0 and config.experiment == "imp":
-        refuse("prune.rounds", 0, "at least 1 with config.experiment='imp'; config.experiment='dense' prunes nothing")
+    _check_experiment(config, values)
     data.check(config.data.name, config.model.image_size, config.data.dir or None)
 
 
@@ -295,6 +386,59 @@ def _check_options(config, values):
         refuse("model.conditional", True, f"False, because {reason}")
 
 
+def _check_experiment(config, values):
+    """Refuses what the chosen experiment or score would not read, and rounds that can't follow each other."""
+    defaults, name, options = flat(get_config()), config.experiment, config.prune
+    given = f"config.experiment={name!r}"
+    if options.score not in SCORES_OF[name]:
+        refuse("prune.score", options.score, f"{' or '.join(SCORES_OF[name])} with {given}")
+    for fields, chosen, by in (
+        (FIELDS_OF_EXPERIMENTS, name, "experiment"),
+        (FIELDS_OF_SCORES, options.score, "prune.score"),
+    ):
+        for field, readers in fields.items():
+            if chosen not in readers and values[field] != defaults[field]:
+                allowed = f"{defaults[field]!r} with config.{by}={chosen!r}; it is read by {', '.join(readers)}"
+                refuse(field, values[field], allowed)
+    if name in ("branch", "transfer"):
+        source = f"{name}.of"
+        if not values[source]:
+            refuse(source, "", "the workdir of a finished run" + (" or a ticket file" if name == "transfer" else ""))
+    elif name != "dense" and len(levels(config)) < 2:
+        refuse("prune.rounds", 0, f"at least 1 with {given}; config.experiment='dense' prunes nothing")
+    if list(options.sparsities) != sorted(set(options.sparsities)):
+        refuse("prune.sparsities", options.sparsities, "a tuple that increases")
+    structure = parse_structure(options.structure)
+    if structure.kind != "weight" and name in ("set", "rigl"):
+        refuse("prune.structure", options.structure, f"'weight' with {given}, which exchanges single weights")
+    if structure.kind == "n:m" and name == "gradual":
+        refuse("prune.structure", options.structure, f"one of which any share can be pruned with {given}")
+    if structure.kind == "n:m" and options.score == "synflow":
+        refuse("prune.structure", options.structure, "one that many small steps can lead to with synflow")
+    unknown = [part for part in options.components if part not in COMPONENTS_OF[config.objective.name]]
+    unknown += [part for part in config.transfer.components if part not in COMPONENTS_OF[config.objective.name]]
+    if unknown:
+        field = "prune.components" if unknown[0] in options.components else "transfer.components"
+        there_are = " and ".join(COMPONENTS_OF[config.objective.name])
+        refuse(field, values[field], f"some of {there_are} with config.objective.name={config.objective.name!r}")
+    if config.rewind == "none" and config.optimizer.final_rate == 0:
+        refuse("rewind", "none", "that with config.optimizer.final_rate above 0: fine-tuning goes on at the final rate")
+    if config.confidence != defaults["confidence"] and config.seeds == 1:
+        refuse("confidence", config.confidence, "0.95, the default, with config.seeds=1: one run tests nothing")
+
+
+def levels(config: ConfigDict) -> list[float]:
+    """The sparsity of each round, round 0 with its 0.0 included."""
+    options = config.prune
+    if config.experiment == "dense":
+        return [0.0]
+    if (only := parse_structure(options.structure).sparsity) is not None:
+        return [0.0, only]
+    if options.sparsities:
+        return [0.0, *options.sparsities]
+    return sparsities(options.rate, options.rounds, options.schedule)
+
+
 def _check_gan(config):
     """Refuses parts of a GAN that exclude each other."""
     options, norm = config.objective, models.discriminator_norm(config.model)
@@ -316,6 +460,9 @@ def _check_gan(config):
             "config.model.discriminator_norm='spectral'"
         )
         refuse("objective.loss", options.loss, allowed)
+    if options.distillation and options.loss not in DISTILLED:
+        allowed = f"0.0 with config.objective.loss={options.loss!r}; probabilities are with {' or '.join(DISTILLED)}"
+        refuse("objective.distillation", options.distillation, allowed)
     if config.train.log_every % options.n_critic:
         allowed = f"a multiple of config.objective.n_critic={options.n_critic}, the steps in which the generator moves"
         refuse("train.log_every", config.train.log_every, allowed)
@@ -333,6 +480,8 @@ def resolve_rewind_step(config: ConfigDict, steps: int) -> int:
     """The step of the rewind point."""
     value = config.rewind_step
     step = round(value * steps) if value < 1 else int(value)
+    if config.experiment not in ("dense", *REWINDING):
+        step = 0  # The others start from the initialisation.
     if step >= steps:
         refuse("rewind_step", value, f"a step before the end of training, which is step {steps}")
     return step

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -25,7 +24,7 @@ FEATURE_NETWORKS = {"digits": ("digits", 16), "faces": ("synthetic_faces", 32)}
 class Evaluator(NamedTuple):
     """metric: the one that the verdict is about, lower is better; label: its name in words.
 
-    evaluate: `(params, batch_stats) -> {metric: value}`; samples: `(params, batch_stats) -> [h, w, 3] uint8`.
+    evaluate: `(params, batch_stats, seed) -> {metric: value}`; samples: the same to `[h, w, 3] uint8`.
     """
 
     metric: str
@@ -85,52 +84,51 @@ def make_evaluator(objective: Objective, config, train_images, test_images) -> E
     if objective.generate:
         network = feature_network(config.eval.features, config.data.dir or None)
         reference = _reference(network, train_images, batch_size)
-    latents = partial(_latents, config.seed, config.model.latent_size)
 
-    def generate(params, batch_stats, start, n):
+    def generate(params, batch_stats, seed, start, n):
         classes = objective.components["generator"].classes if "generator" in objective.components else 0
         # A row of the grid shows one class.
         labels = (start + jnp.arange(n)) // GRID % classes if classes else None
-        return objective.generate(params, batch_stats, latents(start, n), labels)
+        return objective.generate(params, batch_stats, _latents(seed, config.model.latent_size, start, n), labels)
 
     @jax.jit
-    def generated_features(params, batch_stats, start):
-        return network(generate(params, batch_stats, start, batch_size))
+    def generated_features(params, batch_stats, seed, start):
+        return network(generate(params, batch_stats, seed, start, batch_size))
 
-    def frechet_metric(params, batch_stats):
+    def frechet_metric(params, batch_stats, seed):
         starts = range(0, config.eval.samples, batch_size)
-        batches = [generated_features(params, batch_stats, start) for start in starts]
+        batches = [generated_features(params, batch_stats, seed, start) for start in starts]
         generated = np.concatenate([np.asarray(batch) for batch in batches])[: config.eval.samples]
         return {f"fd_{network.name}": frechet.frechet_distance(frechet.fit_gaussian([generated]), reference)}
 
     @jax.jit
-    def held_out_terms(params, batch_stats, images, start):
-        keys = example_keys(config.seed, 0, 0, start + np.arange(len(images)))
+    def held_out_terms(params, batch_stats, seed, images, start):
+        keys = example_keys(seed, 0, 0, start + np.arange(len(images)))
         terms = objective.evaluate(params, batch_stats, to_float(images), keys)
         return {name: values.sum(axis=0) for name, values in terms.items()}
 
-    def held_out_metrics(params, batch_stats):
+    def held_out_metrics(params, batch_stats, seed):
         totals = {}
         for number, batch in enumerate(_batches(test_images, batch_size)):
-            for name, value in held_out_terms(params, batch_stats, batch, number * batch_size).items():
+            for name, value in held_out_terms(params, batch_stats, seed, batch, number * batch_size).items():
                 totals[name] = totals.get(name, 0.0) + value
         means = {name: np.asarray(total) / len(test_images) for name, total in totals.items()}
         means = objective.summarize(means) if objective.summarize else means
         return {name: float(mean) for name, mean in means.items()}
 
-    def evaluate(params, batch_stats):
-        metrics = frechet_metric(params, batch_stats) if objective.generate else {}
-        return metrics | (held_out_metrics(params, batch_stats) if objective.evaluate else {})
+    def evaluate(params, batch_stats, seed):
+        metrics = frechet_metric(params, batch_stats, seed) if objective.generate else {}
+        return metrics | (held_out_metrics(params, batch_stats, seed) if objective.evaluate else {})
 
     @jax.jit
-    def sample_images(params, batch_stats):
+    def sample_images(params, batch_stats, seed):
         if objective.generate:
-            return generate(params, batch_stats, 0, GRID * GRID)
+            return generate(params, batch_stats, seed, 0, GRID * GRID)
         originals = to_float(test_images[: GRID * GRID // 2])
         return originals, objective.reconstruct(params, batch_stats, originals)
 
-    def samples(params, batch_stats):
-        images = sample_images(params, batch_stats)
+    def samples(params, batch_stats, seed):
+        images = sample_images(params, batch_stats, seed)
         if not objective.generate:  # Rows of originals, each above the row of its reconstructions.
             originals, reconstructions = (part.reshape(-1, GRID, *part.shape[1:]) for part in images)
             images = np.stack([originals, reconstructions], axis=1).reshape(-1, *originals.shape[2:])

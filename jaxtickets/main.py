@@ -10,10 +10,9 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from jaxtickets import cache, report, workdir
+from jaxtickets import cache, experiments, report, workdir
 from jaxtickets import config as config_lib
 from jaxtickets.errors import UserError
-from jaxtickets.experiments import EXPERIMENTS, Run, discard_from
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with `:quick` for its small variant.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where results go (default: runs/<config>[-<variant>]).")
@@ -40,13 +39,14 @@ def run(config, path: Path, from_round: int | None = None) -> dict:
     """Runs or resumes the experiment in the workdir `path`, makes its report, prints its table; returns the verdict."""
     config_lib.validate(config, jax.local_device_count())
     config_lib.check_writable(path)
+    seed_paths = experiments.seed_paths(config, path).values()
     if from_round is not None:
         workdir.check_same(path, config_lib.to_dict(config))
-        discard_from(path, from_round)
-    with Run(config, path) as experiment:
-        EXPERIMENTS[config.experiment](experiment)
-        verdict = experiment.finish()
-    page = report.build(path)
+        for place in seed_paths:
+            experiments.discard_from(place, from_round)
+    verdict = experiments.run(config, path)
+    for place in dict.fromkeys([*seed_paths, path]):
+        page = report.build(place)
     print(report.summary(path), f"\nReport: {page}", sep="\n")
     return verdict
 

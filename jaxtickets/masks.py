@@ -5,6 +5,7 @@ Everything here is a pure function over pytrees and works with any Flax paramete
 """
 
 import re
+import zlib
 from typing import NamedTuple
 
 import jax
@@ -23,15 +24,17 @@ def named_leaves(tree) -> dict:
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
-def ones(params, include=(r"(^|/)(kernel|embedding)$",), exclude=()):
+def ones(params, include=(r"(^|/)(kernel|embedding)$",), exclude=(), components=()):
     """The mask that keeps every weight.
 
-    A leaf is prunable if some pattern of `include` is found in its path (`re.search`) and none of `exclude` is.
+    A leaf is prunable if some pattern of `include` is found in its path (`re.search`) and none of `exclude` is, and it
+    belongs to one of `components`.
 
     Args:
       params: the parameters, a nested dict of arrays.
       include: regular expressions over slash-joined paths.
       exclude: the same.
+      components: top-level keys of `params`; none named: all.
 
     Raises:
       UserError: a pattern is no regular expression or matches no path, or nothing is left to prune.
@@ -52,8 +55,10 @@ def ones(params, include=(r"(^|/)(kernel|embedding)$",), exclude=()):
                 raise UserError(f"prune.{field}: {pattern!r} matches no parameter; the paths are {', '.join(names)}")
             hits[field] |= found
     prunable = hits["include"] - hits["exclude"]
+    if components:
+        prunable = {name for name in prunable if name.partition("/")[0] in components}
     if not prunable:
-        raise UserError("prune.include and prune.exclude leave nothing to prune: every included path is excluded")
+        raise UserError("prune.include, prune.exclude and prune.components leave nothing to prune")
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: np.ones(leaf.shape, bool) if path_name(path) in prunable else None, params
     )
@@ -101,6 +106,16 @@ def hamming_distance(first, second) -> float:
     """The share of prunable weights on which two masks differ, in [0, 1]."""
     differing = jax.tree.map(lambda a, b: int(np.count_nonzero(np.asarray(a) != np.asarray(b))), first, second)
     return sum(jax.tree.leaves(differing)) / counts(first).weights
+
+
+def shuffle(masks, seed: int):
+    """Each leaf's entries in a random order, which the seed, the leaf's path and its size decide."""
+
+    def shuffled(path, mask):
+        key = [seed, zlib.crc32(path_name(path).encode())]
+        return np.random.Generator(np.random.Philox(key=key)).permutation(np.ravel(mask)).reshape(np.shape(mask))
+
+    return jax.tree_util.tree_map_with_path(shuffled, masks)
 
 
 def is_nested(inner, outer) -> bool:

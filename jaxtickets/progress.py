@@ -38,15 +38,15 @@ class Progress:
     def __exit__(self, *_):
         self._bar.stop()
 
-    def start_round(self, round_: int, sparsity: float, step: int) -> None:
-        self._bar.reset(self._one, total=self._steps, completed=step)
+    def start_round(self, round_: int, sparsity: float, step: int, stop: int) -> None:
+        self._bar.reset(self._one, total=stop, completed=step)
         self._bar.update(self._one, description=f"round {round_} ({sparsity:.1%} sparse)")
-        self._bar.update(self._all, completed=round_ * self._steps + step)
+        self._bar.update(self._all, completed=round_ * self._steps + min(step, self._steps))
 
     def update(self, round_: int, step: int, losses: dict[str, float]) -> None:
         text = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in losses.items() if "loss" in name)
         self._bar.update(self._one, completed=step, losses=text)
-        self._bar.update(self._all, completed=round_ * self._steps + step)
+        self._bar.update(self._all, completed=round_ * self._steps + min(step, self._steps))
 
     def say(self, text: str) -> None:
         """One line that stays."""

@@ -22,6 +22,12 @@ def restore(path: os.PathLike, like):
         return jax.device_get(checkpointer.restore(Path(path).resolve(), _shapes(like)))
 
 
+def restore_raw(path: os.PathLike) -> dict:
+    """The pytree saved at `path` as nested dicts and lists of NumPy arrays, where its structure is not known."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(Path(path).resolve())
+
+
 def exists(path: os.PathLike) -> bool:
     """Whether a complete snapshot is at `path`: Orbax gives it its name only when it is complete."""
     return Path(path).is_dir()
@@ -34,31 +40,38 @@ def save_masks(path: os.PathLike, masks) -> None:
 
 def restore_masks(path: os.PathLike, like):
     """The masks saved at `path`; `like` are masks of the same network."""
-    packed = restore(path, mask_lib.named_leaves(mask_lib.pack(like)))
-    return mask_lib.unpack(jax.tree.unflatten(jax.tree.structure(like), list(packed.values())), like)
+    return _unpacked(restore(path, mask_lib.named_leaves(mask_lib.pack(like))), like)
+
+
+def restore_masks_raw(path: os.PathLike, params):
+    """The masks saved at `path` for a network with `params`, whichever of its leaves are prunable."""
+    packed = restore_raw(path)
+    return mask_lib.unpack(
+        jax.tree_util.tree_map_with_path(lambda name, _: packed.get(mask_lib.path_name(name)), params), params
+    )
 
 
 class LastState:
-    """The newest train state with its round and the round's seconds so far, saved while training goes on."""
+    """The newest train state with its round, masks and the round's seconds so far, saved while training goes on."""
 
     def __init__(self, directory: os.PathLike):
         options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(Path(directory).resolve(), options=options)
 
-    def save(self, round_: int, state, seconds: float) -> None:
+    def save(self, round_: int, state, masks, seconds: float) -> None:
         """Starts saving; returns when `state` may change again."""
         number = (self._manager.latest_step() or 0) + 1
-        saved = {"round": np.int32(round_), "seconds": np.float64(seconds), "state": state}
+        saved = _last(round_, state, masks, seconds)
         self._manager.save(number, args=ocp.args.StandardSave(saved))
 
-    def restore(self, like):
-        """`(round, state, seconds)`, or None if nothing has been saved."""
+    def restore(self, like, masks_like):
+        """`(round, state, masks, seconds)`, or None if nothing has been saved."""
         number = self._manager.latest_step()
         if number is None:
             return None
-        saved = {"round": np.int32(0), "seconds": np.float64(0), "state": like}
-        saved = jax.device_get(self._manager.restore(number, args=ocp.args.StandardRestore(_shapes(saved))))
-        return int(saved["round"]), saved["state"], float(saved["seconds"])
+        shapes = _shapes(_last(0, like, masks_like, 0.0))
+        saved = jax.device_get(self._manager.restore(number, args=ocp.args.StandardRestore(shapes)))
+        return int(saved["round"]), saved["state"], _unpacked(saved["masks"], masks_like), float(saved["seconds"])
 
     def wait(self) -> None:
         """Returns when all that was saved is durable."""
@@ -66,6 +79,15 @@ class LastState:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _last(round_, state, masks, seconds):
+    packed = mask_lib.named_leaves(mask_lib.pack(masks))
+    return {"round": np.int32(round_), "seconds": np.float64(seconds), "state": state, "masks": packed}
+
+
+def _unpacked(packed, like):
+    return mask_lib.unpack(jax.tree.unflatten(jax.tree.structure(like), list(packed.values())), like)
 
 
 def _shapes(tree):

@@ -16,7 +16,7 @@ from jaxtickets.errors import UserError
 from jaxtickets.train import TrainState, rewind
 
 FORMAT = "jaxtickets 1"
-STATE_FIELDS = ("average", "batch_stats", "opt_state", "params", "seed", "step")
+STATE_FIELDS = ("average", "batch_stats", "movement", "opt_state", "params", "seed", "step")
 
 
 class Ticket(NamedTuple):

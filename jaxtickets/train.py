@@ -22,7 +22,8 @@ class TrainState:
     """All that training carries from step to step; a rewind point is one of these.
 
     params and batch_stats are `{component: {layer: ...}}`, opt_state is `{player: Optax state}`. average holds the
-    running averages of `params` and `batch_stats` of the players that are averaged, and is empty if none is.
+    running averages of `params` and `batch_stats` of the players that are averaged, and is empty if none is. movement
+    holds the sums of -gradient * weight over all steps, like `params`, and is empty if no score reads them.
     """
 
     step: jax.Array  # int32, the number of steps done.
@@ -31,6 +32,7 @@ class TrainState:
     batch_stats: Any
     opt_state: dict[str, Any]
     average: dict[str, Any]
+    movement: dict[str, Any]
 
 
 def make_optimizers(objective: Objective, options) -> dict[str, optax.GradientTransformation]:
@@ -59,7 +61,7 @@ def _averaged(objective, params, batch_stats):
     return {field: {name: tree[name] for name in names} for field, tree in trees.items()} if names else {}
 
 
-def init_state(objective: Objective, optimizers, seed: int) -> TrainState:
+def init_state(objective: Objective, optimizers, seed: int, track_movement: bool = False) -> TrainState:
     """The state before the first step."""
 
     @jax.jit
@@ -70,9 +72,10 @@ def init_state(objective: Objective, optimizers, seed: int) -> TrainState:
             for name, player in objective.players.items()
         }
         average = _averaged(objective, params, batch_stats)
-        return TrainState(jnp.int32(0), jnp.uint32(seed), params, batch_stats, opt_state, average)
+        movement = jax.tree.map(jnp.zeros_like, params) if track_movement else {}
+        return TrainState(jnp.int32(0), jnp.uint32(seed), params, batch_stats, opt_state, average, movement)
 
-    return init(np.uint32(seed))
+    return init(jnp.uint32(seed))
 
 
 def rewind(point: TrainState, masks) -> TrainState:
@@ -112,6 +115,12 @@ def example_keys(seed, step, tag: int, examples):
     return jax.vmap(lambda example: jax.random.fold_in(key, example))(examples)
 
 
+def training_images(images, seed, step, examples, flip: bool):
+    """The uint8 images of a batch as a step sees them: `[batch, h, w, c]` float32 in [-1, 1], mirrored if `flip`."""
+    images = to_float(images)
+    return _random_flip(images, example_keys(seed, step, 0, examples)) if flip else images
+
+
 def to_float(images):
     """uint8 images in [0, 255] as float32 in [-1, 1]."""
     return images.astype(jnp.float32) / 127.5 - 1
@@ -127,42 +136,63 @@ def movers(objective: Objective, step: int) -> tuple[str, ...]:
     return tuple(name for name, player in objective.players.items() if (step + 1) % player.every == 0)
 
 
+def tagged_players(objective: Objective):
+    """`(tag, name, player)` in the order of their moves; the tag tells a player's random numbers from another's."""
+    return [(tag, name, player) for tag, (name, player) in enumerate(objective.players.items(), start=1)]
+
+
 def make_step(
-    objective: Objective, optimizers, moving: tuple[str, ...], flip: bool = False, ema_decay: float = 0.0
+    objective: Objective,
+    optimizers,
+    moving: tuple[str, ...],
+    flip: bool = False,
+    ema_decay: float = 0.0,
+    final_rate: float = 1.0,
+    steps: int = 1,
 ) -> Callable:
     """The train step of the players `moving`, compiled once and mapped over the local devices.
 
-    Returns `step(state, masks, data, indices) -> (state, scalars)`; every argument has a leading axis of devices.
-    `data` is `(images: [devices, n, h, w, c] uint8, labels: [devices, n] int32 or None)`, the data set or one batch;
-    `indices: [devices, batch / devices]` int32 says which of them make up the batch. The state is donated. Masks
-    are arguments, so that every round runs the program that the first one compiled.
+    Returns `step(state, masks, data, indices, teacher=None) -> (state, scalars)`; every argument has a leading axis of
+    devices. `data` is `(images: [devices, n, h, w, c] uint8, labels: [devices, n] int32 or None)`, the data set or one
+    batch; `indices: [devices, batch / devices]` int32 says which of them make up the batch. The state is donated.
+    Masks are arguments, so that every round runs the program that the first one compiled.
 
     Each player in turn takes a step down its loss at the effective weights `masks.apply(params, masks)`; gradients,
     scalars and batch statistics are averaged over the devices. Which players move is decided outside, because
     XLA's CPU back end runs convolutions inside a conditional many times slower (docs/decisions.md).
+
+    The learning rate falls linearly over `steps` steps to `final_rate` of what it was, and stays there. `teacher` is
+    the discriminator that `Player.loss` may be given.
     """
 
-    def step(state: TrainState, masks, data, indices):
+    def step(state: TrainState, masks, data, indices, teacher=None):
         examples = jax.lax.axis_index(AXIS) * indices.size + jnp.arange(indices.size)
         keys = partial(example_keys, state.seed, state.step, examples=examples)
         images, labels = jax.tree.map(lambda leaf: leaf[indices], data)
-        images = to_float(images)
-        if flip:
-            images = _random_flip(images, keys(0))
+        images = training_images(images, state.seed, state.step, examples, flip)
 
         params, batch_stats, opt_state, scalars = state.params, state.batch_stats, dict(state.opt_state), {}
-        for tag, (name, player) in enumerate(objective.players.items(), start=1):
+        movement = dict(state.movement)
+        for tag, name, player in tagged_players(objective):
             if name not in moving:
                 continue
             own = {component: params[component] for component in player.components}
 
             def loss(own, player=player, params=params, batch_stats=batch_stats, tag=tag):
                 effective = mask_lib.apply({**params, **own}, masks)
-                return player.loss(effective, batch_stats, images, keys(tag), labels)
+                return player.loss(effective, batch_stats, images, keys(tag), labels, teacher)
 
             gradients, (batch_stats, player_scalars) = jax.grad(loss, has_aux=True)(own)
             gradients, batch_stats, player_scalars = jax.lax.pmean((gradients, batch_stats, player_scalars), AXIS)
+            for component in player.components if movement else ():
+                movement[component] = jax.tree.map(
+                    lambda total, gradient, leaf: total - gradient * leaf,
+                    *(tree[component] for tree in (movement, gradients, own)),
+                )
             updates, opt_state[name] = optimizers[name].update(gradients, opt_state[name], own)
+            if final_rate != 1:
+                progress = jnp.minimum(state.step / steps, 1)
+                updates = optax.tree.scale(1 - (1 - final_rate) * progress, updates)
             own = optax.apply_updates(own, updates)
             params = {**params, **(player.constrain(own) if player.constrain else own)}
             scalars |= player_scalars
@@ -173,8 +203,8 @@ def make_step(
             decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
             average = optax.incremental_update(_averaged(objective, params, batch_stats), average, 1 - decay)
         step = state.step + 1
-        state = state.replace(step=step, params=params, batch_stats=batch_stats, opt_state=opt_state, average=average)
-        return state, scalars
+        trees = {"params": params, "batch_stats": batch_stats, "opt_state": opt_state}
+        return state.replace(step=step, average=average, movement=movement, **trees), scalars
 
     return jax.pmap(step, axis_name=AXIS, donate_argnums=0)
 

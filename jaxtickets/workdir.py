@@ -49,20 +49,24 @@ def check_same(path: Path, config: dict) -> None:
       UserError: as said.
     """
     try:
-        old = _flat(json.loads((path / "config.json").read_text())["config"])
+        old = json.loads((path / "config.json").read_text())["config"]
     except (OSError, ValueError, KeyError):
         raise UserError(f"--workdir={path}: has no readable config.json; give another directory") from None
-    new = _flat(json.loads(json.dumps(config)))
-    differing = [
+    if differing := differences(old, config):
+        raise UserError(
+            f"--workdir={path} belongs to a run with another config: {differing}; "
+            "give another --workdir, or the same config to resume"
+        )
+
+
+def differences(there: dict, here: dict) -> str:
+    """What differs between two configs of JSON values: `train.steps is 100 there and 200 here; ...`."""
+    old, new = _flat(there), _flat(json.loads(json.dumps(here)))
+    return "; ".join(
         f"{key} is {old.get(key, 'absent')!r} there and {new.get(key, 'absent')!r} here"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
-    ]
-    if differing:
-        raise UserError(
-            f"--workdir={path} belongs to a run with another config: {'; '.join(differing)}; "
-            "give another --workdir, or the same config to resume"
-        )
+    )
 
 
 def _flat(tree, prefix=""):
@@ -136,7 +140,8 @@ class Scalars:
             writer.add_scalar(f"rounds/{name}", value, round_)
         writer.add_image("samples", samples, round_, dataformats="HWC")
         writer.flush()
-        self._writers.pop(f"round_{round_:03d}").close()  # Each writer holds a thread and a file.
+        if trained := self._writers.pop(f"round_{round_:03d}", None):
+            trained.close()  # Each writer holds a thread and a file.
 
     def _writer(self, name, step):
         if name not in self._writers:

@@ -98,6 +98,51 @@ def write_workdir(path, *, seed=0, rate=0.3, rounds=6, finished=True, winner=WIN
     return path
 
 
+def write_seeds(path, *, rounds=(6, 6, 6), rate=0.3, distances=DISTANCES, finished=True):
+    """A workdir such as a run over several seeds leaves, of which each has finished so many rounds."""
+    rows = []
+    for seed, count in enumerate(rounds):
+        seed_path = path / f"seed_{seed}"
+        write_workdir(seed_path, seed=seed, rate=rate, rounds=count, distances=distances, finished=False)
+        with (seed_path / "rounds.csv").open() as file:
+            rows += [{"seed": seed, **row} for row in csv.DictReader(file)]
+        if count == max(rounds):
+            (seed_path / "report.html").write_text("the report of one seed")
+    record = json.loads((path / "seed_0" / "config.json").read_text())
+    record["config"] |= {"seeds": len(rounds)}
+    (path / "config.json").write_text(json.dumps(record))
+    write_csv(path / "rounds.csv", rows)
+    if finished:
+        judged = [
+            {
+                "round": number,
+                "sparsity": 1 - (1 - rate) ** number,
+                "mean": distances[number] + 0.1,
+                "low": distances[number] - 0.4,
+                "high": distances[number] + 0.6,
+                "p_value": (0.0004 if number <= WINNER else 0.734) if number else None,
+                "wins": number <= WINNER if number else None,
+            }
+            for number in range(max(rounds))
+        ]
+        verdict = {
+            "metric": "fd_digits",
+            "metric_label": "Frechet distance in digits features, 2,048 samples",
+            "tolerance": 0.1,
+            "confidence": 0.95,
+            "seeds": list(range(len(rounds))),
+            "dense": distances[0] + 0.1,
+            "threshold": 1.1 * (distances[0] + 0.1),
+            "rounds": judged,
+            "winning_round": WINNER,
+            "sparsity": judged[WINNER]["sparsity"],
+            "value": judged[WINNER]["mean"],
+            "message": f"Round {WINNER} wins over {len(rounds)} seeds.",
+        }
+        (path / "verdict.json").write_text(json.dumps(verdict))
+    return path
+
+
 def samples_grid(random, density):
     """An 8 x 8 grid of 16 x 16 strokes on black, 2 pixels apart."""
     grid = np.full((8 * 18 - 2, 8 * 18 - 2), 40, np.uint8)
@@ -122,6 +167,16 @@ def write_csv(path, rows):
 @pytest.fixture
 def workdir(tmp_path):
     return write_workdir(tmp_path / "run")
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    return write_seeds(tmp_path / "seeds")
+
+
+@pytest.fixture
+def unfinished_seeds(tmp_path):
+    return write_seeds(tmp_path / "seeds", rounds=(6, 3, 1), finished=False)
 
 
 def test_a_directory_that_is_no_workdir_is_refused_by_name(tmp_path):
@@ -265,8 +320,85 @@ def test_the_corner_of_a_grid_is_two_whole_rows(gap):
     assert corner(Image.new("L", (side, side))).shape == (2 * (16 + gap), side, 3)
 
 
-def read_summary(path):
-    with (path / "summary.csv").open() as file:
+def test_rounds_of_several_seeds_are_means_of_those_that_finished_them(unfinished_seeds):
+    run = read(unfinished_seeds)
+    values = np.full((3, 6), np.nan)
+    for row in run.seed_rounds:
+        values[row["seed"], row["round"]] = row["fd_digits"]
+    assert np.isfinite(values).sum() == 10
+    assert [row["fd_digits"] for row in run.rounds] == pytest.approx(np.nanmean(values, axis=0))
+    assert [row["round"] for row in run.rounds] == list(range(6)) and "seed" not in run.rounds[0]
+
+
+def test_of_a_row_of_a_seed_written_twice_the_later_one_counts(seeds):
+    lines = (seeds / "rounds.csv").read_text().splitlines()
+    again = lines[2].replace("11.84", "77.0")
+    (seeds / "rounds.csv").write_text("\n".join([*lines, again]))
+    run = read(seeds)
+    assert len(run.seed_rounds) == 18
+    assert {row["seed"]: row["fd_digits"] for row in run.seed_rounds if row["round"] == 1}[0] == 77.0
+
+
+def test_the_table_of_several_seeds_has_intervals_and_says_which_wins_are_shown(seeds):
+    header, _, *lines = report.summary(seeds).splitlines()
+    assert "fd_digits [95% interval]" in header and "seed 0" not in header
+    assert max(map(len, lines)) <= 110 and lines[-1] == "Round 4 wins over 3 seeds."
+    assert "11.94 [11.44, 12.44]" in lines[1] and "<0.001" in lines[1] and "201,914" in lines[1]
+    assert "0.734" in lines[5]
+    ends = ["dense", "wins", "wins", "wins", "<== winning ticket", "not shown to win"]
+    assert all(line.endswith(f"  {end}") for line, end in zip(lines[:6], ends, strict=True))
+
+
+def test_the_table_of_unfinished_seeds_has_their_values_and_judges_nothing(unfinished_seeds):
+    header, _, *lines = report.summary(unfinished_seeds).splitlines()
+    assert [f"seed {seed}" in header for seed in range(4)] == [True, True, True, False]
+    assert {"11.89", "11.84", "11.94", "-"} <= set(lines[1].split())
+    assert lines[-1] == "The run is not finished." and not re.search("win|worse", "".join(lines))
+
+
+def test_the_table_of_many_unfinished_seeds_stays_narrow_and_names_what_it_leaves_out(tmp_path):
+    table = report.summary(write_seeds(tmp_path / "run", rounds=(2,) * 12, finished=False)).splitlines()
+    assert max(map(len, table[:4])) <= 110
+    assert table[4].startswith("Also in rounds.csv: seed") and table[4].endswith("seed 11, kid.")
+
+
+def test_the_page_of_several_seeds_shows_means_and_leads_to_each_seed(seeds):
+    html = report.build(seeds).read_text()
+    for text in ("Round 4 wins over 3 seeds.", "11.94 [11.44, 12.44]", "&lt;0.001", "Samples of seed 0", "kid"):
+        assert text in html
+    assert html.count('<tr class="wins">') == 1
+    links = re.findall(r'href="([^"]*)"', html)
+    assert links == [f"seed_{seed}/report.html" for seed in range(3)]
+    assert all((seeds / link).is_file() for link in links)
+    assert {path.name for path in (seeds / "plots").iterdir()} == {"metric_fd_digits.png", "metric_kid.png"}
+
+
+def test_the_page_of_unfinished_seeds_says_how_far_each_is(unfinished_seeds):
+    html = report.build(unfinished_seeds).read_text()
+    assert "Rounds complete so far: 6 of seed 0, 3 of seed 1, 1 of seed 2." in html
+    assert re.findall(r'href="([^"]*)"', html) == ["seed_0/report.html"] and "seed 2 (not finished)" in html
+
+
+def test_several_seeds_without_a_finished_round_are_reported(unfinished_seeds):
+    (unfinished_seeds / "rounds.csv").unlink()
+    assert "Not finished yet" in report.build(unfinished_seeds).read_text()
+    assert "No round has finished yet." in report.summary(unfinished_seeds)
+
+
+def test_the_plot_of_several_seeds_has_the_intervals_of_the_verdict_and_a_dot_a_seed(seeds):
+    run = read(seeds)
+    axes = metric_figure(run.rounds, run.verdict, "fd_digits", run.seed_rounds).axes[0]
+    drawn = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    corners = drawn["95% interval of the mean"].get_paths()[0].vertices[:, 1]
+    expected = [bound for row in run.verdict["rounds"] for bound in (row["low"], row["high"])]
+    assert set(corners) == set(expected)
+    assert len(drawn["each seed"].get_offsets()) == 18
+    others = metric_figure(run.rounds, run.verdict, "kid", run.seed_rounds).axes[0].get_legend_handles_labels()[1]
+    assert "each seed" in others and "95% interval of the mean" not in others
+
+
+def read_summary(path, name="summary.csv"):
+    with (path / name).open() as file:
         return list(csv.DictReader(file))
 
 
@@ -298,6 +430,76 @@ def test_runs_without_a_metric_in_common_are_still_summarised(tmp_path):
     assert [row["metric"] for row in report.compare([first, second], tmp_path)] == ["fd_digits", "elbo"]
 
 
+def test_the_summary_of_several_seeds_is_of_their_means(tmp_path, seeds):
+    unfinished = write_seeds(tmp_path / "unfinished", rounds=(6, 3, 1), finished=False)
+    report.compare([seeds, unfinished, write_workdir(tmp_path / "single")], tmp_path)
+    rows = read_summary(tmp_path)
+    assert [row["status"] for row in rows] == ["finished", "10 of 18 rounds", "finished"]
+    assert float(rows[0]["winning_value"]) == pytest.approx(DISTANCES[WINNER] + 0.1)
+    assert float(rows[0]["dense"]) == pytest.approx(float(rows[1]["dense"])) == pytest.approx(DISTANCES[0] + 0.1)
+    assert float(rows[0]["best_value"]) == pytest.approx(min(DISTANCES) + 0.1)
+    assert float(rows[0]["total_seconds"]) == pytest.approx(3 * float(rows[2]["total_seconds"]))
+
+
+def cells(table):
+    """The cells of a table by its first column, and its header under ""."""
+    lines = [re.split(r"\s{2,}", line.strip()) for line in table.splitlines() if "  " in line]
+    return {"": lines[0][1:], **{line[0]: line[1:] for line in lines[1:]}}
+
+
+def test_the_table_of_levels_has_the_sparsities_that_two_runs_share(tmp_path, seeds):
+    single = write_workdir(tmp_path / "single", rounds=3, winner=2)
+    slow = write_workdir(tmp_path / "slow", rate=0.1, rounds=3, finished=False)
+    table = cells(report.levels([seeds, single, slow], tmp_path))
+    assert table == {
+        "": ["dense", "30.0", "51.0"],
+        "seeds": ["12.41 ± 0.50", "11.94 ± 0.50*", "12.12 ± 0.50*"],
+        "single": ["12.31", "11.84*", "12.02*"],
+        "slow": ["12.31", "-", "-"],
+    }
+    rows = read_summary(tmp_path, "levels.csv")
+    assert [(row["run"], float(row["sparsity"])) for row in rows] == [
+        *(("seeds", sparsity) for sparsity in (0, 0.3, 0.51)),
+        *(("single", sparsity) for sparsity in (0, 0.3, 0.51)),
+        ("slow", 0),
+    ]
+    assert {row["metric"] for row in rows} == {"fd_digits"}
+    assert (float(rows[1]["mean"]), float(rows[1]["low"]), float(rows[1]["high"])) == pytest.approx(
+        (11.94, 11.44, 12.44)
+    )
+    assert [row["seeds"] for row in rows] == ["3"] * 3 + ["1"] * 4
+    assert [row["wins"] for row in rows] == ["", "True", "True", "", "True", "True", ""]
+    assert rows[4]["low"] == rows[4]["high"] == ""
+
+
+def test_the_table_of_levels_stays_narrow_and_says_how_many_it_leaves_out(tmp_path):
+    distances = list(np.linspace(12, 15, 25))
+    workdirs = [write_seeds(tmp_path / name, rounds=(25, 25), rate=0.1, distances=distances) for name in "ab"]
+    text = report.levels(workdirs, tmp_path)
+    assert max(map(len, text.splitlines())) <= 130
+    shown = cells(text)[""][1:]
+    assert shown[0] == "10.0" and shown[-1] == "92.0"
+    assert f"{24 - len(shown)} more sparsities" in text
+    assert len(read_summary(tmp_path, "levels.csv")) == 2 * 25
+
+
+def test_the_table_of_levels_names_the_runs_with_another_metric(tmp_path):
+    workdirs = [write_workdir(tmp_path / name) for name in ("a", "b", "other")]
+    rounds = (workdirs[2] / "rounds.csv").read_text()
+    (workdirs[2] / "rounds.csv").write_text(rounds.replace("fd_digits", "elbo").replace("kid", "psnr"))
+    text = report.levels(workdirs, tmp_path)
+    assert list(cells(text)) == ["", "a", "b"]
+    assert text.splitlines()[-1] == "Not in this table, for want of a finished round with fd_digits: other."
+    assert "no two of the runs" in report.levels(workdirs[1:], tmp_path)
+    assert not (tmp_path / "levels.csv").exists()
+
+
+def test_runs_without_a_pruned_round_of_the_same_sparsity_have_their_dense_values(tmp_path):
+    workdirs = [write_workdir(tmp_path / str(rate), rate=rate, rounds=2, finished=False) for rate in (0.2, 0.3)]
+    text = report.levels(workdirs, tmp_path)
+    assert cells(text)["0.2"] == ["12.31"] and "No two runs" in text
+
+
 def test_the_command_line_reports_one_workdir(workdir, capsys):
     assert main([str(workdir)]) == 0
     printed = capsys.readouterr().out
@@ -307,7 +509,9 @@ def test_the_command_line_reports_one_workdir(workdir, capsys):
 def test_the_command_line_compares_several_workdirs(tmp_path, capsys):
     paths = [str(write_workdir(tmp_path / name, seed=seed)) for seed, name in enumerate("ab")]
     assert main([*paths, f"--out={tmp_path / 'out'}"]) == 0
-    assert "finished" in capsys.readouterr().out and read_summary(tmp_path / "out")
+    printed = capsys.readouterr().out
+    assert "finished" in printed and read_summary(tmp_path / "out")
+    assert "fd_digits by weights pruned" in printed and read_summary(tmp_path / "out", "levels.csv")
 
 
 def test_a_mistake_is_one_line_and_exit_status_2(tmp_path, workdir, capsys):

@@ -1,10 +1,71 @@
-"""Experiments by name, each a short recipe over a `Run`."""
+"""Experiments by name, each a short recipe over a `Run`, and how one is run for one seed or several."""
 
+from pathlib import Path
+
+from jaxtickets import config as config_lib
+from jaxtickets import workdir
+from jaxtickets.experiments import branch as branch_lib
+from jaxtickets.experiments import transfer as transfer_lib
+from jaxtickets.experiments.at_init import at_init
+from jaxtickets.experiments.branch import branch
 from jaxtickets.experiments.dense import dense
 from jaxtickets.experiments.imp import imp
+from jaxtickets.experiments.one_shot import one_shot
 from jaxtickets.experiments.run import Run, discard_from
-from jaxtickets.experiments.verdict import judge
+from jaxtickets.experiments.setup import Setup
+from jaxtickets.experiments.sparse_training import gradual, rigl, sparse_evolutionary
+from jaxtickets.experiments.transfer import transfer
+from jaxtickets.experiments.verdict import judge, judge_seeds
+from jaxtickets.progress import say
 
-EXPERIMENTS = {"dense": dense, "imp": imp}
+EXPERIMENTS = {
+    "dense": dense,
+    "imp": imp,
+    "one_shot": one_shot,
+    "at_init": at_init,
+    "gradual": gradual,
+    "set": sparse_evolutionary,
+    "rigl": rigl,
+    "branch": branch,
+    "transfer": transfer,
+}
 
-__all__ = ["EXPERIMENTS", "Run", "dense", "discard_from", "imp", "judge"]
+__all__ = ["EXPERIMENTS", "Run", "Setup", "discard_from", "judge", "judge_seeds", "run", "seed_paths"]
+
+
+def seed_paths(config, path: Path) -> dict[int, Path]:
+    """Where each seed's run is: `path` itself, or a workdir in it for each of several seeds."""
+    if config.seeds == 1:
+        return {config.seed: path}
+    return {seed: path / f"seed_{seed}" for seed in range(config.seed, config.seed + config.seeds)}
+
+
+def run(config, path: Path) -> dict:
+    """Runs or resumes the experiment for every seed in the workdir `path`; returns the verdict.
+
+    Raises:
+      UserError: what can only be seen once the data is there is wrong; nothing has been written then.
+    """
+    setup, paths = Setup(config), seed_paths(config, path)
+    for seed in paths:
+        if config.experiment == "branch":
+            branch_lib.source(config, seed)
+        elif config.experiment == "transfer":
+            transfer_lib.source(setup, seed)
+    if config.seeds > 1:
+        workdir.create(path, config_lib.to_dict(config))
+    rows = []
+    for seed, place in paths.items():
+        if config.seeds > 1:
+            say(f"seed {seed}, in {place}")
+        with Run(setup, place, seed) as one:
+            EXPERIMENTS[config.experiment](one)
+            verdict = one.finish()
+        if config.seeds > 1:
+            rows += [{"seed": seed, **row} for row in workdir.read_csv(place / "rounds.csv")]
+            workdir.write_csv(path / "rounds.csv", rows)
+    if config.seeds > 1:
+        evaluator = setup.evaluator
+        verdict = judge_seeds(rows, evaluator.metric, evaluator.label, config.tolerance, config.confidence)
+        workdir.write_json(path / "verdict.json", verdict)
+    return verdict

@@ -1,8 +1,6 @@
 """Iterative magnitude pruning with late rewinding."""
 
 from jaxtickets.experiments.run import Run
-from jaxtickets.pruning import magnitude, prune, sparsities
-from jaxtickets.train import rewind
 
 
 def imp(run: Run) -> None:
@@ -11,12 +9,9 @@ def imp(run: Run) -> None:
     Train the dense network; then, round after round, prune the smallest of the remaining weights, take
     the kept ones back to the rewind point, and train again.
     """
-    options = run.config.prune
     masks, start = run.dense_masks, run.initial_state
-    for round_, sparsity in enumerate(sparsities(options.rate, options.rounds)):
+    for round_ in range(len(run.levels)):
         if round_ > 0:
-            masks = run.saved_masks(round_) or prune(
-                magnitude(run.trained.params, masks), masks, sparsity, options.scope, options.min_per_layer
-            )
-            start = rewind(run.rewind_point, masks)
+            masks = run.pruned(round_, masks, run.trained)
+            start = run.rewound(masks, run.trained)
         run.round(round_, masks, start)

@@ -3,21 +3,20 @@
 import math
 import shutil
 import time
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 from jaxtickets import config as config_lib
-from jaxtickets import data, evaluation, models, snapshots, tickets, train, workdir
 from jaxtickets import masks as mask_lib
-from jaxtickets.data import batches
+from jaxtickets import snapshots, tickets, train, workdir
 from jaxtickets.errors import UserError
+from jaxtickets.experiments.scoring import pruned
+from jaxtickets.experiments.setup import Setup
 from jaxtickets.experiments.verdict import judge
-from jaxtickets.objectives import OBJECTIVES
 from jaxtickets.progress import Progress
 from jaxtickets.train import TrainState
 
@@ -26,51 +25,29 @@ class Run:
     """Trains, records and restores rounds. A round that is finished is never done again.
 
     Attributes:
-      config: the validated config.
-      steps: the steps of a whole training.
-      rewind_step: the step of the rewind point.
-      dense_masks: the masks that keep everything.
+      setup: what it shares with the runs of other seeds.
+      config: the validated config, with this run's seed.
+      levels: the sparsity of each round.
+      initial_state: the state before the first step.
       trained: the state at the end of the latest round, its pruned weights exactly zero.
     """
 
-    def __init__(self, config, path: Path):
-        self.config, self.path = config, path
-        shared = {"dtype": jnp.dtype(config.dtype), "axis_name": train.AXIS if config.sync_batch_norm else None}
-        conditional, channels = config.model.conditional, data.channels(config.data.name)
-        classes = data.classes(config.data.name, config.data.dir or None) if conditional else 0
-        components = models.build(config.model, channels, classes, **shared)
-        self._uses = models.kernel_uses(components)
-        self._objective = OBJECTIVES[config.objective.name](components, config.objective)
-        optimizers = train.make_optimizers(self._objective, config.optimizer)
-        params = jax.eval_shape(lambda: models.init(components, jax.random.key(0)))[0]
-        self.dense_masks = mask_lib.ones(params, config.prune.include, config.prune.exclude)
-
-        load = partial(
-            data.load, config.data.name, image_size=config.model.image_size, data_dir=config.data.dir or None
-        )
-        training, held_out = load(split="train"), load(split="test").images
-        self._images, self._labels = training.images, training.labels if conditional else None
-        self.steps = config_lib.resolve_steps(config, len(self._images))
-        self.rewind_step = config_lib.resolve_rewind_step(config, self.steps)
-
-        workdir.create(path, config_lib.to_dict(config))
-        self.initial_state = jax.device_get(train.init_state(self._objective, optimizers, config.seed))
+    def __init__(self, setup: Setup, path: Path, seed: int | None = None):
+        self.setup, self.path = setup, path
+        self.config = setup.config.copy_and_resolve_references()
+        self.config.update(seeds=1, seed=setup.config.seed if seed is None else seed)
+        self.seed, self.levels = self.config.seed, config_lib.levels(self.config)
+        workdir.create(path, config_lib.to_dict(self.config))
+        self.initial_state = setup.init(self.seed)
         if not snapshots.exists(path / "snapshots" / "init"):
             snapshots.save(path / "snapshots" / "init", self.initial_state)
         self._rows = workdir.read_csv(path / "rounds.csv")
         self._layers = [row for row in workdir.read_csv(path / "layers.csv") if row["round"] < len(self._rows)]
         self._last = snapshots.LastState(path / "snapshots" / "last")
-        self._resumed = self._last.restore(self.initial_state)
+        self._resumed = self._last.restore(self.initial_state, setup.dense_masks)
         self.trained: TrainState | None = self._resumed[1] if self._resumed else None
         self._scalars = workdir.Scalars(path, keep=self._is_behind)
-        self._evaluator = evaluation.make_evaluator(self._objective, config, self._images, held_out)
-        rounds = config.prune.rounds if config.experiment != "dense" else 0
-        self._progress = Progress(rounds + 1, self.steps)
-        settings = {"flip": config.data.flip, "ema_decay": config.objective.ema_decay}
-        self._steps = {  # One for each set of players that move together.
-            moving: self._compile(train.make_step(self._objective, optimizers, moving, **settings))
-            for moving in {train.movers(self._objective, step): None for step in range(config.objective.n_critic)}
-        }
+        self._progress = Progress(len(self.levels), setup.steps)
 
     def __enter__(self):
         self._progress.__enter__()
@@ -86,79 +63,129 @@ class Run:
         going_on = self._resumed and self._resumed[0] == len(self._rows)
         return round_ < len(self._rows) or (going_on and round_ == len(self._rows) and step <= self._resumed[1].step)
 
-    # Batches and the compiled step.
+    # Masks and the states that rounds start from.
 
-    @cached_property
-    def _resident_data(self):
-        """The images and labels on the devices, or None if they stream from the host."""
-        placement = self.config.data.placement
-        on_device = placement == "device" or (placement == "auto" and batches.fits_on_device(self._images))
-        return train.replicate((np.asarray(self._images), self._labels)) if on_device else None
-
-    def _batches(self, start, stop):
-        config, devices = self.config, jax.local_device_count()
-        chosen = batches.indices(config.seed, start, stop, len(self._images), config.train.batch_size)
-        if self._resident_data is None:
-            return batches.streamed((self._images, self._labels), chosen, devices)
-        return batches.resident(self._resident_data, chosen, devices)
-
-    def _compile(self, step):
-        """Ahead of time and once: a later round of another shape is an error, not a second compilation."""
-        started = time.perf_counter()
-        state, masks = train.replicate(self.initial_state), train.replicate(self.dense_masks)
-        compiled = step.lower(state, masks, *next(self._batches(0, 1))).compile()
-        self._progress.say(f"compiled the train step in {time.perf_counter() - started:.1f} s")
-        return compiled
-
-    # Rounds.
+    @property
+    def dense_masks(self):
+        """The masks that keep everything."""
+        return self.setup.dense_masks
 
     def saved_masks(self, round_: int):
-        """The masks that the round has started with, or None if it has not started."""
+        """The masks that the round was trained under (those that it has started with, while it is not finished).
+
+        None if it has not started.
+        """
         path = self._masks_path(round_)
         return snapshots.restore_masks(path, self.dense_masks) if snapshots.exists(path) else None
 
     def _masks_path(self, round_):
         return self.path / "masks" / f"{round_:03d}"
 
+    def pruned(self, round_: int, masks, state: TrainState):
+        """`masks` pruned to the sparsity of the round, by the weights of `state`; nothing is scored a second time."""
+        return self.saved_masks(round_) or pruned(self, state, masks, self.levels[round_])
+
     @cached_property
     def rewind_point(self) -> TrainState:
-        """The dense run's state at `rewind_step`; only there after that step."""
+        """The dense run's state at the rewind step; only there after that step."""
         return snapshots.restore(self.path / "snapshots" / "rewind", self.initial_state)
 
-    def round(self, round_: int, masks, start: TrainState) -> None:
-        """Trains from `start` under `masks` to the end and records the result; nothing if it is recorded already."""
+    def start_from(self, point: TrainState) -> None:
+        """Makes `point` the rewind point: that of another run, or another initialisation."""
+        snapshots.save(self.path / "snapshots" / "rewind", point)
+        self.rewind_point = point
+
+    @cached_property
+    def dense(self) -> TrainState:
+        """The state at the end of the dense run, which is round 0."""
+        return snapshots.restore(self.path / "snapshots" / "dense", self.initial_state)
+
+    def rewound(self, masks, trained: TrainState) -> TrainState:
+        """`trained` rewound as `config.rewind` says, under `masks`.
+
+        state: all goes back to the rewind point. weights: parameters, batch statistics and the step; moments start at
+        zero. learning_rate: the step alone, and with it the learning rate (Renda, Frankle, Carbin 2020).
+        none: nothing, so that training goes on at the last learning rate (fine-tuning).
+        """
+        point, kind = self.rewind_point, self.config.rewind
+        start = {
+            "state": point,
+            "weights": point.replace(opt_state=self.initial_state.opt_state),
+            "learning_rate": trained.replace(step=point.step),
+            "none": trained,
+        }[kind]
+        if not self.config.rewind_discriminator:
+            trees = {
+                field: {**getattr(start, field), "discriminator": getattr(self.dense, field)["discriminator"]}
+                for field in ("params", "batch_stats", "opt_state")
+            }
+            start = start.replace(**trees)
+        return train.rewind(start, masks)
+
+    # Rounds.
+
+    def round(self, round_: int, masks, start: TrainState, update=None) -> None:
+        """Trains from `start` under `masks` to the end and records the result; nothing if it is recorded already.
+
+        A state that is at the end of training already goes on for as many steps as lie behind the rewind point.
+        `update(step, state, masks) -> masks` changes the masks in the steps of `update_steps`.
+        """
         if round_ < len(self._rows):
             return
         snapshots.save_masks(self._masks_path(round_), masks)
         first_step, seconds = int(start.step), 0.0
+        stop = self.setup.steps
+        if first_step >= stop:
+            stop = first_step + self.setup.steps - self.setup.rewind_step
         if self._resumed and self._resumed[0] == round_:
-            _, start, seconds = self._resumed
-        self.trained, seconds = self._train(round_, masks, start, seconds)
-        self._last.save(round_, self.trained, seconds)
-        self._record(round_, masks, seconds, (self.steps - first_step) / seconds)
+            _, start, masks, seconds = self._resumed
+        self.trained, masks, seconds = self._train(round_, masks, start, stop, seconds, update)
+        if round_ == 0:
+            snapshots.save(self.path / "snapshots" / "dense", self.trained)
+        if update:
+            snapshots.save_masks(self._masks_path(round_), masks)
+        self._last.save(round_, self.trained, masks, seconds)
+        self._record(round_, masks, seconds, (stop - first_step) / seconds)
 
-    def _train(self, round_, masks, start, seconds):
-        config, step = self.config.train, int(start.step)
-        self._progress.start_round(round_, mask_lib.sparsity(masks), step)
-        if round_ == 0 and step == self.rewind_step:
+    @cached_property
+    def update_steps(self) -> range:
+        """The steps before which an `update` may change masks: from the first to `config.prune.update_until`."""
+        options, steps = self.config.prune, self.setup.steps
+        every = max(1, round(options.update_every * steps) if options.update_every < 1 else int(options.update_every))
+        return range(every, round(options.update_until * steps) + 1, every)
+
+    def _train(self, round_, masks, start, stop, seconds, update):
+        config, setup, step = self.config.train, self.setup, int(start.step)
+        self._progress.start_round(round_, mask_lib.sparsity(masks), step, stop)
+        if round_ == 0 and step == setup.rewind_step:
             snapshots.save(self.path / "snapshots" / "rewind", start)
-        state, masks = train.replicate(start), train.replicate(masks)
+        teacher = train.replicate(self._teacher(round_))
+        state, on_device = train.replicate(start), train.replicate(masks)
         started, unread = time.perf_counter() - seconds, None
-        for data_, indices in self._batches(step, self.steps):
-            state, scalars = self._steps[train.movers(self._objective, step)](state, masks, data_, indices)
+        for data_, indices in setup.batches(self.seed, step, stop):
+            if update and step in self.update_steps:
+                before = train.unreplicate(state)
+                masks = update(step, before, masks)
+                state, on_device = train.replicate(train.rewind(before, masks)), train.replicate(masks)
+            state, scalars = setup.step(step)(state, on_device, data_, indices, teacher)
             step += 1
-            if step % config.log_every == 0 or step == self.steps:
+            if step % config.log_every == 0 or step == stop:
                 # What was computed a while ago is read now, so that the devices never wait for the host.
                 self._log(unread)
                 unread = (round_, step, time.perf_counter() - started, scalars)
-            if round_ == 0 and step == self.rewind_step:
+            if round_ == 0 and step == setup.rewind_step:
                 snapshots.save(self.path / "snapshots" / "rewind", train.unreplicate(state))
-            if config.checkpoint_every and step % config.checkpoint_every == 0 and step < self.steps:
+            if config.checkpoint_every and step % config.checkpoint_every == 0 and step < stop:
                 self._log(unread)  # A run that goes on from here will not compute these again.
                 unread = None
-                self._last.save(round_, train.unreplicate(state), time.perf_counter() - started)
+                self._last.save(round_, train.unreplicate(state), masks, time.perf_counter() - started)
         self._log(unread)
-        return train.unreplicate(state), time.perf_counter() - started
+        return train.unreplicate(state), masks, time.perf_counter() - started
+
+    def _teacher(self, round_):
+        """The dense run's discriminator; in the dense run itself one that nobody listens to."""
+        weight = self.config.objective.distillation
+        return self.setup.teacher(*((self.dense, weight) if round_ and weight else (self.initial_state, 0.0)))
 
     def _log(self, unread):
         if unread is None:
@@ -177,56 +204,60 @@ class Run:
     def _record(self, round_, masks, seconds, steps_per_second):
         params, batch_stats = train.evaluated(self.trained)
         params = mask_lib.apply(params, masks)
-        metrics = self._evaluator.evaluate(params, batch_stats)
-        samples = self._evaluator.samples(params, batch_stats)
-        self._save_samples(round_, samples)
-
+        metrics = self.setup.evaluator.evaluate(params, batch_stats, self.seed)
+        samples = self.setup.evaluator.samples(params, batch_stats, self.seed)
         layers = mask_lib.layer_counts(masks)
         weights, kept = mask_lib.counts(masks)
         n_params = sum(leaf.size for leaf in jax.tree.leaves(params))
         sizes = {name: leaf.size for name, leaf in mask_lib.named_leaves(params).items()}
         left = sizes | {name: layer.kept for name, layer in layers.items()}
+        uses = self.setup.kernel_uses
         row = {
             "round": round_,
             "sparsity": mask_lib.sparsity(masks),
             "sparsity_all": mask_lib.sparsity_all(masks, params),
             "density": kept / weights,
             **metrics,
-            "flops_dense": sum(2 * uses * sizes[name] for name, uses in self._uses.items()),
-            "flops_effective": sum(2 * uses * left[name] for name, uses in self._uses.items()),
+            "flops_dense": sum(2 * count * sizes[name] for name, count in uses.items()),
+            "flops_effective": sum(2 * count * left[name] for name, count in uses.items()),
             "params_kept": n_params - weights + kept,
             "train_seconds": round(seconds, 3),
             "steps_per_second": round(steps_per_second, 3),
         }
-        self._scalars.write(round_, self.steps, "test", seconds, metrics)
-        self._scalars.write_round(round_, row, samples)
-        self._layers += [
-            {"round": round_, "layer": name, "weights": layer.weights, "kept": layer.kept}
-            for name, layer in layers.items()
-        ]
-        workdir.write_csv(self.path / "layers.csv", self._layers)
+        self._scalars.write(round_, int(self.trained.step), "test", seconds, metrics)
+        counts = [{"layer": name, "weights": layer.weights, "kept": layer.kept} for name, layer in layers.items()]
         # A round counts as finished once its row is there, so the state that the next round needs comes first.
         self._last.wait()
-        self._rows.append(row)
-        workdir.write_csv(self.path / "rounds.csv", self._rows)
-        main = self._evaluator.metric
-        self._progress.say(
-            f"round {round_}: {row['sparsity']:.2%} sparse, {main} {metrics[main]:.4g}, {seconds:.1f} s of training"
-        )
+        self.adopt(row, counts, samples)
 
-    def _save_samples(self, round_, samples):
+    def adopt(self, row: dict, layers: list[dict], samples: np.ndarray) -> None:
+        """Records a round: its row of `rounds.csv`, its rows of `layers.csv` and its sample grid `[h, w, 3]` uint8."""
+        round_ = row["round"]
+        if round_ < len(self._rows):
+            return
         path = self.path / "samples" / f"round_{round_:03d}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(samples).save(path)
+        self._scalars.write_round(round_, row, samples)
+        self._layers += [{"round": round_, **layer} for layer in layers]
+        workdir.write_csv(self.path / "layers.csv", self._layers)
+        self._rows.append(row)
+        workdir.write_csv(self.path / "rounds.csv", self._rows)
+        main, seconds = self.setup.evaluator.metric, row["train_seconds"]
+        self._progress.say(
+            f"round {round_}: {row['sparsity']:.2%} sparse, {main} {row[main]:.4g}, {seconds:.1f} s of training"
+        )
 
     def finish(self) -> dict:
         """The verdict over all rounds, saved as `verdict.json`, with the winning ticket in a file if there is one."""
-        verdict = judge(self._rows, self._evaluator.metric, self._evaluator.label, self.config.tolerance)
+        evaluator = self.setup.evaluator
+        verdict = judge(self._rows, evaluator.metric, evaluator.label, self.config.tolerance)
         winner = self.path / "ticket.safetensors"
         winner.unlink(missing_ok=True)
-        if verdict["winning_round"] is not None:
+        round_ = verdict["winning_round"]
+        if round_ is not None and (masks := self.saved_masks(round_)) is not None:
             metadata = {"config": config_lib.to_dict(self.config), "verdict": verdict}
-            tickets.save_ticket(winner, self.saved_masks(verdict["winning_round"]), self.rewind_point, metadata)
+            tickets.save_ticket(winner, masks, self.rewind_point, metadata)
         workdir.write_json(self.path / "verdict.json", verdict)
         return verdict
 

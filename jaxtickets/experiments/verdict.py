@@ -1,5 +1,8 @@
 """Which ticket wins."""
 
+import numpy as np
+from scipy import stats
+
 
 def judge(rows: list[dict], metric: str, label: str, tolerance: float) -> dict:
     """The winning ticket: the sparsest round whose metric is at most (1 + tolerance) x the dense run's.
@@ -35,3 +38,73 @@ def judge(rows: list[dict], metric: str, label: str, tolerance: float) -> dict:
     else:
         verdict["message"] = f"Dense run: {metric} {dense[metric]:.4g}; nothing was pruned."
     return verdict
+
+
+def judge_seeds(rows: list[dict], metric: str, label: str, tolerance: float, confidence: float) -> dict:
+    """The winning ticket over several seeds: the sparsest round that a test says is within tolerance.
+
+    A round wins if a one-sided Welch test (1947; unequal variances) rejects, at the level 1 - `confidence`, that its
+    mean over the seeds is more than (1 + tolerance) x the dense runs' mean: a test of non-inferiority, so that noise
+    speaks against a ticket and not for it. Intervals are Student's for the mean.
+
+    Args:
+      rows: those of every seed's `rounds.csv`, each with its `seed`.
+    """
+    by_round = {}
+    for row in rows:
+        by_round.setdefault(row["round"], []).append(row)
+    dense = np.array([row[metric] for row in by_round[0]])
+    rounds = []
+    for round_, group in sorted(by_round.items()):
+        values = np.array([row[metric] for row in group])
+        mean, half = values.mean(), stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
+        p_value = None
+        if round_:
+            p_value = float(
+                stats.ttest_ind(values, (1 + tolerance) * dense, equal_var=False, alternative="less").pvalue
+            )
+        rounds.append(
+            {
+                "round": round_,
+                "sparsity": float(np.mean([row["sparsity"] for row in group])),
+                "mean": float(mean),
+                "low": float(mean - half),
+                "high": float(mean + half),
+                "p_value": p_value,
+                "wins": None if p_value is None else p_value < 1 - confidence,
+            }
+        )
+    best = max((row for row in rounds if row["wins"]), key=lambda row: row["sparsity"], default=None)
+    verdict = {
+        "metric": metric,
+        "metric_label": label,
+        "tolerance": tolerance,
+        "confidence": confidence,
+        "seeds": sorted({row["seed"] for row in rows}),
+        "dense": rounds[0]["mean"],
+        "threshold": (1 + tolerance) * rounds[0]["mean"],
+        "rounds": rounds,
+        "winning_round": best["round"] if best else None,
+        "sparsity": best["sparsity"] if best else None,
+        "value": best["mean"] if best else None,
+    }
+    level = f"one-sided Welch test, {len(dense)} seeds, level {1 - confidence:.2g}"
+    against = f"the dense runs' {_interval(rounds[0])} (tolerance {tolerance:.0%}; {level})"
+    if best:
+        verdict["message"] = (
+            f"Winning ticket: round {best['round']} at {best['sparsity']:.2%} sparsity, {metric} {_interval(best)} "
+            f"against {against}, p = {best['p_value']:.2g}."
+        )
+    elif rounds[1:]:
+        closest = min(rounds[1:], key=lambda row: row["p_value"])
+        verdict["message"] = (
+            f"No winning ticket: no pruned round is shown to be as good as {against}; "
+            f"the nearest is round {closest['round']} with {metric} {_interval(closest)}, p = {closest['p_value']:.2g}."
+        )
+    else:
+        verdict["message"] = f"Dense runs: {metric} {_interval(rounds[0])}; nothing was pruned."
+    return verdict
+
+
+def _interval(row):
+    return f"{row['mean']:.4g} [{row['low']:.4g}, {row['high']:.4g}]"

@@ -4,7 +4,9 @@ Every model is built by a function that takes the fields of `config.model` that 
 computing dtype and the mapped axis over which batch statistics are averaged.
 """
 
+import dataclasses
 import inspect
+from collections.abc import Callable
 from functools import partial
 from math import prod
 from typing import NamedTuple
@@ -14,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from jaxtickets.models.convolutional import Down, PairedDown, Up
+from jaxtickets.models.convolutional import Down, PairedDown, Up, identity
 from jaxtickets.models.dense import DenseDown, DenseUp
 from jaxtickets.models.layers import Style
 from jaxtickets.models.quantized import Codebook, QuantizedDown, QuantizedUp
@@ -251,6 +253,12 @@ def init(components: dict[str, Component], key) -> tuple[dict, dict]:
     return params, batch_stats
 
 
+def parameter_count(components: dict[str, Component]) -> int:
+    """How many parameters the components have in all."""
+    params = jax.eval_shape(lambda: init(components, jax.random.key(0)))[0]
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
 def _variables(components, key):
     return {
         name: module.init(component_key, jnp.zeros((1, *shape)), train=False, labels=jnp.zeros(1, jnp.int32))
@@ -268,6 +276,36 @@ def apply(components, params, batch_stats, name, x, train, labels=None):
         return module.apply(variables, x, train=False, labels=labels), batch_stats
     y, updated = module.apply(variables, x, train=True, labels=labels, mutable=["batch_stats"])
     return y, {**batch_stats, name: updated.get("batch_stats", {})}
+
+
+def flows(components: dict[str, Component], batch_stats) -> dict[str, Callable]:
+    """`{component: flow}`; `flow(params) -> R` sums what the component gives for ones when it is made linear.
+
+    As published for SynFlow (Tanaka et al. 2020, section 6): evaluation mode, so that batch norm is a product with its
+    scale, and non-negative statistics. With non-negative parameters a ReLU passes everything; other activations and
+    the squashing of images become the identity, and norms that would cancel a layer's size (layer norm,
+    spectral norm) are left out. Of a conditional network all classes are summed. A codebook is a layer by itself, whose
+    flow is the sum of its codes.
+    """
+
+    def flow_of(name, component):
+        module = component.module
+        if not hasattr(module, "style"):
+            return lambda params: sum(map(jnp.sum, jax.tree.leaves(params)), jnp.float32(0))
+        style = module.style
+        norm = "none" if style.norm == "layer" else style.norm
+        linear = dataclasses.replace(style, norm=norm, spectral=False, activation=identity, squash=identity)
+        statistics = jax.tree.map(abs, batch_stats[name])
+        n = max(1, component.classes)
+
+        def flow(params):
+            variables = {"params": params, "batch_stats": statistics}
+            ones, labels = jnp.ones((n, *component.input_shape)), jnp.arange(n)
+            return module.clone(style=linear).apply(variables, ones, train=False, labels=labels).sum()
+
+        return flow
+
+    return {name: flow_of(name, component) for name, component in components.items()}
 
 
 def axis_names(components: dict[str, Component]) -> dict:

@@ -90,9 +90,9 @@ class Up(Stack):
             x = self.stage(ConvTranspose, self.features(size), 4, f"up_{size}", inputs)(x, train, labels)
             inputs = f"up_{size}"
         if self.image_layer:
-            image = self.last_stage(Conv, self.channels, 3, "image", inputs, jnp.tanh, padding=1)
+            image = self.last_stage(Conv, self.channels, 3, "image", inputs, self.style.squash, padding=1)
         else:
-            image = self.last_stage(ConvTranspose, self.channels, 4, f"up_{last}", inputs, jnp.tanh)
+            image = self.last_stage(ConvTranspose, self.channels, 4, f"up_{last}", inputs, self.style.squash)
         return to_float32(image(x, train))
 
 

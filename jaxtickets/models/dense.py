@@ -1,7 +1,6 @@
 """Fully connected encoders and decoders, their layers named from the image inwards as in `convolutional`."""
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from jaxtickets.models.convolutional import to_float32
 from jaxtickets.models.layers import Dense, Style
@@ -41,4 +40,4 @@ class DenseUp(nn.Module):
             x, inputs = self.style.activation(layer(x)), name
         height, width, channels = self.image_shape
         images = self.style.layer(Dense, height * width * channels, inputs=inputs, name="up_1")(x)
-        return to_float32(jnp.tanh(images).reshape(-1, *self.image_shape))
+        return to_float32(self.style.squash(images).reshape(-1, *self.image_shape))

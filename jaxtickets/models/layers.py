@@ -274,6 +274,7 @@ class Style:
     Attributes:
       norm: "none", "batch" or "layer", between a convolution and its activation.
       spectral: whether every kernel is divided by its largest singular value.
+      squash: what brings the images that a network makes to [-1, 1].
       classes: above 0 batch norms have a scale and a bias for each of so many classes.
       axis_name: the mapped axis over which batch statistics are averaged, or None.
     """
@@ -281,6 +282,7 @@ class Style:
     norm: str = "batch"
     spectral: bool = False
     activation: Callable = nn.relu
+    squash: Callable = jnp.tanh
     kernel_init: Callable = dcgan_init
     scale_init: Callable = dcgan_scale_init
     classes: int = 0

@@ -59,7 +59,7 @@ class QuantizedUp(Stack):
         x = self.stage(Conv, 4 * self.width, 3, "conv_2", "stream", padding=1)(x, train)
         x = self.stage(Conv, 2 * self.width, 3, "conv_1", "conv_2", padding=1)(x, train)
         x = self.stage(ConvTranspose, self.width, 4, f"up_{middle}", "conv_1")(x, train)
-        image = self.last_stage(ConvTranspose, self.channels, 4, f"up_{full}", f"up_{middle}", jnp.tanh)
+        image = self.last_stage(ConvTranspose, self.channels, 4, f"up_{full}", f"up_{middle}", self.style.squash)
         return to_float32(image(x, train))
 
 

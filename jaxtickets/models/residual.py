@@ -144,7 +144,7 @@ class ResUp(ResidualStack):
                 x = SelfAttention(style, name, name="attention")(x)
         x = style.activation(style.normalize(x, name, train, labels))
         image = style.layer(Conv, self.channels, 3, padding=1, inputs=name, name="image")(x)
-        return to_float32(jnp.tanh(image))
+        return to_float32(style.squash(image))
 
 
 class ResDown(ResidualStack):

@@ -3,7 +3,7 @@
 from jaxtickets.objectives.augmentation import AUGMENTATIONS
 from jaxtickets.objectives.autoencoders import autoencoder, vae, vq_vae
 from jaxtickets.objectives.gan import gan
-from jaxtickets.objectives.losses import LOSSES, SMOOTHED
+from jaxtickets.objectives.losses import DISTILLED, LOSSES, SMOOTHED
 from jaxtickets.objectives.objective import Objective, Player, normal
 from jaxtickets.objectives.penalties import PENALTIES
 
@@ -11,6 +11,7 @@ OBJECTIVES = {"gan": gan, "vae": vae, "vq_vae": vq_vae, "autoencoder": autoencod
 
 __all__ = [
     "AUGMENTATIONS",
+    "DISTILLED",
     "LOSSES",
     "OBJECTIVES",
     "PENALTIES",

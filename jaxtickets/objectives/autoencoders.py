@@ -33,8 +33,8 @@ def vae(components, options) -> Objective:
         reconstructions, batch_stats = models.apply(components, params, batch_stats, "decoder", latents, train)
         return squared_error(images, reconstructions), gaussian_kl(mean, log_variance), batch_stats
 
-    def loss(params, batch_stats, images, keys, labels=None):
-        del labels
+    def loss(params, batch_stats, images, keys, labels=None, teacher=None):
+        del labels, teacher
         reconstruction, kl, batch_stats = terms(params, batch_stats, images, keys, train=True)
         value = (reconstruction + options.beta * kl).mean()
         scalars = {"loss": value, "reconstruction": reconstruction.mean(), "kl": kl.mean()}
@@ -70,8 +70,8 @@ def autoencoder(components, options) -> Objective:
         reconstructions, batch_stats = models.apply(components, params, batch_stats, "decoder", code, train)
         return jnp.square(images - reconstructions).mean(axis=(1, 2, 3)), reconstructions, batch_stats
 
-    def loss(params, batch_stats, images, keys, labels=None):
-        del keys, labels
+    def loss(params, batch_stats, images, keys, labels=None, teacher=None):
+        del keys, labels, teacher
         errors, _, batch_stats = error(params, batch_stats, images, train=True)
         return errors.mean(), (batch_stats, {"loss": errors.mean()})
 
@@ -107,8 +107,8 @@ def vq_vae(components, options) -> Objective:
         reconstructions, batch_stats = models.apply(components, params, batch_stats, "decoder", straight_through, train)
         return reconstructions, vectors, nearest, indices, batch_stats
 
-    def loss(params, batch_stats, images, keys, labels=None):
-        del keys, labels
+    def loss(params, batch_stats, images, keys, labels=None, teacher=None):
+        del keys, labels, teacher
         reconstructions, vectors, nearest, _, batch_stats = terms(params, batch_stats, images, train=True)
         scalars = {
             "reconstruction_error": jnp.square(images - reconstructions).mean(),

@@ -5,21 +5,24 @@ import jax.numpy as jnp
 
 from jaxtickets import models
 from jaxtickets.objectives.augmentation import augment
-from jaxtickets.objectives.losses import LOSSES, SMOOTHED
+from jaxtickets.objectives.losses import LOSSES, SMOOTHED, bernoulli_divergence, tempered
 from jaxtickets.objectives.objective import Objective, Player, fold, normal
 from jaxtickets.objectives.penalties import PENALTIES
 
 
-def gan(components, options) -> Objective:
+def gan(components, options, temperature: float = 1.0) -> Objective:
     """The GAN of a `generator` and a `discriminator`; the discriminator moves first.
 
-    Loss, penalty and augmentation combine as `options` say. Real and generated images pass through the discriminator
-    separately, and each player draws latents (and labels, uniformly) of its own, as in the paper's
-    reference code. Every pass in training mode moves the running statistics of its batch norms.
+    Loss, penalty and augmentation combine as `options` say; outputs are divided by `temperature` in the losses. Real
+    and generated images pass through the discriminator separately, and each player draws latents (and labels,
+    uniformly) of its own, as in the paper's reference code. Every pass in training mode moves the running statistics
+    of its batch norms. A `teacher` adds the divergence of the discriminator from it at the (augmented) real images.
     """
     (latent_size,) = components["generator"].input_shape
     classes = components["generator"].classes
     criterion = LOSSES[options.loss](*([options.real_label] if options.loss in SMOOTHED else []))
+    if temperature != 1:
+        criterion = tempered(criterion, temperature)
 
     def fake(params, batch_stats, keys):
         labels = jax.vmap(lambda key: jax.random.randint(key, (), 0, classes))(fold(keys, 0)) if classes else None
@@ -31,7 +34,7 @@ def gan(components, options) -> Objective:
         images = augment(options.augmentations, images, keys)
         return models.apply(components, params, batch_stats, "discriminator", images, True, labels)
 
-    def discriminator_loss(params, batch_stats, images, keys, labels=None):
+    def discriminator_loss(params, batch_stats, images, keys, labels=None, teacher=None):
         fakes, fake_labels, batch_stats = fake(params, batch_stats, keys)
         real, batch_stats = judge(params, batch_stats, images, fold(keys, 1), labels)
         generated, batch_stats = judge(params, batch_stats, fakes, fold(keys, 2), fake_labels)
@@ -45,10 +48,17 @@ def gan(components, options) -> Objective:
             penalty = PENALTIES[options.penalty](critic, images, fakes, fold(keys, 3))
             loss += options.penalty_weight * penalty
             scalars["penalty"] = penalty
+        if teacher is not None:
+            seen = augment(options.augmentations, images, fold(keys, 1))
+            trees = ({"discriminator": teacher[field]} for field in ("params", "batch_stats"))
+            taught, _ = models.apply(components, *trees, "discriminator", seen, False, labels)
+            distillation = bernoulli_divergence(taught, real)
+            loss += teacher["weight"] * distillation
+            scalars["distillation"] = distillation
         return loss, (batch_stats, {"discriminator_loss": loss, **scalars})
 
-    def generator_loss(params, batch_stats, images, keys, labels=None):
-        del images, labels
+    def generator_loss(params, batch_stats, images, keys, labels=None, teacher=None):
+        del images, labels, teacher
         fakes, fake_labels, batch_stats = fake(params, batch_stats, keys)
         generated, batch_stats = judge(params, batch_stats, fakes, fold(keys, 2), fake_labels)
         loss = criterion.generator(generated)

@@ -48,5 +48,24 @@ def wasserstein() -> Loss:
     return Loss(lambda real, fake: fake.mean() - real.mean(), lambda fake: -fake.mean())
 
 
+def tempered(loss: Loss, temperature: float) -> Loss:
+    """`loss` of outputs over `temperature`."""
+    return Loss(
+        lambda real, fake: loss.discriminator(real / temperature, fake / temperature),
+        lambda fake: loss.generator(fake / temperature),
+    )
+
+
+def bernoulli_divergence(teacher, student):
+    """KL(sigmoid(teacher) || sigmoid(student)), the mean over outputs: what a sparse discriminator is taught with.
+
+    Chen et al. 2021 (ICLR), section 3.2: the dense, trained discriminator teaches at the real images.
+    """
+    probability = jax.nn.sigmoid(teacher)
+    cross_entropy = optax.sigmoid_binary_cross_entropy(student, probability)
+    return (cross_entropy - optax.sigmoid_binary_cross_entropy(teacher, probability)).mean()
+
+
+DISTILLED = ("non_saturating", "hinge")  # Losses whose outputs are a probability's logits, or near enough.
 LOSSES = {"non_saturating": non_saturating, "least_squares": least_squares, "hinge": hinge, "wasserstein": wasserstein}
 SMOOTHED = ("non_saturating", "least_squares")  # Those that take a `real_label`.

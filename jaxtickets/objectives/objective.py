@@ -13,7 +13,8 @@ class Player(NamedTuple):
 
     Attributes:
       components: the components that it trains.
-      loss: `(params, batch_stats, images, keys, labels) -> (loss, (batch_stats, scalars))`.
+      loss: `(params, batch_stats, images, keys, labels, teacher) -> (loss, (batch_stats, scalars))`. `teacher` is
+        None, or a discriminator to be followed: its `params` and `batch_stats`, and the `weight` of the term.
       every: it moves in each step whose number (from 1) this divides.
       constrain: what its parameters go through after each of its moves, or None.
       averaged: whether a running average of its parameters is kept, and evaluated in their place.

@@ -1,6 +1,36 @@
 """Scores -> selection -> masks, as pure functions over pytrees."""
 
-from jaxtickets.pruning.scores import magnitude
-from jaxtickets.pruning.selection import prune, sparsities
+from jaxtickets.pruning.regrowth import cosine, drop_and_grow
+from jaxtickets.pruning.scores import (
+    SCORES,
+    STEPS,
+    gradients,
+    grasp,
+    magnitude,
+    magnitude_change,
+    movement,
+    random,
+    snip,
+    synflow,
+)
+from jaxtickets.pruning.selection import cubic, densities, parse_structure, prune, sparsities
 
-__all__ = ["magnitude", "prune", "sparsities"]
+__all__ = [
+    "SCORES",
+    "STEPS",
+    "cosine",
+    "cubic",
+    "densities",
+    "drop_and_grow",
+    "gradients",
+    "grasp",
+    "magnitude",
+    "magnitude_change",
+    "movement",
+    "parse_structure",
+    "prune",
+    "random",
+    "snip",
+    "sparsities",
+    "synflow",
+]

@@ -1,8 +1,170 @@
-"""Scores: how much each prunable weight matters. The lowest are pruned first."""
+"""Scores: how much each prunable weight matters. The lowest are pruned first.
+
+Each is a function `(params, masks, ...) -> scores` over pytrees `{component: {layer: ...}}`, with `None` on leaves
+that are not prunable. What it needs beside parameters and masks it names as an argument:
+
+  start: the parameters at the rewind point.
+  movement: the sums over training of -gradient * weight, like the parameters.
+  seed: a whole number.
+  losses: `{names of components: loss}`; `loss(params, batch) -> scalar` takes the parameters of these components. A GAN
+    has one for each player: the discriminator's weights are scored by the discriminator's loss, with its penalty
+    if it has one, the generator's by the generator's loss; encoder, decoder and codebook share theirs.
+  batches: what the losses are evaluated on and averaged over, a sequence of pytrees.
+  flows: `{component: flow}`; see `synflow`.
+"""
+
+import zlib
+from functools import partial
 
 import jax
+import numpy as np
+
+from jaxtickets import masks as mask_lib
+
+
+def _prunable(function, masks, params, *others):
+    """`function` of the leaves of `params` and `others` where a leaf is prunable, `None` elsewhere."""
+    return jax.tree.map(
+        lambda leaf, mask, *rest: None if mask is None else function(leaf, *rest), params, masks, *others
+    )
 
 
 def magnitude(params, masks):
-    """|w| of every prunable weight (Han et al. 2015; Frankle, Carbin 2019); `None` on the other leaves."""
-    return jax.tree.map(lambda leaf, mask: None if mask is None else abs(leaf), params, masks)
+    """|w| (Han et al. 2015; Frankle, Carbin 2019)."""
+    return _prunable(abs, masks, params)
+
+
+def magnitude_change(params, masks, start):
+    """|w - w_k|: how far a weight has moved since the rewind point (Zhou et al. 2019, section 4, "movement")."""
+    return _prunable(lambda leaf, before: abs(leaf - before), masks, params, start)
+
+
+def movement(params, masks, movement):
+    """The sum over training of -dL/dw * w: weights that move away from zero stay (Sanh et al. 2020, equation 4)."""
+    del params
+    return _prunable(lambda leaf: leaf, masks, movement)
+
+
+def random(params, masks, seed):
+    """Uniform random numbers, the same for the same seed and path: the simplest control."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf, mask: None if mask is None else _uniform(path, leaf.shape, seed), params, masks
+    )
+
+
+def _uniform(path, shape, seed):
+    key = [seed, zlib.crc32(mask_lib.path_name(path).encode())]
+    return np.random.Generator(np.random.Philox(key=key)).random(shape, np.float32)
+
+
+@partial(jax.jit, static_argnames="loss")
+def _gradient(loss, params, batch):
+    return jax.grad(loss)(params, batch)
+
+
+@partial(jax.jit, static_argnames="loss")
+def _hessian_product(loss, params, tangent, batch):
+    # Forward over reverse: one more pass, and no Hessian.
+    return jax.jvp(lambda params: jax.grad(loss)(params, batch), (params,), (tangent,))[1]
+
+
+def _mean(function, batches):
+    total = None
+    for batch in batches:
+        value = function(batch)
+        total = value if total is None else jax.tree.map(jax.numpy.add, total, value)
+    return jax.tree.map(lambda leaf: leaf / len(batches), total)
+
+
+def _of_each_loss(score, params, masks, losses):
+    """`{component: score}`: `score(loss, own effective weights, own masks)` for each loss that has a prunable weight.
+
+    Each loss has a unit of its own, so the scores of its components are divided by the sum of their absolute values
+    (Lee, Ajanthan, Torr 2019, equation 6), which makes them comparable over losses and changes no order within one.
+    """
+    effective = mask_lib.apply(params, masks)
+    scores = {name: jax.tree.map(lambda _: None, tree) for name, tree in params.items()}
+    for components, loss in losses.items():
+        own, own_masks = ({name: tree[name] for name in components} for tree in (effective, masks))
+        if not jax.tree.leaves(own_masks):
+            continue
+        raw = jax.device_get(score(loss, own, own_masks))
+        total = sum(float(np.abs(leaf).sum(dtype=np.float64)) for leaf in jax.tree.leaves(raw))
+        scores |= jax.tree.map(lambda leaf, total=total: leaf / (total or 1.0), raw)
+    return scores
+
+
+def gradients(params, masks, losses, batches):
+    """dL/dw at the effective weights, those of pruned weights too, averaged over the batches: RigL's growth criterion.
+
+    Each component's gradient is that of its own loss (Evci et al. 2020, section 3).
+    """
+    effective = mask_lib.apply(params, masks)
+    result = dict(params)
+    for components, loss in losses.items():
+        if jax.tree.leaves([masks[name] for name in components]):
+            result |= _mean(partial(_gradient, loss, {name: effective[name] for name in components}), batches)
+    return jax.device_get(_prunable(lambda leaf: leaf, masks, result))
+
+
+def snip(params, masks, losses, batches):
+    """|g * w|: how removing a weight changes the loss, to first order (Lee, Ajanthan, Torr 2019, equations 4 and 6).
+
+    g is the mean gradient over the batches; the absolute value is taken of the mean.
+    """
+
+    def score(loss, own, own_masks):
+        mean = _mean(partial(_gradient, loss, own), batches)
+        return _prunable(lambda leaf, gradient: abs(leaf * gradient), own_masks, own, mean)
+
+    return _of_each_loss(score, params, masks, losses)
+
+
+def grasp(params, masks, tempered_losses, batches):
+    """w * Hg: how much removing a weight weakens the gradient (Wang, Zhang, Grosse 2020, section 4).
+
+    Their score is -w * Hg and its *highest* weights are removed (algorithm 1), so its negative ranks weights from the
+    least to the most important, like every score here. H is the Hessian of the component's own loss with respect to the
+    components of that loss alone, g their mean gradient; the product is the mean over the batches.
+
+    tempered_losses: losses in which a discriminator's outputs are divided by a temperature, 200 as published, as the
+      classifier's are in their code; a reconstruction error has no outputs to soften.
+    """
+
+    def score(loss, own, own_masks):
+        gradient = _mean(partial(_gradient, loss, own), batches)
+        # What can't be pruned, biases and scales, and what is pruned already are no variables of the score.
+        gradient = jax.tree.map(lambda leaf, mask: 0 * leaf if mask is None else leaf * mask, gradient, own_masks)
+        product = _mean(lambda batch: _hessian_product(loss, own, gradient, batch), batches)
+        return _prunable(lambda leaf, change: leaf * change, own_masks, own, product)
+
+    return _of_each_loss(score, params, masks, tempered_losses)
+
+
+@partial(jax.jit, static_argnames="flow")
+def _flow_gradient(flow, params):
+    return jax.value_and_grad(flow)(params)
+
+
+def synflow(params, masks, flows):
+    """|w| dR/d|w| / R, the synaptic flow through a weight (Tanaka et al. 2020, equation 2), without any data.
+
+    R is the sum of what a component made linear gives for an input of ones, with the absolute value of every parameter.
+    Over R, the scores of each layer of a chain sum to 1, whatever component it belongs to: the conservation that keeps
+    layers from collapsing when pruning in many small steps (their algorithm 1; `STEPS`).
+
+    flows: `{component: flow}`; `flow(params) -> R` takes the component's parameters, already non-negative.
+    """
+    scores = {name: jax.tree.map(lambda _: None, tree) for name, tree in params.items()}
+    for name, flow in flows.items():
+        own = jax.tree.map(abs, mask_lib.apply(params[name], masks[name]))
+        total, gradient = jax.device_get(_flow_gradient(flow, own))
+        scores[name] = _prunable(
+            lambda leaf, slope, total=total: leaf * slope / (total or 1.0), masks[name], own, gradient
+        )
+    return scores
+
+
+SCORES = {score.__name__: score for score in (magnitude, magnitude_change, movement, random, snip, grasp, synflow)}
+# Over how many steps of exponentially falling density a score is meant to prune (Tanaka et al. 2020, algorithm 1).
+STEPS = {"synflow": 100}

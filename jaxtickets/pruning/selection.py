@@ -1,6 +1,8 @@
 """Selection: from scores and a sparsity to masks, with exact counts and ties broken by position."""
 
 import logging
+import re
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -8,21 +10,116 @@ import numpy as np
 from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
 
-SCOPES = ("global", "layerwise")
+SCOPES = ("global", "component", "layerwise", "uniform", "erk")
+SCHEDULES = ("constant_rate", "cubic")
+STRUCTURES = "weight, filter, block:ROWSxCOLUMNS such as block:4x4, or N:M such as 2:4"
 
 
-def sparsities(rate: float, rounds: int) -> list[float]:
-    """The sparsity after 0, 1, ..., `rounds` rounds that each prune `rate` of what remains: 1 - (1 - rate)^n."""
-    return [1 - (1 - rate) ** done for done in range(rounds + 1)]
+def cubic(final: float, progress: float) -> float:
+    """final * (1 - (1 - progress)^3), for progress in [0, 1]: fast first, then slow (Zhu, Gupta 2017, equation 1)."""
+    return final * (1 - (1 - progress) ** 3)
 
 
-def _keep_highest(scores, kept, n_keep):
-    """Of the `kept` entries of a flat array the `n_keep` highest; among equal scores the first ones stay."""
+def sparsities(rate: float, rounds: int, schedule: str = "constant_rate") -> list[float]:
+    """The sparsity after 0, 1, ..., `rounds` rounds.
+
+    "constant_rate": each round prunes `rate` of what remains, 1 - (1 - rate)^n. "cubic": the same final sparsity on
+    the curve of Zhu and Gupta.
+    """
+    constant = [1 - (1 - rate) ** done for done in range(rounds + 1)]
+    if schedule == "constant_rate":
+        return constant
+    return [cubic(constant[-1], done / max(1, rounds)) for done in range(rounds + 1)]
+
+
+class Structure(NamedTuple):
+    """What is pruned together: kind is "weight", "filter", "block" (of `sizes` in x out) or "n:m" (`sizes` = n, m)."""
+
+    kind: str
+    sizes: tuple[int, int] = (1, 1)
+
+    @property
+    def sparsity(self) -> float | None:
+        """The only sparsity that N:M masks have."""
+        return 1 - self.sizes[0] / self.sizes[1] if self.kind == "n:m" else None
+
+
+def parse_structure(text: str) -> Structure:
+    """The structure that `config.prune.structure` names.
+
+    Raises:
+      UserError: there is no such structure.
+    """
+    if text in ("weight", "filter"):
+        return Structure(text)
+    if (match := re.fullmatch(r"block:(\d+)x(\d+)", text)) and int(match[1]) and int(match[2]):
+        return Structure("block", (int(match[1]), int(match[2])))
+    if (match := re.fullmatch(r"(\d+):(\d+)", text)) and 0 < int(match[1]) < int(match[2]):
+        return Structure("n:m", (int(match[1]), int(match[2])))
+    raise UserError(f"prune.structure: {text!r} is unknown; allowed: {STRUCTURES}")
+
+
+class _Layer(NamedTuple):
+    """One prunable leaf as units that are pruned whole. `ids` gives each weight's unit; None: each is its own."""
+
+    name: str
+    shape: tuple[int, ...]
+    ids: np.ndarray | None
+    scores: np.ndarray  # The mean over a unit's weights.
+    kept: np.ndarray
+    sizes: np.ndarray | None  # The weights of a unit; None: one each.
+
+    @property
+    def weights(self) -> int:
+        return int(np.prod(self.shape))
+
+    @property
+    def kept_weights(self) -> int:
+        return int(np.count_nonzero(self.kept) if self.sizes is None else self.sizes[self.kept].sum())
+
+
+def _unit_ids(shape, structure):
+    """The unit of each weight: an output channel, or a block over the last two axes at one position of the kernel."""
+    ids = np.arange(np.prod(shape, dtype=np.int64)).reshape(shape)
+    if structure.kind == "filter" or len(shape) < 2:
+        return np.broadcast_to(np.arange(shape[-1]), shape)
+    (rows, columns), (height, width) = structure.sizes, shape[-2:]
+    n_rows, n_columns = -(-height // rows), -(-width // columns)
+    block = np.arange(height)[:, None] // rows * n_columns + np.arange(width) // columns
+    positions = ids.reshape(-1, height, width)[:, 0, 0] // (height * width)
+    return (positions[:, None, None] * n_rows * n_columns + block).reshape(shape)
+
+
+def _finite(name, scores):
+    scores = np.asarray(scores, np.float32)
+    if not np.isfinite(scores).all():
+        raise ValueError(f"the scores of {name} are not all finite numbers: did training diverge?")
+    return scores
+
+
+def _layer(name, mask, scores, structure):
+    mask, scores = np.asarray(mask), _finite(name, scores)
+    if structure.kind == "weight":
+        return _Layer(name, mask.shape, None, scores.ravel(), mask.ravel(), None)
+    ids = _unit_ids(mask.shape, structure).ravel()
+    sizes = np.bincount(ids)
+    means = (np.bincount(ids, weights=scores.ravel().astype(np.float64)) / sizes).astype(np.float32)
+    return _Layer(name, mask.shape, ids, means, np.bincount(ids, weights=mask.ravel()) > 0, sizes)
+
+
+def _keep_highest(scores, kept, n_keep, sizes=None):
+    """Of the `kept` entries the highest, `n_keep` weights in all; among equal scores the first ones stay.
+
+    Entries of several weights (`sizes`) can't always meet `n_keep`: then it is the number that comes nearest.
+    """
     candidates = np.flatnonzero(kept)
     values = scores[candidates]
-    n_prune = candidates.size - n_keep
     chosen = np.ones(candidates.size, bool)
-    if n_prune > 0:
+    if sizes is not None:
+        order = np.argsort(-values, kind="stable")
+        totals = np.concatenate([[0], np.cumsum(sizes[candidates][order])])
+        chosen[order[np.abs(totals - n_keep).argmin() :]] = False
+    elif (n_prune := candidates.size - n_keep) > 0:
         threshold = np.partition(values, n_prune - 1)[n_prune - 1]
         chosen[values < threshold] = False
         ties = np.flatnonzero(values == threshold)
@@ -33,69 +130,144 @@ def _keep_highest(scores, kept, n_keep):
     return result
 
 
-def _protect(scores, kept, sizes, n):
-    """`scores` with the `n` highest kept entries of each layer raised above all others."""
-    scores = scores.copy()
-    start = 0
-    for size in sizes:
-        layer = slice(start, start + size)
-        top = _keep_highest(scores[layer], kept[layer], min(n, np.count_nonzero(kept[layer])))
-        scores[layer][top] = np.inf
-        start += size
-    return scores
+def densities(shapes, total: int, scope: str = "erk", capacities=None) -> list[int]:
+    """How many weights each layer keeps, `total` in all exactly.
 
-
-def prune(scores, masks, sparsity: float, scope: str = "global", min_per_layer: int = 0):
-    """The masks, nested in `masks`, that prune exactly `round(sparsity * weights)` of the prunable weights.
+    "uniform": the same density in each. "erk" (Erdos-Renyi kernel, Evci et al. 2020, section 3): the density is
+    proportional to the sum of the kernel's dimensions over their product, at most 1. What a layer can't hold goes to
+    the others in the same proportion; fractions go to the layers with the largest ones.
 
     Args:
-      scores: a pytree like `masks`, higher where a weight matters more.
+      shapes: the shapes of the layers' kernels.
+      total: at most as many as there are weights.
+      capacities: how many each layer can keep; all of its weights by default.
+    """
+    sizes = np.array([np.prod(shape, dtype=np.int64) for shape in shapes])
+    shares = sizes.astype(float) if scope == "uniform" else np.array([float(sum(shape)) for shape in shapes])
+    capacities = sizes if capacities is None else np.asarray(capacities)
+    full = np.zeros(len(shapes), bool)
+    while True:
+        left = total - capacities[full].sum()
+        kept = np.where(full, capacities, shares * left / max(shares[~full].sum(), 1e-300))
+        if not (over := ~full & (kept > capacities)).any():
+            break
+        full |= over
+    counts = np.floor(kept + 1e-9).astype(np.int64)
+    fractions = np.where(counts < capacities, kept - counts, -1)
+    counts[np.argsort(-fractions, kind="stable")[: total - counts.sum()]] += 1
+    return counts.tolist()
+
+
+def _protect(layers, n):
+    """The layers with the scores of their `n` highest kept units raised above all others."""
+    protected = []
+    for layer in layers:
+        scores = layer.scores.copy()
+        scores[_keep_highest(scores, layer.kept, min(n, np.count_nonzero(layer.kept)))] = np.inf
+        protected.append(layer._replace(scores=scores))
+    return protected
+
+
+def _pools(layers, sparsity, scope):
+    """`[(name, indices of layers, weights to keep)]`: within a pool one threshold decides."""
+    if scope not in SCOPES:
+        raise UserError(f"prune.scope: {scope!r} is unknown; allowed: {', '.join(SCOPES)}")
+    if scope in ("uniform", "erk"):
+        weights = sum(layer.weights for layer in layers)
+        total, capacities = weights - round(sparsity * weights), [layer.kept_weights for layer in layers]
+        _check_enough(total, layers, sparsity, "the network")
+        counts = densities([layer.shape for layer in layers], min(total, sum(capacities)), scope, capacities)
+        return [(layer.name, [index], count) for index, (layer, count) in enumerate(zip(layers, counts, strict=True))]
+    pools = {}
+    for index, layer in enumerate(layers):
+        component = layer.name.partition("/")[0]
+        pool = {"global": "the network", "component": f"the {component}", "layerwise": layer.name}[scope]
+        pools.setdefault(pool, []).append(index)
+    result = []
+    for name, indices in pools.items():
+        weights = sum(layers[index].weights for index in indices)
+        result.append((name, indices, weights - round(sparsity * weights)))
+    return result
+
+
+def _check_enough(n_keep, layers, sparsity, where):
+    weights, available = sum(layer.weights for layer in layers), sum(layer.kept_weights for layer in layers)
+    if n_keep > available and layers[0].sizes is None:  # Whole filters may have overshot the last sparsity.
+        already = 1 - available / weights
+        raise UserError(f"sparsity: {sparsity:g} of {where} is below the {already:g} that is pruned already")
+
+
+def prune(scores, masks, sparsity: float, scope: str = "global", min_per_layer: int = 0, structure: str = "weight"):
+    """The masks, nested in `masks`, that prune `round(sparsity * weights)` of the prunable weights.
+
+    The count is exact when single weights are pruned; of whole filters or blocks, as many as come nearest to it.
+
+    Args:
+      scores: a pytree like `masks`, higher where a weight matters more; of a filter or a block the mean counts.
       masks: the masks so far; what they prune stays pruned.
       sparsity: the total sparsity to reach, pruned / prunable, in [0, 1).
-      scope: "global" compares all layers with one threshold; "layerwise" prunes each layer to `sparsity`.
-      min_per_layer: at least so many weights stay in each layer. 0 allows a layer to be emptied, with a
-        warning that names it.
+      scope: what one threshold decides over: "global" all layers together; "component" those of one component;
+        "layerwise" each layer, to the same sparsity; "uniform" and "erk" each layer, to its share of one exact
+        total (see `densities`).
+      min_per_layer: at least so many weights (filters, blocks) stay in each layer. 0 allows a layer to be emptied,
+        with a warning that names it; of filters one always stays.
+      structure: "weight"; "filter", the weights of one output channel; "block:RxC", R inputs x C outputs at one
+        position of a kernel; "N:M", N of each M consecutive weights along the input axis (`sparsity` must be
+        1 - N/M). A layer whose inputs M doesn't divide stays as it is.
 
     Raises:
-      UserError: `sparsity` is below what `masks` prune already, or leaves less than `min_per_layer` asks for.
+      UserError: `sparsity` is below what `masks` prune already, or leaves less than `min_per_layer` asks for, or
+        is not what `structure` gives.
       ValueError: a score is not a number.
     """
-    names, leaves = zip(*mask_lib.named_leaves(masks).items(), strict=True)
-    kept = [np.asarray(leaf).ravel() for leaf in leaves]
-    flat_scores = [np.asarray(leaf, np.float32).ravel() for leaf in jax.tree.leaves(scores)]
-    for name, leaf in zip(names, flat_scores, strict=True):
-        if np.isnan(leaf).any():
-            raise ValueError(f"the scores of {name} are not numbers (NaN): did training diverge?")
-    if scope == "global":
-        groups = [range(len(names))]
-    elif scope == "layerwise":
-        groups = [[index] for index in range(len(names))]
-    else:
-        raise UserError(f"prune.scope: {scope!r} is unknown; allowed: {', '.join(SCOPES)}")
+    units = parse_structure(structure)
+    named = mask_lib.named_leaves(masks)
+    flat_scores = jax.tree.leaves(scores)
+    if units.kind == "n:m":
+        if abs(sparsity - units.sparsity) > 1e-6:
+            raise UserError(f"sparsity: {sparsity:g} can't be had: it is {units.sparsity:g} with structure {structure}")
+        pruned = [
+            _n_of_m(np.asarray(mask), _finite(name, leaf), *units.sizes)
+            for (name, mask), leaf in zip(named.items(), flat_scores, strict=True)
+        ]
+        return _finished(masks, named, pruned)
+    layers = [_layer(name, mask, leaf, units) for (name, mask), leaf in zip(named.items(), flat_scores, strict=True)]
+    protect = max(min_per_layer, 1) if units.kind == "filter" else min_per_layer
+    protected = _protect(layers, protect) if protect else layers
+    pruned = [None] * len(layers)
+    for where, indices, n_keep in _pools(layers, sparsity, scope):
+        pool = [protected[index] for index in indices]
+        _check_enough(n_keep, pool, sparsity, where)
+        if units.kind == "weight" and n_keep < sum(min(protect, layer.scores.size) for layer in pool):
+            raise UserError(
+                f"sparsity: {sparsity:g} leaves {n_keep} weights in {where}, fewer than "
+                f"prune.min_per_layer={min_per_layer} asks for over {len(pool)} layers"
+            )
+        kept = np.concatenate([layer.kept for layer in pool])
+        sizes = None if pool[0].sizes is None else np.concatenate([layer.sizes for layer in pool])
+        pool_scores = np.concatenate([layer.scores for layer in pool])
+        selected = _keep_highest(pool_scores, kept, n_keep, sizes) | (kept & np.isposinf(pool_scores))
+        parts = np.split(selected, np.cumsum([layer.scores.size for layer in pool])[:-1])
+        for index, layer, part in zip(indices, pool, parts, strict=True):
+            pruned[index] = (part if layer.ids is None else part[layer.ids]).reshape(layer.shape)
+    return _finished(masks, named, [after & mask for after, mask in zip(pruned, named.values(), strict=True)])
 
-    pruned = [None] * len(names)
-    for group in groups:
-        sizes = [kept[index].size for index in group]
-        group_scores = np.concatenate([flat_scores[index] for index in group])
-        group_kept = np.concatenate([kept[index] for index in group])
-        n_keep = group_kept.size - round(sparsity * group_kept.size)
-        where = "the network" if scope == "global" else names[group[0]]
-        if n_keep > np.count_nonzero(group_kept):
-            already = 1 - np.count_nonzero(group_kept) / group_kept.size
-            raise UserError(f"sparsity: {sparsity:g} of {where} is below the {already:g} that is pruned already")
-        if min_per_layer:
-            if n_keep < sum(min(min_per_layer, size) for size in sizes):
-                raise UserError(
-                    f"sparsity: {sparsity:g} leaves {n_keep} weights in {where}, fewer than "
-                    f"prune.min_per_layer={min_per_layer} asks for over {len(sizes)} layers"
-                )
-            group_scores = _protect(group_scores, group_kept, sizes, min_per_layer)
-        selected = _keep_highest(group_scores, group_kept, n_keep)
-        for index, part in zip(group, np.split(selected, np.cumsum(sizes)[:-1]), strict=True):
-            pruned[index] = part.reshape(leaves[index].shape)
 
-    for name, before, after in zip(names, kept, pruned, strict=True):
-        if before.any() and not after.any():
+def _n_of_m(mask, scores, n, m):
+    """`mask` with the `n` highest of each `m` consecutive weights along the input axis; as it is if `m` doesn't fit."""
+    if mask.ndim < 2 or mask.shape[-2] % m:
+        return mask
+    groups = np.where(mask, scores, -np.inf).swapaxes(-1, -2).reshape(-1, m)
+    chosen = np.zeros(groups.shape, bool)
+    np.put_along_axis(chosen, np.argsort(-groups, axis=1, kind="stable")[:, :n], True, axis=1)
+    *positions, inputs, outputs = mask.shape
+    return chosen.reshape(*positions, outputs, inputs).swapaxes(-1, -2) & mask
+
+
+def _finished(masks, named, pruned):
+    """The masks with the leaves `pruned`; a warning names every layer that has just been emptied."""
+    for (name, before), after in zip(named.items(), pruned, strict=True):
+        if np.any(before) and not after.any():
             logging.getLogger(__name__).warning(
                 "pruning emptied %s: nothing flows through it; prune.min_per_layer=1 keeps a weight in each layer", name
             )

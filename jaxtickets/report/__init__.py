@@ -5,12 +5,14 @@ from pathlib import Path
 
 from jaxtickets import files
 from jaxtickets.report.compare import compare
+from jaxtickets.report.drawing import png
+from jaxtickets.report.levels import levels
 from jaxtickets.report.page import page
-from jaxtickets.report.plots import figures, png
+from jaxtickets.report.plots import figures
 from jaxtickets.report.reading import Workdir, read
 from jaxtickets.report.table import rounds_table, summary_table
 
-__all__ = ["Workdir", "build", "compare", "read", "rounds_table", "summary", "summary_table"]
+__all__ = ["Workdir", "build", "compare", "levels", "read", "rounds_table", "summary", "summary_table"]
 
 
 def build(workdir: str | os.PathLike) -> Path:
@@ -34,4 +36,4 @@ def summary(workdir: str | os.PathLike) -> str:
     """The table of rounds and the verdict, for the terminal."""
     run = read(workdir)
     verdict = run.verdict["message"] if run.verdict else "The run is not finished."
-    return f"{rounds_table(run.rounds, run.verdict)}\n\n{verdict}"
+    return f"{rounds_table(run.rounds, run.verdict, run.seed_rounds)}\n\n{verdict}"

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxtickets.errors import UserError
-from jaxtickets.report import build, compare, summary, summary_table
+from jaxtickets.report import build, compare, levels, summary, summary_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,8 +33,8 @@ def _report(workdir: str) -> None:
 
 
 def _compare(workdirs: Sequence[str], out_dir: str) -> None:
-    print(summary_table(compare(workdirs, out_dir)))
-    print(f"{out_dir}/summary.csv, {out_dir}/comparison.png")
+    print(summary_table(compare(workdirs, out_dir)), levels(workdirs, out_dir), sep="\n\n")
+    print(f"\n{out_dir}/summary.csv, {out_dir}/comparison.png")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """The comparison of several runs: `summary.csv` and `comparison.png`."""
 
-import csv
-import io
 import json
 import os
+import textwrap
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 
 from jaxtickets import files
 from jaxtickets.errors import UserError
-from jaxtickets.report.plots import DENSE, INK, WIDTH, clean, log_value_axis, png, sparsity_axis
+from jaxtickets.report.drawing import DENSE, INK, WIDTH, clean, interval_band, png, sparsity_axis, value_axis
 from jaxtickets.report.reading import (
     Workdir,
     is_finite,
@@ -25,9 +24,11 @@ from jaxtickets.report.reading import (
     read,
     winning_round,
 )
+from jaxtickets.workdir import write_csv
 
 FIELD_PREFIX = "config."
 MAX_LEGEND = 24
+LABEL_WIDTH = 44
 PALETTE = ("#2563a6", "#d9480f", "#2f8f5b", "#8e44ad", "#b8860b", "#0f8b8d", "#c2255c", "#5c636e")
 
 
@@ -49,7 +50,7 @@ def compare(
       UserError: a workdir outside `failed` is not a workdir, or the same workdir is given twice.
     """
     paths = [Path(workdir) for workdir in workdirs]
-    names = _names(paths)
+    names = run_names(paths)
     runs = {}
     for name, path in zip(names, paths, strict=True):
         try:
@@ -62,7 +63,7 @@ def compare(
         _row(name, runs.get(name), fields, is_failed=path.name in failed)
         for name, path in zip(names, paths, strict=True)
     ]
-    files.replace(Path(out_dir) / "summary.csv", _csv(rows))
+    write_csv(Path(out_dir) / "summary.csv", rows)
     files.replace(Path(out_dir) / "comparison.png", png(comparison_figure(runs, fields)))
     return rows
 
@@ -75,10 +76,13 @@ def differing_fields(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def comparison_figure(runs: Mapping[str, Workdir], fields: Sequence[str]) -> Figure:
-    """The runs' common metric against sparsity; runs that differ in the seed alone share a colour."""
+    """The runs' common metric against sparsity; runs that differ in the seed alone share a colour.
+
+    A run over several seeds is the line of its means, with their confidence intervals once it is finished.
+    """
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     axes = figure.subplots()
-    metric = _common_metric(list(runs.values()))
+    metric = common_metric(list(runs.values()))
     labels = {name: _label(run, fields) or name for name, run in runs.items()}
     colours = _colours(list(dict.fromkeys(labels.values())))
     seen: set[str] = set()
@@ -100,7 +104,7 @@ def comparison_figure(runs: Mapping[str, Workdir], fields: Sequence[str]) -> Fig
             if row["round"] == winning_round(run.verdict):
                 axes.scatter(row["density"], row[metric], s=70, marker="D", color=colour, edgecolors=INK, zorder=5)
         densities += x
-        values += y
+        values += y + interval_band(axes, rows, run.verdict, metric, colour)
     clean(axes)
     if not values:
         axes.text(0.5, 0.5, "no metric in common yet", ha="center", transform=axes.transAxes, color=DENSE)
@@ -108,8 +112,7 @@ def comparison_figure(runs: Mapping[str, Workdir], fields: Sequence[str]) -> Fig
     axes.scatter([], [], s=46, marker="s", color=DENSE, label="dense run")
     if any(winning_round(run.verdict) is not None for run in runs.values()):
         axes.scatter([], [], s=60, marker="D", color="white", edgecolors=INK, label="winning ticket")
-    if min(values) > 0 and max(values) > 10 * min(values):
-        log_value_axis(axes)
+    value_axis(axes, values)
     sparsity_axis(axes, densities, most_ticks=14)
     axes.set_ylabel(f"{metric_label(metric, verdict)}\n(lower is better)", color=INK)
     legend = figure.legend(loc="outside right upper", frameon=False, fontsize=8.5, labelcolor=INK)
@@ -117,13 +120,26 @@ def comparison_figure(runs: Mapping[str, Workdir], fields: Sequence[str]) -> Fig
     return figure
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
-    """The directories' names; whole paths where two have the same name."""
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """The directories' names; whole paths where two have the same name.
+
+    Raises:
+      UserError: the same workdir is given twice.
+    """
     repeated = [path for path, count in Counter(path.resolve() for path in paths).items() if count > 1]
     if repeated:
         raise UserError(f"{repeated[0]}: given twice")
     names = [path.resolve().name for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
+def common_metric(runs: Sequence[Workdir]) -> str | None:
+    """The metric that most runs have, and most are about; None if no two runs have one in common."""
+    started = [run for run in runs if run.rounds]
+    having = Counter(metric for run in started for metric in metric_columns(run.rounds))
+    about = Counter(main_metric(run.rounds, run.verdict) for run in started)
+    best = max(having, key=lambda metric: (having[metric], about[metric]), default=None)
+    return best if having[best] >= min(2, len(started)) else None
 
 
 def _row(name: str, run: Workdir | None, fields: Sequence[str], is_failed: bool) -> dict[str, Any]:
@@ -132,6 +148,7 @@ def _row(name: str, run: Workdir | None, fields: Sequence[str], is_failed: bool)
     verdict = (run.verdict if run else None) or {}
     metric = main_metric(rounds, verdict)
     values = [row[metric] for row in rounds if is_finite(row.get(metric))]
+    seconds = [row.get("train_seconds") for row in ((run.seed_rounds or rounds) if run else [])]
     dense = verdict.get("dense", next((row[metric] for row in rounds if metric and row["round"] == 0), None))
     return {
         "name": name,
@@ -143,7 +160,7 @@ def _row(name: str, run: Workdir | None, fields: Sequence[str], is_failed: bool)
         "winning_sparsity": verdict.get("sparsity"),
         "winning_value": verdict.get("value"),
         "best_value": min(values, default=None),
-        "total_seconds": round(sum(row["train_seconds"] for row in rounds if is_finite(row.get("train_seconds"))), 1),
+        "total_seconds": round(sum(filter(is_finite, seconds)), 1),
     }
 
 
@@ -152,31 +169,14 @@ def _status(run: Workdir) -> str:
         return "finished"
     prunings = 0 if run.config.get("experiment") == "dense" else _flatten(run.config).get("prune.rounds")
     # Round 0, the dense run, comes before the prunings.
-    of = f" of {prunings + 1}" if isinstance(prunings, int) else ""
-    return f"{len(run.rounds)}{of} rounds"
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
-def _common_metric(runs: Sequence[Workdir]) -> str | None:
-    """The metric that most runs are about, among those that all runs with a finished round have."""
-    started = [run for run in runs if run.rounds]
-    shared = [set(metric_columns(run.rounds)) for run in started]
-    mains = Counter(main_metric(run.rounds, run.verdict) for run in started)
-    ranked = [metric for metric, _ in mains.most_common()] + [m for run in started for m in metric_columns(run.rounds)]
-    return next((metric for metric in ranked if all(metric in metrics for metrics in shared)), None)
+    of = f" of {run.config.get('seeds', 1) * (prunings + 1)}" if isinstance(prunings, int) else ""
+    return f"{len(run.seed_rounds or run.rounds)}{of} rounds"
 
 
 def _label(run: Workdir, fields: Sequence[str]) -> str:
     config = _flatten(run.config)
     named = [field for field in fields if field != "seed"] or fields
-    return ", ".join(f"{field}={_plain(config.get(field))}" for field in named)
+    return textwrap.fill(", ".join(f"{field}={_plain(config.get(field))}" for field in named), LABEL_WIDTH)
 
 
 def _colours(labels: Sequence[str]) -> dict[str, Any]:

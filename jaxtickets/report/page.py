@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
@@ -10,14 +11,13 @@ from typing import Any
 from jaxtickets.report.reading import (
     Workdir,
     is_finite,
-    main_metric,
-    metric_columns,
+    judged_rounds,
     metric_label,
     percent,
     significant,
     winning_round,
 )
-from jaxtickets.report.table import flops_percent, round_mark
+from jaxtickets.report.table import flops_percent, kept_parameters, measured_columns, round_mark
 
 STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1f2328; --soft: #656d76; --line: #d8dee4; --card: #f6f8fa;
@@ -42,12 +42,14 @@ dl.facts dd { margin: 0; font-size: 1.35rem; font-weight: 600; font-variant-nume
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; width: 100%; }
 th, td { padding: .34rem .8rem; text-align: right; border-bottom: 1px solid var(--line); }
 td { white-space: nowrap; }
+table.tight { font-size: .85rem; }
+table.tight :is(th, td) { padding: .34rem .5rem; }
 th { font-weight: 600; max-width: 11rem; color: var(--soft); vertical-align: bottom; }
 td:last-child, th:last-child { text-align: left; }
 tr.wins td { background: var(--win); font-weight: 600; }
 tr.wins td:last-child { color: var(--accent); }
-.within { color: var(--good); }
-.worse { color: var(--soft); }
+.within, td.wins { color: var(--good); }
+.worse, .not { color: var(--soft); }
 figure { margin: 0 0 1.8rem; }
 figure img { display: block; max-width: 100%; height: auto; border-radius: 6px; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1.2rem; }
@@ -55,6 +57,7 @@ figure img { display: block; max-width: 100%; height: auto; border-radius: 6px; 
 img.grid { image-rendering: pixelated; }
 img.strip { width: 100%; background: #fff; }
 pre { background: var(--card); padding: .9rem 1.1rem; border-radius: 8px; overflow-x: auto; font-size: .85rem; }
+a { color: var(--accent); }
 summary { cursor: pointer; }
 """
 
@@ -84,7 +87,8 @@ def page(run: Workdir, plots: Mapping[str, bytes]) -> str:
             f'<div class="soft">{escape(str(run.path))}</div>',
             *_verdict(run),
             *_section("Rounds", _rounds(run)),
-            *_section("Samples", _grids(run)),
+            *_section("Seeds", _seeds(run)),
+            *_section(f"Samples of seed {min(run.seeds)}" if run.seeds else "Samples", _grids(run)),
             *_section("Plots", _plots(run, plots)),
             *_section("How to reproduce", _origin(run)),
             *_section("Config", _config(run)),
@@ -107,17 +111,23 @@ def config_name(run: Workdir) -> str:
 
 def _verdict(run: Workdir) -> Iterable[str]:
     if run.verdict is None:
-        yield f'<p class="verdict">Not finished yet. Rounds complete so far: {len(run.rounds)}.</p>'
+        complete = Counter(row["seed"] for row in run.seed_rounds)
+        of_seeds = ", ".join(f"{count} of seed {seed}" for seed, count in sorted(complete.items()))
+        yield f'<p class="verdict">Not finished yet. Rounds complete so far: {of_seeds or len(run.rounds)}.</p>'
         return
     wins = winning_round(run.verdict) is not None
+    label = metric_label(str(run.verdict.get("metric")), run.verdict)
     message = escape(str(run.verdict.get("message", "")))
     yield f'<p class="verdict{" wins" if wins else ""}">{message}</p>'
     yield '<dl class="facts">'
     for name, value in _facts(run.verdict, wins):
         yield f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
     yield "</dl>"
-    label = metric_label(str(run.verdict.get("metric")), run.verdict)
-    yield f'<p class="soft">{escape(str(run.verdict.get("metric")))}: {escape(label)}. Lower is better.</p>'
+    note = f"{run.verdict.get('metric')}: {label}. Lower is better."
+    if run.seed_rounds:
+        note += f" Means over {len(run.verdict['seeds'])} seeds, with their {run.verdict['confidence']:.0%} confidence"
+        note += " intervals. p: one-sided Welch test that the mean is within the tolerance."
+    yield f'<p class="soft">{escape(note)}</p>'
 
 
 def _facts(verdict: Mapping[str, Any], wins: bool) -> Iterable[tuple[str, str]]:
@@ -126,8 +136,10 @@ def _facts(verdict: Mapping[str, Any], wins: bool) -> Iterable[tuple[str, str]]:
         yield "weights pruned", f"{percent(verdict['sparsity'])} %"
         yield "weights kept, one in", f"{1 / (1 - verdict['sparsity']):.1f}"
         yield f"{metric}, winning ticket", significant(verdict.get("value"))
-    yield f"{metric}, dense run", significant(verdict.get("dense"))
-    yield "still a win up to", significant(verdict.get("threshold"))
+    several = "dense runs", "within tolerance up to"
+    dense, limit = several if judged_rounds(verdict) else ("dense run", "still a win up to")
+    yield f"{metric}, {dense}", significant(verdict.get("dense"))
+    yield limit, significant(verdict.get("threshold"))
 
 
 def _section(title: str, lines: Iterable[str]) -> Iterable[str]:
@@ -140,28 +152,40 @@ def _section(title: str, lines: Iterable[str]) -> Iterable[str]:
 def _rounds(run: Workdir) -> Iterable[str]:
     if not run.rounds:
         return
-    main = main_metric(run.rounds, run.verdict)
-    metrics = sorted(metric_columns(run.rounds), key=lambda name: name != main)
+    columns = measured_columns(run.rounds, run.verdict, run.seed_rounds)
     header = ["round", "sparsity [%]", "of all parameters [%]", "parameters kept", "FLOPs [% of dense]"]
-    header += [*map(escape, metrics), "training [s]", ""]
-    yield '<div class="scroll"><table><thead><tr>'
+    header += [*map(escape, columns), "training [s]", ""]
+    kind = ' class="tight"' if run.seed_rounds else ""
+    yield f'<div class="scroll"><table{kind}><thead><tr>'
     yield "".join(f"<th>{cell}</th>" for cell in header)
     yield "</tr></thead><tbody>"
-    for row in run.rounds:
+    for index, row in enumerate(run.rounds):
         mark = round_mark(row, run.verdict)
         cells = [
             str(row["round"]),
             percent(row["sparsity"]),
             percent(row["sparsity_all"]) if is_finite(row.get("sparsity_all")) else "-",
-            f"{row['params_kept']:,}" if is_finite(row.get("params_kept")) else "-",
+            kept_parameters(row),
             flops_percent(row),
-            *(significant(row[metric]) for metric in metrics),
+            *(cells[index] for cells in columns.values()),
             f"{row['train_seconds']:,.1f}" if is_finite(row.get("train_seconds")) else "-",
         ]
         yield '<tr class="wins">' if mark == "winning ticket" else "<tr>"
         yield "".join(f"<td>{escape(cell)}</td>" for cell in cells)
         yield f'<td class="{mark.partition(" ")[0]}">{mark}</td></tr>'
     yield "</tbody></table></div>"
+
+
+def _seeds(run: Workdir) -> Iterable[str]:
+    if not run.seeds:
+        return
+    links = []
+    for seed, path in run.seeds.items():
+        is_there = (path / "report.html").exists()
+        links.append(
+            f'<a href="{path.name}/report.html">seed {seed}</a>' if is_there else f"seed {seed} (not finished)"
+        )
+    yield f"<p>Each seed is a run of its own, with its own report: {', '.join(links)}.</p>"
 
 
 def _grids(run: Workdir) -> Iterable[str]:

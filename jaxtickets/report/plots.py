@@ -1,19 +1,28 @@
 """The plots of one run: metrics, losses, sparsity of the layers, samples."""
 
-import io
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator, ScalarFormatter
 from PIL import Image
 
+from jaxtickets.report.drawing import (
+    BAND,
+    DENSE,
+    INK,
+    LINE,
+    WIDTH,
+    WINNER,
+    clean,
+    interval_band,
+    sparsity_axis,
+    value_axis,
+)
 from jaxtickets.report.reading import (
     Workdir,
     is_finite,
@@ -23,13 +32,9 @@ from jaxtickets.report.reading import (
     percent,
     significant,
     winning_round,
-    within_tolerance,
+    wins,
 )
 
-DPI = 130
-WIDTH = 9.0  # inches
-INK, FAINT = "#2b2f36", "#d5d9df"
-LINE, DENSE, BAND, WINNER = "#2563a6", "#6b7280", "#dfeadf", "#d9480f"
 NOT_CURVES = ("round", "step", "split", "seconds")
 MAX_CURVES = 6
 POINTS_PER_CURVE = 80
@@ -42,25 +47,27 @@ def figures(run: Workdir) -> dict[str, Figure]:
     main = main_metric(run.rounds, run.verdict)
     for metric in sorted(metric_columns(run.rounds), key=lambda name: name != main):
         if any(is_finite(row[metric]) for row in run.rounds):
-            drawn[f"metric_{re.sub(r'[^A-Za-z0-9_-]', '_', metric)}"] = metric_figure(run.rounds, run.verdict, metric)
+            name = f"metric_{re.sub(r'[^A-Za-z0-9_-]', '_', metric)}"
+            drawn[name] = metric_figure(run.rounds, run.verdict, metric, run.seed_rounds)
     if curve_names(run.metrics):
         drawn["losses"] = losses_figure(run.metrics)
     if run.layers:
         drawn["layers"] = layers_figure(run.layers)
-    if run.samples:
+    if run.samples and not run.seeds:  # The seeds' own reports have theirs.
         drawn["samples"] = samples_figure(run)
     return drawn
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
+def metric_figure(
+    rows: Sequence[dict[str, Any]],
+    verdict: dict[str, Any] | None,
+    metric: str,
+    seed_rows: Sequence[dict[str, Any]] = (),
+) -> Figure:
+    """One metric against sparsity, with the dense run, the tolerance and the winning ticket.
 
-
-def metric_figure(rows: Sequence[dict[str, Any]], verdict: dict[str, Any] | None, metric: str) -> Figure:
-    """One metric against sparsity, with the dense run, the tolerance and the winning ticket."""
+    Over several seeds, `rows` are the means, and `seed_rows` become dots.
+    """
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
     axes = figure.subplots()
     rows = [row for row in rows if is_finite(row[metric])]
@@ -68,19 +75,25 @@ def metric_figure(rows: Sequence[dict[str, Any]], verdict: dict[str, Any] | None
     is_main = bool(verdict) and verdict.get("metric") == metric
     dense = verdict.get("dense") if is_main else next((row[metric] for row in rows if row["round"] == 0), None)
     if is_finite(dense):
-        axes.axhline(dense, color=DENSE, linewidth=1.2, linestyle="--", label=f"dense run ({significant(dense)})")
+        label = f"dense {'runs, mean' if seed_rows else 'run'} ({significant(dense)})"
+        axes.axhline(dense, color=DENSE, linewidth=1.2, linestyle="--", label=label)
     if is_main and is_finite(dense) and is_finite(verdict.get("threshold")):
         label = f"within tolerance (up to {significant(verdict['threshold'])})"
         axes.axhspan(dense, verdict["threshold"], color=BAND, linewidth=0, zorder=0, label=label)
-    axes.plot([row["density"] for row in rows], values, color=LINE, linewidth=1.8, zorder=3)
-    filled = [LINE if not is_main or row["round"] == 0 or within_tolerance(row, verdict) else "white" for row in rows]
-    axes.scatter([row["density"] for row in rows], values, s=34, c=filled, edgecolors=LINE, linewidths=1.4, zorder=4)
+    confidence = f"{(verdict or {}).get('confidence', 0):.0%} interval of the mean"
+    values += interval_band(axes, rows, verdict, metric, LINE, confidence)
+    if dots := [(row["density"], row[metric]) for row in seed_rows if is_finite(row[metric])]:
+        axes.scatter(*zip(*dots, strict=True), s=14, color=LINE, alpha=0.7, linewidths=0, zorder=3, label="each seed")
+        values += [value for _, value in dots]
+    means = [row[metric] for row in rows]
+    axes.plot([row["density"] for row in rows], means, color=LINE, linewidth=1.8, zorder=3)
+    filled = [LINE if not is_main or row["round"] == 0 or wins(row, verdict) else "white" for row in rows]
+    axes.scatter([row["density"] for row in rows], means, s=34, c=filled, edgecolors=LINE, linewidths=1.4, zorder=4)
     for row in rows:
         if row["round"] == winning_round(verdict):
             label = f"winning ticket (round {row['round']}, {percent(row['sparsity'])} % pruned)"
             axes.scatter(row["density"], row[metric], s=130, color=WINNER, marker="D", zorder=5, label=label)
-    if min(values) > 0 and max(values) > 10 * min(values):
-        log_value_axis(axes)
+    value_axis(axes, values)
     sparsity_axis(axes, [row["density"] for row in rows])
     better = "\n(lower is better)" if is_main else ""  # Of other metrics, codebook usage for one, more may be better.
     axes.set_ylabel(metric_label(metric, verdict) + better, color=INK)
@@ -214,43 +227,6 @@ def round_colours(rounds: Sequence[int]) -> dict[int, Any]:
     # The last tenth of viridis is too light to read on white.
     shades = np.linspace(0, 0.9, max(2, len(rounds)))
     return {number: matplotlib.colormaps["viridis"](shade) for number, shade in zip(rounds, shades, strict=False)}
-
-
-def sparsity_axis(axes: Axes, densities: Sequence[float], most_ticks: int = 22) -> None:
-    """Makes x the density on a falling log scale, on which rounds of a constant rate are equally far apart.
-
-    The ticks are the rounds' own sparsities, as many as there is room for.
-    """
-    axes.set_xscale("log")
-    low, high = min(densities), max(densities)
-    margin = (high / low) ** 0.04 if high > low else 1.1
-    axes.set_xlim(high * margin, low / margin)
-    room = np.log(high / low) / most_ticks
-    ticks: list[float] = []
-    for density in sorted(set(densities), reverse=True):
-        if not ticks or np.log(ticks[-1] / density) > room:
-            ticks.append(density)
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([percent(1 - density) for density in ticks])
-    axes.set_xlabel("weights pruned [%], spaced by the log of the weights kept", color=INK)
-
-
-def log_value_axis(axes: Axes) -> None:
-    """A log scale on y, with plain numbers at 1, 2 and 5 of each decade."""
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(ScalarFormatter())
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def clean(axes: Axes) -> None:
-    """The look that all line plots share."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.grid(axis="y", color=FAINT, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(which="both", color=FAINT, labelcolor=INK, labelsize=9)
 
 
 def _round_bar(figure: Figure, panels: np.ndarray, rounds: Sequence[int]) -> None:

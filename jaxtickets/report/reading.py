@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import statistics
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from jaxtickets.errors import UserError
 from jaxtickets.workdir import read_csv
 
 ROUND_COLUMNS = (
+    "seed",
     "round",
     "sparsity",
     "sparsity_all",
@@ -25,16 +27,21 @@ ROUND_COLUMNS = (
 
 
 class Workdir(NamedTuple):
-    """What one run left behind; `verdict` is None while the run is unfinished."""
+    """What one run left behind; `verdict` is None while the run is unfinished.
+
+    In a run over several seeds, each seed has a workdir of its own; `seeds` and `seed_rounds` are empty in other runs.
+    """
 
     path: Path
     config: dict[str, Any]
     origin: dict[str, Any]  # versions, devices, git_revision, command
     metrics: list[dict[str, Any]]
-    rounds: list[dict[str, Any]]
+    rounds: list[dict[str, Any]]  # over several seeds, the means of the seeds that have finished the round
+    seed_rounds: list[dict[str, Any]]  # a row a seed and round
     layers: list[dict[str, Any]]
     verdict: dict[str, Any] | None
-    samples: dict[int, Path]
+    samples: dict[int, Path]  # over several seeds, those of the first one
+    seeds: dict[int, Path]  # the seeds' workdirs
 
 
 def read(path: str | os.PathLike) -> Workdir:
@@ -51,21 +58,34 @@ def read(path: str | os.PathLike) -> Workdir:
     record = _read_json(path / "config.json")
     if record is None or not isinstance(record.get("config"), dict):
         raise UserError(f"{path}: not a workdir, because it has no readable config.json")
-    samples = {
-        int(match[1]): file
-        for file in sorted((path / "samples").glob("round_*.png"))
-        if (match := re.fullmatch(r"round_(\d+)", file.stem))
-    }
+    rounds = _last_of_each(read_csv(path / "rounds.csv"), ("seed", "round"))
+    is_several = bool(rounds) and "seed" in rounds[0]
+    seeds = _numbered(path, "seed_") if is_several else {}
+    sampled = seeds[min(seeds)] if seeds else path
     return Workdir(
         path=path,
         config=record["config"],
         origin={key: value for key, value in record.items() if key != "config"},
         metrics=_last_of_each(_read_jsonl(path / "metrics.jsonl"), ("round", "step", "split")),
-        rounds=_last_of_each(read_csv(path / "rounds.csv"), ("round",)),
+        rounds=mean_rows(rounds) if is_several else rounds,
+        seed_rounds=rounds if is_several else [],
         layers=_last_of_each(read_csv(path / "layers.csv"), ("round", "layer")),
         verdict=_read_json(path / "verdict.json"),
-        samples=samples,
+        samples=_numbered(sampled / "samples", "round_", ".png"),
+        seeds=seeds,
     )
+
+
+def mean_rows(seed_rounds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a round: the mean of each column over the seeds that have finished the round."""
+    groups: dict[int, list[dict[str, Any]]] = {}
+    for row in seed_rounds:
+        groups.setdefault(row["round"], []).append(row)
+    columns = [name for name in seed_rounds[0] if name not in ("seed", "round")]
+    return [
+        {"round": number, **{name: _mean([row[name] for row in group]) for name in columns}}
+        for number, group in sorted(groups.items())
+    ]
 
 
 def metric_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -88,8 +108,22 @@ def metric_label(metric: str, verdict: dict[str, Any] | None) -> str:
     return metric.replace("_", " ")
 
 
-def within_tolerance(row: dict[str, Any], verdict: dict[str, Any] | None) -> bool:
-    """Whether this round's metric is no worse than the verdict's threshold."""
+def judged_rounds(verdict: dict[str, Any] | None) -> dict[int, dict[str, Any]]:
+    """What the verdict over several seeds says of each round; empty for one seed, and while the run is unfinished."""
+    return {row["round"]: row for row in (verdict or {}).get("rounds", ())}
+
+
+def interval(row: dict[str, Any], verdict: dict[str, Any] | None, metric: str) -> tuple[float, float] | None:
+    """The confidence interval of the metric's mean over the seeds, where the verdict gives one."""
+    judged = judged_rounds(verdict).get(row["round"], {})
+    bounds = judged.get("low"), judged.get("high")
+    return bounds if metric == (verdict or {}).get("metric") and all(map(is_finite, bounds)) else None
+
+
+def wins(row: dict[str, Any], verdict: dict[str, Any] | None) -> bool:
+    """Whether this round's metric is no worse than the verdict's threshold; of several seeds, shown to be so."""
+    if judged := judged_rounds(verdict):
+        return bool(judged.get(row["round"], {}).get("wins"))
     if not verdict or not is_finite(verdict.get("threshold")):
         return False
     value = row.get(verdict.get("metric"))
@@ -119,6 +153,17 @@ def significant(value: Any) -> str:
         decimals = max(0, 3 - math.floor(math.log10(abs(value))))
         return f"{value:.{decimals}f}"
     return f"{value:.4g}"
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    return statistics.fmean(values) if all(isinstance(value, int | float) for value in values) else None
+
+
+def _numbered(parent: Path, prefix: str, suffix: str = "") -> dict[int, Path]:
+    """The files or directories `<prefix><number><suffix>`, by their number."""
+    pattern = re.compile(re.escape(prefix) + r"(\d+)" + re.escape(suffix))
+    found = {int(match[1]): file for file in parent.glob(f"{prefix}*") if (match := pattern.fullmatch(file.name))}
+    return dict(sorted(found.items()))
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

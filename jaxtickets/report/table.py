@@ -4,39 +4,68 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxtickets.report.reading import (
+    interval,
     is_finite,
+    judged_rounds,
     main_metric,
     metric_columns,
     percent,
     significant,
     winning_round,
-    within_tolerance,
+    wins,
 )
 
 MAX_WIDTH = 110
 GAP = "  "
 
 
-def rounds_table(rows: Sequence[dict[str, Any]], verdict: dict[str, Any] | None) -> str:
+def rounds_table(
+    rows: Sequence[dict[str, Any]], verdict: dict[str, Any] | None, seed_rows: Sequence[dict[str, Any]] = ()
+) -> str:
     """The rounds of one run, a line each.
 
     Args:
-      rows: the rows of `rounds.csv`.
+      rows: the rows of `rounds.csv`; over several seeds, their means.
       verdict: the content of `verdict.json`, or None while the run is unfinished.
+      seed_rows: the rows of each seed.
 
     Returns:
       At most 110 characters a line. Metrics that do not fit are named below the table.
     """
     if not rows:
         return "No round has finished yet."
-    main = main_metric(rows, verdict)
-    metrics = sorted(metric_columns(rows), key=lambda name: name != main)
-    shown = len(metrics)
-    while (table := _rounds_table(rows, verdict, metrics[:shown])) and _width(table) > MAX_WIDTH and shown > 1:
-        shown -= 1
-    if shown < len(metrics):
-        table += f"\nAlso in rounds.csv: {', '.join(metrics[shown:])}."
+    columns = measured_columns(rows, verdict, seed_rows)
+    left_out: list[str] = []
+    while table_width(table := _rounds_table(rows, verdict, columns)) > MAX_WIDTH and len(columns) > 1:
+        left_out.insert(0, columns.popitem()[0])
+    if left_out:
+        table += f"\nAlso in rounds.csv: {', '.join(left_out)}."
     return table
+
+
+def measured_columns(
+    rows: Sequence[dict[str, Any]], verdict: dict[str, Any] | None, seed_rows: Sequence[dict[str, Any]] = ()
+) -> dict[str, list[str]]:
+    """The metrics' columns by their headers, a cell a round, the verdict's metric first.
+
+    Over several seeds, that metric comes with its interval and p-value, or while there is none with each seed's value.
+    """
+    main = main_metric(rows, verdict)
+    if main is None:
+        return {}
+    columns = {metric: [significant(row.get(metric)) for row in rows] for metric in metric_columns(rows)}
+    means = columns.pop(main)
+    if judged := judged_rounds(verdict):
+        bounds = [interval(row, verdict, main) for row in rows]
+        cells = [f"{mean} {_bracketed(ends)}" if ends else mean for mean, ends in zip(means, bounds, strict=True)]
+        p_values = [_p_value(judged.get(row["round"], {}).get("p_value")) for row in rows]
+        return {f"{main} [{verdict['confidence']:.0%} interval]": cells, "p": p_values, **columns}
+    values = {(row["seed"], row["round"]): row[main] for row in seed_rows}
+    of_seeds = {
+        f"seed {seed}": [significant(values.get((seed, row["round"]))) for row in rows]
+        for seed in sorted({row["seed"] for row in seed_rows})
+    }
+    return {main: means, **of_seeds, **columns}
 
 
 def summary_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -59,14 +88,20 @@ def summary_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def round_mark(row: dict[str, Any], verdict: dict[str, Any] | None) -> str:
-    """What this round is: the dense run, the winning ticket, within tolerance, or worse."""
+    """What this round is: the dense run, the winning ticket, or whether it is a win as well; "" without a verdict."""
     if row["round"] == winning_round(verdict):
         return "winning ticket"
     if row["round"] == 0:
         return "dense"
     if not verdict:
         return ""
-    return "within tolerance" if within_tolerance(row, verdict) else "worse"
+    win, loss = ("wins", "not shown to win") if judged_rounds(verdict) else ("within tolerance", "worse")
+    return win if wins(row, verdict) else loss
+
+
+def kept_parameters(row: dict[str, Any]) -> str:
+    """The count of parameters that are not pruned, in whole numbers where seeds differ."""
+    return f"{row['params_kept']:,.0f}" if is_finite(row.get("params_kept")) else "-"
 
 
 def flops_percent(row: dict[str, Any]) -> str:
@@ -91,19 +126,24 @@ def aligned(header: Sequence[str], lines: Sequence[Sequence[str]], left: Sequenc
     return "\n".join([joined(header), rule, *map(joined, lines)])
 
 
-def _rounds_table(rows: Sequence[dict[str, Any]], verdict: dict[str, Any] | None, metrics: Sequence[str]) -> str:
-    header = ["round", "sparsity %", "params kept", "FLOPs %", *metrics, "train s", ""]
+def table_width(table: str) -> int:
+    """The length of the longest line."""
+    return max(map(len, table.splitlines()))
+
+
+def _rounds_table(rows: Sequence[dict[str, Any]], verdict: dict[str, Any] | None, columns: dict[str, list[str]]) -> str:
+    header = ["round", "sparsity %", "params kept", "FLOPs %", *columns, "train s", ""]
     lines = [
         [
             str(row["round"]),
             percent(row["sparsity"]),
-            f"{row['params_kept']:,}" if is_finite(row.get("params_kept")) else "-",
+            kept_parameters(row),
             flops_percent(row),
-            *(significant(row.get(metric)) for metric in metrics),
+            *(cells[index] for cells in columns.values()),
             f"{row['train_seconds']:.1f}" if is_finite(row.get("train_seconds")) else "-",
             _arrow(round_mark(row, verdict)),
         ]
-        for row in rows
+        for index, row in enumerate(rows)
     ]
     return aligned(header, lines, left=(len(header) - 1,))
 
@@ -112,5 +152,11 @@ def _arrow(mark: str) -> str:
     return f"<== {mark}" if mark == "winning ticket" else mark
 
 
-def _width(table: str) -> int:
-    return max(map(len, table.splitlines()))
+def _bracketed(bounds: tuple[float, float]) -> str:
+    return f"[{significant(bounds[0])}, {significant(bounds[1])}]"
+
+
+def _p_value(value: Any) -> str:
+    if not is_finite(value):
+        return "-"
+    return f"{value:.3f}" if value >= 0.001 else "<0.001"

@@ -1,0 +1,11 @@
+"""One-shot pruning with rewinding: the ablation of iterating."""
+
+from jaxtickets.experiments.run import Run
+
+
+def one_shot(run: Run) -> None:
+    """Trains the dense network, then for each sparsity prunes it once, rewinds and trains (Frankle, Carbin 2019, 2)."""
+    run.round(0, run.dense_masks, run.initial_state)
+    for round_ in range(1, len(run.levels)):
+        masks = run.pruned(round_, run.dense_masks, run.dense)
+        run.round(round_, masks, run.rewound(masks, run.dense))

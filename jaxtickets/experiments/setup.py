@@ -1,0 +1,165 @@
+"""What all runs of a config share, whatever their seed: networks, data, compiled steps, metrics."""
+
+import time
+from functools import cached_property, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtickets import config as config_lib
+from jaxtickets import data, evaluation, models, train
+from jaxtickets import masks as mask_lib
+from jaxtickets.data import batches
+from jaxtickets.objectives import OBJECTIVES
+from jaxtickets.progress import say
+
+
+class Setup:
+    """The parts of a run that are made once and serve every seed and round.
+
+    Attributes:
+      config: the validated config.
+      objective: the players' losses.
+      kernel_uses: see `models.kernel_uses`.
+      params: the parameters' shapes.
+      dense_masks: the masks that keep everything.
+      steps: the steps of a whole training.
+      rewind_step: the step of the rewind point.
+      evaluator: the metrics and the sample grid.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        conditional, self._channels = config.model.conditional, data.channels(config.data.name)
+        self._classes = data.classes(config.data.name, config.data.dir or None) if conditional else 0
+        components = self.components(train.AXIS if config.sync_batch_norm else None)
+        self.kernel_uses = models.kernel_uses(components)
+        self.objective = OBJECTIVES[config.objective.name](components, config.objective)
+        self._optimizers = train.make_optimizers(self.objective, config.optimizer)
+        options = config.prune
+        self.params = jax.eval_shape(lambda: models.init(components, jax.random.key(0)))[0]
+        self.dense_masks = mask_lib.ones(self.params, options.include, options.exclude, options.components)
+
+        load = partial(
+            data.load, config.data.name, image_size=config.model.image_size, data_dir=config.data.dir or None
+        )
+        training, held_out = load(split="train"), load(split="test").images
+        self.images, self._labels = training.images, training.labels if conditional else None
+        self.steps = config_lib.resolve_steps(config, len(self.images))
+        self.rewind_step = config_lib.resolve_rewind_step(config, self.steps)
+        track_movement = options.score == "movement"
+        self._init = jax.jit(partial(train.init_state, self.objective, self._optimizers, track_movement=track_movement))
+        self.evaluator = evaluation.make_evaluator(self.objective, config, self.images, held_out)
+
+    def init(self, seed: int) -> train.TrainState:
+        """The state before the first step, on the host."""
+        return jax.device_get(self._init(np.uint32(seed)))
+
+    def components(self, axis_name=None, **sizes):
+        """The config's networks, or those of other sizes; batch statistics are averaged over `axis_name`, if any."""
+        model = self.config.model.copy_and_resolve_references()
+        model.update(sizes)
+        style = {"dtype": jnp.dtype(self.config.dtype), "axis_name": axis_name}
+        return models.build(model, self._channels, self._classes, **style)
+
+    @property
+    def axis_names(self):
+        """See `models.axis_names`."""
+        return models.axis_names(self.objective.components)
+
+    # Batches and the compiled steps.
+
+    @cached_property
+    def _resident_data(self):
+        """The images and labels on the devices, or None if they stream from the host."""
+        placement = self.config.data.placement
+        on_device = placement == "device" or (placement == "auto" and batches.fits_on_device(self.images))
+        return train.replicate((np.asarray(self.images), self._labels)) if on_device else None
+
+    def _indices(self, seed, start, stop):
+        return batches.indices(seed, start, stop, len(self.images), self.config.train.batch_size)
+
+    def batches(self, seed: int, start: int, stop: int):
+        """`(data, indices)` for each of the steps `start` to `stop`, as the compiled step takes them."""
+        chosen, devices = self._indices(seed, start, stop), jax.local_device_count()
+        if self._resident_data is None:
+            return batches.streamed((self.images, self._labels), chosen, devices)
+        return batches.resident(self._resident_data, chosen, devices)
+
+    def step(self, number: int):
+        """The compiled program of the step after `number` steps; there is one for each set of players that move."""
+        return self._compiled[train.movers(self.objective, number)]
+
+    @cached_property
+    def _compiled(self):
+        """Ahead of time and once: a later round of another shape is an error, not a second compilation."""
+        config = self.config
+        settings = {"flip": config.data.flip, "ema_decay": config.objective.ema_decay}
+        settings |= {"final_rate": config.optimizer.final_rate, "steps": self.steps}
+        state = self.init(config.seed)
+        arguments = (*train.replicate((state, self.dense_masks)), *next(self.batches(config.seed, 0, 1)))
+        teacher = train.replicate(self.teacher(state, 0.0))
+        compiled = {}
+        for moving in {train.movers(self.objective, step): None for step in range(config.objective.n_critic)}:
+            started = time.perf_counter()
+            step = train.make_step(self.objective, self._optimizers, moving, **settings)
+            compiled[moving] = step.lower(*arguments, teacher).compile()
+            say(f"compiled the train step in {time.perf_counter() - started:.1f} s")
+        return compiled
+
+    def teacher(self, state: train.TrainState, weight: float):
+        """The discriminator of `state`, to be followed with that weight; None if the config distils nothing."""
+        if not self.config.objective.distillation:
+            return None
+        trees = {"params": state.params["discriminator"], "batch_stats": state.batch_stats["discriminator"]}
+        return {**trees, "weight": np.float32(weight)}
+
+    # What scores read.
+
+    @cached_property
+    def losses(self):
+        """`{components of a player: loss}` for `jaxtickets.pruning.scores`; batches are those of `scoring_batch`."""
+        return self._losses()
+
+    @cached_property
+    def tempered_losses(self):
+        """The same with a discriminator's outputs over `config.prune.temperature`."""
+        has_outputs = "discriminator" in self.objective.components
+        return self._losses(**({"temperature": self.config.prune.temperature} if has_outputs else {}))
+
+    def _losses(self, **options):
+        # Scores are computed on one device, outside the mapped axis.
+        components = self.components()
+        objective = OBJECTIVES[self.config.objective.name](components, self.config.objective, **options)
+
+        def loss_of(tag, player):
+            def loss(own, batch):
+                examples = jnp.arange(len(batch["images"]))
+                keys = train.example_keys(batch["seed"], batch["step"], tag, examples)
+                images = train.training_images(
+                    batch["images"], batch["seed"], batch["step"], examples, self.config.data.flip
+                )
+                params = {**batch["params"], **own}
+                return player.loss(params, batch["batch_stats"], images, keys, batch["labels"])[0]
+
+            return loss
+
+        return {player.components: loss_of(tag, player) for tag, _, player in train.tagged_players(objective)}
+
+    def scoring_batch(self, state: train.TrainState, masks, step: int):
+        """What the losses need beside a player's own parameters: the images and the random numbers of a step."""
+        (chosen,) = self._indices(int(state.seed), step, step + 1)
+        return {
+            "params": mask_lib.apply(state.params, masks),
+            "batch_stats": state.batch_stats,
+            "images": np.asarray(self.images[chosen]),
+            "labels": None if self._labels is None else self._labels[chosen],
+            "seed": state.seed,
+            "step": np.int32(step),
+        }
+
+    @cached_property
+    def flows(self):
+        """`{component: flow}` for SynFlow, with the batch statistics of the initialisation: means 0, variances 1."""
+        return models.flows(self.components(), self.init(self.config.seed).batch_stats)

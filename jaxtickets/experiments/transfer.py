@@ -1,0 +1,150 @@
+"""Tickets of one network in another: from a VAE to a GAN and back, to other data, to another objective."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from jaxtickets import data, models, workdir
+from jaxtickets.errors import UserError
+from jaxtickets.experiments import finished
+from jaxtickets.experiments.run import Run
+from jaxtickets.progress import say
+from jaxtickets.train import rewind
+
+# What a component is in a network of the other kind (Kalibhat et al. 2021, section 4.3).
+COUNTERPARTS = {"generator": "decoder", "discriminator": "encoder", "decoder": "generator", "encoder": "discriminator"}
+
+
+class Match(NamedTuple):
+    """layers: `{layer here: layer there}`, all that moves; dense: layers here without a counterpart; unused: there."""
+
+    layers: dict[str, str]
+    dense: list[str]
+    unused: list[str]
+
+
+def transfer(run: Run) -> None:
+    """Trains this network from each ticket, mask and rewind point, of `config.transfer.of`, after its own dense run.
+
+    Parameters and batch statistics move, layer by layer, by name. Layers without a counterpart start from this
+    network's own initialisation and stay dense. Optimisers start anew.
+    """
+    origin, match = source(run.setup, run.seed)
+    for line in describe(match):
+        say(line)
+    workdir.write_json(run.path / "transfer.json", match._asdict())
+    run.round(0, run.dense_masks, run.initial_state)
+    start = run.initial_state
+    run.start_from(
+        start.replace(
+            params=_moved(start.params, origin.params, match),
+            batch_stats=_moved(start.batch_stats, origin.batch_stats, match),
+        )
+    )
+    # A ticket file has one round, whatever its number was.
+    for round_, masks in enumerate(origin.masks.values(), start=1):
+        masks = _moved(run.dense_masks, masks, match)
+        run.round(round_, masks, rewind(run.rewind_point, masks))
+
+
+def source(setup, seed: int) -> tuple[finished.Finished, Match]:
+    """The tickets that `config.transfer.of` names, and which of their layers go where.
+
+    Raises:
+      UserError: there is no ticket, or the architectures do not match.
+    """
+    path, chosen = Path(setup.config.transfer.of), setup.config.transfer.components
+    is_file = path.suffix == ".safetensors"
+    origin = finished.read_ticket(path) if is_file else finished.read(path, "transfer.of", seed)
+    model, there = ConfigDict(origin.config["model"]), origin.config["data"]["name"]
+    classes = data.classes(there, None) if model.conditional else 0
+    names_there = models.axis_names(models.build(model, data.channels(there), classes))
+    return origin, match(setup.params, setup.axis_names, origin.params, names_there, chosen, str(path))
+
+
+def match(params, axis_names, params_there, axis_names_there, chosen=(), path="") -> Match:
+    """Which layers have a counterpart: those of one name and the same shapes in components that correspond.
+
+    A layer that faces outside (latents, images, outputs; an axis of its kernel has no name) may differ and then has no
+    counterpart: DCGAN starts at 4x4 where the VAE starts at 2x2, and a discriminator has one output.
+
+    Args:
+      params, axis_names: of this network, the leaves' shapes and the names of their axes (`models.axis_names`).
+      params_there, axis_names_there: of the ticket's network.
+      chosen: components of this network; none named: all.
+      path: of the ticket, for messages.
+
+    Raises:
+      UserError: an inner layer has another shape there, or no layer has a counterpart.
+    """
+    result, differing = Match({}, [], []), []
+    for component, layers in params.items():
+        other = component if component in params_there else COUNTERPARTS.get(component)
+        if (chosen and component not in chosen) or other not in params_there:
+            result.dense.extend(f"{component}/{layer}" for layer in layers)
+            continue
+        for layer in layers:
+            here, there = f"{component}/{layer}", f"{other}/{layer}"
+            shapes, shapes_there = _shapes(layers[layer]), _shapes(params_there[other].get(layer, {}))
+            unequal = [leaf for leaf in shapes if leaf in shapes_there and shapes[leaf] != shapes_there[leaf]]
+            if _kernels(shapes) != _kernels(shapes_there):  # A layer of another kind, or none.
+                result.dense.append(here)
+            elif not unequal:
+                result.layers[here] = there
+            elif _faces_outside(axis_names[component][layer]) or _faces_outside(axis_names_there[other][layer]):
+                result.dense.append(here)
+            else:
+                differing += [
+                    f"{here}/{leaf} is {shapes[leaf]} here and {shapes_there[leaf]} there" for leaf in unequal
+                ]
+        result.unused.extend(
+            f"{other}/{layer}" for layer in params_there[other] if f"{component}/{layer}" not in result.layers
+        )
+    if differing:
+        raise UserError(f"config.transfer.of={path!r}: the architectures do not match: {'; '.join(differing)}")
+    if not result.layers:
+        raise UserError(
+            f"config.transfer.of={path!r}: no layer has a counterpart; there are {', '.join(result.unused) or 'none'} "
+            f"there and {', '.join(result.dense)} here"
+        )
+    return result
+
+
+def describe(match: Match) -> list[str]:
+    """What moves and what does not, in words."""
+    moving = ", ".join(there if there == here else f"{there} -> {here}" for here, there in match.layers.items())
+    lines = [f"transferred: {moving}"]
+    if match.dense:
+        lines.append(f"without a counterpart, dense: {', '.join(match.dense)}")
+    if match.unused:
+        lines.append(f"not used of the ticket: {', '.join(match.unused)}")
+    return lines
+
+
+def _shapes(layer):
+    return {name: tuple(leaf.shape) for name, leaf in traverse_util.flatten_dict(layer, sep="/").items()}
+
+
+def _kernels(leaves):
+    return {path for path in leaves if path.endswith("kernel")}
+
+
+def _faces_outside(axis_names):
+    flat = traverse_util.flatten_dict(axis_names, sep="/")
+    return any(None in flat[path][-2:] for path in _kernels(flat))
+
+
+def _moved(tree, tree_there, match):
+    """`tree` with the leaves of the layers that move; leaves that only one side has stay as they are here."""
+    flat = traverse_util.flatten_dict(tree, sep="/", keep_empty_nodes=True)
+    flat_there = traverse_util.flatten_dict(tree_there, sep="/")
+    for path, leaf in flat.items():
+        component, layer, rest = [*path.split("/", 2), "", ""][:3]
+        there = match.layers.get(f"{component}/{layer}")
+        other = flat_there.get(f"{there}/{rest}") if there and leaf is not None else None
+        if other is not None and np.shape(other) == np.shape(leaf):
+            flat[path] = other
+    return traverse_util.unflatten_dict(flat, sep="/")

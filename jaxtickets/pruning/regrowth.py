@@ -1,0 +1,39 @@
+"""Dynamic sparse training: weights are dropped and others grown while the number of weights stays the same."""
+
+import math
+
+import jax
+import numpy as np
+
+from jaxtickets.pruning.selection import _keep_highest
+
+
+def cosine(fraction: float, progress: float) -> float:
+    """fraction / 2 * (1 + cos(pi * progress)), for progress in [0, 1] (Evci et al. 2020, section 3)."""
+    return fraction / 2 * (1 + math.cos(math.pi * progress))
+
+
+def drop_and_grow(params, masks, growth, fraction: float):
+    """In each layer `round(fraction * kept)` weights of the smallest magnitude go, and as many of the others come.
+
+    Those that come have the highest `growth` of all that do not stay, the dropped ones among them. |gradient| makes it
+    RigL (Evci et al. 2020, algorithm 1), random numbers SET (Mocanu et al. 2018, algorithm 2; theirs drops the
+    smallest positive and the largest negative weights).
+
+    Args:
+      params, masks: of a network in training.
+      growth: a pytree like `masks`.
+      fraction: in [0, 1].
+    """
+
+    def regrow(mask, leaf, wanted):
+        mask = np.asarray(mask).ravel()
+        n_kept = np.count_nonzero(mask)
+        n_grown = round(fraction * n_kept)
+        stay = _keep_highest(np.abs(np.asarray(leaf, np.float32)).ravel(), mask, n_kept - n_grown)
+        grown = _keep_highest(np.asarray(wanted, np.float32).ravel(), ~stay, n_grown)
+        return (stay | grown).reshape(np.shape(leaf))
+
+    return jax.tree.map(
+        lambda leaf, mask, wanted: None if mask is None else regrow(mask, leaf, wanted), params, masks, growth
+    )

@@ -1,0 +1,80 @@
+"""What the plots share: colours, axes, and the way to a PNG file."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator, ScalarFormatter
+
+from jaxtickets.report.reading import interval, percent
+
+DPI = 130
+WIDTH = 9.0  # inches
+INK, FAINT = "#2b2f36", "#d5d9df"
+LINE, DENSE, BAND, WINNER = "#2563a6", "#6b7280", "#dfeadf", "#d9480f"
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
+
+
+def interval_band(
+    axes: Axes,
+    rows: Sequence[dict[str, Any]],
+    verdict: dict[str, Any] | None,
+    metric: str,
+    colour: Any,
+    label: str | None = None,
+) -> list[float]:
+    """Shades the confidence intervals of a run over several seeds, and returns their ends; nothing of other runs."""
+    known = [(row["density"], *bounds) for row in rows if (bounds := interval(row, verdict, metric))]
+    if not known:
+        return []
+    densities, lows, highs = zip(*known, strict=True)
+    axes.fill_between(densities, lows, highs, color=colour, alpha=0.16, linewidth=0, zorder=2, label=label)
+    return [*lows, *highs]
+
+
+def value_axis(axes: Axes, values: Sequence[float]) -> None:
+    """A log scale on y, with plain numbers at 1, 2 and 5 of each decade, for `values` that span more than one."""
+    if min(values) <= 0 or max(values) <= 10 * min(values):
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def sparsity_axis(axes: Axes, densities: Sequence[float], most_ticks: int = 22) -> None:
+    """Makes x the density on a falling log scale, on which rounds of a constant rate are equally far apart.
+
+    The ticks are the rounds' own sparsities, as many as there is room for.
+    """
+    axes.set_xscale("log")
+    low, high = min(densities), max(densities)
+    margin = (high / low) ** 0.04 if high > low else 1.1
+    axes.set_xlim(high * margin, low / margin)
+    room = np.log(high / low) / most_ticks
+    ticks: list[float] = []
+    for density in sorted(set(densities), reverse=True):
+        if not ticks or np.log(ticks[-1] / density) > room:
+            ticks.append(density)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([percent(1 - density) for density in ticks])
+    axes.set_xlabel("weights pruned [%], spaced by the log of the weights kept", color=INK)
+
+
+def clean(axes: Axes) -> None:
+    """The look that all line plots share."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(which="both", color=FAINT, labelcolor=INK, labelsize=9)

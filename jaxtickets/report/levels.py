@@ -1,0 +1,116 @@
+"""The comparison of several runs at the sparsities that they share: `levels.csv` and its table."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxtickets.report.compare import common_metric, run_names
+from jaxtickets.report.reading import Workdir, interval, is_finite, read, significant, wins
+from jaxtickets.report.table import aligned, table_width
+from jaxtickets.workdir import write_csv
+
+MAX_WIDTH = 130
+
+
+def levels(workdirs: Sequence[str | os.PathLike], out_dir: str | os.PathLike) -> str:
+    """Writes `levels.csv` into `out_dir`: the runs' common metric at each sparsity that two or more of them have.
+
+    Sparsities are the same if they agree to 0.1 %; of two rounds of a run that do, the later one counts.
+
+    Returns:
+      The same as a table, a line a run and a column a sparsity, with notes on how to read it and what is not in it.
+
+    Raises:
+      UserError: a workdir is not one, or the same workdir is given twice.
+    """
+    paths = [Path(workdir) for workdir in workdirs]
+    runs = {name: read(path) for name, path in zip(run_names(paths), paths, strict=True)}
+    metric = common_metric(list(runs.values()))
+    rows = level_rows(runs, metric)
+    file = Path(out_dir) / "levels.csv"
+    write_csv(file, rows)
+    if not rows:
+        return "There is no table by sparsity, because no two of the runs have a metric in common."
+    left_out = [name for name in runs if name not in {row["run"] for row in rows}]
+    title = f"{metric} by weights pruned [%], lower is better ({file}):"
+    return "\n".join([title, "", _table(rows), *_notes(rows, left_out)])
+
+
+def level_rows(runs: Mapping[str, Workdir], metric: str | None) -> list[dict[str, Any]]:
+    """The rows of `levels.csv`: one for the dense round of each run that has the metric, one for each shared sparsity.
+
+    `sparsity` is the shared one. `low` and `high` are only there over several seeds, `wins` only if there is a verdict
+    on the metric.
+    """
+    by_run = {
+        name: {round(row["sparsity"], 3): row for row in run.rounds if is_finite(row.get(metric))}
+        for name, run in runs.items()
+    }
+    shared = Counter(level for rows in by_run.values() for level in rows)
+    found = []
+    for name, rows in by_run.items():
+        run = runs[name]
+        is_judged = (run.verdict or {}).get("metric") == metric
+        for level, row in sorted(rows.items()):
+            if row["round"] > 0 and shared[level] < 2:
+                continue
+            low, high = interval(row, run.verdict, metric) or (None, None)
+            found.append(
+                {
+                    "run": name,
+                    "sparsity": level,
+                    "metric": metric,
+                    "mean": row[metric],
+                    "low": low,
+                    "high": high,
+                    "seeds": sum(other["round"] == row["round"] for other in run.seed_rounds) or 1,
+                    "wins": wins(row, run.verdict) if is_judged and row["round"] > 0 else None,
+                }
+            )
+    return found
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    cells = {(row["run"], row["sparsity"]): _cell(row) for row in rows}
+    names = list(dict.fromkeys(row["run"] for row in rows))
+    pruned = sorted({row["sparsity"] for row in rows if row["sparsity"] > 0})
+    for count in range(len(pruned), -1, -1):
+        # Spread evenly, so that the sparsest rounds are always there.
+        shown = [pruned[index] for index in np.linspace(0, len(pruned) - 1, count).round().astype(int)]
+        header = ["run", "dense ", *(f"{100 * level:.1f} " for level in shown)]
+        table = aligned(
+            header, [[name, *(cells.get((name, x), "- ") for x in (0, *shown))] for name in names], left=(0,)
+        )
+        if table_width(table) <= MAX_WIDTH:
+            break
+    if count < len(pruned):
+        table += f"\n{len(pruned) - count} more sparsities that runs share did not fit; they are in levels.csv."
+    return table
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    """The value, half its confidence interval, and a star for a win; a blank in its place keeps the digits aligned."""
+    text = significant(row["mean"])
+    if row["low"] is not None:
+        decimals = len(text.partition(".")[2])
+        text += f" ± {(row['high'] - row['low']) / 2:.{decimals}f}"
+    return text + ("*" if row["wins"] else " ")
+
+
+def _notes(rows: Sequence[dict[str, Any]], left_out: Sequence[str]) -> list[str]:
+    notes = []
+    if any(row["wins"] for row in rows):
+        notes.append("* within the tolerance of the run's own dense value; over several seeds, shown to be.")
+    if any(row["low"] is not None for row in rows):
+        notes.append("± half the confidence interval of the mean over the seeds.")
+    if all(row["sparsity"] == 0 for row in rows):
+        notes.append("No two runs have a pruned round of the same sparsity.")
+    if left_out:
+        notes.append(
+            f"Not in this table, for want of a finished round with {rows[0]['metric']}: {', '.join(left_out)}."
+        )
+    return notes
