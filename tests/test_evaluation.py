@@ -42,7 +42,7 @@ def test_real_images_are_near_the_training_set_and_noise_is_far(data_directory, 
         return jnp.tanh(jnp.resize(latents, (256, 16, 16, 1)))
 
     near, far = (
-        evaluator(data_directory, digits, generate=generate).evaluate({}, {})["fd_digits"]
+        evaluator(data_directory, digits, generate=generate).evaluate({}, {}, 0)["fd_digits"]
         for generate in (generate_real, generate_noise)
     )
     assert near < 10
@@ -55,7 +55,7 @@ def test_the_reconstruction_error_of_a_known_error_is_that_error(data_directory,
 
     judged = evaluator(data_directory, digits, evaluate=evaluate, reconstruct=lambda params, stats, images: images)
     assert judged.metric == "reconstruction_error"
-    assert judged.evaluate({}, {})["reconstruction_error"] == pytest.approx(0.0625, rel=1e-4)
+    assert judged.evaluate({}, {}, 0)["reconstruction_error"] == pytest.approx(0.0625, rel=1e-4)
 
 
 def test_means_over_all_examples_are_summarized_once_they_are_complete(data_directory, digits):
@@ -72,7 +72,7 @@ def test_means_over_all_examples_are_summarized_once_they_are_complete(data_dire
     )
     share = np.mean((digits[1] / 127.5 - 1).mean(axis=(1, 2, 3)) > -0.4)
     assert 0.1 < share < 0.9
-    assert judged.evaluate({}, {}) == pytest.approx({"reconstruction_error": 1, "share": share}, rel=1e-5)
+    assert judged.evaluate({}, {}, 0) == pytest.approx({"reconstruction_error": 1, "share": share}, rel=1e-5)
 
 
 def test_a_row_of_a_conditional_generators_grid_shows_one_class_and_samples_are_of_all_classes(data_directory, digits):
@@ -84,12 +84,12 @@ def test_a_row_of_a_conditional_generators_grid_shows_one_class_and_samples_are_
 
     components = {"generator": models.Component(None, (4,), classes)}
     judged = evaluator(data_directory, digits, components=components, generate=generate)
-    centres = judged.samples({}, {})[32::68, 32::68, 0].astype(int)
+    centres = judged.samples({}, {}, 0)[32::68, 32::68, 0].astype(int)
     values = np.round((np.arange(8) % classes / classes + 1) * 127.5)  # The eighth row shows the third class again.
     np.testing.assert_allclose(centres, np.broadcast_to(values[:, None], (8, 8)), atol=1)
     jax.effects_barrier()
     seen.clear()
-    judged.evaluate({}, {})
+    judged.evaluate({}, {}, 0)
     jax.effects_barrier()
     counts = np.bincount(np.concatenate(seen), minlength=classes)
     assert counts.sum() == 1024
@@ -103,7 +103,7 @@ def test_an_autoencoders_grid_has_rows_of_originals_above_their_reconstructions(
         evaluate=lambda params, stats, images, keys: {"reconstruction_error": images.mean(axis=(1, 2, 3))},
         reconstruct=lambda params, stats, images: -images,
     )
-    grid = judged.samples({}, {}).astype(int)
+    grid = judged.samples({}, {}, 0).astype(int)
     first, second = grid[:64, :64], grid[68:132, :64]
     np.testing.assert_array_equal(first[::4, ::4, 0], digits[1][0, :, :, 0])
     np.testing.assert_allclose(second, 255 - first, atol=1)
@@ -123,5 +123,5 @@ def test_the_same_latents_are_drawn_each_time(data_directory, digits):
         return jnp.tanh(jnp.resize(latents, (len(latents), 16, 16, 1)))
 
     judged = evaluator(data_directory, digits, generate=generate)
-    np.testing.assert_array_equal(judged.samples({}, {}), judged.samples({}, {}))
-    assert judged.evaluate({}, {}) == judged.evaluate({}, {})
+    np.testing.assert_array_equal(judged.samples({}, {}, 0), judged.samples({}, {}, 0))
+    assert judged.evaluate({}, {}, 0) == judged.evaluate({}, {}, 0)

@@ -13,7 +13,7 @@ from PIL import Image
 from jaxtickets import masks as mask_lib
 from jaxtickets import snapshots, tickets
 from jaxtickets.errors import UserError
-from jaxtickets.experiments import EXPERIMENTS, Run, discard_from, judge
+from jaxtickets.experiments import EXPERIMENTS, Run, Setup, discard_from, judge
 from jaxtickets.train import evaluated
 
 # The last one with two steps of the critic, averaged weights, labels and augmentation.
@@ -35,7 +35,7 @@ def small(name, data_directory, **changes):
 
 def finish(config, path):
     """Runs or resumes an experiment to its end."""
-    with Run(config, path) as run:
+    with Run(Setup(config), path) as run:
         EXPERIMENTS[config.experiment](run)
         return run, run.finish()
 
@@ -72,8 +72,12 @@ def test_masks_of_later_rounds_are_nested_and_exact(finished, name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_pruned_weight_is_zero_in_the_saved_state_and_in_the_ticket_file(finished, name):
     run, verdict = finished[name]
-    _, state, _ = snapshots.LastState(run.path / "snapshots" / "last").restore(run.initial_state)
-    trees = [(state.params, run.saved_masks(ROUNDS)), (evaluated(state)[0], run.saved_masks(ROUNDS))]
+    last = snapshots.LastState(run.path / "snapshots" / "last")
+    round_, state, saved, _ = last.restore(run.initial_state, run.dense_masks)
+    masks = run.saved_masks(ROUNDS)
+    assert round_ == ROUNDS
+    assert mask_lib.hamming_distance(saved, masks) == 0
+    trees = [(state.params, masks), (evaluated(state)[0], masks)]
     if verdict["winning_round"] is not None:
         ticket = tickets.load_ticket(run.path / "ticket.safetensors")
         trees.append((ticket.params, run.saved_masks(verdict["winning_round"])))
@@ -154,7 +158,7 @@ def test_nothing_is_compiled_after_round_zero(data_directory, tmp_path, name):
             compiled.append(duration)
 
     config = small(name, data_directory, **{"prune.rounds": 3})
-    with Run(config, tmp_path / "workdir") as run:
+    with Run(Setup(config), tmp_path / "workdir") as run:
         recorded, counts = run.round, []
 
         def round_(*arguments):
@@ -179,7 +183,8 @@ class Killed(BaseException):
 )
 def test_a_run_that_was_cut_short_goes_on_to_the_same_bits(finished, data_directory, tmp_path, name, round_, step):
     config, path = small(name, data_directory), tmp_path / "workdir"
-    with pytest.raises(Killed), Run(config, path) as run:
+    setup = Setup(config)
+    with pytest.raises(Killed), Run(setup, path) as run:
         done = []
 
         def and_die(compiled):
@@ -192,9 +197,9 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_bits(finished, data_direct
 
             return step_and_die
 
-        run._steps = {moving: and_die(compiled) for moving, compiled in run._steps.items()}
+        setup._compiled = {moving: and_die(compiled) for moving, compiled in setup._compiled.items()}
         if step == 12:
-            run._evaluator = run._evaluator._replace(evaluate=lambda *_: (_ for _ in ()).throw(Killed))
+            setup.evaluator = setup.evaluator._replace(evaluate=lambda *_: (_ for _ in ()).throw(Killed))
         EXPERIMENTS["imp"](run)
     assert len(rows(path)) == round_ if (path / "rounds.csv").exists() else round_ == 0
     run, verdict = finish(config, path)
@@ -236,8 +241,9 @@ def test_a_round_that_is_not_finished_cannot_be_entered_again(finished):
 def test_a_finished_run_is_not_run_again(finished):
     whole, whole_verdict = finished["ae_digits"]
     before = (whole.path / "rounds.csv").read_bytes()
-    with Run(whole.config, whole.path) as run:
-        run._steps = None
+    setup = Setup(whole.config)
+    setup._compiled = None
+    with Run(setup, whole.path) as run:
         EXPERIMENTS["imp"](run)
         assert run.finish() == whole_verdict
     assert (whole.path / "rounds.csv").read_bytes() == before
@@ -246,7 +252,7 @@ def test_a_finished_run_is_not_run_again(finished):
 def test_another_config_is_refused_and_what_differs_is_named(finished, data_directory):
     config = tiny("ae_digits", data_directory, **{"optimizer.learning_rate": 0.5})
     with pytest.raises(UserError, match=r"optimizer.learning_rate is 0\.001 there and 0\.5 here"):
-        Run(config, finished["ae_digits"][0].path)
+        Run(Setup(config), finished["ae_digits"][0].path)
 
 
 def test_rewinding_to_step_zero_starts_each_round_from_the_initialisation(data_directory, tmp_path):

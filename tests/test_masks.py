@@ -1,4 +1,4 @@
-"""The algebra of masks and exact selection, over random pytrees."""
+"""The algebra of masks, over random pytrees."""
 
 import jax
 import jax.numpy as jnp
@@ -9,69 +9,41 @@ from hypothesis import strategies as st
 
 from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
-from jaxtickets.pruning import magnitude, prune, sparsities
 
 settings.register_profile("jaxtickets", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("jaxtickets")
 
+seeds = st.integers(0, 2**32 - 1)
+
 
 @st.composite
 def networks(draw, ties=False):
-    """Parameters of one to three layers, each a kernel and a bias; with few distinct values if `ties`."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    """Parameters of one or two components of one to three layers, each a kernel and a bias; few values if `ties`."""
+    rng = np.random.default_rng(draw(seeds))
     params = {}
-    for layer in range(draw(st.integers(1, 3))):
-        shape = draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
-        values = rng.integers(-2, 3, shape) if ties else rng.normal(size=shape)
-        params[f"layer_{layer}"] = {"kernel": values.astype(np.float32), "bias": np.ones(2, np.float32)}
-    return {"generator": params}
+    for component in ("generator", "discriminator")[: draw(st.integers(1, 2))]:
+        params[component] = {}
+        for layer in range(draw(st.integers(1, 3))):
+            shape = draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
+            values = rng.integers(-2, 3, shape) if ties else rng.normal(size=shape)
+            params[component][f"layer_{layer}"] = {"kernel": values.astype(np.float32), "bias": np.ones(2, np.float32)}
+    return params
 
 
-rates = st.floats(0.01, 0.99)
+def random_masks(params, seed, density=0.5):
+    """A mask in which each weight is kept with probability `density`."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.random(leaf.shape) < density, mask_lib.ones(params))
 
 
-def prune_magnitude(params, masks, sparsity, **options):
-    return prune(magnitude(params, masks), masks, sparsity, **options)
+def entries(masks):
+    """All entries of a mask in one vector."""
+    return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(masks)])
 
 
-@given(networks(ties=True), st.floats(0, 0.999))
-def test_global_selection_prunes_exactly_the_asked_count_even_with_ties(params, sparsity):
-    masks = mask_lib.ones(params)
-    weights = mask_lib.counts(masks).weights
-    kept = mask_lib.counts(prune_magnitude(params, masks, sparsity)).kept
-    assert kept == weights - round(sparsity * weights)
-
-
-@given(networks(ties=True), st.floats(0, 0.999))
-def test_layerwise_selection_prunes_exactly_the_asked_count_in_each_layer(params, sparsity):
-    pruned = prune_magnitude(params, mask_lib.ones(params), sparsity, scope="layerwise")
-    for layer in mask_lib.layer_counts(pruned).values():
-        assert layer.kept == layer.weights - round(sparsity * layer.weights)
-
-
-@given(networks(ties=True), rates)
-def test_global_selection_keeps_what_a_stable_sort_keeps(params, sparsity):
-    pruned = prune_magnitude(params, mask_lib.ones(params), sparsity)
-    flat = np.concatenate([np.abs(layer["kernel"]).ravel() for layer in params["generator"].values()])
-    expected = np.zeros(flat.size, bool)
-    expected[np.argsort(-flat, kind="stable")[: flat.size - round(sparsity * flat.size)]] = True
-    np.testing.assert_array_equal(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(pruned)]), expected)
-
-
-@given(networks(ties=True), st.lists(rates, min_size=2, max_size=5))
-def test_masks_of_later_rounds_are_nested_in_earlier_ones(params, rates):
-    masks, total = mask_lib.ones(params), 0.0
-    for number, rate in enumerate(rates):
-        total += (1 - total) * rate
-        moved = jax.tree.map(lambda leaf, number=number: np.roll(leaf, number), params)
-        later = prune_magnitude(moved, masks, total)
-        assert mask_lib.is_nested(later, masks)
-        masks = later
-
-
-@given(networks(), rates)
-def test_a_pruned_weight_is_exactly_zero_and_a_kept_one_untouched(params, sparsity):
-    masks = prune_magnitude(params, mask_lib.ones(params), sparsity)
+@given(networks(), seeds)
+def test_a_pruned_weight_is_exactly_zero_and_a_kept_one_untouched(params, seed):
+    masks = random_masks(params, seed)
     effective = mask_lib.named_leaves(mask_lib.apply(params, masks))
     before = mask_lib.named_leaves(params)
     for name, mask in mask_lib.named_leaves(masks).items():
@@ -80,9 +52,9 @@ def test_a_pruned_weight_is_exactly_zero_and_a_kept_one_untouched(params, sparsi
     np.testing.assert_array_equal(effective["generator/layer_0/bias"], before["generator/layer_0/bias"])
 
 
-@given(networks(), rates)
-def test_packing_and_unpacking_gives_the_mask_back(params, sparsity):
-    masks = prune_magnitude(params, mask_lib.ones(params), sparsity)
+@given(networks(), seeds)
+def test_packing_and_unpacking_gives_the_mask_back(params, seed):
+    masks = random_masks(params, seed)
     packed = mask_lib.pack(masks)
     unpacked = mask_lib.unpack(packed, params)
     assert jax.tree.structure(unpacked) == jax.tree.structure(masks)
@@ -91,47 +63,65 @@ def test_packing_and_unpacking_gives_the_mask_back(params, sparsity):
         assert bits.nbytes == -(-mask_lib.named_leaves(masks)[name].size // 8)
 
 
-@given(networks(), rates)
-def test_sparsity_density_and_distance_agree_with_counting(params, sparsity):
-    dense = mask_lib.ones(params)
-    masks = prune_magnitude(params, dense, sparsity)
-    flat = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(masks)])
+@given(networks(), seeds)
+def test_sparsity_density_and_distance_agree_with_counting(params, seed):
+    dense, masks = mask_lib.ones(params), random_masks(params, seed)
+    flat = entries(masks)
     everything = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert mask_lib.sparsity(masks) == pytest.approx(1 - flat.mean())
     assert mask_lib.sparsity_all(masks, params) == pytest.approx((~flat).sum() / everything)
     assert mask_lib.hamming_distance(dense, masks) == pytest.approx((~flat).mean())
 
 
-@given(networks(), st.floats(0.5, 0.98))
-def test_min_per_layer_keeps_a_weight_in_each_layer_and_the_exact_count(params, sparsity):
-    # One layer's weights are a thousand times smaller, so that global magnitude would empty it.
-    params["generator"]["layer_0"]["kernel"] *= 1e-3
-    masks = mask_lib.ones(params)
-    weights = mask_lib.counts(masks).weights
-    n_keep = weights - round(sparsity * weights)
-    if n_keep < len(params["generator"]):
-        with pytest.raises(UserError, match="min_per_layer"):
-            prune_magnitude(params, masks, sparsity, min_per_layer=1)
-        return
-    pruned = prune_magnitude(params, masks, sparsity, min_per_layer=1)
-    assert mask_lib.counts(pruned).kept == n_keep
-    assert all(layer.kept >= 1 for layer in mask_lib.layer_counts(pruned).values())
-
-
-def test_an_emptied_layer_is_named_in_a_warning(caplog):
-    params = {"generator": {"a": {"kernel": np.full(4, 0.1)}, "b": {"kernel": np.full(4, 1.0)}}}
-    prune_magnitude(params, mask_lib.ones(params), 0.5)
-    assert "emptied generator/a/kernel" in caplog.text
+@given(networks(), seeds, seeds)
+def test_a_mask_is_nested_in_another_if_it_keeps_nothing_that_the_other_prunes(params, first, second):
+    outer = random_masks(params, first)
+    other = random_masks(params, second)
+    inner = jax.tree.map(np.logical_and, outer, other)
+    assert mask_lib.is_nested(inner, outer)
+    assert mask_lib.is_nested(outer, inner) == bool(np.all(entries(inner) == entries(outer)))
+    assert mask_lib.is_nested(other, outer) == bool(np.all(entries(outer)[entries(other)]))
 
 
 def test_the_gradient_of_a_pruned_weight_is_zero():
     params = {"generator": {"layer": {"kernel": jnp.arange(1.0, 5.0)}}}
-    masks = prune_magnitude(params, mask_lib.ones(params), 0.5)
+    masks = {"generator": {"layer": {"kernel": np.array([False, False, True, True])}}}
 
     def loss(params):
         return jnp.square(mask_lib.apply(params, masks)["generator"]["layer"]["kernel"]).sum()
 
     np.testing.assert_array_equal(jax.grad(loss)(params)["generator"]["layer"]["kernel"], [0, 0, 6, 8])
+
+
+@given(networks(), seeds, st.integers(0, 100))
+def test_shuffling_keeps_the_count_of_each_layer(params, seed, shuffling):
+    masks = random_masks(params, seed)
+    shuffled = mask_lib.shuffle(masks, shuffling)
+    assert jax.tree.structure(shuffled) == jax.tree.structure(masks)
+    assert mask_lib.layer_counts(shuffled) == mask_lib.layer_counts(masks)
+
+
+@given(networks(), seeds, st.integers(0, 100))
+def test_shuffling_with_one_seed_keeps_nested_masks_nested(params, seed, shuffling):
+    outer = random_masks(params, seed)
+    inner = jax.tree.map(np.logical_and, outer, random_masks(params, seed + 1))
+    both = mask_lib.shuffle(outer, shuffling), mask_lib.shuffle(inner, shuffling)
+    assert mask_lib.is_nested(both[1], both[0])
+    # One permutation moves both: what differs before differs after, weight by weight.
+    differing = jax.tree.map(np.not_equal, outer, inner)
+    moved = jax.tree.map(np.not_equal, *both)
+    jax.tree.map(np.testing.assert_array_equal, mask_lib.shuffle(differing, shuffling), moved)
+
+
+def test_shuffling_differs_between_seeds_and_layers_and_is_repeatable():
+    # Of 200 weights 100 are kept: two random orders agree on all with a probability below 1e-58.
+    kernel = np.arange(200).reshape(20, 10) < 100
+    masks = {"generator": {"a": {"kernel": kernel, "bias": None}, "b": {"kernel": kernel, "bias": None}}}
+    first, again, other = (mask_lib.shuffle(masks, seed) for seed in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    a, b = (first["generator"][layer]["kernel"] for layer in "ab")
+    for different in (kernel, b, other["generator"]["a"]["kernel"]):
+        assert np.any(a != different)
 
 
 def test_only_kernels_are_prunable_by_default_and_patterns_choose_components_and_layers():
@@ -146,6 +136,17 @@ def test_only_kernels_are_prunable_by_default_and_patterns_choose_components_and
     assert set(mask_lib.named_leaves(chosen)) == {"generator/last/kernel"}
 
 
+def test_only_the_named_components_are_prunable():
+    layer = {"kernel": np.ones(2), "bias": np.ones(2)}
+    params = {"generator": {"first": layer, "last": layer}, "discriminator": {"first": layer}}
+    masks = mask_lib.ones(params, exclude=["last"], components=("generator",))
+    assert set(mask_lib.named_leaves(masks)) == {"generator/first/kernel"}
+    everything = mask_lib.ones(params, components=("generator", "discriminator"))
+    assert mask_lib.named_leaves(everything).keys() == mask_lib.named_leaves(mask_lib.ones(params)).keys()
+    with pytest.raises(UserError, match="nothing to prune"):
+        mask_lib.ones(params, include=["^discriminator/"], components=("generator",))
+
+
 @pytest.mark.parametrize(
     ("include", "exclude", "message"),
     [(["decoder"], [], "'decoder' matches no"), (["("], [], "regular"), (["kernel$"], ["generator"], "nothing")],
@@ -154,24 +155,3 @@ def test_a_pattern_that_is_wrong_or_matches_nothing_is_an_error(include, exclude
     params = {"generator": {"layer": {"kernel": np.ones(2)}}}
     with pytest.raises(UserError, match=message):
         mask_lib.ones(params, include, exclude)
-
-
-def test_a_sparsity_below_the_present_one_is_an_error():
-    params = {"generator": {"layer": {"kernel": np.arange(10.0)}}}
-    masks = prune_magnitude(params, mask_lib.ones(params), 0.5)
-    with pytest.raises(UserError, match="below"):
-        prune_magnitude(params, masks, 0.2)
-
-
-def test_scores_that_are_not_numbers_are_an_error():
-    params = {"generator": {"layer": {"kernel": np.array([1.0, np.nan])}}}
-    with pytest.raises(ValueError, match="generator/layer/kernel"):
-        prune_magnitude(params, mask_lib.ones(params), 0.5)
-
-
-def test_sparsities_are_those_of_the_paper():
-    # Kalibhat et al. 2021: 20% of the remaining weights a round, in per cent after rounds 1 to 10, 12 and 20.
-    percent = [100 * sparsity for sparsity in sparsities(0.2, 20)]
-    published = [20, 36, 48.8, 59.04, 67.23, 73.79, 79.03, 83.22, 86.58, 89.26]
-    np.testing.assert_allclose(percent[1:11], published, atol=0.005)
-    np.testing.assert_allclose([percent[12], percent[20]], [93.13, 98.85], atol=0.005)

@@ -90,7 +90,7 @@ def match(params, axis_names, params_there, axis_names_there, chosen=(), path=""
             here, there = f"{component}/{layer}", f"{other}/{layer}"
             shapes, shapes_there = _shapes(layers[layer]), _shapes(params_there[other].get(layer, {}))
             unequal = [leaf for leaf in shapes if leaf in shapes_there and shapes[leaf] != shapes_there[leaf]]
-            if _kernels(shapes) != _kernels(shapes_there):  # A layer of another kind, or none.
+            if not shapes_there or _kernels(shapes) != _kernels(shapes_there):  # None, or one of another kind.
                 result.dense.append(here)
             elif not unequal:
                 result.layers[here] = there
