@@ -423,6 +423,8 @@ def _check_experiment(config, values):
         refuse(field, values[field], f"some of {there_are} with config.objective.name={config.objective.name!r}")
     if config.rewind == "none" and config.optimizer.final_rate == 0:
         refuse("rewind", "none", "that with config.optimizer.final_rate above 0: fine-tuning goes on at the final rate")
+    if config.seed + config.seeds > 2**32:
+        refuse("seeds", config.seeds, f"so many that config.seed={config.seed} + seeds is at most {2**32}")
     if config.confidence != defaults["confidence"] and config.seeds == 1:
         refuse("confidence", config.confidence, "0.95, the default, with config.seeds=1: one run tests nothing")
 

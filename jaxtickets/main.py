@@ -10,7 +10,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from jaxtickets import cache, experiments, report, workdir
+from jaxtickets import cache, experiments, report
 from jaxtickets import config as config_lib
 from jaxtickets.errors import UserError
 
@@ -39,13 +39,10 @@ def run(config, path: Path, from_round: int | None = None) -> dict:
     """Runs or resumes the experiment in the workdir `path`, makes its report, prints its table; returns the verdict."""
     config_lib.validate(config, jax.local_device_count())
     config_lib.check_writable(path)
-    seed_paths = experiments.seed_paths(config, path).values()
     if from_round is not None:
-        workdir.check_same(path, config_lib.to_dict(config))
-        for place in seed_paths:
-            experiments.discard_from(place, from_round)
+        experiments.go_back(config, path, from_round)
     verdict = experiments.run(config, path)
-    for place in dict.fromkeys([*seed_paths, path]):
+    for place in dict.fromkeys([*experiments.seed_paths(config, path).values(), path]):
         page = report.build(place)
     print(report.summary(path), f"\nReport: {page}", sep="\n")
     return verdict

@@ -11,7 +11,7 @@ from jaxtickets.experiments.branch import branch
 from jaxtickets.experiments.dense import dense
 from jaxtickets.experiments.imp import imp
 from jaxtickets.experiments.one_shot import one_shot
-from jaxtickets.experiments.run import Run, discard_from
+from jaxtickets.experiments.run import Run, check_finished, discard_from
 from jaxtickets.experiments.setup import Setup
 from jaxtickets.experiments.sparse_training import gradual, rigl, sparse_evolutionary
 from jaxtickets.experiments.transfer import transfer
@@ -30,7 +30,7 @@ EXPERIMENTS = {
     "transfer": transfer,
 }
 
-__all__ = ["EXPERIMENTS", "Run", "Setup", "discard_from", "judge", "judge_seeds", "run", "seed_paths"]
+__all__ = ["EXPERIMENTS", "Run", "Setup", "discard_from", "go_back", "judge", "judge_seeds", "run", "seed_paths"]
 
 
 def seed_paths(config, path: Path) -> dict[int, Path]:
@@ -54,7 +54,6 @@ def run(config, path: Path) -> dict:
             transfer_lib.source(setup, seed)
     if config.seeds > 1:
         workdir.create(path, config_lib.to_dict(config))
-    rows = []
     for seed, place in paths.items():
         if config.seeds > 1:
             say(f"seed {seed}, in {place}")
@@ -62,10 +61,29 @@ def run(config, path: Path) -> dict:
             EXPERIMENTS[config.experiment](one)
             verdict = one.finish()
         if config.seeds > 1:
-            rows += [{"seed": seed, **row} for row in workdir.read_csv(place / "rounds.csv")]
+            rows = [
+                {"seed": number, **row}
+                for number, there in paths.items()
+                for row in workdir.read_csv(there / "rounds.csv")
+            ]
             workdir.write_csv(path / "rounds.csv", rows)
     if config.seeds > 1:
         evaluator = setup.evaluator
         verdict = judge_seeds(rows, evaluator.metric, evaluator.label, config.tolerance, config.confidence)
         workdir.write_json(path / "verdict.json", verdict)
     return verdict
+
+
+def go_back(config, path: Path, round_: int) -> None:
+    """Takes the run, that of every seed, back to the start of a finished round (`discard_from`).
+
+    Raises:
+      UserError: the workdir is another run's, or a seed has not finished the round; nothing is discarded then.
+    """
+    workdir.check_same(path, config_lib.to_dict(config))
+    places = seed_paths(config, path).values()
+    for place in places:
+        check_finished(place, round_)
+    (path / "verdict.json").unlink(missing_ok=True)
+    for place in places:
+        discard_from(place, round_)

@@ -262,22 +262,32 @@ class Run:
         return verdict
 
 
+def check_finished(path: Path, round_: int) -> None:
+    """Refuses to go back to a round that the run in the workdir `path` has not finished.
+
+    Raises:
+      UserError: as said.
+    """
+    rows = workdir.read_csv(path / "rounds.csv")
+    if not 0 <= round_ < len(rows):
+        finished = f"0 to {len(rows) - 1}" if rows else "none yet"
+        raise UserError(f"--from_round={round_}: no such finished round in {path}; allowed are {finished}")
+
+
 def discard_from(path: Path, round_: int) -> None:
     """Takes a workdir back to the start of `round_`: its masks stay, its results and all later rounds go.
 
     Raises:
       UserError: the round has not been finished.
     """
-    rows = workdir.read_csv(path / "rounds.csv")
-    if not 0 <= round_ < len(rows):
-        finished = f"0 to {len(rows) - 1}" if rows else "none yet"
-        raise UserError(f"--from_round={round_}: no such finished round in {path}; allowed are {finished}")
+    check_finished(path, round_)
     # The tables first: a round without a row is run again whatever else is there.
     for name in ("rounds.csv", "layers.csv"):
         workdir.write_csv(path / name, [row for row in workdir.read_csv(path / name) if row["round"] < round_])
     results = [path / "verdict.json", path / "ticket.safetensors", *sorted((path / "samples").iterdir())[round_:]]
     for result in results:
         result.unlink(missing_ok=True)
-    for later in sorted((path / "masks").iterdir())[round_ + 1 :]:
+    masks = [place for place in (path / "masks").glob("*") if int(place.name) > round_]
+    narrow = [place for place in path.glob("dense_*") if int(place.name.removeprefix("dense_")) >= round_]
+    for later in (*masks, *narrow, path / "snapshots" / "last" if round_ else path / "snapshots"):
         shutil.rmtree(later)
-    shutil.rmtree(path / "snapshots" / "last" if round_ else path / "snapshots")

@@ -58,11 +58,7 @@ def judge_seeds(rows: list[dict], metric: str, label: str, tolerance: float, con
     for round_, group in sorted(by_round.items()):
         values = np.array([row[metric] for row in group])
         mean, half = values.mean(), stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
-        p_value = None
-        if round_:
-            p_value = float(
-                stats.ttest_ind(values, (1 + tolerance) * dense, equal_var=False, alternative="less").pvalue
-            )
+        p_value = _welch(values, (1 + tolerance) * dense) if round_ else None
         rounds.append(
             {
                 "round": round_,
@@ -104,6 +100,13 @@ def judge_seeds(rows: list[dict], metric: str, label: str, tolerance: float, con
     else:
         verdict["message"] = f"Dense runs: {metric} {_interval(rounds[0])}; nothing was pruned."
     return verdict
+
+
+def _welch(values, limits):
+    """The p-value of "the mean of `values` is not below that of `limits`"."""
+    p_value = float(stats.ttest_ind(values, limits, equal_var=False, alternative="less").pvalue)
+    # Where nothing varies there is nothing to test.
+    return float(values.mean() > limits.mean()) if np.isnan(p_value) else p_value
 
 
 def _interval(row):
