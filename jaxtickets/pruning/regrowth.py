@@ -5,7 +5,7 @@ import math
 import jax
 import numpy as np
 
-from jaxtickets.pruning.selection import _keep_highest
+from jaxtickets.pruning.selection import keep_highest
 
 
 def cosine(fraction: float, progress: float) -> float:
@@ -30,8 +30,8 @@ def drop_and_grow(params, masks, growth, fraction: float):
         mask = np.asarray(mask).ravel()
         n_kept = np.count_nonzero(mask)
         n_grown = round(fraction * n_kept)
-        stay = _keep_highest(np.abs(np.asarray(leaf, np.float32)).ravel(), mask, n_kept - n_grown)
-        grown = _keep_highest(np.asarray(wanted, np.float32).ravel(), ~stay, n_grown)
+        stay = keep_highest(np.abs(np.asarray(leaf, np.float32)).ravel(), mask, n_kept - n_grown)
+        grown = keep_highest(np.asarray(wanted, np.float32).ravel(), ~stay, n_grown)
         return (stay | grown).reshape(np.shape(leaf))
 
     return jax.tree.map(

@@ -107,7 +107,7 @@ def _layer(name, mask, scores, structure):
     return _Layer(name, mask.shape, ids, means, np.bincount(ids, weights=mask.ravel()) > 0, sizes)
 
 
-def _keep_highest(scores, kept, n_keep, sizes=None):
+def keep_highest(scores, kept, n_keep, sizes=None):
     """Of the `kept` entries the highest, `n_keep` weights in all; among equal scores the first ones stay.
 
     Entries of several weights (`sizes`) can't always meet `n_keep`: then it is the number that comes nearest.
@@ -163,7 +163,7 @@ def _protect(layers, n):
     protected = []
     for layer in layers:
         scores = layer.scores.copy()
-        scores[_keep_highest(scores, layer.kept, min(n, np.count_nonzero(layer.kept)))] = np.inf
+        scores[keep_highest(scores, layer.kept, min(n, np.count_nonzero(layer.kept)))] = np.inf
         protected.append(layer._replace(scores=scores))
     return protected
 
@@ -246,7 +246,7 @@ def prune(scores, masks, sparsity: float, scope: str = "global", min_per_layer: 
         kept = np.concatenate([layer.kept for layer in pool])
         sizes = None if pool[0].sizes is None else np.concatenate([layer.sizes for layer in pool])
         pool_scores = np.concatenate([layer.scores for layer in pool])
-        selected = _keep_highest(pool_scores, kept, n_keep, sizes) | (kept & np.isposinf(pool_scores))
+        selected = keep_highest(pool_scores, kept, n_keep, sizes) | (kept & np.isposinf(pool_scores))
         parts = np.split(selected, np.cumsum([layer.scores.size for layer in pool])[:-1])
         for index, layer, part in zip(indices, pool, parts, strict=True):
             pruned[index] = (part if layer.ids is None else part[layer.ids]).reshape(layer.shape)

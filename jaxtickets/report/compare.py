@@ -167,10 +167,7 @@ def _row(name: str, run: Workdir | None, fields: Sequence[str], is_failed: bool)
 def _status(run: Workdir) -> str:
     if run.verdict:
         return "finished"
-    prunings = 0 if run.config.get("experiment") == "dense" else _flatten(run.config).get("prune.rounds")
-    # Round 0, the dense run, comes before the prunings.
-    of = f" of {run.config.get('seeds', 1) * (prunings + 1)}" if isinstance(prunings, int) else ""
-    return f"{len(run.seed_rounds or run.rounds)}{of} rounds"
+    return f"{len(run.seed_rounds or run.rounds)} rounds so far"
 
 
 def _label(run: Workdir, fields: Sequence[str]) -> str:
