@@ -28,6 +28,8 @@ from jaxtickets.workdir import write_csv
 
 FIELD_PREFIX = "config."
 MAX_LEGEND = 24
+MAX_LABEL_FIELDS = 3
+MAX_BANDS = 6
 LABEL_WIDTH = 44
 PALETTE = ("#2563a6", "#d9480f", "#2f8f5b", "#8e44ad", "#b8860b", "#0f8b8d", "#c2255c", "#5c636e")
 
@@ -78,12 +80,12 @@ def differing_fields(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 def comparison_figure(runs: Mapping[str, Workdir], fields: Sequence[str]) -> Figure:
     """The runs' common metric against sparsity; runs that differ in the seed alone share a colour.
 
-    A run over several seeds is the line of its means, with their confidence intervals once it is finished.
+    A run over several seeds is the line of its means, with their confidence intervals if the runs are few.
     """
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     axes = figure.subplots()
     metric = common_metric(list(runs.values()))
-    labels = {name: _label(run, fields) or name for name, run in runs.items()}
+    labels = _labels(runs, fields)
     colours = _colours(list(dict.fromkeys(labels.values())))
     seen: set[str] = set()
     densities, values = [], []
@@ -104,7 +106,9 @@ def comparison_figure(runs: Mapping[str, Workdir], fields: Sequence[str]) -> Fig
             if row["round"] == winning_round(run.verdict):
                 axes.scatter(row["density"], row[metric], s=70, marker="D", color=colour, edgecolors=INK, zorder=5)
         densities += x
-        values += y + interval_band(axes, rows, run.verdict, metric, colour)
+        values += y
+        if len(labels) <= MAX_BANDS:
+            interval_band(axes, rows, run.verdict, metric, colour)
     clean(axes)
     if not values:
         axes.text(0.5, 0.5, "no metric in common yet", ha="center", transform=axes.transAxes, color=DENSE)
@@ -170,10 +174,16 @@ def _status(run: Workdir) -> str:
     return f"{len(run.seed_rounds or run.rounds)} rounds so far"
 
 
-def _label(run: Workdir, fields: Sequence[str]) -> str:
-    config = _flatten(run.config)
+def _labels(runs: Mapping[str, Workdir], fields: Sequence[str]) -> dict[str, str]:
+    """What differs between the runs, but for the seed; the runs' names where that is much."""
     named = [field for field in fields if field != "seed"] or fields
-    return textwrap.fill(", ".join(f"{field}={_plain(config.get(field))}" for field in named), LABEL_WIDTH)
+    if not 0 < len(named) <= MAX_LABEL_FIELDS:
+        return {name: name for name in runs}
+    configs = {name: _flatten(run.config) for name, run in runs.items()}
+    labels = {
+        name: ", ".join(f"{field}={_plain(config.get(field))}" for field in named) for name, config in configs.items()
+    }
+    return {name: textwrap.fill(label, LABEL_WIDTH) for name, label in labels.items()}
 
 
 def _colours(labels: Sequence[str]) -> dict[str, Any]:
