@@ -360,6 +360,7 @@ def validate(config: ConfigDict, devices: int) -> None:
         raise UserError(f"{both}: exactly one of the two must be above 0")
     if config.train.steps:
         resolve_rewind_step(config, config.train.steps)
+        resolve_update_steps(config, config.train.steps)
     _check_experiment(config, values)
     data.check(config.data.name, config.model.image_size, config.data.dir or None)
 
@@ -411,6 +412,9 @@ def _check_experiment(config, values):
     structure = parse_structure(options.structure)
     if structure.kind != "weight" and name in ("set", "rigl"):
         refuse("prune.structure", options.structure, f"'weight' with {given}, which exchanges single weights")
+    if structure.kind == "n:m" and options.sparsities:
+        allowed = f"(), because config.prune.structure={options.structure!r} has one sparsity"
+        refuse("prune.sparsities", options.sparsities, allowed)
     if structure.kind == "n:m" and name == "gradual":
         refuse("prune.structure", options.structure, f"one of which any share can be pruned with {given}")
     if structure.kind == "n:m" and options.score == "synflow":
@@ -487,6 +491,16 @@ def resolve_rewind_step(config: ConfigDict, steps: int) -> int:
     if step >= steps:
         refuse("rewind_step", value, f"a step before the end of training, which is step {steps}")
     return step
+
+
+def resolve_update_steps(config: ConfigDict, steps: int) -> range:
+    """The steps before which masks may change, of an experiment whose masks change in training."""
+    options = config.prune
+    every = max(1, round(options.update_every * steps) if options.update_every < 1 else int(options.update_every))
+    last = min(round(options.update_until * steps), steps - 1)
+    if config.experiment in CHANGING and every > last:
+        refuse("prune.update_every", options.update_every, f"at most the {last} steps of config.prune.update_until")
+    return range(every, last + 1, every)
 
 
 def check_writable(workdir: Path) -> None:

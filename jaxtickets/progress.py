@@ -38,6 +38,9 @@ class Progress:
     def __exit__(self, *_):
         self._bar.stop()
 
+    def expect(self, rounds: int) -> None:
+        self._bar.update(self._all, total=rounds * self._steps)
+
     def start_round(self, round_: int, sparsity: float, step: int, stop: int) -> None:
         self._bar.reset(self._one, total=stop, completed=step)
         self._bar.update(self._one, description=f"round {round_} ({sparsity:.1%} sparse)")

@@ -8,9 +8,14 @@ from pathlib import Path
 
 import absl.logging
 import jax
+import numpy as np
+import optax
 import pytest
 
+from jaxtickets import config as config_lib
+from jaxtickets import masks as mask_lib
 from jaxtickets import models
+from jaxtickets.experiments import EXPERIMENTS, Run, Setup
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,6 +49,17 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.fixture(scope="session")
+def digits_metric(data_directory):
+    """What the metric of digits needs, optimised: without that, its feature network trains for minutes."""
+    Setup(tiny("gan_digits", data_directory))
+
+
+@pytest.fixture(scope="module")
+def quick_runs(digits_metric, quick_compilation):
+    """Whole runs that are compiled quickly."""
+
+
 def load_config(name: str, variant: str = "quick"):
     """The config of `configs/<name>.py`."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
@@ -68,3 +84,56 @@ def tiny(name: str, data_directory: str, **changes):
 def init(components, seed: int = 0):
     """Fresh `(params, batch_stats)`; compiled as one program, because operation by operation takes half a minute."""
     return jax.jit(partial(models.init, components))(jax.random.key(seed))
+
+
+def share(setup: Setup, base: Setup) -> Setup:
+    """Gives `setup` what `base` has compiled; their configs differ in nothing that this depends on."""
+    names = ("_init", "_compiled", "evaluator", "losses", "tempered_losses", "flows")
+    setup.__dict__.update({name: getattr(base, name) for name in names})
+    return setup
+
+
+def finish(setup: Setup, path: Path, seed: int | None = None):
+    """Runs or resumes an experiment, whose config must be valid, to its end: `(run, verdict)`."""
+    config_lib.validate(setup.config, jax.local_device_count())
+    with Run(setup, path, seed) as run:
+        EXPERIMENTS[setup.config.experiment](run)
+        return run, run.finish()
+
+
+def assert_masked(tree, masks, before=None):
+    """Every pruned weight is exactly zero, and every other leaf or weight is that of the tree `before`, if given."""
+    leaves, masks = mask_lib.named_leaves(tree), mask_lib.named_leaves(masks)
+    before = mask_lib.named_leaves(before) if before is not None else leaves
+    assert leaves.keys() == before.keys()
+    for path, leaf in leaves.items():
+        keep = masks.get(path, np.ones(leaf.shape, bool))
+        np.testing.assert_array_equal(leaf[keep], before[path][keep])
+        assert np.all(leaf[~keep] == 0), path
+
+
+def moments(state, player):
+    """The trees of moments in a player's optimiser state, and how many steps these have seen."""
+    is_moments = lambda node: isinstance(node, optax.ScaleByAdamState | optax.ScaleByRmsState)  # noqa: E731
+    (node,) = filter(is_moments, jax.tree.leaves(state.opt_state[player], is_leaf=is_moments))
+    return ([node.mu, node.nu], int(node.count)) if isinstance(node, optax.ScaleByAdamState) else ([node.nu], None)
+
+
+class Killed(BaseException):
+    """Stands for the process's end at an arbitrary point."""
+
+
+def kill_after(setup: Setup, steps: int) -> None:
+    """Makes training with `setup` end with `Killed` once it has done so many steps."""
+    done = []
+
+    def and_die(compiled):
+        def step_and_die(*arguments):
+            done.append(None)
+            if len(done) > steps:
+                raise Killed
+            return compiled(*arguments)
+
+        return step_and_die
+
+    setup._compiled = {moving: and_die(compiled) for moving, compiled in setup._compiled.items()}

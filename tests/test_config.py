@@ -15,21 +15,44 @@ from jaxtickets import models
 from jaxtickets.errors import UserError
 from jaxtickets.experiments import EXPERIMENTS
 from jaxtickets.objectives import LOSSES, OBJECTIVES, PENALTIES
+from jaxtickets.pruning import SCORES
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 
 VAE = {"model.name": "conv_vae", "objective.name": "vae", "objective.real_label": 1.0}
 WASSERSTEIN = {"objective.loss": "wasserstein", "objective.real_label": 1.0}
+TRANSFER = {"experiment": "transfer", "transfer.of": "runs/vae_digits"}
 # The changes to configs/gan_digits.py:quick, trained for 400 steps, and what the error must say: the field, the value
 # and what is allowed.
 BAD = [
     ({"experiment": "lottery"}, ["config.experiment='lottery'", "dense, imp"]),
     ({"seed": -1}, ["config.seed=-1", "whole number"]),
+    ({"seeds": 0}, ["config.seeds=0", "from 1 to 1000"]),
+    ({"seeds": 3, "confidence": 1.0}, ["config.confidence=1.0", "from 0.5 to below 1"]),
+    ({"seeds": 3, "confidence": 0.4}, ["config.confidence=0.4", "from 0.5 to below 1"]),
+    ({"confidence": 0.99}, ["config.confidence=0.99", "0.95, the default, with config.seeds=1"]),
     ({"dtype": "float16"}, ["config.dtype='float16'", "float32, bfloat16"]),
     ({"rewind_step": -0.1}, ["config.rewind_step=-0.1", "fraction of training"]),
     ({"rewind_step": 12.5}, ["config.rewind_step=12.5", "whole number of steps"]),
     ({"rewind_step": 400.0}, ["config.rewind_step=400.0", "before the end of training, which is step 400"]),
     ({"rewind_step": 10_000.0}, ["config.rewind_step=10000.0", "before the end"]),
+    ({"rewind": "all"}, ["config.rewind='all'", "state, weights, learning_rate, none"]),
+    (
+        {"rewind": "none", "optimizer.final_rate": 0.0},
+        ["config.rewind='none'", "config.optimizer.final_rate above 0"],
+    ),
+    (
+        {**VAE, "rewind_discriminator": False},
+        ["config.rewind_discriminator=False", "True with config.objective.name='vae'"],
+    ),
+    (
+        {"prune.structure": "2:4", "prune.sparsities": (0.5,)},
+        ["config.prune.sparsities=(0.5,)", "()", "config.prune.structure='2:4' has one sparsity"],
+    ),
+    (
+        {"experiment": "rigl", "prune.update_every": 0.9},
+        ["config.prune.update_every=0.9", "at most the 300 steps of config.prune.update_until"],
+    ),
     ({"tolerance": -0.5}, ["config.tolerance=-0.5", "at least 0"]),
     ({"tolerance": float("nan")}, ["config.tolerance=nan", "at least 0"]),
     ({"model.name": "resnet"}, ["config.model.name='resnet'", "dcgan, sngan, sngan_resnet, resnet_dcgan", "conv_ae"]),
@@ -44,6 +67,12 @@ BAD = [
     ({"objective.beta": 4.0}, ["config.objective.beta=4.0", "1.0 with config.objective.name='gan'"]),
     ({"objective.commitment": 1.0}, ["config.objective.commitment=1.0", "0.25 with config.objective.name='gan'"]),
     ({"objective.loss": "logistic"}, ["config.objective.loss='logistic'", "non_saturating, least_squares, hinge"]),
+    ({"objective.distillation": -1.0}, ["config.objective.distillation=-1.0", "at least 0"]),
+    ({**VAE, "objective.distillation": 1.0}, ["config.objective.distillation=1.0", "config.objective.name='vae'"]),
+    (
+        {"objective.loss": "least_squares", "objective.distillation": 1.0},
+        ["config.objective.distillation=1.0", "objective.loss='least_squares'", "non_saturating or hinge"],
+    ),
     ({"objective.penalty": "r2"}, ["config.objective.penalty='r2'", "none, wgan_gp, r1, dragan"]),
     ({"objective.penalty": "wgan_gp"}, ["config.objective.penalty='wgan_gp'", "batch norm", "none, layer or spectral"]),
     ({"objective.penalty": "r1"}, ["config.objective.penalty='r1'", "batch norm", "none, layer or spectral"]),
@@ -98,6 +127,8 @@ BAD = [
     ({"optimizer.beta1": 1.0}, ["config.optimizer.beta1=1.0", "below 1"]),
     ({"optimizer.beta2": -0.1}, ["config.optimizer.beta2=-0.1", "below 1"]),
     ({"optimizer.weight_decay": -1e-5}, ["config.optimizer.weight_decay=-1e-05", "at least 0"]),
+    ({"optimizer.final_rate": 1.5}, ["config.optimizer.final_rate=1.5", "from 0 to 1"]),
+    ({"optimizer.final_rate": -0.1}, ["config.optimizer.final_rate=-0.1", "from 0 to 1"]),
     ({"data.name": "imagenet_of_cats"}, ["data.name='imagenet_of_cats'", "synthetic_faces"]),
     ({"data.name": "folder:/no/such/folder"}, ["/no/such/folder", "no such directory"]),
     ({"data.name": "lsun/kitten"}, ["lsun/kitten", "lsun/bedroom"]),
@@ -114,12 +145,77 @@ BAD = [
     ({"prune.rate": -1.0}, ["config.prune.rate=-1.0", "between 0 and 1"]),
     ({"prune.rounds": 0}, ["config.prune.rounds=0", "at least 1"]),
     ({"prune.rounds": -2}, ["config.prune.rounds=-2", "at least 0"]),
-    ({"prune.scope": "local"}, ["config.prune.scope='local'", "global, layerwise"]),
+    ({"experiment": "gradual", "prune.rounds": 0}, ["config.prune.rounds=0", "at least 1", "experiment='gradual'"]),
+    ({"prune.scope": "local"}, ["config.prune.scope='local'", "global, component, layerwise, uniform, erk"]),
+    ({"prune.score": "hessian"}, ["config.prune.score='hessian'", "magnitude, magnitude_change", "synflow"]),
+    ({"prune.schedule": "linear"}, ["config.prune.schedule='linear'", "constant_rate, cubic"]),
+    ({"prune.sparsities": (0.5, 1.0)}, ["config.prune.sparsities=(0.5, 1.0)", "between 0 and 1"]),
+    ({"prune.sparsities": (0.0, 0.5)}, ["config.prune.sparsities=(0.0, 0.5)", "between 0 and 1"]),
+    ({"prune.sparsities": (0.5, True)}, ["config.prune.sparsities=(0.5, True)", "a tuple of numbers"]),
+    ({"prune.sparsities": (0.9, 0.5)}, ["config.prune.sparsities=(0.9, 0.5)", "that increases"]),
+    ({"prune.sparsities": (0.5, 0.5)}, ["config.prune.sparsities=(0.5, 0.5)", "that increases"]),
+    ({"prune.structure": "channel"}, ["config.prune.structure='channel'", "weight, filter, block:ROWSxCOLUMNS", "2:4"]),
+    ({"prune.structure": "block:0x4"}, ["config.prune.structure='block:0x4'", "block:4x4"]),
+    ({"prune.structure": "4:4"}, ["config.prune.structure='4:4'", "N:M"]),
+    ({"prune.components": ("critic",)}, ["config.prune.components=('critic',)", "generator, discriminator, encoder"]),
+    ({"prune.components": ("encoder",)}, ["config.prune.components=('encoder',)", "generator and discriminator"]),
+    (
+        {**VAE, "prune.components": ("decoder", "codebook")},
+        ["config.prune.components=('decoder', 'codebook')", "encoder and decoder with config.objective.name='vae'"],
+    ),
+    ({"prune.score": "snip", "prune.score_batches": 0}, ["config.prune.score_batches=0", "at least 1"]),
+    ({"prune.score_batches": 20}, ["config.prune.score_batches=20", "10 with", "score='magnitude'", "snip, grasp"]),
+    ({"prune.score": "grasp", "prune.temperature": 0.0}, ["config.prune.temperature=0.0", "above 0"]),
+    (
+        {"prune.score": "snip", "prune.temperature": 1.0},
+        ["config.prune.temperature=1.0", "200.0 with config.prune.score='snip'; it is read by grasp"],
+    ),
+    ({"experiment": "rigl", "prune.update_every": 0.0}, ["config.prune.update_every=0.0", "fraction of training"]),
+    ({"experiment": "rigl", "prune.update_every": 2.5}, ["config.prune.update_every=2.5", "whole number of steps"]),
+    ({"experiment": "set", "prune.update_until": 0.0}, ["config.prune.update_until=0.0", "above 0"]),
+    ({"experiment": "set", "prune.update_until": 1.1}, ["config.prune.update_until=1.1", "at most 1"]),
+    ({"experiment": "rigl", "prune.drop_fraction": 0.0}, ["config.prune.drop_fraction=0.0", "above 0"]),
+    ({"experiment": "rigl", "prune.drop_fraction": 1.5}, ["config.prune.drop_fraction=1.5", "at most 1"]),
+    ({"experiment": "rigl", "prune.structure": "filter"}, ["config.prune.structure='filter'", "'weight'", "rigl"]),
+    ({"experiment": "set", "prune.structure": "2:4"}, ["config.prune.structure='2:4'", "'weight'", "set"]),
+    ({"experiment": "gradual", "prune.structure": "2:4"}, ["config.prune.structure='2:4'", "experiment='gradual'"]),
+    (
+        {"experiment": "at_init", "prune.score": "synflow", "prune.structure": "2:4"},
+        ["config.prune.structure='2:4'", "synflow"],
+    ),
+    ({"branch.kind": "random"}, ["config.branch.kind='random'", "reinit, random_pruning, shuffled, dense_short"]),
+    ({"experiment": "branch"}, ["config.branch.of=''", "the workdir of a finished run"]),
+    ({"experiment": "transfer"}, ["config.transfer.of=''", "the workdir of a finished run or a ticket file"]),
+    (
+        {**TRANSFER, "transfer.components": ("critic",)},
+        ["config.transfer.components=('critic',)", "a tuple of some of generator"],
+    ),
+    (
+        {**TRANSFER, "transfer.components": ("encoder",)},
+        ["config.transfer.components=('encoder',)", "generator and discriminator with config.objective.name='gan'"],
+    ),
     ({"prune.min_per_layer": -1}, ["config.prune.min_per_layer=-1", "at least 0"]),
     ({"eval.samples": 1}, ["config.eval.samples=1", "at least 2"]),
     ({"eval.batch_size": 0}, ["config.eval.batch_size=0", "at least 1"]),
     ({"eval.features": "inception"}, ["config.eval.features='inception'", "digits, faces"]),
 ]
+
+
+# A value other than the default of every field that not all experiments read, and the experiments that do.
+READ_BY = {
+    "rewind": ("weights", {"imp", "one_shot"}),
+    "rewind_discriminator": (False, {"imp", "one_shot"}),
+    "objective.distillation": (1.0, {"imp", "one_shot"}),
+    "prune.update_every": (0.1, {"gradual", "set", "rigl"}),
+    "prune.update_until": (0.5, {"gradual", "set", "rigl"}),
+    "prune.drop_fraction": (0.1, {"set", "rigl"}),
+    "branch.of": ("runs/there", {"branch"}),
+    "branch.kind": ("shuffled", {"branch"}),
+    "transfer.of": ("runs/there", {"transfer"}),
+    "transfer.components": (("generator",), {"transfer"}),
+}
+ALL_SCORES = {"magnitude", "magnitude_change", "movement", "random", "snip", "grasp", "synflow"}
+SCORES_OF = {"imp": ALL_SCORES, "one_shot": ALL_SCORES, "at_init": ALL_SCORES - {"magnitude_change", "movement"}}
 
 
 def one_line(error) -> str:
@@ -137,6 +233,70 @@ def test_an_impossible_or_contradicting_value_is_refused(changes, parts, monkeyp
         config_lib.validate(config, devices=1)
     for part in parts:
         assert part in one_line(caught.value)
+
+
+def experiment(name, **changes):
+    """configs/gan_digits.py:quick for another experiment, with what that must have."""
+    config = load_config("gan_digits")
+    config.experiment = name
+    if name in ("branch", "transfer"):
+        config[name].of = "runs/somewhere"
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.mark.parametrize("field", READ_BY)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_field_that_the_experiment_does_not_read_is_refused(name, field):
+    value, readers = READ_BY[field]
+    config = experiment(name, **{field: value})
+    if name in readers:
+        config_lib.validate(config, 1)
+        return
+    with pytest.raises(UserError) as caught:
+        config_lib.validate(config, 1)
+    message = one_line(caught.value)
+    assert message.startswith(f"config.{field}={value!r}: allowed is ")
+    assert f"with config.experiment={name!r}; it is read by " in message
+    assert set(message.rpartition("read by ")[2].split(", ")) == readers
+
+
+@pytest.mark.parametrize("score", sorted(ALL_SCORES))
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_prunes_with_its_own_scores_and_refuses_others(name, score):
+    config = experiment(name, **{"prune.score": score})
+    if score in SCORES_OF.get(name, {"magnitude"}):
+        config_lib.validate(config, 1)
+        return
+    with pytest.raises(UserError) as caught:
+        config_lib.validate(config, 1)
+    assert f"config.prune.score={score!r}: allowed is magnitude" in one_line(caught.value)
+    assert f"with config.experiment={name!r}" in str(caught.value)
+
+
+def test_the_levels_are_those_of_the_rate_of_the_schedule_or_as_listed():
+    levels = lambda **changes: config_lib.levels(experiment("imp", **changes))  # noqa: E731
+    options = {"prune.rate": 0.2, "prune.rounds": 3}
+    assert levels(**options) == pytest.approx([0, 0.2, 0.36, 0.488])
+    # The same end; 1 - (2/3)^3 = 19/27 and 1 - (1/3)^3 = 26/27 of it on the way.
+    assert levels(**options, **{"prune.schedule": "cubic"}) == pytest.approx(
+        [0, 0.488 * 19 / 27, 0.488 * 26 / 27, 0.488]
+    )
+    assert levels(**options, **{"prune.sparsities": (0.5, 0.75)}) == [0, 0.5, 0.75]
+    assert levels(**options, **{"prune.structure": "2:4"}) == [0, 0.5]
+    assert levels(**options, **{"prune.structure": "1:4"}) == [0, 0.75]
+    assert levels(**{"prune.rounds": 0}) == [0]
+    assert config_lib.levels(experiment("dense", **options)) == [0]
+
+
+def test_without_rounds_the_sparsities_are_enough():
+    config_lib.validate(experiment("imp", **{"prune.rounds": 0, "prune.sparsities": (0.5,)}), 1)
+
+
+def test_only_experiments_that_rewind_have_a_rewind_point_later_than_the_initialisation():
+    steps = {name: config_lib.resolve_rewind_step(experiment(name, rewind_step=0.1), 250) for name in EXPERIMENTS}
+    assert {name for name, step in steps.items() if step == 25} == {"dense", "imp", "one_shot"}
+    assert {steps[name] for name in EXPERIMENTS if name not in ("dense", "imp", "one_shot")} == {0}
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused():
@@ -175,7 +335,11 @@ def test_every_config_says_what_to_expect_and_how_to_run_it(name):
 
 
 def test_the_config_allows_what_there_is():
-    assert set(config_lib.EXPERIMENTS) == set(EXPERIMENTS)
+    assert set(config_lib.EXPERIMENTS) == set(config_lib.SCORES_OF) == set(EXPERIMENTS)
+    assert {score for scores in config_lib.SCORES_OF.values() for score in scores} == set(SCORES) == ALL_SCORES
+    assert set(READ_BY) == set(config_lib.FIELDS_OF_EXPERIMENTS) <= set(config_lib.FIELDS)
+    assert set(config_lib.FIELDS_OF_SCORES) <= set(config_lib.FIELDS)
+    assert set(config_lib.flat(config_lib.get_config())) == set(config_lib.FIELDS)
     assert set(config_lib.MODELS_OF) == set(OBJECTIVES)
     assert {model for names in config_lib.MODELS_OF.values() for model in names} == set(models.MODELS)
     assert set(models.IMAGE_SIZES) == set(models.MODELS)

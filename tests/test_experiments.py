@@ -7,7 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import tiny
+from conftest import Killed, finish, kill_after, tiny
 from PIL import Image
 
 from jaxtickets import masks as mask_lib
@@ -33,20 +33,13 @@ def small(name, data_directory, **changes):
     return tiny(name, data_directory, **changes)
 
 
-def finish(config, path):
-    """Runs or resumes an experiment to its end."""
-    with Run(Setup(config), path) as run:
-        EXPERIMENTS[config.experiment](run)
-        return run, run.finish()
-
-
 @pytest.fixture(scope="module")
 def finished(data_directory, tmp_path_factory):
     """One finished run of each kind: `{config: (run, verdict)}`."""
     runs = {}
     for name in CONFIGS:
         path = tmp_path_factory.mktemp(name) / "workdir"
-        runs[name] = finish(small(name, data_directory), path)
+        runs[name] = finish(Setup(small(name, data_directory)), path)
     return runs
 
 
@@ -97,7 +90,7 @@ def test_a_ticket_file_holds_the_mask_and_the_whole_rewind_point(finished, tmp_p
     assert mask_lib.hamming_distance(ticket.masks, masks) == 0
     state = tickets.load_state(tmp_path / "t.safetensors", run.initial_state)
     assert jax.tree.structure(state) == jax.tree.structure(run.rewind_point)
-    assert int(state.step) == run.rewind_step == 3
+    assert int(state.step) == run.setup.rewind_step == 3
     before, after = mask_lib.named_leaves(run.rewind_point.params), mask_lib.named_leaves(state.params)
     for path, mask in mask_lib.named_leaves(masks).items():
         np.testing.assert_array_equal(after[path], np.where(mask, before[path], 0))
@@ -173,10 +166,6 @@ def test_nothing_is_compiled_after_round_zero(data_directory, tmp_path, name):
     assert counts[0] == counts[1] == counts[2] == counts[3]
 
 
-class Killed(BaseException):
-    """Stands for the process's end at an arbitrary point."""
-
-
 @pytest.mark.parametrize(
     ("name", "round_", "step"),
     [*(("gan_digits", *where) for where in [(0, 2), (0, 6), (0, 12), (1, 11), (2, 5)]), ("sngan_conditional", 1, 11)],
@@ -185,24 +174,12 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_bits(finished, data_direct
     config, path = small(name, data_directory), tmp_path / "workdir"
     setup = Setup(config)
     with pytest.raises(Killed), Run(setup, path) as run:
-        done = []
-
-        def and_die(compiled):
-            def step_and_die(*arguments):
-                done.append(None)
-                in_round_0 = 12 if round_ else 0
-                if len(done) > in_round_0 + max(0, round_ - 1) * 9 + (step - 3 if round_ else step):
-                    raise Killed
-                return compiled(*arguments)
-
-            return step_and_die
-
-        setup._compiled = {moving: and_die(compiled) for moving, compiled in setup._compiled.items()}
+        kill_after(setup, step if round_ == 0 else 12 + (round_ - 1) * 9 + step - 3)
         if step == 12:
             setup.evaluator = setup.evaluator._replace(evaluate=lambda *_: (_ for _ in ()).throw(Killed))
         EXPERIMENTS["imp"](run)
     assert len(rows(path)) == round_ if (path / "rounds.csv").exists() else round_ == 0
-    run, verdict = finish(config, path)
+    run, verdict = finish(Setup(config), path)
 
     whole, whole_verdict = finished[name]
     for ours, theirs in zip(all_masks(run), all_masks(whole), strict=True):
@@ -228,7 +205,7 @@ def test_a_finished_run_can_be_entered_again_at_any_round(finished, tmp_path, ro
     shutil.copytree(whole.path, path)
     discard_from(path, round_)
     assert len(rows(path)) == round_ if round_ else not (path / "rounds.csv").exists()
-    run, verdict = finish(whole.config, path)
+    run, verdict = finish(Setup(whole.config), path)
     assert verdict == whole_verdict
     jax.tree.map(np.testing.assert_array_equal, run.trained, whole.trained)
 
@@ -257,13 +234,13 @@ def test_another_config_is_refused_and_what_differs_is_named(finished, data_dire
 
 def test_rewinding_to_step_zero_starts_each_round_from_the_initialisation(data_directory, tmp_path):
     config = tiny("ae_digits", data_directory, rewind_step=0.0, **{"prune.rounds": 1})
-    run, _ = finish(config, tmp_path / "workdir")
+    run, _ = finish(Setup(config), tmp_path / "workdir")
     jax.tree.map(np.testing.assert_array_equal, run.rewind_point, run.initial_state)
 
 
 def test_the_dense_experiment_is_round_zero(finished, data_directory, tmp_path):
     config = tiny("ae_digits", data_directory, experiment="dense")
-    run, verdict = finish(config, tmp_path / "workdir")
+    run, verdict = finish(Setup(config), tmp_path / "workdir")
     assert verdict["winning_round"] is None
     assert verdict["dense"] == finished["ae_digits"][1]["dense"]
     assert len(rows(run.path)) == 1
@@ -272,7 +249,7 @@ def test_the_dense_experiment_is_round_zero(finished, data_directory, tmp_path):
 @pytest.mark.parametrize("name", ["ae_digits", "sngan_conditional"])
 def test_streaming_from_the_host_trains_to_the_same_bits(finished, data_directory, tmp_path, name):
     config = small(name, data_directory, **{"data.placement": "host", "prune.rounds": 1})
-    run, _ = finish(config, tmp_path / "workdir")
+    run, _ = finish(Setup(config), tmp_path / "workdir")
     whole = finished[name][0]
     assert mask_lib.hamming_distance(run.saved_masks(1), whole.saved_masks(1)) == 0
 
@@ -280,7 +257,7 @@ def test_streaming_from_the_host_trains_to_the_same_bits(finished, data_director
 @pytest.mark.parametrize("dtype", ["bfloat16"])
 def test_computing_in_bfloat16_trains_to_finite_metrics(data_directory, tmp_path, dtype):
     config = tiny("gan_digits", data_directory, dtype=dtype, **{"prune.rounds": 1})
-    run, _ = finish(config, tmp_path / "workdir")
+    run, _ = finish(Setup(config), tmp_path / "workdir")
     assert {leaf.dtype for leaf in jax.tree.leaves(run.trained.params)} == {np.dtype("float32")}
 
 

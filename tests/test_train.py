@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import assert_masked, moments
 
 from jaxtickets import masks as mask_lib
 from jaxtickets import models, train
@@ -126,24 +127,6 @@ def retrained(name):
     for _ in range(3):
         states.append(fit(name, states[-1], masks, 1)[0])
     return states
-
-
-def assert_masked(tree, masks, before=None):
-    """Every pruned weight is exactly zero, and every other leaf or weight is that of the tree `before`, if given."""
-    leaves, masks = mask_lib.named_leaves(tree), mask_lib.named_leaves(masks)
-    before = mask_lib.named_leaves(before) if before is not None else leaves
-    assert leaves.keys() == before.keys()
-    for path, leaf in leaves.items():
-        keep = masks.get(path, np.ones(leaf.shape, bool))
-        np.testing.assert_array_equal(leaf[keep], before[path][keep])
-        assert np.all(leaf[~keep] == 0), path
-
-
-def moments(state, player):
-    """The trees of moments in a player's optimiser state, and how many steps they have seen."""
-    is_moments = lambda node: isinstance(node, optax.ScaleByAdamState | optax.ScaleByRmsState)  # noqa: E731
-    (node,) = filter(is_moments, jax.tree.leaves(state.opt_state[player], is_leaf=is_moments))
-    return ([node.mu, node.nu], int(node.count)) if isinstance(node, optax.ScaleByAdamState) else ([node.nu], None)
 
 
 @pytest.mark.parametrize("name", GAMES)

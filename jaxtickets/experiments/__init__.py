@@ -4,6 +4,7 @@ from pathlib import Path
 
 from jaxtickets import config as config_lib
 from jaxtickets import workdir
+from jaxtickets.errors import UserError
 from jaxtickets.experiments import branch as branch_lib
 from jaxtickets.experiments import transfer as transfer_lib
 from jaxtickets.experiments.at_init import at_init
@@ -81,6 +82,11 @@ def go_back(config, path: Path, round_: int) -> None:
       UserError: the workdir is another run's, or a seed has not finished the round; nothing is discarded then.
     """
     workdir.check_same(path, config_lib.to_dict(config))
+    if config.experiment == "imp" and config.rewind in ("learning_rate", "none") and round_ > 1:
+        raise UserError(
+            f"--from_round={round_}: allowed are 0 and 1 with config.rewind={config.rewind!r}, which goes on from "
+            "weights that only the round before had"
+        )
     places = seed_paths(config, path).values()
     for place in places:
         check_finished(place, round_)

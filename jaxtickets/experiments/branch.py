@@ -42,12 +42,15 @@ def branch(run: Run) -> None:
     """
     parent = source(run.config, run.seed)
     kind = run.config.branch.kind
+    run.expect(len(parent.rows))
     _adopt(run, parent.path, parent.rows[0], 0)
     if kind == "dense_short":
         for row in parent.rows[1:]:
             _dense_short(run, row)
         return
-    point = snapshots.restore(parent.path / "snapshots" / "rewind", run.initial_state)
+    tracked = run.initial_state.params if parent.config["prune"]["score"] == "movement" else {}
+    saved_as = run.initial_state.replace(movement=tracked)
+    point = snapshots.restore(parent.path / "snapshots" / "rewind", saved_as).replace(movement={})
     if kind == "reinit":
         # Other weights, but the same latents, batches and noise.
         fresh = run.setup.init((run.seed + (1 << 31)) % (1 << 32))

@@ -37,14 +37,17 @@ def read(path: Path, field: str, seed: int) -> Finished:
         if not (place / "verdict.json").is_file():
             raise OSError("no verdict")
         point = snapshots.restore_raw(place / "snapshots" / "rewind")
-        rows = workdir.read_csv(place / "rounds.csv")
+        if not (rows := workdir.read_csv(place / "rounds.csv")):
+            raise OSError("no rounds")
         masks = {
             row["round"]: snapshots.restore_masks_raw(place / "masks" / f"{row['round']:03d}", point["params"])
             for row in rows
             if row["round"]
         }
+        if not masks:
+            raise OSError("nothing was pruned")
     except (OSError, ValueError, KeyError):
-        reason = f"the workdir of a finished run, with seed {seed}"
+        reason = f"the workdir of a finished run that has pruned something, with seed {seed}"
         raise UserError(f"config.{field}={str(path)!r}: allowed is {reason}") from None
     return Finished(place, config, point["params"], point["batch_stats"], masks, rows)
 

@@ -36,6 +36,7 @@ class Run:
         self.setup, self.path = setup, path
         self.config = setup.config.copy_and_resolve_references()
         self.config.update(seeds=1, seed=setup.config.seed if seed is None else seed)
+        self.config.confidence = config_lib.get_config().confidence  # Read over several seeds only.
         self.seed, self.levels = self.config.seed, config_lib.levels(self.config)
         workdir.create(path, config_lib.to_dict(self.config))
         self.initial_state = setup.init(self.seed)
@@ -62,6 +63,10 @@ class Run:
         """Whether a logged step lies before the point where this run goes on."""
         going_on = self._resumed and self._resumed[0] == len(self._rows)
         return round_ < len(self._rows) or (going_on and round_ == len(self._rows) and step <= self._resumed[1].step)
+
+    def expect(self, rounds: int) -> None:
+        """Tells how many rounds there will be, where that is not the number of levels."""
+        self._progress.expect(rounds)
 
     # Masks and the states that rounds start from.
 
@@ -108,12 +113,11 @@ class Run:
         none: nothing, so that training goes on at the last learning rate (fine-tuning).
         """
         point, kind = self.rewind_point, self.config.rewind
-        start = {
-            "state": point,
-            "weights": point.replace(opt_state=self.initial_state.opt_state),
-            "learning_rate": trained.replace(step=point.step),
-            "none": trained,
-        }[kind]
+        if kind == "weights":
+            point = point.replace(opt_state=self.initial_state.opt_state)
+        elif kind == "learning_rate":
+            point = trained.replace(step=point.step)
+        start = trained if kind == "none" else point
         if not self.config.rewind_discriminator:
             trees = {
                 field: {**getattr(start, field), "discriminator": getattr(self.dense, field)["discriminator"]}
@@ -128,16 +132,19 @@ class Run:
         """Trains from `start` under `masks` to the end and records the result; nothing if it is recorded already.
 
         A state that is at the end of training already goes on for as many steps as lie behind the rewind point.
-        `update(step, state, masks) -> masks` changes the masks in the steps of `update_steps`.
+        `update(step, state, masks) -> masks` changes the masks in the setup's `update_steps`.
         """
         if round_ < len(self._rows):
             return
         snapshots.save_masks(self._masks_path(round_), masks)
-        first_step, seconds = int(start.step), 0.0
-        stop = self.setup.steps
+        first_step, stop, seconds = int(start.step), self.setup.steps, 0.0
+        going_on = self._resumed and self._resumed[0] == round_
         if first_step >= stop:
-            stop = first_step + self.setup.steps - self.setup.rewind_step
-        if self._resumed and self._resumed[0] == round_:
+            length = self.setup.steps - self.setup.rewind_step
+            if going_on and first_step > stop:  # `start` lies somewhere in the round, after its first step.
+                first_step -= (first_step - stop - 1) % length + 1
+            stop = first_step + length
+        if going_on:
             _, start, masks, seconds = self._resumed
         self.trained, masks, seconds = self._train(round_, masks, start, stop, seconds, update)
         if round_ == 0:
@@ -146,13 +153,6 @@ class Run:
             snapshots.save_masks(self._masks_path(round_), masks)
         self._last.save(round_, self.trained, masks, seconds)
         self._record(round_, masks, seconds, (stop - first_step) / seconds)
-
-    @cached_property
-    def update_steps(self) -> range:
-        """The steps before which an `update` may change masks: from the first to `config.prune.update_until`."""
-        options, steps = self.config.prune, self.setup.steps
-        every = max(1, round(options.update_every * steps) if options.update_every < 1 else int(options.update_every))
-        return range(every, round(options.update_until * steps) + 1, every)
 
     def _train(self, round_, masks, start, stop, seconds, update):
         config, setup, step = self.config.train, self.setup, int(start.step)
@@ -163,7 +163,7 @@ class Run:
         state, on_device = train.replicate(start), train.replicate(masks)
         started, unread = time.perf_counter() - seconds, None
         for data_, indices in setup.batches(self.seed, step, stop):
-            if update and step in self.update_steps:
+            if update and step in setup.update_steps:
                 before = train.unreplicate(state)
                 masks = update(step, before, masks)
                 state, on_device = train.replicate(train.rewind(before, masks)), train.replicate(masks)

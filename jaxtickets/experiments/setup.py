@@ -26,6 +26,7 @@ class Setup:
       dense_masks: the masks that keep everything.
       steps: the steps of a whole training.
       rewind_step: the step of the rewind point.
+      update_steps: the steps before which masks may change in training.
       evaluator: the metrics and the sample grid.
     """
 
@@ -48,6 +49,7 @@ class Setup:
         self.images, self._labels = training.images, training.labels if conditional else None
         self.steps = config_lib.resolve_steps(config, len(self.images))
         self.rewind_step = config_lib.resolve_rewind_step(config, self.steps)
+        self.update_steps = config_lib.resolve_update_steps(config, self.steps)
         track_movement = options.score == "movement"
         self._init = jax.jit(partial(train.init_state, self.objective, self._optimizers, track_movement=track_movement))
         self.evaluator = evaluation.make_evaluator(self.objective, config, self.images, held_out)

@@ -10,7 +10,7 @@ from jaxtickets.train import rewind
 
 def gradual(run: Run) -> None:
     """From dense to sparse while training, by magnitude on a cubic schedule (Zhu, Gupta 2017, equation 1)."""
-    options, steps = run.config.prune, run.update_steps
+    options, steps = run.config.prune, run.setup.update_steps
 
     def update_to(sparsity):
         def update(step, state, masks):
@@ -47,7 +47,7 @@ def rigl(run: Run) -> None:
 
 def _sparse_from_the_start(run, growth):
     """Trains with a random mask, of which a share that falls with a cosine is exchanged in every update."""
-    options, last = run.config.prune, run.update_steps[-1]
+    options, last = run.config.prune, run.setup.update_steps[-1]
 
     def update(step, state, masks):
         fraction = pruning.cosine(options.drop_fraction, step / last)

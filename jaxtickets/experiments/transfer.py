@@ -36,14 +36,13 @@ def transfer(run: Run) -> None:
     for line in describe(match):
         say(line)
     workdir.write_json(run.path / "transfer.json", match._asdict())
+    run.expect(1 + len(origin.masks))
     run.round(0, run.dense_masks, run.initial_state)
     start = run.initial_state
-    run.start_from(
-        start.replace(
-            params=_moved(start.params, origin.params, match),
-            batch_stats=_moved(start.batch_stats, origin.batch_stats, match),
-        )
-    )
+    trees = {"params": origin.params, "batch_stats": origin.batch_stats}
+    moved = {field: _moved(getattr(start, field), tree, match) for field, tree in trees.items()}
+    average = {field: _moved(tree, trees[field], match) for field, tree in start.average.items()}
+    run.start_from(start.replace(**moved, average=average))
     # A ticket file has one round, whatever its number was.
     for round_, masks in enumerate(origin.masks.values(), start=1):
         masks = _moved(run.dense_masks, masks, match)
@@ -69,7 +68,8 @@ def match(params, axis_names, params_there, axis_names_there, chosen=(), path=""
     """Which layers have a counterpart: those of one name and the same shapes in components that correspond.
 
     A layer that faces outside (latents, images, outputs; an axis of its kernel has no name) may differ and then has no
-    counterpart: DCGAN starts at 4x4 where the VAE starts at 2x2, and a discriminator has one output.
+    counterpart: DCGAN starts at 4x4 where the VAE starts at 2x2, and a discriminator has one output. So may one
+    without kernels, a norm or a codebook.
 
     Args:
       params, axis_names: of this network, the leaves' shapes and the names of their axes (`models.axis_names`).
@@ -94,12 +94,12 @@ def match(params, axis_names, params_there, axis_names_there, chosen=(), path=""
                 result.dense.append(here)
             elif not unequal:
                 result.layers[here] = there
-            elif _faces_outside(axis_names[component][layer]) or _faces_outside(axis_names_there[other][layer]):
+            elif not _kernels(shapes) or any(
+                _faces_outside(names) for names in (axis_names[component][layer], axis_names_there[other][layer])
+            ):
                 result.dense.append(here)
             else:
-                differing += [
-                    f"{here}/{leaf} is {shapes[leaf]} here and {shapes_there[leaf]} there" for leaf in unequal
-                ]
+                differing += [f"{here}{leaf} is {shapes[leaf]} here and {shapes_there[leaf]} there" for leaf in unequal]
         result.unused.extend(
             f"{other}/{layer}" for layer in params_there[other] if f"{component}/{layer}" not in result.layers
         )
@@ -124,8 +124,13 @@ def describe(match: Match) -> list[str]:
     return lines
 
 
+def _leaves(layer):
+    """`{/path below the layer: leaf}`; the codes of a codebook are a layer and a leaf."""
+    return traverse_util.flatten_dict({"": layer}, sep="/")
+
+
 def _shapes(layer):
-    return {name: tuple(leaf.shape) for name, leaf in traverse_util.flatten_dict(layer, sep="/").items()}
+    return {path: tuple(leaf.shape) for path, leaf in _leaves(layer).items()}
 
 
 def _kernels(leaves):
@@ -133,7 +138,7 @@ def _kernels(leaves):
 
 
 def _faces_outside(axis_names):
-    flat = traverse_util.flatten_dict(axis_names, sep="/")
+    flat = _leaves(axis_names)
     return any(None in flat[path][-2:] for path in _kernels(flat))
 
 
@@ -144,7 +149,7 @@ def _moved(tree, tree_there, match):
     for path, leaf in flat.items():
         component, layer, rest = [*path.split("/", 2), "", ""][:3]
         there = match.layers.get(f"{component}/{layer}")
-        other = flat_there.get(f"{there}/{rest}") if there and leaf is not None else None
+        other = flat_there.get("/".join(filter(None, (there, rest)))) if there and leaf is not None else None
         if other is not None and np.shape(other) == np.shape(leaf):
             flat[path] = other
     return traverse_util.unflatten_dict(flat, sep="/")

@@ -1,0 +1,263 @@
+"""Every way to find a ticket, in whole small runs: exact sparsities, what each round starts from, resuming."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+from conftest import Killed, assert_masked, finish, kill_after, moments, share, tiny
+
+from jaxtickets import masks as mask_lib
+from jaxtickets import pruning, workdir
+from jaxtickets.config import SCORES_OF
+from jaxtickets.experiments import EXPERIMENTS, Run, Setup
+
+GAMES = ("gan_digits", "vae_digits", "ae_digits")
+FINDING = ("imp", "one_shot", "at_init", "gradual", "set", "rigl")
+METHODS = [
+    *(("imp", score) for score in SCORES_OF["imp"]),
+    ("one_shot", "magnitude"),
+    *(("at_init", score) for score in SCORES_OF["at_init"]),
+    *((experiment, "magnitude") for experiment in ("gradual", "set", "rigl")),
+]
+# Every method runs on every game; all but these in the slow tests.
+ALWAYS = {
+    "gan_digits": METHODS,
+    "vae_digits": [("imp", "movement"), ("at_init", "synflow"), ("set", "magnitude")],
+    "ae_digits": [("at_init", "grasp"), ("one_shot", "magnitude"), ("gradual", "magnitude")],
+}
+SPARSITIES, UPDATE_STEPS = (0.5, 0.8), [2, 4, 6, 8]
+
+
+class Recorded(Run):
+    """A run that notes what each round starts from and ends with, and every change of masks."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.starts, self.ends, self.changes = [], [], []
+
+    def round(self, round_, masks, start, update=None):
+        def recorded(step, state, before):
+            after = update(step, state, before)
+            self.changes.append((round_, step, before, after))
+            return after
+
+        self.starts.append(start)
+        super().round(round_, masks, start, update and recorded)
+        self.ends.append(self.trained)
+
+
+@pytest.fixture(scope="module")
+def setup(quick_runs, data_directory):
+    """`setup(game, **changes)`; all of a game share what is compiled, unless they prune other components."""
+    bases = {}
+
+    def make(game, experiment="imp", **changes):
+        changes = {"prune.sparsities": SPARSITIES, "train.checkpoint_every": 0, **changes}
+        if changes.get("prune.score") in ("snip", "grasp"):
+            changes["prune.score_batches"] = 2
+        if experiment in ("gradual", "set", "rigl"):
+            changes["prune.update_every"] = float(UPDATE_STEPS[0])
+        base = (game, changes.get("prune.components"))
+        if base not in bases:  # Its state has all that any score reads.
+            track = {"experiment": "imp", "prune.score": "movement", "prune.components": base[1] or ()}
+            bases[base] = Setup(tiny(game, data_directory, **track))
+        return share(Setup(tiny(game, data_directory, experiment=experiment, **changes)), bases[base])
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def finished(setup, tmp_path_factory):
+    """`finished(game, experiment, **changes)`: the recorded run, done only once."""
+    runs = {}
+
+    def run(game, experiment, **changes):
+        key = (game, experiment, *sorted(changes.items()))
+        if key not in runs:
+            with Recorded(setup(game, experiment, **changes), tmp_path_factory.mktemp(experiment) / "run") as one:
+                EXPERIMENTS[experiment](one)
+                one.finish()
+            runs[key] = one
+        return runs[key]
+
+    return run
+
+
+def assert_started_from(start, masks, point, players=None):
+    """Parameters, batch statistics and moments are those of `point` under the masks, bit for bit."""
+    for player in players or point.opt_state:
+        for ours, theirs in zip(moments(start, player)[0], moments(point, player)[0], strict=True):
+            assert_masked(ours, {name: masks[name] for name in ours}, theirs)
+            for component in ours:
+                assert_masked(start.params[component], masks[component], point.params[component])
+                chex.assert_trees_all_equal(start.batch_stats[component], point.batch_stats[component])
+        assert moments(start, player)[1] == moments(point, player)[1]
+
+
+@pytest.mark.parametrize(
+    ("game", "experiment", "score"),
+    [
+        pytest.param(game, *method, marks=[] if method in ALWAYS[game] else pytest.mark.slow)
+        for game in GAMES
+        for method in METHODS
+    ],
+)
+def test_every_method_prunes_exactly_what_was_asked_and_trains_nothing_of_it(finished, game, experiment, score):
+    run = finished(game, experiment, **{"prune.score": score})
+    rows = workdir.read_csv(run.path / "rounds.csv")
+    assert len(rows) == 1 + len(SPARSITIES)
+    for row, sparsity in zip(rows, (0, *SPARSITIES), strict=True):
+        weights, kept = mask_lib.counts(run.saved_masks(row["round"]))
+        assert weights - kept == round(sparsity * weights)
+        assert row["sparsity"] == pytest.approx(round(sparsity * weights) / weights, abs=1e-12)
+    masks = run.saved_masks(len(SPARSITIES))
+    assert_masked(run.trained.params, masks)
+    for player in run.trained.opt_state:
+        for tree in moments(run.trained, player)[0]:
+            assert_masked(tree, {name: masks[name] for name in tree})
+    # What has grown started at zero, and need not have had a gradient since.
+    leaves = mask_lib.named_leaves(run.trained.params)
+    for path, mask in mask_lib.named_leaves(masks).items() if experiment not in ("set", "rigl") else ():
+        assert np.all(leaves[path][mask] != 0), path
+
+
+def test_all_experiments_that_find_tickets_and_all_scores_are_tested():
+    assert set(EXPERIMENTS) == {*FINDING, "dense", "branch", "transfer"}
+    assert {experiment for experiment, _ in METHODS} == set(FINDING)
+    assert {score for _, score in METHODS} == set(pruning.SCORES)
+
+
+@pytest.mark.parametrize("rewind", ["state", "weights", "learning_rate", "none"])
+def test_a_round_starts_from_what_the_kind_of_rewinding_says(finished, rewind):
+    run = finished("gan_digits", "imp", rewind=rewind)
+    for round_ in (1, 2):
+        start, masks, before = run.starts[round_], run.saved_masks(round_), run.ends[round_ - 1]
+        point = before if rewind in ("learning_rate", "none") else run.rewind_point
+        if rewind == "weights":
+            point = point.replace(opt_state=run.initial_state.opt_state)
+            assert {moments(start, player)[1] for player in start.opt_state} == {0}
+        assert_started_from(start, masks, point)
+        # Fine-tuning goes on for as many steps as lie behind the rewind point, 12 - 3.
+        assert int(start.step) == (12 + (round_ - 1) * 9 if rewind == "none" else 3)
+        assert int(run.ends[round_].step) == (12 + round_ * 9 if rewind == "none" else 12)
+    assert int(run.rewind_point.step) == 3
+
+
+def test_the_discriminator_can_start_each_round_from_the_dense_runs_trained_one(finished):
+    run = finished("gan_digits", "imp", rewind_discriminator=False)
+    for round_ in (1, 2):
+        start, masks = run.starts[round_], run.saved_masks(round_)
+        assert_started_from(start, masks, run.dense, ["discriminator"])
+        assert_started_from(start, masks, run.rewind_point, ["generator"])
+        assert int(start.step) == 3
+    chex.assert_trees_all_equal(run.dense, run.ends[0])
+
+
+def test_one_shot_masks_are_those_of_one_pruning_of_the_dense_run(finished):
+    run = finished("gan_digits", "one_shot", **{"prune.score": "magnitude"})
+    scores = pruning.magnitude(run.ends[0].params, run.dense_masks)
+    for round_, sparsity in enumerate(SPARSITIES, start=1):
+        chex.assert_trees_all_equal(run.saved_masks(round_), pruning.prune(scores, run.dense_masks, sparsity))
+        assert_started_from(run.starts[round_], run.saved_masks(round_), run.rewind_point)
+
+
+def test_masks_at_initialisation_are_made_of_the_initial_weights_which_train_from_step_zero(finished):
+    run = finished("vae_digits", "at_init", **{"prune.score": "magnitude"})
+    scores = pruning.magnitude(run.initial_state.params, run.dense_masks)
+    for round_, sparsity in enumerate(SPARSITIES, start=1):
+        chex.assert_trees_all_equal(run.saved_masks(round_), pruning.prune(scores, run.dense_masks, sparsity))
+        assert_started_from(run.starts[round_], run.saved_masks(round_), run.initial_state)
+        assert int(run.starts[round_].step) == 0
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_gradual_pruning_follows_the_cubic_schedule_from_the_dense_network(finished, game):
+    run = finished(game, "gradual", **{"prune.score": "magnitude"})
+    weights = mask_lib.counts(run.dense_masks).weights
+    for round_, sparsity in enumerate(SPARSITIES, start=1):
+        changes = [change[1:] for change in run.changes if change[0] == round_]
+        assert [step for step, *_ in changes] == UPDATE_STEPS
+        assert mask_lib.counts(changes[0][1]).kept == weights
+        for number, (_, before, after) in enumerate(changes, start=1):
+            target = sparsity * (1 - (1 - number / len(UPDATE_STEPS)) ** 3)
+            assert mask_lib.counts(after).kept == weights - round(target * weights)
+            assert mask_lib.is_nested(after, before)
+        chex.assert_trees_all_equal(run.saved_masks(round_), changes[-1][2])
+        chex.assert_trees_all_equal(run.starts[round_], run.initial_state)
+
+
+@pytest.mark.parametrize("experiment", ["set", "rigl"])
+@pytest.mark.parametrize("game", GAMES)
+def test_masks_change_while_training_and_each_layer_keeps_as_many_weights(finished, game, experiment):
+    run = finished(game, experiment, **{"prune.score": "magnitude"})
+    for round_ in range(1, 1 + len(SPARSITIES)):
+        changes = [change[1:] for change in run.changes if change[0] == round_]
+        assert [step for step, *_ in changes] == UPDATE_STEPS
+        for _, before, after in changes:
+            assert mask_lib.layer_counts(after) == mask_lib.layer_counts(before)
+        assert mask_lib.hamming_distance(changes[0][1], changes[-1][2]) > 0
+        chex.assert_trees_all_equal(run.saved_masks(round_), changes[-1][2])
+        assert_started_from(run.starts[round_], changes[0][1], run.initial_state)
+
+
+def test_the_last_update_is_made_when_masks_may_change_until_the_end(setup, tmp_path):
+    one = setup("ae_digits", "gradual", **{"prune.update_until": 1.0})
+    run, _ = finish(one, tmp_path / "run")
+    for round_, sparsity in enumerate(SPARSITIES, start=1):
+        weights, kept = mask_lib.counts(run.saved_masks(round_))
+        assert weights - kept == round(sparsity * weights)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "changes"),
+    [
+        *((experiment, {"prune.score": "magnitude"}) for experiment in ("gradual", "rigl")),
+        ("imp", {"prune.score": "movement"}),
+        *((experiment, {"rewind": "none"}) for experiment in ("imp", "one_shot")),
+        ("imp", {"rewind": "learning_rate"}),
+        ("imp", {"rewind_discriminator": False}),
+    ],
+)
+def test_a_run_that_was_cut_short_goes_on_to_the_same_bits(setup, finished, tmp_path, experiment, changes):
+    every, path = {"train.checkpoint_every": 5}, tmp_path / "run"
+    whole = finished("gan_digits", experiment, **changes)
+    (first, second), end = (int(start.step) for start in whole.starts[1:]), int(whole.ends[1].step)
+    saved, saved_later = (start // 5 * 5 + 5 for start in (first, second))
+    # In each of the two sparse rounds it is killed two steps after a state has been saved.
+    for steps in (12 + saved + 2 - first, end - saved + saved_later + 2 - second):
+        one = setup("gan_digits", experiment, **changes, **every)
+        kill_after(one, steps)
+        with pytest.raises(Killed):
+            finish(one, path)
+    run, _ = finish(setup("gan_digits", experiment, **changes, **every), path)
+    chex.assert_trees_all_equal(run.trained, whole.trained)
+    for round_ in (1, 2):
+        chex.assert_trees_all_equal(run.saved_masks(round_), whole.saved_masks(round_))
+    ours, theirs = (workdir.read_csv(place / "rounds.csv") for place in (path, whole.path))
+    timings = ("train_seconds", "steps_per_second")
+    for rows in (ours, theirs):
+        for row in rows:
+            assert all(row.pop(name) > 0 for name in timings)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("game", "component", "other"),
+    [
+        ("gan_digits", "generator", "discriminator"),
+        ("ae_digits", "encoder", "decoder"),
+        ("ae_digits", "decoder", "encoder"),
+    ],
+)
+def test_only_the_named_component_is_pruned(finished, game, component, other):
+    run = finished(game, "imp", **{"prune.components": (component,)})
+    for round_, sparsity in enumerate((0, *SPARSITIES)):
+        masks = run.saved_masks(round_)
+        assert jax.tree.leaves(masks[other]) == []
+        weights, kept = mask_lib.counts(masks)
+        kernels = [leaf for path, leaf in mask_lib.named_leaves(run.initial_state.params).items() if "kernel" in path]
+        own = sum(leaf.size for leaf in jax.tree.leaves(masks[component]))
+        assert weights == own < sum(leaf.size for leaf in kernels)
+        assert weights - kept == round(sparsity * weights)
+    for path, leaf in mask_lib.named_leaves(run.trained.params[other]).items():
+        assert "kernel" not in path or np.all(leaf != 0), path
