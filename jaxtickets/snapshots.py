@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -51,27 +52,38 @@ def restore_masks_raw(path: os.PathLike, params):
     )
 
 
+class Last(NamedTuple):
+    """A train state within a round, its masks, the step at which the round stops, and its seconds so far."""
+
+    round: int
+    state: Any
+    masks: Any
+    stop: int
+    seconds: float
+
+
 class LastState:
-    """The newest train state with its round, masks and the round's seconds so far, saved while training goes on."""
+    """The newest train state with all that is needed to go on, saved while training goes on."""
 
     def __init__(self, directory: os.PathLike):
         options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(Path(directory).resolve(), options=options)
 
-    def save(self, round_: int, state, masks, seconds: float) -> None:
+    def save(self, round_: int, state, masks, stop: int, seconds: float) -> None:
         """Starts saving; returns when `state` may change again."""
         number = (self._manager.latest_step() or 0) + 1
-        saved = _last(round_, state, masks, seconds)
+        saved = _last(round_, state, masks, stop, seconds)
         self._manager.save(number, args=ocp.args.StandardSave(saved))
 
-    def restore(self, like, masks_like):
-        """`(round, state, masks, seconds)`, or None if nothing has been saved."""
+    def restore(self, like, masks_like) -> Last | None:
+        """What was saved last; None if nothing was."""
         number = self._manager.latest_step()
         if number is None:
             return None
-        shapes = _shapes(_last(0, like, masks_like, 0.0))
+        shapes = _shapes(_last(0, like, masks_like, 0, 0.0))
         saved = jax.device_get(self._manager.restore(number, args=ocp.args.StandardRestore(shapes)))
-        return int(saved["round"]), saved["state"], _unpacked(saved["masks"], masks_like), float(saved["seconds"])
+        masks = _unpacked(saved["masks"], masks_like)
+        return Last(int(saved["round"]), saved["state"], masks, int(saved["stop"]), float(saved["seconds"]))
 
     def wait(self) -> None:
         """Returns when all that was saved is durable."""
@@ -81,9 +93,10 @@ class LastState:
         self._manager.close()
 
 
-def _last(round_, state, masks, seconds):
+def _last(round_, state, masks, stop, seconds):
     packed = mask_lib.named_leaves(mask_lib.pack(masks))
-    return {"round": np.int32(round_), "seconds": np.float64(seconds), "state": state, "masks": packed}
+    numbers = {"round": np.int32(round_), "stop": np.int32(stop), "seconds": np.float64(seconds)}
+    return {**numbers, "state": state, "masks": packed}
 
 
 def _unpacked(packed, like):

@@ -66,9 +66,9 @@ def test_masks_of_later_rounds_are_nested_and_exact(finished, name):
 def test_a_pruned_weight_is_zero_in_the_saved_state_and_in_the_ticket_file(finished, name):
     run, verdict = finished[name]
     last = snapshots.LastState(run.path / "snapshots" / "last")
-    round_, state, saved, _ = last.restore(run.initial_state, run.dense_masks)
+    round_, state, saved, stop, _ = last.restore(run.initial_state, run.dense_masks)
     masks = run.saved_masks(ROUNDS)
-    assert round_ == ROUNDS
+    assert (round_, stop) == (ROUNDS, 12)
     assert mask_lib.hamming_distance(saved, masks) == 0
     trees = [(state.params, masks), (evaluated(state)[0], masks)]
     if verdict["winning_round"] is not None:

@@ -46,7 +46,7 @@ class Run:
         self._layers = [row for row in workdir.read_csv(path / "layers.csv") if row["round"] < len(self._rows)]
         self._last = snapshots.LastState(path / "snapshots" / "last")
         self._resumed = self._last.restore(self.initial_state, setup.dense_masks)
-        self.trained: TrainState | None = self._resumed[1] if self._resumed else None
+        self.trained: TrainState | None = self._resumed.state if self._resumed else None
         self._scalars = workdir.Scalars(path, keep=self._is_behind)
         self._progress = Progress(len(self.levels), setup.steps)
 
@@ -61,8 +61,8 @@ class Run:
 
     def _is_behind(self, round_, step):
         """Whether a logged step lies before the point where this run goes on."""
-        going_on = self._resumed and self._resumed[0] == len(self._rows)
-        return round_ < len(self._rows) or (going_on and round_ == len(self._rows) and step <= self._resumed[1].step)
+        going_on = self._resumed and self._resumed.round == len(self._rows)
+        return round_ < len(self._rows) or (going_on and round_ == len(self._rows) and step <= self._resumed.state.step)
 
     def expect(self, rounds: int) -> None:
         """Tells how many rounds there will be, where that is not the number of levels."""
@@ -137,22 +137,18 @@ class Run:
         if round_ < len(self._rows):
             return
         snapshots.save_masks(self._masks_path(round_), masks)
-        first_step, stop, seconds = int(start.step), self.setup.steps, 0.0
-        going_on = self._resumed and self._resumed[0] == round_
-        if first_step >= stop:
-            length = self.setup.steps - self.setup.rewind_step
-            if going_on and first_step > stop:  # `start` lies somewhere in the round, after its first step.
-                first_step -= (first_step - stop - 1) % length + 1
-            stop = first_step + length
-        if going_on:
-            _, start, masks, seconds = self._resumed
+        steps, first_step, seconds = self.setup.steps, int(start.step), 0.0
+        length = steps - (first_step if first_step < steps else self.setup.rewind_step)
+        stop = first_step + length
+        if self._resumed and self._resumed.round == round_:
+            _, start, masks, stop, seconds = self._resumed
         self.trained, masks, seconds = self._train(round_, masks, start, stop, seconds, update)
         if round_ == 0:
             snapshots.save(self.path / "snapshots" / "dense", self.trained)
         if update:
             snapshots.save_masks(self._masks_path(round_), masks)
-        self._last.save(round_, self.trained, masks, seconds)
-        self._record(round_, masks, seconds, (stop - first_step) / seconds)
+        self._last.save(round_, self.trained, masks, stop, seconds)
+        self._record(round_, masks, seconds, length / seconds)
 
     def _train(self, round_, masks, start, stop, seconds, update):
         config, setup, step = self.config.train, self.setup, int(start.step)
@@ -178,7 +174,7 @@ class Run:
             if config.checkpoint_every and step % config.checkpoint_every == 0 and step < stop:
                 self._log(unread)  # A run that goes on from here will not compute these again.
                 unread = None
-                self._last.save(round_, train.unreplicate(state), masks, time.perf_counter() - started)
+                self._last.save(round_, train.unreplicate(state), masks, stop, time.perf_counter() - started)
         self._log(unread)
         return train.unreplicate(state), masks, time.perf_counter() - started
 
