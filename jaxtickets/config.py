@@ -433,6 +433,11 @@ def _check_experiment(config, values):
         refuse("confidence", config.confidence, "0.95, the default, with config.seeds=1: one run tests nothing")
 
 
+def subject(config: ConfigDict) -> str:
+    """What the verdict is about: a ticket, or a control of one."""
+    return f"control ({config.branch.kind})" if config.experiment == "branch" else "ticket"
+
+
 def levels(config: ConfigDict) -> list[float]:
     """The sparsity of each round, round 0 with its 0.0 included."""
     options = config.prune

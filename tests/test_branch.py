@@ -105,6 +105,13 @@ def test_a_control_starts_from_the_rewind_point_and_a_reinit_from_other_weights(
     chex.assert_trees_all_equal(ours.opt_state, parent[0].initial_state.opt_state)
 
 
+@pytest.mark.parametrize("kind", BRANCHES)
+def test_a_control_is_not_called_a_ticket(branches, kind):
+    message = json.loads((branches[kind].path / "verdict.json").read_text())["message"].lower()
+    assert f"winning control ({kind}): " in message
+    assert "ticket" not in message
+
+
 @pytest.mark.parametrize("kind", PRUNED)
 def test_pruned_weights_of_a_control_are_zero_after_training(branches, kind):
     leaves = mask_lib.named_leaves(branches[kind].trained.params)

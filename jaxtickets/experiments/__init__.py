@@ -69,8 +69,8 @@ def run(config, path: Path) -> dict:
             ]
             workdir.write_csv(path / "rounds.csv", rows)
     if config.seeds > 1:
-        evaluator = setup.evaluator
-        verdict = judge_seeds(rows, evaluator.metric, evaluator.label, config.tolerance, config.confidence)
+        metric, label, subject = setup.evaluator.metric, setup.evaluator.label, config_lib.subject(config)
+        verdict = judge_seeds(rows, metric, label, config.tolerance, config.confidence, subject)
         workdir.write_json(path / "verdict.json", verdict)
     return verdict
 

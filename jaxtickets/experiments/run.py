@@ -247,7 +247,8 @@ class Run:
     def finish(self) -> dict:
         """The verdict over all rounds, saved as `verdict.json`, with the winning ticket in a file if there is one."""
         evaluator = self.setup.evaluator
-        verdict = judge(self._rows, evaluator.metric, evaluator.label, self.config.tolerance)
+        tolerance, subject = self.config.tolerance, config_lib.subject(self.config)
+        verdict = judge(self._rows, evaluator.metric, evaluator.label, tolerance, subject)
         winner = self.path / "ticket.safetensors"
         winner.unlink(missing_ok=True)
         round_ = verdict["winning_round"]

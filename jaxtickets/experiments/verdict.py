@@ -3,11 +3,14 @@
 import numpy as np
 from scipy import stats
 
+TICKET = "ticket"
 
-def judge(rows: list[dict], metric: str, label: str, tolerance: float) -> dict:
+
+def judge(rows: list[dict], metric: str, label: str, tolerance: float, subject: str = TICKET) -> dict:
     """The winning ticket: the sparsest round whose metric is at most (1 + tolerance) x the dense run's.
 
     Lower metrics are better. Round 0 is the dense run and can't win; `winning_round` is None if no round does.
+    `subject` is what the message calls a round.
     """
     dense, *pruned = rows
     threshold = dense[metric] * (1 + tolerance)
@@ -26,13 +29,13 @@ def judge(rows: list[dict], metric: str, label: str, tolerance: float) -> dict:
     against = f"the dense run's {dense[metric]:.4g} (tolerance {tolerance:.0%})"
     if best:
         verdict["message"] = (
-            f"Winning ticket: round {best['round']} at {best['sparsity']:.2%} sparsity, "
+            f"Winning {subject}: round {best['round']} at {best['sparsity']:.2%} sparsity, "
             f"{metric} {best[metric]:.4g} against {against}."
         )
     elif pruned:
         closest = min(pruned, key=lambda row: row[metric])
         verdict["message"] = (
-            f"No winning ticket: every pruned round is worse than {against}; "
+            f"No winning {subject}: every pruned round is worse than {against}; "
             f"the best is round {closest['round']} with {metric} {closest[metric]:.4g}."
         )
     else:
@@ -40,7 +43,9 @@ def judge(rows: list[dict], metric: str, label: str, tolerance: float) -> dict:
     return verdict
 
 
-def judge_seeds(rows: list[dict], metric: str, label: str, tolerance: float, confidence: float) -> dict:
+def judge_seeds(
+    rows: list[dict], metric: str, label: str, tolerance: float, confidence: float, subject: str = TICKET
+) -> dict:
     """The winning ticket over several seeds: the sparsest round that a test says is within tolerance.
 
     A round wins if a one-sided Welch test (1947; unequal variances) rejects, at the level 1 - `confidence`, that its
@@ -88,13 +93,13 @@ def judge_seeds(rows: list[dict], metric: str, label: str, tolerance: float, con
     against = f"the dense runs' {_interval(rounds[0])} (tolerance {tolerance:.0%}; {level})"
     if best:
         verdict["message"] = (
-            f"Winning ticket: round {best['round']} at {best['sparsity']:.2%} sparsity, {metric} {_interval(best)} "
+            f"Winning {subject}: round {best['round']} at {best['sparsity']:.2%} sparsity, {metric} {_interval(best)} "
             f"against {against}, p = {best['p_value']:.2g}."
         )
     elif rounds[1:]:
         closest = min(rounds[1:], key=lambda row: row["p_value"])
         verdict["message"] = (
-            f"No winning ticket: no pruned round is shown to be as good as {against}; "
+            f"No winning {subject}: no pruned round is shown to be as good as {against}; "
             f"the nearest is round {closest['round']} with {metric} {_interval(closest)}, p = {closest['p_value']:.2g}."
         )
     else:

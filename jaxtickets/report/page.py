@@ -98,9 +98,13 @@ def page(run: Workdir, plots: Mapping[str, bytes]) -> str:
 
 
 def experiment_name(run: Workdir) -> str:
-    """What kind of experiment ran, or "run" when the config does not say it in one word."""
+    """What kind of experiment ran, with its score or the kind of control; "run" when the config does not say it."""
     name = run.config.get("experiment")
-    return name if isinstance(name, str) else "run"
+    if not isinstance(name, str):
+        return "run"
+    group, field = ("branch", "kind") if name == "branch" else ("prune", "score")
+    detail = (run.config.get(group) or {}).get(field)
+    return f"{name}, {detail}" if detail and name in ("at_init", "branch", "imp", "one_shot") else name
 
 
 def config_name(run: Workdir) -> str:
