@@ -187,7 +187,8 @@ def test_a_run_that_is_not_finished_is_refused_and_nothing_is_written(parent, da
     lost = tmp_path / "parent" / missing
     shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
     config = control("shuffled", tmp_path / "parent", data_directory)
-    with pytest.raises(UserError, match=r"config.branch.of=.*: allowed is the workdir of a finished run, with seed 0$"):
+    allowed = r"allowed is the workdir of a finished run that has pruned something, with seed 0$"
+    with pytest.raises(UserError, match=rf"config.branch.of=.*: {allowed}"):
         experiments.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

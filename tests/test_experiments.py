@@ -16,6 +16,8 @@ from jaxtickets.errors import UserError
 from jaxtickets.experiments import EXPERIMENTS, Run, Setup, discard_from, judge
 from jaxtickets.train import evaluated
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 # The last one with two steps of the critic, averaged weights, labels and augmentation.
 CONFIGS = ("gan_digits", "vae_digits", "ae_digits", "sngan_conditional")
 ROUNDS = 3
@@ -34,7 +36,7 @@ def small(name, data_directory, **changes):
 
 
 @pytest.fixture(scope="module")
-def finished(data_directory, tmp_path_factory):
+def finished(quick_runs, data_directory, tmp_path_factory):
     """One finished run of each kind: `{config: (run, verdict)}`."""
     runs = {}
     for name in CONFIGS:
