@@ -21,7 +21,8 @@ COMPONENTS_OF = {
     "vq_vae": ("encoder", "decoder", "codebook"),
     "autoencoder": ("encoder", "decoder"),
 }
-# For each experiment the scores that it can prune with; it starts with the first. Those of a fixed rule have one.
+ALL_COMPONENTS = tuple(dict.fromkeys(name for names in COMPONENTS_OF.values() for name in names))
+# For each experiment the scores that it can prune with; those whose rule is fixed, or that prune nothing, have one.
 SCORES_OF = {
     "dense": ("magnitude",),
     "imp": tuple(SCORES),
@@ -270,7 +271,7 @@ FIELDS = {
     "prune.sparsities": _numbers(lambda value: 0 < value < 1, "a tuple of numbers between 0 and 1"),
     "prune.scope": _choice(*SCOPES),
     "prune.structure": (_structure, f"one of {STRUCTURES}"),
-    "prune.components": _some_of("generator", "discriminator", "encoder", "decoder", "codebook"),
+    "prune.components": _some_of(*ALL_COMPONENTS),
     "prune.include": (_texts, "a tuple of regular expressions over paths such as generator/up_16/conv/kernel"),
     "prune.exclude": (_texts, "a tuple of regular expressions over paths such as generator/up_16/conv/kernel"),
     "prune.min_per_layer": _whole(0),
@@ -285,7 +286,7 @@ FIELDS = {
     "branch.of": _text,
     "branch.kind": _choice(*BRANCHES),
     "transfer.of": _text,
-    "transfer.components": _some_of("generator", "discriminator", "encoder", "decoder", "codebook"),
+    "transfer.components": _some_of(*ALL_COMPONENTS),
     "eval.samples": _whole(2),
     "eval.batch_size": _whole(1),
     "eval.features": _choice(*evaluation.FEATURE_NETWORKS),
