@@ -347,6 +347,14 @@ def test_the_config_allows_what_there_is():
     assert {f"model.{option}" for option in models.OPTIONS} <= set(config_lib.FIELDS)
 
 
+@pytest.mark.parametrize("name", models.MODELS)
+def test_the_components_that_can_be_pruned_are_those_of_the_objectives_networks(name):
+    (objective,) = (objective for objective, names in config_lib.MODELS_OF.items() if name in names)
+    model = config_lib.get_config().model
+    model.update(name=name, width=4, image_size=models.IMAGE_SIZES[name][0])
+    assert set(models.build(model, channels=1, classes=0)) == set(config_lib.COMPONENTS_OF[objective])
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("penalty", ["none", *PENALTIES])
 @pytest.mark.parametrize("norm", models.NORMS)
