@@ -261,3 +261,19 @@ def test_only_the_named_component_is_pruned(finished, game, component, other):
         assert weights - kept == round(sparsity * weights)
     for path, leaf in mask_lib.named_leaves(run.trained.params[other]).items():
         assert "kernel" not in path or np.all(leaf != 0), path
+
+
+ZOO = ("linear_ae", "linear_vae", "vq_vae", "resnet_vae", "sngan_resnet_vae", "sngan", "sngan_resnet", "resnet_dcgan")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("score", ["snip", "grasp", "synflow"])
+@pytest.mark.parametrize("name", [*ZOO, "sngan_conditional", "sagan", "wgan", "wgan_gp"])
+def test_every_network_can_be_pruned_at_initialisation(quick_runs, data_directory, tmp_path, name, score):
+    changes = {"model.image_size": 28} if name.startswith("linear") else {}
+    changes |= {"prune.sparsities": (0.8,), "prune.scope": "global", "prune.score": score}
+    if score != "synflow":
+        changes["prune.score_batches"] = 2
+    with Run(Setup(tiny(name, data_directory, experiment="at_init", **changes)), tmp_path / "run") as run:
+        weights, kept = mask_lib.counts(run.pruned(1, run.dense_masks, run.initial_state))
+    assert weights - kept == round(0.8 * weights)
