@@ -72,6 +72,18 @@ def apply(params, masks):
     return jax.tree.map(lambda leaf, mask: leaf if mask is None else leaf * mask.astype(leaf.dtype), params, masks)
 
 
+def map_components(function, tree, components):
+    """`tree` with `function` of each subtree in it that is `{component: ...}` with some of these components.
+
+    An Optax state holds its moments as such trees, shaped like the parameters that it belongs to.
+    """
+
+    def is_components(node):
+        return isinstance(node, dict) and bool(node) and set(node) <= set(components)
+
+    return jax.tree.map(lambda node: function(node) if is_components(node) else node, tree, is_leaf=is_components)
+
+
 class Counts(NamedTuple):
     """How many weights a layer or a network has and keeps."""
 

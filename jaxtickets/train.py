@@ -85,21 +85,13 @@ def rewind(point: TrainState, masks) -> TrainState:
     gradient is zero), so it stays exactly zero until the end of the round.
     """
 
-    def mask_trees(tree):
-        # An Optax state holds moments as trees shaped like the parameters that the player trains.
-        def is_params(node):
-            return isinstance(node, dict) and bool(node) and set(node) <= set(masks)
-
-        return jax.tree.map(
-            lambda node: mask_lib.apply(node, {name: masks[name] for name in node}) if is_params(node) else node,
-            tree,
-            is_leaf=is_params,
-        )
+    def masked(tree):
+        return mask_lib.apply(tree, {name: masks[name] for name in tree})
 
     average = point.average
     if average:
-        average = {**average, "params": mask_trees(average["params"])}
-    opt_state = {player: mask_trees(state) for player, state in point.opt_state.items()}
+        average = {**average, "params": masked(average["params"])}
+    opt_state = {player: mask_lib.map_components(masked, state, masks) for player, state in point.opt_state.items()}
     return point.replace(params=mask_lib.apply(point.params, masks), opt_state=opt_state, average=average)
 
 
