@@ -259,7 +259,7 @@ class Normalize(nn.Module):
 
     @nn.compact
     def __call__(self, x, train, labels=None):
-        return self.style.normalize(x, "channels", train, labels)
+        return self.style.normalize(x, "channels", x.shape[-1], train, labels)
 
 
 def test_layer_norm_is_over_the_whole_image_with_a_scale_and_a_bias_for_each_channel():
@@ -268,6 +268,17 @@ def test_layer_norm_is_over_the_whole_image_with_a_scale_and_a_bias_for_each_cha
     module = Normalize(layers.Style(norm="layer", dtype=jnp.float64))
     y = module.apply({"params": {"norm": {"scale": scale, "bias": bias}}}, x, True)
     np.testing.assert_allclose(y, (x - mean) / np.sqrt(variance + 1e-5) * scale + bias, rtol=1e-10)
+
+
+def test_channels_that_layer_norm_does_not_see_count_as_zeros():
+    x, scale, bias = normal(2, 3, 4, 5), normal(5), normal(5, seed=1)
+    padded = [jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, 3)]) for leaf in (x, scale, bias)]
+    module = layers.LayerNorm(8, "channels", nn.initializers.ones, jnp.float64)
+    y, whole = (
+        module.apply({"params": {"scale": scale, "bias": bias}}, x) for x, scale, bias in ((x, scale, bias), padded)
+    )
+    np.testing.assert_allclose(y, whole[..., :5], rtol=1e-12)
+    np.testing.assert_array_equal(whole[..., 5:], 0)
 
 
 def test_conditional_batch_norm_scales_the_normalised_batch_by_class():
@@ -303,11 +314,11 @@ def test_self_attention_equals_a_plain_implementation():
         weights = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
         attended = (weights @ value.reshape(6, 8)).reshape(4, 6, 8)
         expected.append(image + params["gamma"][0] * (attended @ params["out"]["kernel"][0, 0]))
-    y = SelfAttention(FLOAT64, "inputs").apply({"params": params}, x)
+    y = SelfAttention(16, FLOAT64, "inputs").apply({"params": params}, x)
     np.testing.assert_allclose(y, np.stack(expected), rtol=1e-9)
 
 
 def test_fresh_self_attention_is_the_identity():
     x = normal(1, 4, 4, 16)
-    y, _ = jax.jit(SelfAttention(FLOAT64, "inputs").init_with_output)(jax.random.key(0), x)
+    y, _ = jax.jit(SelfAttention(16, FLOAT64, "inputs").init_with_output)(jax.random.key(0), x)
     np.testing.assert_array_equal(y, x)

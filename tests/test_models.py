@@ -276,7 +276,7 @@ def axes_of(name):
     """`(params, names)` with the shape of each parameter and the names of its axes, by component."""
     options = {"classes": 9} if name in CONDITIONAL else {"codes": 11} if name == "vq_vae" else {}
     components = build(name, width=64, latent_size=7, channels=5, **options)
-    return shapes(components)[0], models.axis_names(components)
+    return shapes(components)[0], models.axis_names(components).params
 
 
 @pytest.mark.parametrize("name", models.MODELS)
@@ -302,6 +302,40 @@ def test_axes_of_one_name_are_channels_that_one_layer_makes_and_another_reads(na
         # Queries and keys meet in a product, so that no kernel reads them.
         assert made - read == ({"attention/key"} if name == "sagan" else set())
         assert {channels for names in axes.values() for channels in names} <= made | {None}
+
+
+@pytest.mark.parametrize("norm", ["batch", "spectral"])
+@pytest.mark.parametrize("name", ["dcgan", *CONDITIONAL])
+def test_statistics_have_the_channels_of_their_norm_and_of_their_kernel(name, norm):
+    components = build(name, discriminator_norm=norm, **({"classes": 9} if name in CONDITIONAL else {}))
+    params, batch_stats = models.axis_names(components)
+    params, batch_stats = (traverse_util.flatten_dict(tree, sep="/") for tree in (params, batch_stats))
+    assert batch_stats.keys() == mask_lib.named_leaves(shapes(components)[1]).keys()
+    for path, axes in batch_stats.items():
+        module, _, kind = path.rpartition("/")
+        made = [params.get(f"{module.removesuffix('/statistics')}/{leaf}") for leaf in ("scale", "kernel", "embedding")]
+        assert [axes] == [names[-1:] for names in made if names], path
+        assert kind in ("mean", "var", "u")
+
+
+def test_averages_of_codes_have_no_channels():
+    names = models.axis_names(build("vq_vae", codebook_decay=0.9))
+    assert names.params["codebook"] == {}
+    assert names.batch_stats["codebook"] == {"share": (None,), "total": (None, None)}
+
+
+def test_a_narrower_network_keeps_the_architectures_shortcuts():
+    components = build("sngan_resnet", classes=3)
+    narrow = models.narrow(components, {"discriminator": {"down_16": 2, "block_1/hidden": 3}})
+    assert models.axis_names(narrow) == models.axis_names(components)
+    sizes = {path: leaf.shape for path, leaf in mask_lib.named_leaves(shapes(narrow)[0]["discriminator"]).items()}
+    assert sizes["down_16/conv_2/kernel"] == (3, 3, 4, 2)
+    assert sizes["block_1/conv_1/kernel"] == (3, 3, 2, 3)
+    assert sizes["block_1/conv_2/kernel"] == (3, 3, 3, 2)
+    assert sizes["block_2/conv_1/kernel"] == (3, 3, 2, 4)
+    assert sizes["project/kernel"] == (2, 1)
+    assert sizes["embedding/embedding"] == (3, 2)
+    assert narrow["generator"] == components["generator"]
 
 
 @pytest.mark.parametrize("name", ["sngan_resnet", "resnet_dcgan", "sagan", "resnet_vae", "sngan_resnet_vae", "vq_vae"])

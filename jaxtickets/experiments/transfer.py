@@ -60,8 +60,8 @@ def source(setup, seed: int) -> tuple[finished.Finished, Match]:
     origin = finished.read_ticket(path) if is_file else finished.read(path, "transfer.of", seed)
     model, there = ConfigDict(origin.config["model"]), origin.config["data"]["name"]
     classes = data.classes(there, None) if model.conditional else 0
-    names_there = models.axis_names(models.build(model, data.channels(there), classes))
-    return origin, match(setup.params, setup.axis_names, origin.params, names_there, chosen, str(path))
+    names_there = models.axis_names(models.build(model, data.channels(there), classes)).params
+    return origin, match(setup.params, setup.axis_names.params, origin.params, names_there, chosen, str(path))
 
 
 def match(params, axis_names, params_there, axis_names_there, chosen=(), path="") -> Match:

@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
+from flax.core import FrozenDict
 
 from jaxtickets.models.convolutional import Down, PairedDown, Up, identity
 from jaxtickets.models.dense import DenseDown, DenseUp
@@ -227,13 +228,33 @@ def takes(name: str, option: str) -> bool:
 
 
 def build(model, channels: int, classes: int, **style) -> dict[str, Component]:
-    """The components that `model`, a `config.model`, describes, for images of so many channels and classes."""
+    """The components that `model`, a `config.model`, describes, for images of so many channels and classes.
+
+    Where `model.channels` counts the channels of a name, the component has only so many.
+    """
     values = {**model, "conditional": classes if model.conditional else 0}
     # An empty norm is the network's own.
     taken = [option for option in OPTIONS if takes(model.name, option) and values[option] != ""]
     options = {OPTIONS[option]: values[option] for option in taken}
     sizes = {size: model[size] for size in ("width", "latent_size", "image_size")}
-    return MODELS[model.name](**sizes, **options, channels=channels, **style)
+    components = MODELS[model.name](**sizes, **options, channels=channels, **style)
+    return narrow(components, values.get("channels", {}))  # Tickets of before have no such field.
+
+
+def narrow(components: dict[str, Component], channels) -> dict[str, Component]:
+    """The components with fewer channels, `{component: {channel name: count}}`; names that are left out keep all.
+
+    What depends on a width, such as whether a shortcut is the identity, stays as it was.
+    """
+
+    def narrowed(component, counts):
+        style = dataclasses.replace(component.module.style, channels=FrozenDict(counts))
+        return component._replace(module=component.module.clone(style=style))
+
+    return {
+        name: narrowed(component, channels[name]) if channels.get(name) else component
+        for name, component in components.items()
+    }
 
 
 def discriminator_norm(model) -> str:
@@ -308,16 +329,33 @@ def flows(components: dict[str, Component], batch_stats) -> dict[str, Callable]:
     return {name: flow_of(name, component) for name, component in components.items()}
 
 
-def axis_names(components: dict[str, Component]) -> dict:
-    """A tree like the parameters with a tuple for each leaf: the name of each axis's channels, or None.
+class AxisNames(NamedTuple):
+    """Trees like the parameters and the batch statistics: for each leaf a tuple with the name of each axis, or None."""
 
-    A convolution's kernel has `(None, None, "up_8", "up_16")`, the scale of its batch norm `("up_16",)`. Within a
-    component, axes of one name are the same channels: layers joined by a residual sum share theirs. Images,
-    latents and classes have no name.
+    params: dict
+    batch_stats: dict
+
+
+def axis_names(components: dict[str, Component]) -> AxisNames:
+    """The name of the channels along each axis of each leaf, or None.
+
+    A convolution's kernel has `(None, None, "up_8", "up_16")`, the scale of its batch norm, the running mean and the
+    vector of its spectral norm `("up_16",)`. Within a component, axes of one name are the same channels: layers joined
+    by a residual sum share theirs. Images, latents, classes and codes have no name.
     """
-    variables = jax.eval_shape(lambda: _variables(components, jax.random.key(0)))
-    boxed = {name: tree.get("params", {}) for name, tree in variables.items()}
-    return jax.tree.map(lambda leaf: leaf.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
+    names = AxisNames({}, {})
+    for component, variables in jax.eval_shape(lambda: _variables(components, jax.random.key(0))).items():
+        boxed = traverse_util.flatten_dict(variables.get("params", {}))
+        params = {path: leaf.names for path, leaf in boxed.items()}
+        # What moves beside parameters has their last axis; the statistics of a conditional norm are one module deeper.
+        made = {path[:-1]: axes[-1] for path, axes in params.items()}
+        batch_stats = {
+            path: (None,) * (leaf.ndim - 1) + (made.get(path[:-1], made.get(path[:-2])),)
+            for path, leaf in traverse_util.flatten_dict(variables.get("batch_stats", {})).items()
+        }
+        names.params[component] = traverse_util.unflatten_dict(params)
+        names.batch_stats[component] = traverse_util.unflatten_dict(batch_stats)
+    return names
 
 
 def kernel_uses(components: dict[str, Component]) -> dict[str, int]:

@@ -46,7 +46,7 @@ class Stage(nn.Module):
             name="conv",
             **self.options,
         )
-        return self.style.activation(self.style.normalize(conv(x), self.outputs, train, labels))
+        return self.style.activation(self.style.normalize(conv(x), self.outputs, self.features, train, labels))
 
 
 class Stack(nn.Module):

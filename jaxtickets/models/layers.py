@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 from jax import lax
 
 # Radford, Metz, Chintala 2016, section 3: weights from N(0, 0.02).
@@ -267,6 +268,30 @@ class ConditionalBatchNorm(nn.Module):
         return statistics(x) * scale + bias
 
 
+class LayerNorm(nn.Module):
+    """Layer norm over each whole image of `x: [batch, h, w, c]` (Gulrajani et al. 2017, section 4).
+
+    Scale and bias are one a channel. Mean and variance are those of `features` channels: what a compacted network
+    lacks of them counts as zeros, which it is in the masked network.
+    """
+
+    features: int
+    channels: str
+    scale_init: Callable
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", named(self.scale_init, self.channels), x.shape[-1:])
+        bias = self.param("bias", named(nn.initializers.zeros, self.channels), x.shape[-1:])
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        present = x.shape[-1] / self.features
+        mean = present * x.mean(axis=(1, 2, 3), keepdims=True)
+        mean_square = present * jnp.square(x).mean(axis=(1, 2, 3), keepdims=True)
+        variance = jnp.maximum(mean_square - jnp.square(mean), 0)
+        return ((x - mean) * (lax.rsqrt(variance + 1e-5) * scale) + bias).astype(self.dtype)
+
+
 @dataclasses.dataclass(frozen=True)
 class Style:
     """What the layers of a network have in common.
@@ -277,6 +302,7 @@ class Style:
       squash: what brings the images that a network makes to [-1, 1].
       classes: above 0 batch norms have a scale and a bias for each of so many classes.
       axis_name: the mapped axis over which batch statistics are averaged, or None.
+      channels: how many there are of each name that has fewer than the architecture says (`models.narrow`).
     """
 
     norm: str = "batch"
@@ -288,26 +314,32 @@ class Style:
     classes: int = 0
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    channels: FrozenDict[str, int] = FrozenDict()
 
-    def layer(self, kind: type[nn.Module], *sizes: int, **options) -> nn.Module:
-        """A layer of this kind, with so many features and that kernel size, in this style."""
-        return kind(*sizes, dtype=self.dtype, kernel_init=self.kernel_init, spectral=self.spectral, **options)
+    def layer(self, kind: type[nn.Module], features: int, *sizes: int, outputs: str | None = None, **options):
+        """A layer of this kind and kernel size in this style, with so many features unless `outputs` has fewer."""
+        style = {"dtype": self.dtype, "kernel_init": self.kernel_init, "spectral": self.spectral}
+        return kind(self.channels.get(outputs, features), *sizes, outputs=outputs, **style, **options)
 
-    def normalize(self, x, channels: str, train: bool, labels=None, name: str = "norm"):
-        """`x: [batch, h, w, channels]` normalised, in a submodule `name`; to be called in a compact method."""
+    def normalize(self, x, channels: str, features: int, train: bool, labels=None, name: str = "norm"):
+        """`x: [batch, h, w, channels]` normalised, in a submodule `name`; to be called in a compact method.
+
+        features: how many channels of that name the architecture has; `x` has fewer in a compacted network.
+        """
         if self.norm == "none":
             return x
         if self.norm == "batch" and self.classes:
             return ConditionalBatchNorm(self.classes, channels, self.axis_name, self.dtype, name=name)(x, train, labels)
-        shared = {
-            "epsilon": 1e-5,
-            "dtype": self.dtype,
-            "scale_init": named(self.scale_init, channels),
-            "bias_init": named(nn.initializers.zeros, channels),
-            "name": name,
-        }
-        if self.norm == "batch":
-            norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=self.axis_name, **shared)
-        else:  # Over the whole image, as in Gulrajani et al. 2017, section 4.
-            norm = nn.LayerNorm(reduction_axes=(-3, -2, -1), feature_axes=-1, **shared)
+        if self.norm == "layer":
+            return LayerNorm(features, channels, self.scale_init, self.dtype, name=name)(x)
+        norm = nn.BatchNorm(
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            axis_name=self.axis_name,
+            dtype=self.dtype,
+            scale_init=named(self.scale_init, channels),
+            bias_init=named(nn.initializers.zeros, channels),
+            name=name,
+        )
         return norm(x)

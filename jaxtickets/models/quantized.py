@@ -14,12 +14,13 @@ from jaxtickets.models.layers import Conv, ConvTranspose, Style, named
 class ResidualLayer(nn.Module):
     """`x` plus activation, 3x3, activation, 1x1: two residual layers follow the encoder and start the decoder."""
 
+    features: int
     style: Style
     inputs: str
 
     @nn.compact
     def __call__(self, x):
-        style, hidden, features = self.style, f"{self.name}/hidden", x.shape[-1]
+        style, hidden, features = self.style, f"{self.name}/hidden", self.features
         names = {"inputs": self.inputs, "outputs": hidden, "name": "conv_1"}
         y = style.layer(Conv, features, 3, padding=1, use_bias=False, **names)(style.activation(x))
         names = {"inputs": hidden, "outputs": self.inputs, "name": "conv_2"}
@@ -39,7 +40,7 @@ class QuantizedDown(Stack):
         x = self.stage(Conv, 4 * self.width, 3, "conv_1", f"down_{middle}", padding=1)(x, train)
         x = self.style.layer(Conv, 8 * self.width, 3, padding=1, inputs="conv_1", outputs="stream", name="conv_2")(x)
         for number in (1, 2):
-            x = ResidualLayer(self.style, "stream", name=f"residual_{number}")(x)
+            x = ResidualLayer(8 * self.width, self.style, "stream", name=f"residual_{number}")(x)
         x = self.style.activation(x)
         return to_float32(self.style.layer(Conv, self.code_size, 1, inputs="stream", name="project")(x))
 
@@ -54,7 +55,7 @@ class QuantizedUp(Stack):
         _, middle, full = self.resolutions()
         x = self.style.layer(Conv, 8 * self.width, 3, padding=1, outputs="stream", name="unproject")(codes)
         for number in (1, 2):
-            x = ResidualLayer(self.style, "stream", name=f"residual_{number}")(x)
+            x = ResidualLayer(8 * self.width, self.style, "stream", name=f"residual_{number}")(x)
         x = self.style.activation(x)
         x = self.stage(Conv, 4 * self.width, 3, "conv_2", "stream", padding=1)(x, train)
         x = self.stage(Conv, 2 * self.width, 3, "conv_1", "conv_2", padding=1)(x, train)

@@ -22,16 +22,17 @@ class UpBlock(nn.Module):
     features: int
     style: Style
     inputs: str
+    in_features: int  # As in all blocks, those of the architecture: a compacted network has fewer.
 
     @nn.compact
     def __call__(self, x, train: bool, labels=None):
         style, hidden = self.style, f"{self.name}/hidden"
-        y = style.activation(style.normalize(x, self.inputs, train, labels, name="norm_1"))
+        y = style.activation(style.normalize(x, self.inputs, self.in_features, train, labels, name="norm_1"))
         use_bias = style.norm != "batch"
         y = style.layer(
             UpsampleConv, self.features, 3, use_bias=use_bias, inputs=self.inputs, outputs=hidden, name="conv_1"
         )(y)
-        y = style.activation(style.normalize(y, hidden, train, labels, name="norm_2"))
+        y = style.activation(style.normalize(y, hidden, self.features, train, labels, name="norm_2"))
         y = style.layer(Conv, self.features, 3, padding=1, inputs=hidden, outputs=self.name, name="conv_2")(y)
         # A 1x1 convolution and upsampling commute; before it there are a quarter of the pixels.
         shortcut = style.layer(
@@ -50,20 +51,23 @@ class DownBlock(nn.Module):
     features: int
     style: Style
     inputs: str | None
+    in_features: int
     down: bool = True
     first: bool = False
 
     @nn.compact
     def __call__(self, x, train: bool, labels=None):
         style, hidden = self.style, f"{self.name}/hidden"
-        outputs = self.outputs(x.shape[-1])
-        y = x if self.first else style.activation(style.normalize(x, self.inputs, train, labels, name="norm_1"))
-        hidden_features = self.features if self.first else x.shape[-1]
+        outputs = self.outputs()
+        y = x
+        if not self.first:
+            y = style.activation(style.normalize(x, self.inputs, self.in_features, train, labels, name="norm_1"))
+        hidden_features = self.features if self.first else self.in_features
         use_bias = style.norm != "batch"
         y = style.layer(
             Conv, hidden_features, 3, padding=1, use_bias=use_bias, inputs=self.inputs, outputs=hidden, name="conv_1"
         )(y)
-        y = style.activation(style.normalize(y, hidden, train, labels, name="norm_2"))
+        y = style.activation(style.normalize(y, hidden, hidden_features, train, labels, name="norm_2"))
         names = {"inputs": hidden, "outputs": outputs, "name": "conv_2"}
         if self.down:
             y = style.layer(ConvPool, self.features, 3, **names)(y)
@@ -75,9 +79,9 @@ class DownBlock(nn.Module):
         shortcut = style.layer(Conv, self.features, 1, use_bias=False, **names)
         return y + shortcut(layers.pool(x) if self.down else x)  # The mean and a 1x1 convolution commute.
 
-    def outputs(self, in_features: int) -> str:
+    def outputs(self) -> str:
         """The name of the channels that the block makes."""
-        return self.inputs if not self.down and in_features == self.features else self.name
+        return self.inputs if not self.down and self.in_features == self.features else self.name
 
 
 class SelfAttention(nn.Module):
@@ -86,12 +90,13 @@ class SelfAttention(nn.Module):
     gamma starts at 0. As in their code, keys have c / 8 and values c / 2 channels, both max-pooled over 2x2 pixels.
     """
 
+    features: int
     style: Style
     inputs: str
 
     @nn.compact
     def __call__(self, x):
-        batch, height, width, channels = x.shape
+        (batch, height, width, _), channels = x.shape, self.features
 
         def conv(features, name, inputs, outputs, x):
             layer = self.style.layer(Conv, features, 1, use_bias=False, inputs=inputs, outputs=outputs, name=name)
@@ -135,14 +140,15 @@ class ResUp(ResidualStack):
     def __call__(self, latents, train: bool, labels=None):
         style, (base, *larger) = self.style, self.resolutions()
         name, size = "unproject", 1 if self.spread else base
-        x = style.layer(Unproject, self.features(base), size, outputs=name, name=name)(latents)
+        features = self.features(base)
+        x = style.layer(Unproject, features, size, outputs=name, name=name)(latents)
         x = jnp.broadcast_to(x, (x.shape[0], base, base, x.shape[-1]))
         for size in larger:
-            x = UpBlock(self.features(size), style, name, name=f"up_{size}")(x, train, labels)
-            name = f"up_{size}"
+            x = UpBlock(self.features(size), style, name, features, name=f"up_{size}")(x, train, labels)
+            name, features = f"up_{size}", self.features(size)
             if size == self.attention:
-                x = SelfAttention(style, name, name="attention")(x)
-        x = style.activation(style.normalize(x, name, train, labels))
+                x = SelfAttention(features, style, name, name="attention")(x)
+        x = style.activation(style.normalize(x, name, features, train, labels))
         image = style.layer(Conv, self.channels, 3, padding=1, inputs=name, name="image")(x)
         return to_float32(style.squash(image))
 
@@ -166,19 +172,20 @@ class ResDown(ResidualStack):
     @nn.compact
     def __call__(self, images, train: bool, labels=None):
         style, (base, *larger) = self.style, self.resolutions()
-        x, name = images, None
+        x, name, features = images, None, images.shape[-1]
         if self.stem:
-            name = "stem"
-            x = style.layer(Conv, self.width, 3, padding=1, outputs=name, name=name)(x)
+            name, features = "stem", self.width
+            x = style.layer(Conv, features, 3, padding=1, outputs=name, name=name)(x)
         for size in reversed(larger):
-            block = DownBlock(self.features(size // 2), style, name, first=name is None, name=f"down_{size}")
-            x, name = block(x, train, labels), f"down_{size}"
+            first, half = name is None, self.features(size // 2)
+            block = DownBlock(half, style, name, features, first=first, name=f"down_{size}")
+            x, name, features = block(x, train, labels), block.outputs(), half
             if size // 2 == self.attention:
-                x = SelfAttention(style, name, name="attention")(x)
+                x = SelfAttention(features, style, name, name="attention")(x)
         for number in range(1, self.blocks + 1):
-            block = DownBlock(self.features(base), style, name, down=False, name=f"block_{number}")
-            name, x = block.outputs(x.shape[-1]), block(x, train, labels)
-        x = self.pool(style.activation(style.normalize(x, name, train, labels)), axis=(1, 2))
+            block = DownBlock(self.features(base), style, name, features, down=False, name=f"block_{number}")
+            x, name, features = block(x, train, labels), block.outputs(), self.features(base)
+        x = self.pool(style.activation(style.normalize(x, name, features, train, labels)), axis=(1, 2))
         y = style.layer(Dense, self.out_features, inputs=name, name="project")(x)
         if self.classes:
             embedding = Embedding(self.classes, style, name, name="embedding")(labels, x.shape[-1])
