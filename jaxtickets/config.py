@@ -4,14 +4,17 @@ import difflib
 import json
 import math
 import os
+from functools import partial
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
 from jaxtickets import data, evaluation, models
 from jaxtickets.errors import UserError
 from jaxtickets.objectives import AUGMENTATIONS, DISTILLED, LOSSES, PENALTIES, SMOOTHED
 from jaxtickets.pruning import SCORES, parse_structure, sparsities
+from jaxtickets.pruning.channels import groups
 from jaxtickets.pruning.selection import SCHEDULES, SCOPES, STRUCTURES
 
 DTYPES = ("float32", "bfloat16")
@@ -96,6 +99,7 @@ def get_config() -> ConfigDict:
                 conditional=False,  # Class-conditional networks, for labelled data.
                 codes=128,  # VQ-VAE: the size of the codebook.
                 codebook_decay=0.0,  # VQ-VAE: above 0 the codes are running averages with this decay.
+                channels={},  # A compacted network: {component: {channel name: count}} where they are fewer.
             ),
             objective=dict(
                 name="gan",
@@ -197,6 +201,12 @@ def _numbers(check, allowed):
     return lambda value: isinstance(value, tuple | list) and all(map(is_number, value)), allowed
 
 
+def _counts(value):
+    """Whether it is `{component: {channel name: count}}`."""
+    counts = value.values() if isinstance(value, dict) else [None]
+    return all(isinstance(names, dict) and all(map(_whole(1)[0], names.values())) for names in counts)
+
+
 def _structure(value):
     try:
         return isinstance(value, str) and bool(parse_structure(value))
@@ -236,6 +246,7 @@ FIELDS = {
     "model.conditional": _switch,
     "model.codes": _whole(2),
     "model.codebook_decay": _fraction,
+    "model.channels": (_counts, "{component: {channel name: a whole number of at least 1}}"),
     "objective.name": _choice(*MODELS_OF),
     "objective.loss": _choice(*LOSSES),
     "objective.real_label": _number(lambda value: 0.5 < value <= 1, "a number above 0.5 and at most 1"),
@@ -299,10 +310,14 @@ def to_dict(config: ConfigDict) -> dict:
 
 
 def flat(config, prefix: str = "") -> dict:
-    """`{dotted field: value}`."""
+    """`{dotted field: value}`; a field that is a dictionary is one value."""
     fields = {}
     for key, value in config.items():
-        fields |= flat(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {prefix + key: value}
+        field = prefix + key
+        if isinstance(value, ConfigDict):
+            fields |= {field: value.to_dict()} if field in FIELDS else flat(value, f"{field}.")
+        else:
+            fields[field] = value
     return fields
 
 
@@ -352,6 +367,7 @@ def validate(config: ConfigDict, devices: int) -> None:
         sizes = ", ".join(map(str, models.IMAGE_SIZES[model]))
         refuse("model.image_size", config.model.image_size, f"{sizes} with config.model.name={model!r}")
     _check_options(config, values)
+    _check_channels(config, values["model.channels"])
     if objective == "gan":
         _check_gan(config)
     if batch_size % devices:
@@ -386,6 +402,28 @@ def _check_options(config, values):
     if config.model.conditional and not data.classes(config.data.name, config.data.dir or None):
         reason = f"config.data.name={config.data.name!r} has no class labels; digits, mnist and cifar10 have"
         refuse("model.conditional", True, f"False, because {reason}")
+
+
+def _check_channels(config, channels):
+    """Refuses channels that the network does not have."""
+    if not channels:
+        return
+    whole = config.model.copy_and_resolve_references()
+    whole.channels = ConfigDict()
+    components = models.build(whole, channels=3, classes=1)  # Axes of images and classes have no name.
+    params, _ = jax.eval_shape(partial(models.init, components), jax.random.key(0))
+    sizes = groups(params, models.axis_names(components).params)
+    network = f"config.model.name={config.model.name!r}"
+    for component, counts in channels.items():
+        if not sizes.get(component):
+            having = ", ".join(name for name, own in sizes.items() if own)
+            refuse(f"model.channels.{component}", counts, f"that of {having} with {network}")
+        for name, count in counts.items():
+            field, size = f"model.channels.{component}.{name}", sizes[component].get(name)
+            if size is None:
+                refuse(field, count, f"that of {', '.join(sizes[component])} with {network}")
+            if count > size:
+                refuse(field, count, f"a whole number from 1 to {size} with config.model.width={config.model.width}")
 
 
 def _check_experiment(config, values):

@@ -106,6 +106,17 @@ BAD = [
     ({"model.codes": 64}, ["config.model.codes=64", "128 with config.model.name='dcgan'", "vq_vae"]),
     ({"model.codebook_decay": 1.0}, ["config.model.codebook_decay=1.0", "below 1"]),
     (
+        {"model.channels": {"generator": {"up_8": 0}}},
+        ["config.model.channels={'generator': {'up_8': 0}}", "at least 1"],
+    ),
+    ({"model.channels": {"generator": 3}}, ["config.model.channels={'generator': 3}", "{component: {channel name:"]),
+    (
+        {"model.channels": {"decoder": {"up_8": 3}}},
+        ["config.model.channels.decoder={'up_8': 3}", "discriminator, generator with config.model.name='dcgan'"],
+    ),
+    ({"model.channels": {"generator": {"up_9": 3}}}, ["config.model.channels.generator.up_9=3", "unproject, up_8"]),
+    ({"model.channels": {"generator": {"up_8": 49}}}, ["config.model.channels.generator.up_8=49", "from 1 to 48"]),
+    (
         {**VAE, "model.name": "linear_vae"},
         ["config.model.image_size=16", "28, 32 with config.model.name='linear_vae'"],
     ),
@@ -393,6 +404,7 @@ BAD_FLAGS = [
     (["--config.prune.rate=-1"], ["config.prune.rate=-1.0", "between 0 and 1"]),
     (["--config.prune.rounds=2.5"], ["config.prune.rounds='2.5'", "whole number"]),
     (["--config.prune.ratio=0.2"], ["config.prune.ratio", "prune.rate"]),
+    (["--config.model.channels=3"], ["config.model.channels='3'", "{component: {channel name:"]),
     (["--config.pruning.rate=0.2"], ["config.pruning.rate", "prune.rate"]),
     (["--config.prune.include=('decoder',)"], ["'decoder'", "matches no parameter", "generator/up_16/conv/kernel"]),
     (["--config.prune.exclude=('(',)"], ["'('", "not a regular expression"]),

@@ -100,6 +100,7 @@ def _dense_short(run, row):
     config = run.config.copy_and_resolve_references()
     config.experiment = "dense"
     config.branch = config_lib.get_config().branch
+    config.model.channels = {}
     config.model.width, parameters = width_for(run.setup, row["params_kept"])
     if abs(parameters / row["params_kept"] - 1) > 0.2:
         say(

@@ -59,9 +59,11 @@ class Setup:
         return jax.device_get(self._init(np.uint32(seed)))
 
     def components(self, axis_name=None, **sizes):
-        """The config's networks, or those of other sizes; batch statistics are averaged over `axis_name`, if any."""
+        """The config's networks, or whole ones of other sizes, whose batch statistics are averaged over `axis_name`."""
         model = self.config.model.copy_and_resolve_references()
-        model.update(sizes)
+        if sizes:
+            model.channels = {}
+            model.update(sizes)
         style = {"dtype": jnp.dtype(self.config.dtype), "axis_name": axis_name}
         return models.build(model, self._channels, self._classes, **style)
 
