@@ -173,7 +173,7 @@ def network(name, width=4, latent_size=4, image_size=16, channels=1, **options):
     """The shapes of a network's parameters, and the names of their axes."""
     components = models.MODELS[name](width, latent_size, image_size, channels, **options)
     params = jax.eval_shape(lambda: models.init(components, jax.random.key(0)))[0]
-    return params, models.axis_names(components)
+    return params, models.axis_names(components).params
 
 
 def test_between_data_of_other_channels_all_moves_but_the_layers_that_see_images():
