@@ -14,7 +14,8 @@ from jaxtickets import data, evaluation, models
 from jaxtickets.errors import UserError
 from jaxtickets.objectives import AUGMENTATIONS, DISTILLED, LOSSES, PENALTIES, SMOOTHED
 from jaxtickets.pruning import SCORES, parse_structure, sparsities
-from jaxtickets.pruning.channels import groups
+from jaxtickets.pruning.channels import CHANNEL_SCORES, groups
+from jaxtickets.pruning.channels import SCOPES as CHANNEL_SCOPES
 from jaxtickets.pruning.selection import SCHEDULES, SCOPES, STRUCTURES
 
 DTYPES = ("float32", "bfloat16")
@@ -34,12 +35,19 @@ SCORES_OF = {
     "gradual": ("magnitude",),
     "set": ("magnitude",),
     "rigl": ("magnitude",),
+    "early_bird": ("magnitude",),
     "branch": ("magnitude",),
     "transfer": ("magnitude",),
+}
+# The same for those that can prune channels.
+CHANNEL_SCORES_OF = {
+    "early_bird": tuple(CHANNEL_SCORES),
+    "at_init": (*CHANNEL_SCORES, "random", "snip", "grasp", "synflow"),
 }
 EXPERIMENTS = tuple(SCORES_OF)
 REWINDS = ("state", "weights", "learning_rate", "none")
 REWINDING = ("imp", "one_shot")  # The experiments that train first and rewind.
+NO_EARLY_BIRD = ("train_dense", "take_last", "fail")
 CHANGING = ("gradual", "set", "rigl")  # Those whose masks change while they train.
 BRANCHES = ("reinit", "random_pruning", "shuffled", "dense_short")
 # For each objective the models it can train; an objective is a game between a model's components.
@@ -61,12 +69,16 @@ FIELDS_OF = {
 }
 # The fields that only some experiments read.
 FIELDS_OF_EXPERIMENTS = {
-    "rewind": REWINDING,
+    "rewind": (*REWINDING, "early_bird"),
     "rewind_discriminator": REWINDING,
     "objective.distillation": REWINDING,
     "prune.update_every": CHANGING,
     "prune.update_until": CHANGING,
     "prune.drop_fraction": ("set", "rigl"),
+    **{
+        f"early_bird.{name}": ("early_bird",)
+        for name in ("every", "queue", "threshold", "until", "on_no_early_bird", "gamma_penalty")
+    },
     "branch.of": ("branch",),
     "branch.kind": ("branch",),
     "transfer.of": ("transfer",),
@@ -145,7 +157,8 @@ def get_config() -> ConfigDict:
                 schedule="constant_rate",  # Or cubic: to the same sparsity in the end, faster at first.
                 sparsities=(),  # The sparsity of each round, in the place of rounds, rate and schedule.
                 scope="global",  # What one threshold decides over; or uniform or erk: each layer has its share.
-                structure="weight",  # What is pruned whole: weight, filter, block:4x4; or 2:4, of each four two stay.
+                structure="weight",  # What is pruned whole: weight, filter, channel, block:4x4; 2:4: two of each four stay.
+                target="sparsity",  # What a round's number is the share of: what is pruned, or flops of the network.
                 components=(),  # Those that are pruned; none named: all.
                 include=(r"(kernel|embedding)$",),
                 exclude=(),
@@ -155,6 +168,14 @@ def get_config() -> ConfigDict:
                 update_every=0.02,  # gradual, set, rigl: below 1 a fraction of training, else a number of steps.
                 update_until=0.75,  # The fraction of training after which masks stay as they are.
                 drop_fraction=0.3,  # set, rigl: of a layer's weights, exchanged in an update.
+            ),
+            early_bird=dict(
+                every=0,  # Steps between two masks of the search; 0 is an epoch.
+                queue=5,  # So many masks in a row must be alike,
+                threshold=0.1,  # all at a normalised Hamming distance to the newest below this.
+                until=0.25,  # The search's budget: below 1 a fraction of training, else a number of steps.
+                on_no_early_bird="train_dense",  # If there is none by then: this, take_last or fail.
+                gamma_penalty=0.0,  # While searching, the weight of the sum of all |gamma| of the channels to prune.
             ),
             branch=dict(of="", kind="reinit"),  # A control on each level of the finished run in the workdir `of`.
             # Tickets of a workdir, or of a ticket file, in another network; for the named components, or all.
@@ -275,13 +296,14 @@ FIELDS = {
     "train.steps": _whole(0),
     "train.log_every": _whole(1),
     "train.checkpoint_every": _whole(0),
-    "prune.score": _choice(*SCORES),
+    "prune.score": _choice(*SCORES, *CHANNEL_SCORES),
     "prune.rounds": _whole(0),
     "prune.rate": _number(lambda value: 0 < value < 1, "a number between 0 and 1, both excluded"),
     "prune.schedule": _choice(*SCHEDULES),
     "prune.sparsities": _numbers(lambda value: 0 < value < 1, "a tuple of numbers between 0 and 1"),
     "prune.scope": _choice(*SCOPES),
     "prune.structure": (_structure, f"one of {STRUCTURES}"),
+    "prune.target": _choice("sparsity", "flops"),
     "prune.components": _some_of(*ALL_COMPONENTS),
     "prune.include": (_texts, "a tuple of regular expressions over paths such as generator/up_16/conv/kernel"),
     "prune.exclude": (_texts, "a tuple of regular expressions over paths such as generator/up_16/conv/kernel"),
@@ -294,6 +316,15 @@ FIELDS = {
     ),
     "prune.update_until": _number(lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
     "prune.drop_fraction": _number(lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
+    "early_bird.every": _whole(0),
+    "early_bird.queue": _whole(2),
+    "early_bird.threshold": _number(lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
+    "early_bird.until": _number(
+        lambda value: value > 0 and (value < 1 or value == int(value)),
+        "a fraction of training between 0 and 1, or a whole number of steps",
+    ),
+    "early_bird.on_no_early_bird": _choice(*NO_EARLY_BIRD),
+    "early_bird.gamma_penalty": _at_least_zero,
     "branch.of": _text,
     "branch.kind": _choice(*BRANCHES),
     "transfer.of": _text,
@@ -430,7 +461,10 @@ def _check_experiment(config, values):
     """Refuses what the chosen experiment or score would not read, and rounds that can't follow each other."""
     defaults, name, options = flat(get_config()), config.experiment, config.prune
     given = f"config.experiment={name!r}"
-    if options.score not in SCORES_OF[name]:
+    structure = parse_structure(options.structure)
+    if structure.kind == "channel":
+        _check_channel_pruning(config, given)
+    elif options.score not in SCORES_OF[name]:
         refuse("prune.score", options.score, f"{' or '.join(SCORES_OF[name])} with {given}")
     for fields, chosen, by in (
         (FIELDS_OF_EXPERIMENTS, name, "experiment"),
@@ -448,7 +482,6 @@ def _check_experiment(config, values):
         refuse("prune.rounds", 0, f"at least 1 with {given}; config.experiment='dense' prunes nothing")
     if list(options.sparsities) != sorted(set(options.sparsities)):
         refuse("prune.sparsities", options.sparsities, "a tuple that increases")
-    structure = parse_structure(options.structure)
     if structure.kind != "weight" and name in ("set", "rigl"):
         refuse("prune.structure", options.structure, f"'weight' with {given}, which exchanges single weights")
     if structure.kind == "n:m" and options.sparsities:
@@ -456,6 +489,12 @@ def _check_experiment(config, values):
         refuse("prune.sparsities", options.sparsities, allowed)
     if structure.kind == "n:m" and name == "gradual":
         refuse("prune.structure", options.structure, f"one of which any share can be pruned with {given}")
+    if structure.kind != "channel" and options.target != "sparsity":
+        refuse("prune.target", options.target, "'sparsity' with config.prune.structure other than 'channel'")
+    if name == "early_bird" and config.rewind not in ("state", "none"):
+        refuse("rewind", config.rewind, f"state or none with {given}: there is no trained network at the search's end")
+    if (penalty := config.early_bird.gamma_penalty) and options.score != "gamma":
+        refuse("early_bird.gamma_penalty", penalty, "0.0 with a config.prune.score other than 'gamma'")
     if structure.kind == "n:m" and options.score == "synflow":
         refuse("prune.structure", options.structure, "one that many small steps can lead to with synflow")
     unknown = [part for part in options.components if part not in COMPONENTS_OF[config.objective.name]]
@@ -470,6 +509,18 @@ def _check_experiment(config, values):
         refuse("seeds", config.seeds, f"so many that config.seed={config.seed} + seeds is at most {2**32}")
     if config.confidence != defaults["confidence"] and config.seeds == 1:
         refuse("confidence", config.confidence, "0.95, the default, with config.seeds=1: one run tests nothing")
+
+
+def _check_channel_pruning(config, given):
+    """Refuses what does not go with `config.prune.structure='channel'`."""
+    options, structure = config.prune, "config.prune.structure='channel'"
+    if config.experiment not in CHANNEL_SCORES_OF:
+        refuse("prune.structure", "channel", f"that with config.experiment={' or '.join(CHANNEL_SCORES_OF)}")
+    scores = CHANNEL_SCORES_OF[config.experiment]
+    if options.score not in scores:
+        refuse("prune.score", options.score, f"{', '.join(scores)} with {given} and {structure}")
+    if options.scope not in CHANNEL_SCOPES:
+        refuse("prune.scope", options.scope, f"{', '.join(CHANNEL_SCOPES)} with {structure}")
 
 
 def subject(config: ConfigDict) -> str:
@@ -530,7 +581,7 @@ def resolve_rewind_step(config: ConfigDict, steps: int) -> int:
     """The step of the rewind point."""
     value = config.rewind_step
     step = round(value * steps) if value < 1 else int(value)
-    if config.experiment not in ("dense", *REWINDING):
+    if config.experiment not in ("dense", "early_bird", *REWINDING):
         step = 0  # The others start from the initialisation.
     if step >= steps:
         refuse("rewind_step", value, f"a step before the end of training, which is step {steps}")
@@ -544,6 +595,24 @@ def resolve_update_steps(config: ConfigDict, steps: int) -> range:
     last = min(round(options.update_until * steps), steps - 1)
     if config.experiment in CHANGING and every > last:
         refuse("prune.update_every", options.update_every, f"at most the {last} steps of config.prune.update_until")
+    return range(every, last + 1, every)
+
+
+def resolve_search_steps(config: ConfigDict, steps: int, per_epoch: int) -> range:
+    """The steps after which the search for an early-bird ticket draws a mask."""
+    options = config.early_bird
+    every = options.every or per_epoch
+    last = round(options.until * steps) if options.until < 1 else int(options.until)
+    if config.experiment == "early_bird":
+        if last >= steps:
+            refuse("early_bird.until", options.until, f"a step before the end of training, which is step {steps}")
+        if last < every * options.queue:
+            refuse(
+                "early_bird.until",
+                options.until,
+                f"at least {every * options.queue} steps, config.early_bird.queue={options.queue} masks that are {every} "
+                f"steps apart; it is {last} of {steps} steps",
+            )
     return range(every, last + 1, every)
 
 

@@ -141,6 +141,7 @@ def make_step(
     ema_decay: float = 0.0,
     final_rate: float = 1.0,
     steps: int = 1,
+    l1=None,
 ) -> Callable:
     """The train step of the players `moving`, compiled once and mapped over the local devices.
 
@@ -154,7 +155,8 @@ def make_step(
     XLA's CPU back end runs convolutions inside a conditional many times slower (docs/decisions.md).
 
     The learning rate falls linearly over `steps` steps to `final_rate` of what it was, and stays there. `teacher` is
-    the discriminator that `Player.loss` may be given.
+    the discriminator that `Player.loss` may be given. `l1`, a tree like the parameters, has the weight of |parameter|
+    in the loss for each leaf that is penalised, None for the others.
     """
 
     def step(state: TrainState, masks, data, indices, teacher=None):
@@ -176,6 +178,12 @@ def make_step(
 
             gradients, (batch_stats, player_scalars) = jax.grad(loss, has_aux=True)(own)
             gradients, batch_stats, player_scalars = jax.lax.pmean((gradients, batch_stats, player_scalars), AXIS)
+            if l1 is not None:
+                for component in player.components:
+                    gradients[component] = jax.tree.map(
+                        lambda gradient, leaf, weight: gradient if weight is None else gradient + weight * jnp.sign(leaf),
+                        *(tree[component] for tree in (gradients, own, l1)),
+                    )
             for component in player.components if movement else ():
                 movement[component] = jax.tree.map(
                     lambda total, gradient, leaf: total - gradient * leaf,

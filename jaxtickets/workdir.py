@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from jaxtickets import files
 from jaxtickets.errors import UserError
@@ -100,28 +101,35 @@ def write_csv(path: Path, rows: list[dict]) -> None:
         path.unlink(missing_ok=True)
         return
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    columns = dict.fromkeys(name for row in rows for name in row)  # Rows of an older run may lack some.
+    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     files.replace(path, text.getvalue().encode())
 
 
-def write_json(path: Path, content) -> None:
-    files.replace(path, json.dumps(content, indent=2).encode())
+def write_json(path: Path, content, indent: int | None = 2) -> None:
+    files.replace(path, json.dumps(content, indent=indent).encode())
+
+
+def write_arrays(path: Path, **arrays) -> None:
+    """A NumPy `.npz` file."""
+    with files.atomic_write(path) as temporary:
+        np.savez(temporary, **arrays)
 
 
 class Scalars:
     """`metrics.jsonl` and `tb/`: a row, and a TensorBoard point, for each logging step."""
 
     def __init__(self, path: Path, keep):
-        """Rows for which `keep(round, step)` is false are dropped: a killed run wrote them, and this one will again."""
+        """Rows for which `keep(row)` is false are dropped: a killed run wrote them, and this one will again."""
         import tensorboardX  # Slow to import, and not to be counted as training.
 
         self._tensorboard, self._make_writer = path / "tb", tensorboardX.SummaryWriter
         self._writers = {}
         file = path / "metrics.jsonl"
         if file.exists():
-            rows = [row for row in _complete_rows(file) if keep(row["round"], row["step"])]
+            rows = [row for row in _complete_rows(file) if keep(row)]
             files.replace(file, "".join(json.dumps(row) + "\n" for row in rows).encode())
         self._file = file.open("a")
 
@@ -137,7 +145,8 @@ class Scalars:
         """The finished round's row, against the round, and its sample grid `[height, width, channels]` uint8."""
         writer = self._writer("rounds", round_)
         for name, value in row.items():
-            writer.add_scalar(f"rounds/{name}", value, round_)
+            if value is not None:
+                writer.add_scalar(f"rounds/{name}", value, round_)
         writer.add_image("samples", samples, round_, dataformats="HWC")
         writer.flush()
         if trained := self._writers.pop(f"round_{round_:03d}", None):

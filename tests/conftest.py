@@ -88,7 +88,7 @@ def init(components, seed: int = 0):
 
 def share(setup: Setup, base: Setup) -> Setup:
     """Gives `setup` what `base` has compiled; their configs differ in nothing that this depends on."""
-    names = ("_init", "_compiled", "evaluator", "losses", "tempered_losses", "flows")
+    names = ("_init", "_compiled", "_step_bytes", "evaluator", "losses", "tempered_losses", "flows")
     setup.__dict__.update({name: getattr(base, name) for name in names})
     return setup
 

@@ -80,8 +80,9 @@ def test_gamma_is_the_mean_over_norms_and_classes_of_the_absolute_scale_of_batch
 
 def test_filter_norms_are_means_over_all_weights_that_make_a_channel():
     generator = PARAMS["generator"]
-    for order, norm in ((1, lambda w: np.abs(w).mean()), (2, lambda w: np.sqrt((w**2).mean()))):
-        scores = channels.filter_norm(PARAMS, NAMES, order)
+    norms = {channels.filter_l1: lambda w: np.abs(w).mean(), channels.filter_l2: lambda w: np.sqrt((w**2).mean())}
+    for score, norm in norms.items():
+        scores = score(PARAMS, NAMES)
         for channel in range(3):
             made_by = (generator["first"]["kernel"][:, channel], generator["block"]["conv_2"]["kernel"][..., channel])
             expected = norm(np.concatenate([weights.ravel() for weights in made_by]))
@@ -130,7 +131,7 @@ def scored(draw):
 def pools(tree, scope):
     """`[[leaf, ...]]`: the groups over which one threshold decides, in the order of their paths."""
     leaves = mask_lib.named_leaves(tree)
-    key = {"global": lambda path: "", "component": lambda path: path.split("/")[0], "group": lambda path: path}[scope]
+    key = {"global": lambda path: "", "component": lambda path: path.split("/")[0], "layerwise": lambda path: path}[scope]
     found = {}
     for path, leaf in leaves.items():
         found.setdefault(key(path), []).append(leaf)
@@ -167,7 +168,7 @@ def test_exactly_the_asked_count_of_the_lowest_goes_and_of_equal_scores_the_firs
     [
         ("global", 0.9, ["ratio: 0.9 prunes 14 of 15 channels of the network", "1 of each of 3 names", "at most 0.8"]),
         ("component", 0.9, ["prunes 4 of 4 channels of the discriminator", "1 of each of 1 names", "at most 0.75"]),
-        ("group", 0.85, ["prunes 3 of 3 channels of generator/up_8", "1 of each of 1 names", "at most 0.6666"]),
+        ("layerwise", 0.85, ["prunes 3 of 3 channels of generator/up_8", "1 of each of 1 names", "at most 0.6666"]),
     ],
 )
 def test_a_ratio_that_leaves_too_few_channels_is_refused_with_one_that_is_possible(scope, ratio, parts):
@@ -195,7 +196,7 @@ def test_the_networks_names_are_scored(name):
     shapes = jax.eval_shape(partial(models.init, components), jax.random.key(0))
     params, batch_stats = jax.tree.map(lambda leaf: np.ones(leaf.shape), shapes)
     sizes = channels.groups(params, names.params)
-    scores = channels.filter_norm(params, names.params)
+    scores = channels.filter_l1(params, names.params)
     assert jax.tree.map(np.size, scores) == sizes
     assert all(np.all(leaf == 1) for leaf in jax.tree.leaves(scores))
     normed = channels.gamma(params, names.params, batch_stats)

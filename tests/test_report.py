@@ -11,8 +11,9 @@ from PIL import Image
 from jaxtickets import report
 from jaxtickets.errors import UserError
 from jaxtickets.report.__main__ import main
-from jaxtickets.report.plots import corner, curve, metric_figure
-from jaxtickets.report.reading import read, significant
+from jaxtickets.report.plots import corner, curve, metric_figure, search_figure, shown_searches
+from jaxtickets.report.reading import metric_columns, read, significant
+from jaxtickets.report.table import measured_columns
 
 LAYERS = {
     "generator/project/dense/kernel": 65_536,
@@ -98,14 +99,55 @@ def write_workdir(path, *, seed=0, rate=0.3, rounds=6, finished=True, winner=WIN
     return path
 
 
-def write_seeds(path, *, rounds=(6, 6, 6), rate=0.3, distances=DISTANCES, finished=True):
-    """A workdir such as a run over several seeds leaves, of which each has finished so many rounds."""
+def write_searches(path, *, epochs=12, emerged=(7, 5, 6, None, 4), unit="channels"):
+    """Makes the workdir one in which the ticket of each round but the dense one was searched for during training.
+
+    `emerged` are the indices of the rounds' tickets among the masks drawn, one an epoch of 31 steps.
+    """
+    record = json.loads((path / "config.json").read_text())
+    record["config"]["experiment"] = "early_bird"
+    record["command"] = "python -m jaxtickets.main --config=configs/early_bird.py:quick"
+    (path / "config.json").write_text(json.dumps(record))
+    (path / "search").mkdir()
+    random = np.random.default_rng(record["config"]["seed"])
+    steps = [31 * epoch for epoch in range(1, epochs + 1)]
+    rows = read_rows(path)
+    for number, (row, index) in enumerate(zip(rows, (None, *emerged), strict=False)):
+        row["emergence_epoch"] = None if index is None else 31 * (index + 1) * 64 / 2000
+        row["search_seconds"] = 9.5 if number else 0
+        row["step_bytes"] = round(48_300_000 * float(row["density"]))
+        if number == 0:
+            continue
+        # Scores move less and less, and with them the masks of the upper 70 %.
+        moves = random.normal(size=(epochs, 400)) * np.exp(-np.arange(epochs) / 2.2)[:, None]
+        scores = np.cumsum(moves, axis=0)
+        masks = scores > np.quantile(scores, 0.3, axis=1, keepdims=True)
+        search = {
+            "steps": steps,
+            "epochs": [step * 64 / 2000 for step in steps],
+            "distances": (masks[:, None] != masks[None]).mean(axis=2).tolist(),
+            "queue": 5,
+            "threshold": 0.1,
+            "emerged": index,
+            "unit": unit,
+        }
+        (path / "search" / f"{number:03d}.json").write_text(json.dumps(search))
+    write_csv(path / "rounds.csv", rows)
+    return path
+
+
+def write_seeds(path, *, rounds=(6, 6, 6), rate=0.3, distances=DISTANCES, finished=True, emerged=None):
+    """A workdir such as a run over several seeds leaves, of which each has finished so many rounds.
+
+    `emerged` are the indices of each seed's tickets, as in `write_searches`, if there was a search.
+    """
     rows = []
     for seed, count in enumerate(rounds):
         seed_path = path / f"seed_{seed}"
         write_workdir(seed_path, seed=seed, rate=rate, rounds=count, distances=distances, finished=False)
-        with (seed_path / "rounds.csv").open() as file:
-            rows += [{"seed": seed, **row} for row in csv.DictReader(file)]
+        if emerged:
+            write_searches(seed_path, emerged=emerged[seed])
+        rows += [{"seed": seed, **row} for row in read_rows(seed_path)]
         if count == max(rounds):
             (seed_path / "report.html").write_text("the report of one seed")
     record = json.loads((path / "seed_0" / "config.json").read_text())
@@ -155,6 +197,11 @@ def samples_grid(random, density):
             cell = np.clip(255 * np.exp(-(ring**2)) + noise, 0, 255)
             grid[18 * row :][:16, 18 * column :][:, :16] = cell
     return Image.fromarray(grid)
+
+
+def read_rows(path, name="rounds.csv"):
+    with (path / name).open() as file:
+        return list(csv.DictReader(file))
 
 
 def write_csv(path, rows):
@@ -397,16 +444,127 @@ def test_the_plot_of_several_seeds_has_the_intervals_of_the_verdict_and_a_dot_a_
     assert "each seed" in others and "95% interval of the mean" not in others
 
 
-def read_summary(path, name="summary.csv"):
-    with (path / name).open() as file:
-        return list(csv.DictReader(file))
+@pytest.fixture
+def searched(tmp_path):
+    return write_searches(write_workdir(tmp_path / "searched"))
+
+
+def test_searches_are_read_by_their_rounds_and_their_columns_are_no_metrics(searched, workdir):
+    run = read(searched)
+    assert list(run.searches) == [1, 2, 3, 4, 5]
+    assert [search["emerged"] for search in run.searches.values()] == [7, 5, 6, None, 4]
+    assert metric_columns(run.rounds) == metric_columns(read(workdir).rounds) == ["fd_digits", "kid"]
+    assert read(workdir).searches == {}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"distances": [[0.0, 0.1], [0.1]]},
+        {"distances": [[float("nan")] * 12] * 12},
+        {"distances": None},
+        {"epochs": []},
+        {"epochs": ["one"] * 12},
+        {"emerged": 12},
+        {"threshold": None},
+        {"unit": "<script>"},
+        None,
+    ],
+)
+def test_a_damaged_search_is_left_out_and_the_others_are_reported(searched, damage):
+    file = searched / "search" / "002.json"
+    text = file.read_text()
+    file.write_text(text[:-20] if damage is None else json.dumps(json.loads(text) | damage))
+    assert list(read(searched).searches) == [1, 3, 4, 5]
+    assert "Search for the ticket" in report.build(searched).read_text()
+
+
+def test_the_table_says_at_which_epoch_each_ticket_was_found(searched, workdir):
+    header, _, *lines = report.summary(searched).splitlines()
+    column = slice(header.index("found at epoch"), header.index("found at epoch") + len("found at epoch"))
+    assert [line[column].strip() for line in lines[:6]] == ["-", "7.94", "5.95", "6.94", "-", "4.96"]
+    assert "found" not in report.summary(workdir)
+
+
+def test_the_table_of_a_search_stays_narrow_and_names_what_it_leaves_out(tmp_path):
+    seeds = write_seeds(tmp_path / "seeds", emerged=((7, 5, 6, None, 4),) * 3)
+    *table, left_out, _, _ = report.summary(seeds).splitlines()
+    assert max(map(len, table)) <= 110 and left_out == "Also in rounds.csv: emergence_epoch, kid."
+
+
+def test_over_several_seeds_the_epoch_is_the_mean_of_the_seeds_that_found_a_ticket(tmp_path):
+    emerged = ((7, 5, 6, None, 4), (5, 5, None, None, 4), (3, 5, 8, None, 4))
+    run = read(write_seeds(tmp_path / "seeds", emerged=emerged))
+    found = measured_columns(run.rounds, run.verdict, run.seed_rounds)["found at epoch"]
+    assert found == ["-", "5.95", "5.95", "7.94 (2 of 3)", "-", "4.96"]
+
+
+def test_the_page_of_a_search_explains_its_plot_and_leaves_its_colours_as_they_are(searched, workdir):
+    html, other = report.build(searched).read_text(), report.build(workdir).read_text()
+    image, caption = re.search(
+        r"<h2>Search for the ticket</h2>\n<figure>(<img [^>]*>)<figcaption>([^<]*)", html
+    ).groups()
+    assert 'class="heatmap"' in image and not re.search("heatmap [^}]*filter", html.partition("</style>")[0])
+    for text in ("share of channels", "last 5 masks", "threshold", "4 of 5 rounds are shown"):
+        assert text in caption
+    header = re.findall("<th>([^<]*)</th>", html)
+    assert header[5:] == ["fd_digits", "found at epoch", "kid", "training [s]", "search [s]", "step [MB]", ""]
+    first, second = re.findall(r"<tr>\n(<td>[01]</td>.*)", html)
+    assert re.findall("<td>([^<]*)</td>", first)[6:] == ["-", "0.04103", "31.4", "0.0", "48.3"]
+    assert re.findall("<td>([^<]*)</td>", second)[6:] == ["7.94", "0.03947", "32.4", "9.5", "33.8"]
+    assert re.findall("<th>([^<]*)</th>", other)[5:] == ["fd_digits", "kid", "training [s]", ""]
+    assert not any(text in other for text in ("Search for the ticket", "search:", '"heatmap"'))
+    Image.open(searched / "plots" / "search.png").verify()
+
+
+def test_the_report_over_several_seeds_shows_the_search_of_the_first_one(tmp_path):
+    seeds = write_seeds(tmp_path / "seeds", emerged=((7, 5, 6, None, 4), (6, 4, 5, None, 3), (5, 3, 4, None, 2)))
+    assert read(seeds).searches == read(seeds / "seed_0").searches
+    assert "<h2>Search for the ticket of seed 0</h2>" in report.build(seeds).read_text()
+
+
+def test_the_plot_of_a_search_has_a_cell_for_each_two_masks_in_epochs_and_the_ticket_on_its_diagonal(searched):
+    run = read(searched)
+    figure = search_figure({number: run.searches[number] for number in (1, 4)}, run.rounds)
+    first, fourth, bar = figure.axes
+    mesh, *_, diamond = first.collections
+    np.testing.assert_array_equal(mesh.get_array(), run.searches[1]["distances"])
+    edges = np.asarray(mesh.get_coordinates())[0, :, 0]
+    epochs = np.arange(1, 13) * 31 * 64 / 2000
+    np.testing.assert_allclose((edges[1:] + edges[:-1]) / 2, epochs)
+    np.testing.assert_allclose(diamond.get_offsets(), [[epochs[7]] * 2])
+    assert first.get_title(loc="left") == "round 1 · 30.0 % pruned · found at epoch 7.94"
+    assert fourth.get_title(loc="left") == "round 4 · 76.0 % pruned · no ticket found" and not fourth.lines
+    assert "0.1, threshold" in [label.get_text() for label in bar.get_yticklabels()]
+    assert bar.get_ylabel() == "normalised Hamming distance between channel masks"
+    assert mesh.norm.vmax == max(np.max(run.searches[number]["distances"]) for number in (1, 4))
+
+
+def test_the_line_in_the_plot_of_a_search_parts_the_cells_below_the_threshold_from_the_others():
+    distances = [[0, 0.3, 0.1], [0.3, 0, 0.09], [0.1, 0.09, 0]]
+    search = {"epochs": [1, 2, 3], "distances": distances, "queue": 2, "threshold": 0.1, "emerged": 2}
+    upright, level = search_figure({1: search | {"unit": "weights"}}, []).axes[0].collections[1:3]
+    # Rows from below: close, far, far | far, close, close | far, close, close.
+    expected = {((1.5, 0.5), (1.5, 1.5)), ((1.5, 1.5), (1.5, 2.5)), ((1.5, 2.5), (1.5, 3.5))}
+    assert {tuple(map(tuple, segment)) for segment in upright.get_segments()} == expected
+    assert {tuple((x, y) for y, x in segment) for segment in level.get_segments()} == expected
+
+
+def test_of_many_searches_four_are_drawn_with_the_first_and_the_last():
+    assert list(shown_searches(dict.fromkeys(range(1, 21)))) == [1, 7, 14, 20]
+    assert list(shown_searches(dict.fromkeys((3, 2)))) == [2, 3]
+
+
+def test_a_search_of_a_single_mask_is_drawn(tmp_path):
+    report.build(write_searches(write_workdir(tmp_path / "run", rounds=2, winner=1), epochs=1, emerged=(None,)))
+    Image.open(tmp_path / "run" / "plots" / "search.png").verify()
 
 
 def test_the_comparison_lists_the_fields_that_differ_and_only_those(tmp_path):
     first = write_workdir(tmp_path / "a", seed=0, rate=0.3)
     second = write_workdir(tmp_path / "b", seed=1, rate=0.5, rounds=3, finished=False)
     rows = report.compare([first, second], tmp_path / "out")
-    summary = read_summary(tmp_path / "out")
+    summary = read_rows(tmp_path / "out", "summary.csv")
     assert [name for name in summary[0] if name.startswith("config.")] == ["config.seed", "config.prune.rate"]
     assert [row["status"] for row in summary] == ["finished", "3 rounds so far"]
     assert [row["config.prune.rate"] for row in summary] == ["0.3", "0.5"]
@@ -420,7 +578,7 @@ def test_the_comparison_lists_the_fields_that_differ_and_only_those(tmp_path):
 def test_a_failed_run_without_files_has_a_row(tmp_path):
     first = write_workdir(tmp_path / "a")
     report.compare([first, tmp_path / "b"], tmp_path, failed=["b"])
-    assert [row["status"] for row in read_summary(tmp_path)] == ["finished", "failed"]
+    assert [row["status"] for row in read_rows(tmp_path, "summary.csv")] == ["finished", "failed"]
 
 
 def test_runs_without_a_metric_in_common_are_still_summarised(tmp_path):
@@ -433,7 +591,7 @@ def test_runs_without_a_metric_in_common_are_still_summarised(tmp_path):
 def test_the_summary_of_several_seeds_is_of_their_means(tmp_path, seeds):
     unfinished = write_seeds(tmp_path / "unfinished", rounds=(6, 3, 1), finished=False)
     report.compare([seeds, unfinished, write_workdir(tmp_path / "single")], tmp_path)
-    rows = read_summary(tmp_path)
+    rows = read_rows(tmp_path, "summary.csv")
     assert [row["status"] for row in rows] == ["finished", "10 rounds so far", "finished"]
     assert float(rows[0]["winning_value"]) == pytest.approx(DISTANCES[WINNER] + 0.1)
     assert float(rows[0]["dense"]) == pytest.approx(float(rows[1]["dense"])) == pytest.approx(DISTANCES[0] + 0.1)
@@ -457,7 +615,7 @@ def test_the_table_of_levels_has_the_sparsities_that_two_runs_share(tmp_path, se
         "single": ["12.31", "11.84*", "12.02*"],
         "slow": ["12.31", "-", "-"],
     }
-    rows = read_summary(tmp_path, "levels.csv")
+    rows = read_rows(tmp_path, "levels.csv")
     assert [(row["run"], float(row["sparsity"])) for row in rows] == [
         *(("seeds", sparsity) for sparsity in (0, 0.3, 0.51)),
         *(("single", sparsity) for sparsity in (0, 0.3, 0.51)),
@@ -472,6 +630,19 @@ def test_the_table_of_levels_has_the_sparsities_that_two_runs_share(tmp_path, se
     assert rows[4]["low"] == rows[4]["high"] == ""
 
 
+def test_the_levels_have_what_each_value_cost_as_means_over_the_seeds(tmp_path, seeds):
+    table = read_rows(seeds)
+    for row in table:
+        row["train_seconds"] = 10 * (int(row["seed"]) + 1)
+        row["params_kept"] = int(row["params_kept"]) + int(row["seed"])
+    write_csv(seeds / "rounds.csv", table)
+    report.levels([seeds, write_workdir(tmp_path / "single", rounds=3, winner=2)], tmp_path)
+    rows = read_rows(tmp_path, "levels.csv")
+    assert [float(row["flops"]) for row in rows] == pytest.approx([1, 0.7, 0.49] * 2)
+    assert [float(row["train_seconds"]) for row in rows] == pytest.approx([20, 20, 20, 31.4, 32.4, 33.4])
+    assert [float(row["params_kept"]) for row in rows] == [288_449, 201_915, 141_341, 288_448, 201_914, 141_340]
+
+
 def test_the_table_of_levels_stays_narrow_and_says_how_many_it_leaves_out(tmp_path):
     distances = list(np.linspace(12, 15, 25))
     workdirs = [write_seeds(tmp_path / name, rounds=(25, 25), rate=0.1, distances=distances) for name in "ab"]
@@ -480,7 +651,7 @@ def test_the_table_of_levels_stays_narrow_and_says_how_many_it_leaves_out(tmp_pa
     shown = cells(text)[""][1:]
     assert shown[0] == "10.0" and shown[-1] == "92.0"
     assert f"{24 - len(shown)} more sparsities" in text
-    assert len(read_summary(tmp_path, "levels.csv")) == 2 * 25
+    assert len(read_rows(tmp_path, "levels.csv")) == 2 * 25
 
 
 def test_the_table_of_levels_names_the_runs_with_another_metric(tmp_path):
@@ -510,8 +681,8 @@ def test_the_command_line_compares_several_workdirs(tmp_path, capsys):
     paths = [str(write_workdir(tmp_path / name, seed=seed)) for seed, name in enumerate("ab")]
     assert main([*paths, f"--out={tmp_path / 'out'}"]) == 0
     printed = capsys.readouterr().out
-    assert "finished" in printed and read_summary(tmp_path / "out")
-    assert "fd_digits by weights pruned" in printed and read_summary(tmp_path / "out", "levels.csv")
+    assert "finished" in printed and read_rows(tmp_path / "out", "summary.csv")
+    assert "fd_digits by weights pruned" in printed and read_rows(tmp_path / "out", "levels.csv")
 
 
 def test_a_mistake_is_one_line_and_exit_status_2(tmp_path, workdir, capsys):

@@ -10,6 +10,7 @@ from jaxtickets.experiments import transfer as transfer_lib
 from jaxtickets.experiments.at_init import at_init
 from jaxtickets.experiments.branch import branch
 from jaxtickets.experiments.dense import dense
+from jaxtickets.experiments.early_bird import early_bird
 from jaxtickets.experiments.imp import imp
 from jaxtickets.experiments.one_shot import one_shot
 from jaxtickets.experiments.run import Run, check_finished, discard_from
@@ -27,6 +28,7 @@ EXPERIMENTS = {
     "gradual": gradual,
     "set": sparse_evolutionary,
     "rigl": rigl,
+    "early_bird": early_bird,
     "branch": branch,
     "transfer": transfer,
 }

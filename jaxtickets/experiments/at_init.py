@@ -1,16 +1,18 @@
 """Pruning at initialisation: SNIP, GraSP, SynFlow, magnitude or random."""
 
+from jaxtickets.experiments.compacted import train_compacted
 from jaxtickets.experiments.run import Run
 from jaxtickets.train import rewind
 
 
 def at_init(run: Run) -> None:
-    """For each sparsity prunes the untrained network once, by `config.prune.score`, and trains what is left.
+    """For each level prunes the untrained network once, by `config.prune.score`, and trains what is left.
 
     Lee, Ajanthan, Torr 2019 (SNIP, algorithm 1); Wang, Zhang, Grosse 2020 (GraSP, algorithm 1); Tanaka et al. 2020
     (SynFlow, algorithm 1, in its many small steps).
     """
+    train = train_compacted if run.config.prune.structure == "channel" else Run.round
     run.round(0, run.dense_masks, run.initial_state)
     for round_ in range(1, len(run.levels)):
         masks = run.pruned(round_, run.dense_masks, run.initial_state)
-        run.round(round_, masks, rewind(run.initial_state, masks))
+        train(run, round_, masks, rewind(run.initial_state, masks))

@@ -3,9 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from jaxtickets import config as config_lib
 from jaxtickets import masks as mask_lib
 from jaxtickets import snapshots, workdir
@@ -20,7 +17,7 @@ from jaxtickets.train import rewind
 
 # What may differ between a run and a control of it: how tickets were found, and what changes no number.
 FREE = (
-    *("experiment", "branch", "transfer", "seeds", "confidence", "tolerance"),
+    *("experiment", "early_bird", "branch", "transfer", "seeds", "confidence", "tolerance"),
     *("rewind", "rewind_step", "rewind_discriminator"),
 )
 FREE_IN = {
@@ -43,7 +40,7 @@ def branch(run: Run) -> None:
     parent = source(run.config, run.seed)
     kind = run.config.branch.kind
     run.expect(len(parent.rows))
-    _adopt(run, parent.path, parent.rows[0], 0)
+    finished.adopt(run, parent.path, parent.rows[0], 0)
     if kind == "dense_short":
         for row in parent.rows[1:]:
             _dense_short(run, row)
@@ -84,17 +81,6 @@ def _trained_as(config):
     return kept
 
 
-def _adopt(run, path, row, level, **changes):
-    """Records the round `row` of the workdir `path` as this run's round `level`."""
-    layers = [
-        {name: value for name, value in layer.items() if name != "round"}
-        for layer in workdir.read_csv(path / "layers.csv")
-        if layer["round"] == row["round"]
-    ]
-    grid = np.asarray(Image.open(path / "samples" / f"round_{row['round']:03d}.png"))
-    run.adopt({**row, "round": level, **changes}, layers, grid)
-
-
 def _dense_short(run, row):
     """Trains the narrower dense network in a workdir of its own, and records it with the ticket's sparsity."""
     config = run.config.copy_and_resolve_references()
@@ -108,12 +94,12 @@ def _dense_short(run, row):
             f"width {config.model.width}, has {parameters:,}"
         )
     path = run.path / f"dense_{row['round']:03d}"
-    with Run(Setup(config), path, run.seed) as narrow:
+    with Run(Setup(config), path, run.seed, part=True) as narrow:
         dense(narrow)
         narrow.finish()
     (narrow_row,) = workdir.read_csv(path / "rounds.csv")
     same = {name: row[name] for name in ("sparsity", "sparsity_all", "density", "flops_dense")}
-    _adopt(run, path, narrow_row, row["round"], **same)
+    finished.adopt(run, path, narrow_row, row["round"], **same)
 
 
 def width_for(setup: Setup, parameters: int) -> tuple[int, int]:

@@ -1,8 +1,11 @@
-"""Reading the tickets of a finished run; nothing is ever written there."""
+"""Reading the tickets and the rounds of a finished run; nothing is ever written there."""
 
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
 
 from jaxtickets import snapshots, tickets, workdir
 from jaxtickets.errors import UserError
@@ -61,3 +64,18 @@ def read_ticket(path: Path) -> Finished:
     ticket = tickets.load_ticket(path)
     masks = {ticket.metadata["verdict"]["winning_round"]: ticket.masks}
     return Finished(path, ticket.metadata["config"], ticket.params, ticket.batch_stats, masks, [])
+
+
+def adopt(run, path: Path, row: dict, level: int, layers: list[dict] | None = None, **changes) -> None:
+    """Records the round `row` of the workdir `path`, with changed columns, as the round `level` of `run`.
+
+    Its rows of `layers.csv` are `layers`, if given.
+    """
+    if layers is None:
+        layers = [
+            {name: value for name, value in layer.items() if name != "round"}
+            for layer in workdir.read_csv(path / "layers.csv")
+            if layer["round"] == row["round"]
+        ]
+    grid = np.asarray(Image.open(path / "samples" / f"round_{row['round']:03d}.png"))
+    run.adopt({**row, "round": level, **changes}, layers, grid)

@@ -32,14 +32,18 @@ class Run:
       trained: the state at the end of the latest round, its pruned weights exactly zero.
     """
 
-    def __init__(self, setup: Setup, path: Path, seed: int | None = None):
+    def __init__(self, setup: Setup, path: Path, seed: int | None = None, part: bool = False, initial_state=None):
+        """A `part` of another run leaves it to that one to tell of its rounds.
+
+        It may start from an `initial_state` in the place of the seed's initialisation.
+        """
         self.setup, self.path = setup, path
         self.config = setup.config.copy_and_resolve_references()
         self.config.update(seeds=1, seed=setup.config.seed if seed is None else seed)
         self.config.confidence = config_lib.get_config().confidence  # Read over several seeds only.
-        self.seed, self.levels = self.config.seed, config_lib.levels(self.config)
+        self.seed, self.levels = self.config.seed, setup.levels
         workdir.create(path, config_lib.to_dict(self.config))
-        self.initial_state = setup.init(self.seed)
+        self.initial_state = setup.init(self.seed) if initial_state is None else initial_state
         if not snapshots.exists(path / "snapshots" / "init"):
             snapshots.save(path / "snapshots" / "init", self.initial_state)
         self._rows = workdir.read_csv(path / "rounds.csv")
@@ -47,8 +51,11 @@ class Run:
         self._last = snapshots.LastState(path / "snapshots" / "last")
         self._resumed = self._last.restore(self.initial_state, setup.dense_masks)
         self.trained: TrainState | None = self._resumed.state if self._resumed else None
+        is_search = self.config.experiment == "early_bird"
+        self._last_search = snapshots.LastState(path / "snapshots" / "search") if is_search else None
+        self._resumed_search = self._last_search.restore(self.initial_state, setup.dense_masks) if is_search else None
         self._scalars = workdir.Scalars(path, keep=self._is_behind)
-        self._progress = Progress(len(self.levels), setup.steps)
+        self._progress, self._is_part = Progress(len(self.levels), setup.steps), part
 
     def __enter__(self):
         self._progress.__enter__()
@@ -58,11 +65,17 @@ class Run:
         self._progress.__exit__(*exception)
         self._scalars.close()
         self._last.close()
+        if self._last_search:
+            self._last_search.close()
 
-    def _is_behind(self, round_, step):
-        """Whether a logged step lies before the point where this run goes on."""
-        going_on = self._resumed and self._resumed.round == len(self._rows)
-        return round_ < len(self._rows) or (going_on and round_ == len(self._rows) and step <= self._resumed.state.step)
+    def _is_behind(self, row):
+        """Whether a logged row lies before the point where this run goes on."""
+        if row["round"] != len(self._rows):
+            return row["round"] < len(self._rows)
+        if row["split"] == "search" and snapshots.exists(self.masks_path(row["round"])):
+            return True
+        last = self._resumed_search if row["split"] == "search" else self._resumed
+        return last is not None and last.round == row["round"] and row["step"] <= last.state.step
 
     def expect(self, rounds: int) -> None:
         """Tells how many rounds there will be, where that is not the number of levels."""
@@ -80,10 +93,11 @@ class Run:
 
         None if it has not started.
         """
-        path = self._masks_path(round_)
+        path = self.masks_path(round_)
         return snapshots.restore_masks(path, self.dense_masks) if snapshots.exists(path) else None
 
-    def _masks_path(self, round_):
+    def masks_path(self, round_: int) -> Path:
+        """Where the round's masks are saved."""
         return self.path / "masks" / f"{round_:03d}"
 
     def pruned(self, round_: int, masks, state: TrainState):
@@ -99,6 +113,14 @@ class Run:
         """Makes `point` the rewind point: that of another run, or another initialisation."""
         snapshots.save(self.path / "snapshots" / "rewind", point)
         self.rewind_point = point
+
+    def search_path(self, round_: int) -> Path:
+        """Where the state at the end of the search of an early-bird round is saved."""
+        return self.path / "snapshots" / f"search_{round_:03d}"
+
+    def search_end(self, round_: int) -> TrainState:
+        """That state."""
+        return snapshots.restore(self.search_path(round_), self.initial_state)
 
     @cached_property
     def dense(self) -> TrainState:
@@ -128,29 +150,49 @@ class Run:
 
     # Rounds.
 
-    def round(self, round_: int, masks, start: TrainState, update=None) -> None:
+    def is_finished(self, round_: int) -> bool:
+        """Whether the round is recorded."""
+        return round_ < len(self._rows)
+
+    def round(self, round_: int, masks, start: TrainState, update=None, seconds: float = 0.0, columns=None) -> None:
         """Trains from `start` under `masks` to the end and records the result; nothing if it is recorded already.
 
         A state that is at the end of training already goes on for as many steps as lie behind the rewind point.
-        `update(step, state, masks) -> masks` changes the masks in the setup's `update_steps`.
+        `update(step, state, masks) -> masks` changes the masks in the setup's `update_steps`. `seconds` of training
+        have led to `start` within this round; `columns` are added to the row.
         """
-        if round_ < len(self._rows):
+        if self.is_finished(round_):
             return
-        snapshots.save_masks(self._masks_path(round_), masks)
-        steps, first_step, seconds = self.setup.steps, int(start.step), 0.0
+        snapshots.save_masks(self.masks_path(round_), masks)
+        steps, first_step = self.setup.steps, int(start.step)
         length = steps - (first_step if first_step < steps else self.setup.rewind_step)
-        stop = first_step + length
+        stop, before = first_step + length, seconds
         if self._resumed and self._resumed.round == round_:
             _, start, masks, stop, seconds = self._resumed
-        self.trained, masks, seconds = self._train(round_, masks, start, stop, seconds, update)
+        self.trained, masks, seconds = self._train(round_, masks, start, stop, seconds, self._last, update)
         if round_ == 0:
             snapshots.save(self.path / "snapshots" / "dense", self.trained)
         if update:
-            snapshots.save_masks(self._masks_path(round_), masks)
+            snapshots.save_masks(self.masks_path(round_), masks)
         self._last.save(round_, self.trained, masks, stop, seconds)
-        self._record(round_, masks, seconds, length / seconds)
+        self._record(round_, masks, seconds, length / (seconds - before), columns or {})
 
-    def _train(self, round_, masks, start, stop, seconds, update):
+    def searched(self, round_: int, stops):
+        """Trains the dense network from its initialisation and yields `(state, seconds)` at each of the steps `stops`.
+
+        A search that was interrupted goes on from the last saved state, at the first stop that is not behind it.
+        """
+        state, seconds = self.initial_state, 0.0
+        if self._resumed_search and self._resumed_search.round == round_:
+            _, state, _, _, seconds = self._resumed_search
+        for stop in stops:
+            if stop > state.step:
+                masks = self.dense_masks
+                state, _, seconds = self._train(round_, masks, state, stop, seconds, self._last_search, split="search")
+            if stop == state.step:
+                yield state, seconds
+
+    def _train(self, round_, masks, start, stop, seconds, last, update=None, split="train"):
         config, setup, step = self.config.train, self.setup, int(start.step)
         self._progress.start_round(round_, mask_lib.sparsity(masks), step, stop)
         if round_ == 0 and step == setup.rewind_step:
@@ -163,18 +205,19 @@ class Run:
                 before = train.unreplicate(state)
                 masks = update(step, before, masks)
                 state, on_device = train.replicate(train.rewind(before, masks)), train.replicate(masks)
-            state, scalars = setup.step(step)(state, on_device, data_, indices, teacher)
+            program = setup.step(step, searching=split == "search")
+            state, scalars = program(state, on_device, data_, indices, teacher)
             step += 1
             if step % config.log_every == 0 or step == stop:
                 # What was computed a while ago is read now, so that the devices never wait for the host.
                 self._log(unread)
-                unread = (round_, step, time.perf_counter() - started, scalars)
+                unread = (round_, step, split, time.perf_counter() - started, scalars)
             if round_ == 0 and step == setup.rewind_step:
                 snapshots.save(self.path / "snapshots" / "rewind", train.unreplicate(state))
             if config.checkpoint_every and step % config.checkpoint_every == 0 and step < stop:
                 self._log(unread)  # A run that goes on from here will not compute these again.
                 unread = None
-                self._last.save(round_, train.unreplicate(state), masks, stop, time.perf_counter() - started)
+                last.save(round_, train.unreplicate(state), masks, stop, time.perf_counter() - started)
         self._log(unread)
         return train.unreplicate(state), masks, time.perf_counter() - started
 
@@ -186,7 +229,7 @@ class Run:
     def _log(self, unread):
         if unread is None:
             return
-        round_, step, seconds, scalars = unread
+        round_, step, split, seconds, scalars = unread
         scalars = {name: float(values[0]) for name, values in scalars.items()}
         for name, value in scalars.items():
             if not math.isfinite(value):
@@ -194,10 +237,10 @@ class Run:
                     f"training diverged: {name} is {value} at step {step} of round {round_}; "
                     "a lower config.optimizer.learning_rate may help"
                 )
-        self._scalars.write(round_, step, "train", seconds, scalars)
+        self._scalars.write(round_, step, split, seconds, scalars)
         self._progress.update(round_, step, scalars)
 
-    def _record(self, round_, masks, seconds, steps_per_second):
+    def _record(self, round_, masks, seconds, steps_per_second, columns):
         params, batch_stats = train.evaluated(self.trained)
         params = mask_lib.apply(params, masks)
         metrics = self.setup.evaluator.evaluate(params, batch_stats, self.seed)
@@ -219,17 +262,18 @@ class Run:
             "params_kept": n_params - weights + kept,
             "train_seconds": round(seconds, 3),
             "steps_per_second": round(steps_per_second, 3),
+            "step_bytes": self.setup.step_bytes,
+            **columns,
         }
         self._scalars.write(round_, int(self.trained.step), "test", seconds, metrics)
-        counts = [{"layer": name, "weights": layer.weights, "kept": layer.kept} for name, layer in layers.items()]
         # A round counts as finished once its row is there, so the state that the next round needs comes first.
         self._last.wait()
-        self.adopt(row, counts, samples)
+        self.adopt(row, counts_of_layers(masks), samples)
 
     def adopt(self, row: dict, layers: list[dict], samples: np.ndarray) -> None:
         """Records a round: its row of `rounds.csv`, its rows of `layers.csv` and its sample grid `[h, w, 3]` uint8."""
         round_ = row["round"]
-        if round_ < len(self._rows):
+        if self.is_finished(round_):
             return
         path = self.path / "samples" / f"round_{round_:03d}.png"
         path.parent.mkdir(exist_ok=True)
@@ -240,9 +284,10 @@ class Run:
         self._rows.append(row)
         workdir.write_csv(self.path / "rounds.csv", self._rows)
         main, seconds = self.setup.evaluator.metric, row["train_seconds"]
-        self._progress.say(
-            f"round {round_}: {row['sparsity']:.2%} sparse, {main} {row[main]:.4g}, {seconds:.1f} s of training"
-        )
+        if not self._is_part:
+            self._progress.say(
+                f"round {round_}: {row['sparsity']:.2%} sparse, {main} {row[main]:.4g}, {seconds:.1f} s of training"
+            )
 
     def finish(self) -> dict:
         """The verdict over all rounds, saved as `verdict.json`, with the winning ticket in a file if there is one."""
@@ -254,9 +299,16 @@ class Run:
         round_ = verdict["winning_round"]
         if round_ is not None and (masks := self.saved_masks(round_)) is not None:
             metadata = {"config": config_lib.to_dict(self.config), "verdict": verdict}
-            tickets.save_ticket(winner, masks, self.rewind_point, metadata)
+            went_on = self._last_search and self.config.rewind == "none"
+            tickets.save_ticket(winner, masks, self.search_end(round_) if went_on else self.rewind_point, metadata)
         workdir.write_json(self.path / "verdict.json", verdict)
         return verdict
+
+
+def counts_of_layers(masks) -> list[dict]:
+    """The rows of `layers.csv` but for their round."""
+    layers = mask_lib.layer_counts(masks).items()
+    return [{"layer": name, "weights": layer.weights, "kept": layer.kept} for name, layer in layers]
 
 
 def check_finished(path: Path, round_: int) -> None:
@@ -285,6 +337,15 @@ def discard_from(path: Path, round_: int) -> None:
     for result in results:
         result.unlink(missing_ok=True)
     masks = [place for place in (path / "masks").glob("*") if int(place.name) > round_]
-    narrow = [place for place in path.glob("dense_*") if int(place.name.removeprefix("dense_")) >= round_]
-    for later in (*masks, *narrow, path / "snapshots" / "last" if round_ else path / "snapshots"):
+    inner = [
+        place
+        for name in ("dense_", "compact_")
+        for place in path.glob(f"{name}*")
+        if int(place.name.removeprefix(name)) >= round_
+    ]
+    searches = [place for place in path.glob("search/*") if not round_ or int(place.name[:3]) > round_]
+    for later in searches:
+        later.unlink()
+    for later in (*masks, *inner, path / "snapshots" / "last" if round_ else path / "snapshots"):
         shutil.rmtree(later)
+    shutil.rmtree(path / "snapshots" / "search", ignore_errors=True)

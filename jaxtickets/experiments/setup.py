@@ -10,9 +10,12 @@ import numpy as np
 from jaxtickets import config as config_lib
 from jaxtickets import data, evaluation, models, train
 from jaxtickets import masks as mask_lib
+from jaxtickets.compact import compacted_config
 from jaxtickets.data import batches
+from jaxtickets.experiments import scoring
 from jaxtickets.objectives import OBJECTIVES
 from jaxtickets.progress import say
+from jaxtickets.pruning import channels
 
 
 class Setup:
@@ -21,17 +24,21 @@ class Setup:
     Attributes:
       config: the validated config.
       objective: the players' losses.
+      levels: the level of each round.
       kernel_uses: see `models.kernel_uses`.
-      params: the parameters' shapes.
+      params, batch_stats: the shapes of the parameters and the batch statistics.
       dense_masks: the masks that keep everything.
+      images: the training images.
       steps: the steps of a whole training.
       rewind_step: the step of the rewind point.
       update_steps: the steps before which masks may change in training.
+      search_steps: the steps after which the search for an early-bird ticket draws a mask.
       evaluator: the metrics and the sample grid.
     """
 
-    def __init__(self, config):
-        self.config = config
+    def __init__(self, config, like: "Setup | None" = None):
+        """With `like`, for another network on the same data, which it shares."""
+        self.config, self.levels = config, config_lib.levels(config)
         conditional, self._channels = config.model.conditional, data.channels(config.data.name)
         self._classes = data.classes(config.data.name, config.data.dir or None) if conditional else 0
         components = self.components(train.AXIS if config.sync_batch_norm else None)
@@ -39,20 +46,29 @@ class Setup:
         self.objective = OBJECTIVES[config.objective.name](components, config.objective)
         self._optimizers = train.make_optimizers(self.objective, config.optimizer)
         options = config.prune
-        self.params = jax.eval_shape(lambda: models.init(components, jax.random.key(0)))[0]
+        self.params, self.batch_stats = jax.eval_shape(lambda: models.init(components, jax.random.key(0)))
         self.dense_masks = mask_lib.ones(self.params, options.include, options.exclude, options.components)
 
-        load = partial(
-            data.load, config.data.name, image_size=config.model.image_size, data_dir=config.data.dir or None
-        )
-        training, held_out = load(split="train"), load(split="test").images
-        self.images, self._labels = training.images, training.labels if conditional else None
+        scoring.check(self)
+
+        if like:
+            self.images, self._labels, self._held_out = like.images, like._labels, like._held_out
+            self._resident_data = like._resident_data
+        else:
+            load = partial(
+                data.load, config.data.name, image_size=config.model.image_size, data_dir=config.data.dir or None
+            )
+            training, self._held_out = load(split="train"), load(split="test").images
+            self.images, self._labels = training.images, training.labels if conditional else None
         self.steps = config_lib.resolve_steps(config, len(self.images))
         self.rewind_step = config_lib.resolve_rewind_step(config, self.steps)
         self.update_steps = config_lib.resolve_update_steps(config, self.steps)
+        per_epoch = len(self.images) // config.train.batch_size
+        self.search_steps = config_lib.resolve_search_steps(config, self.steps, per_epoch)
+        self._step_bytes = None
         track_movement = options.score == "movement"
         self._init = jax.jit(partial(train.init_state, self.objective, self._optimizers, track_movement=track_movement))
-        self.evaluator = evaluation.make_evaluator(self.objective, config, self.images, held_out)
+        self.evaluator = evaluation.make_evaluator(self.objective, config, self.images, self._held_out)
 
     def init(self, seed: int) -> train.TrainState:
         """The state before the first step, on the host."""
@@ -67,10 +83,34 @@ class Setup:
         style = {"dtype": jnp.dtype(self.config.dtype), "axis_name": axis_name}
         return models.build(model, self._channels, self._classes, **style)
 
-    @property
+    @cached_property
     def axis_names(self):
         """See `models.axis_names`."""
         return models.axis_names(self.objective.components)
+
+    # What channels cost, and the network without them.
+
+    @cached_property
+    def _flops(self):
+        sizes = {path: leaf.size for path, leaf in mask_lib.named_leaves(self.params).items()}
+        return {path: 2 * uses * sizes[path] for path, uses in self.kernel_uses.items()}
+
+    @property
+    def flops(self) -> int:
+        """Of one example's forward pass through every component."""
+        return sum(self._flops.values())
+
+    def flops_with(self, channel_masks) -> float:
+        """The same without the pruned channels."""
+        shares = channels.kept_shares(self.params, self.axis_names.params, channel_masks)
+        return sum(flops * shares[path] for path, flops in self._flops.items())
+
+    def compacted(self, channel_masks) -> "Setup":
+        """The setup of the dense network with the kept channels only, on the same data."""
+        config, defaults = compacted_config(self.config, channel_masks), config_lib.get_config()
+        config.update(experiment="dense", rewind=defaults.rewind, rewind_step=defaults.rewind_step)
+        config.update(prune=defaults.prune, early_bird=defaults.early_bird)
+        return Setup(config, like=self)
 
     # Batches and the compiled steps.
 
@@ -91,26 +131,61 @@ class Setup:
             return batches.streamed((self.images, self._labels), chosen, devices)
         return batches.resident(self._resident_data, chosen, devices)
 
-    def step(self, number: int):
-        """The compiled program of the step after `number` steps; there is one for each set of players that move."""
-        return self._compiled[train.movers(self.objective, number)]
+    def step(self, number: int, searching: bool = False):
+        """The compiled program of the step after `number` steps; there is one for each set of players that move.
+
+        searching: with the penalty of `config.early_bird`.
+        """
+        is_penalized = searching and self.config.early_bird.gamma_penalty > 0
+        return (self._compiled_penalized if is_penalized else self._compiled)[train.movers(self.objective, number)]
 
     @cached_property
     def _compiled(self):
+        return self._compile()
+
+    @cached_property
+    def _compiled_penalized(self):
+        weight = self.config.early_bird.gamma_penalty
+        is_gamma = channels.is_gamma(self.params, self.axis_names.params, self.batch_stats)
+        weights = {component: weight if jax.tree.leaves(own) else None for component, own in self.dense_masks.items()}
+        l1 = {
+            component: jax.tree.map(lambda gamma, weight=weights[component]: weight if gamma else None, layers)
+            for component, layers in is_gamma.items()
+        }
+        return self._compile(l1)
+
+    def _compile(self, l1=None):
         """Ahead of time and once: a later round of another shape is an error, not a second compilation."""
         config = self.config
         settings = {"flip": config.data.flip, "ema_decay": config.objective.ema_decay}
-        settings |= {"final_rate": config.optimizer.final_rate, "steps": self.steps}
-        state = self.init(config.seed)
-        arguments = (*train.replicate((state, self.dense_masks)), *next(self.batches(config.seed, 0, 1)))
-        teacher = train.replicate(self.teacher(state, 0.0))
+        settings |= {"final_rate": config.optimizer.final_rate, "steps": self.steps, "l1": l1}
+        state = jax.eval_shape(self._init, np.uint32(config.seed))
+        n_devices = jax.local_device_count()
+        trees = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((n_devices, *leaf.shape), leaf.dtype),
+            (state, self.dense_masks, self.teacher(state, np.float32(0))),
+        )
+        batch = next(self.batches(config.seed, 0, 1))
         compiled = {}
         for moving in {train.movers(self.objective, step): None for step in range(config.objective.n_critic)}:
             started = time.perf_counter()
             step = train.make_step(self.objective, self._optimizers, moving, **settings)
-            compiled[moving] = step.lower(*arguments, teacher).compile()
+            compiled[moving] = step.lower(*trees[:2], *batch, trees[2]).compile()
             say(f"compiled the train step in {time.perf_counter() - started:.1f} s")
         return compiled
+
+    @property
+    def step_bytes(self) -> int | None:
+        """The memory of one train step on a device, by XLA's own account: arguments, results and what lies between."""
+        if self._step_bytes is None:
+            programs = self._compiled.values()
+            self._step_bytes = max(_bytes(program.memory_analysis()) for program in programs)
+        return self._step_bytes
+
+    def release(self) -> None:
+        """Gives back the compiled steps and what they hold; the next step compiles anew."""
+        for name in ("_compiled", "_compiled_penalized"):
+            self.__dict__.pop(name, None)
 
     def teacher(self, state: train.TrainState, weight: float):
         """The discriminator of `state`, to be followed with that weight; None if the config distils nothing."""
@@ -167,3 +242,8 @@ class Setup:
     def flows(self):
         """`{component: flow}` for SynFlow, with the batch statistics of the initialisation: means 0, variances 1."""
         return models.flows(self.components(), self.init(self.config.seed).batch_stats)
+
+
+def _bytes(analysis):
+    passing = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return passing + analysis.temp_size_in_bytes

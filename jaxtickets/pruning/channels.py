@@ -6,6 +6,7 @@ True keeps; a name that is left out keeps all. `axis_names` is a tree like the p
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -15,13 +16,18 @@ from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
 from jaxtickets.pruning.selection import prune
 
-SCOPES = ("global", "component", "group")
+SCOPES = ("global", "component", "layerwise")
+
+
+def _is_none(leaf):
+    return leaf is None
 
 
 def _leaves(tree, axis_names):
-    """`(component, slash-joined path, leaf, names of its axes)` of each leaf."""
-    axes = jax.tree.structure(tree).flatten_up_to(axis_names)
-    for (path, leaf), names in zip(mask_lib.named_leaves(tree).items(), axes, strict=True):
+    """`(component, slash-joined path, leaf or None, names of its axes)` of each leaf."""
+    flat, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_none)
+    for (path, leaf), names in zip(flat, structure.flatten_up_to(axis_names), strict=True):
+        path = mask_lib.path_name(path)
         yield path.partition("/")[0], path, leaf, names
 
 
@@ -39,6 +45,18 @@ def groups(params, axis_names) -> dict[str, dict[str, int]]:
     return sizes
 
 
+def is_gamma(params, axis_names, batch_stats):
+    """A tree like the parameters: whether a leaf is the scale of a batch norm over named channels."""
+    means = [path for path in mask_lib.named_leaves(batch_stats) if path.endswith("/mean")]
+
+    def scales(path, names):
+        module, _, kind = path.rpartition("/")
+        return kind == "scale" and bool(names[-1]) and any(mean.startswith(f"{module}/") for mean in means)
+
+    found = [scales(path, names) for _, path, _, names in _leaves(params, axis_names)]
+    return jax.tree.unflatten(jax.tree.structure(params), found)
+
+
 def gamma(params, axis_names, batch_stats):
     """|scale| of a channel's batch norm (network slimming, Liu et al. 2017, section 3).
 
@@ -46,11 +64,10 @@ def gamma(params, axis_names, batch_stats):
     not scored. A class-conditional scale counts with the mean over classes, and a name with several norms, such as a
     residual stream that each block normalises, with their mean, so that long streams are not above others.
     """
-    means = [path for path in mask_lib.named_leaves(batch_stats) if path.endswith("/mean")]
+    chosen = jax.tree.leaves(is_gamma(params, axis_names, batch_stats))
     found = {component: {} for component in params}
-    for component, path, leaf, names in _leaves(params, axis_names):
-        module, _, kind = path.rpartition("/")
-        if kind == "scale" and names[-1] and any(mean.startswith(f"{module}/") for mean in means):
+    for is_scale, (component, _, leaf, names) in zip(chosen, _leaves(params, axis_names), strict=True):
+        if is_scale:
             scales = np.abs(np.asarray(leaf)).reshape(-1, leaf.shape[-1])
             found[component].setdefault(names[-1], []).append(scales.mean(axis=0))
     return {
@@ -58,54 +75,132 @@ def gamma(params, axis_names, batch_stats):
     }
 
 
-def filter_norm(params, axis_names, order: int = 1):
-    """The mean of |w|, or with order=2 the root mean square, over all weights that make a channel.
+def filter_mean(scores, axis_names):
+    """The mean score over all weights that make a channel.
 
-    The L1 norm of a filter (Li et al. 2017, section 3.1), a weight: else a threshold over several layers would take
-    those with small filters first. Of a residual stream the kernels that write to it count together.
+    A mean, because a threshold over several layers would else take those with small filters first. Of a residual stream
+    the kernels that write to it count together.
+
+    Args:
+      scores: of each weight, like `params`; leaves other than kernels are not read, and may be None.
     """
-    sums = {component: {} for component in params}
-    for component, path, leaf, names in _leaves(params, axis_names):
-        if path.endswith("/kernel") and names[-1]:
-            weights = np.abs(np.asarray(leaf)).reshape(-1, leaf.shape[-1])
+    sums = {component: {} for component in scores}
+    for component, path, leaf, names in _leaves(scores, axis_names):
+        if leaf is not None and path.endswith("/kernel") and names[-1]:
+            filters = np.asarray(leaf).reshape(-1, leaf.shape[-1])
             total, count = sums[component].get(names[-1], (0, 0))
-            sums[component][names[-1]] = total + (weights**order).sum(axis=0), count + len(weights)
+            sums[component][names[-1]] = total + filters.sum(axis=0), count + len(filters)
     return {
-        component: {name: (total / count) ** (1 / order) for name, (total, count) in own.items()}
-        for component, own in sums.items()
+        component: {name: total / count for name, (total, count) in own.items()} for component, own in sums.items()
     }
 
 
-def select(scores, ratio: float, scope: str = "global", min_channels: int = 1):
+def filter_l1(params, axis_names):
+    """The mean of |w| over a channel's filter: its L1 norm (Li et al. 2017, section 3.1), a weight."""
+    return filter_mean(jax.tree.map(np.abs, params), axis_names)
+
+
+def filter_l2(params, axis_names):
+    """The root mean square over a channel's filter: its L2 norm, by the root of its weights."""
+    return jax.tree.map(np.sqrt, filter_mean(jax.tree.map(np.square, params), axis_names))
+
+
+def prunable(scores, masks, axis_names):
+    """The scores of those channels that only prunable kernels make and read.
+
+    Args:
+      scores: `{component: {channel name: [n]}}`.
+      masks: like the parameters, None on leaves that are not to be pruned.
+    """
+    fixed = {component: set() for component in scores}
+    for component, path, leaf, names in _leaves(masks, axis_names):
+        if leaf is None and path.endswith("/kernel"):
+            fixed[component].update(names)
+    return {
+        component: {name: leaf for name, leaf in own.items() if name not in fixed[component]}
+        for component, own in scores.items()
+    }
+
+
+def _pools(scores, scope, alone):
+    """`{what a threshold decides over: sizes of its names}`."""
+    pools = {}
+    for path, leaf in mask_lib.named_leaves(scores).items():
+        component = path.partition("/")[0]
+        where = {"global": "the network", "component": f"the {component}", "layerwise": path}[scope]
+        pools.setdefault(path if path in alone else where, []).append(leaf.size)
+    if not pools:
+        raise UserError("there is no channel to prune: no name is scored (gamma scores those with a batch norm)")
+    return pools
+
+
+def select(scores, ratio: float, scope: str = "global", min_channels: int = 1, alone=()):
     """The channel masks that prune the lowest `round(ratio * channels)`; of equal scores the first stay.
 
     Args:
       scores: `{component: {channel name: [n]}}`, higher where a channel matters more.
       ratio: pruned / scored channels, in [0, 1).
-      scope: what one threshold decides over: "global" all channels; "component" those of one component; "group" those
-        of one name. Each is pruned to the ratio.
+      scope: what one threshold decides over: "global" all channels; "component" those of one component; "layerwise"
+        those of one name. Each is pruned to the ratio.
       min_channels: at least so many stay of each name.
+      alone: `component/name` of those whose scores don't compare with others'; each is pruned to the ratio by itself.
 
     Raises:
       UserError: nothing is scored, or the ratio leaves less than `min_channels` asks for.
       ValueError: a score is not a number.
     """
-    pools = {}
-    for path, leaf in mask_lib.named_leaves(scores).items():
-        component = path.partition("/")[0]
-        where = {"global": "the network", "component": f"the {component}", "group": path}[scope]
-        pools.setdefault(where, []).append(leaf.size)
-    if not pools:
-        raise UserError("there is no channel to prune: no name is scored (gamma scores those with a batch norm)")
-    for where, sizes in pools.items():
+    for where, sizes in _pools(scores, scope, alone).items():
         total, free = sum(sizes), sum(max(0, size - min_channels) for size in sizes)
         if round(ratio * total) > free:
             raise UserError(
                 f"ratio: {ratio:g} prunes {round(ratio * total)} of {total} channels of {where}, but {min_channels} of "
                 f"each of {len(sizes)} names must stay; allowed is at most {math.floor(1e4 * free / total) / 1e4:g}"
             )
-    everything = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), scores)
-    return prune(scores, everything, ratio, "layerwise" if scope == "group" else scope, min_channels)
+
+    def pruned(is_chosen, scope):
+        chosen = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf if is_chosen(mask_lib.path_name(path)) else None, scores
+        )
+        everything = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), chosen)
+        return prune(chosen, everything, ratio, scope, min_channels) if jax.tree.leaves(chosen) else everything
+
+    together, apart = pruned(lambda path: path not in alone, scope), pruned(lambda path: path in alone, "layerwise")
+    return jax.tree.map(lambda a, b: b if a is None else a, together, apart, is_leaf=_is_none)
+
+
+def select_by_cost(scores, cost: Callable, limit: float, scope: str = "global", min_channels: int = 1, alone=()):
+    """The channel masks with the smallest ratio (`select`), to 1e-6, at which `cost(channel masks)` is at most `limit`.
+
+    cost: falls as more is pruned.
+
+    Raises:
+      UserError: it is above `limit` at the largest ratio too.
+    """
+    pools = _pools(scores, scope, alone).values()
+    high = min(sum(max(0, size - min_channels) for size in sizes) / sum(sizes) for sizes in pools)
+    chosen = select(scores, high, scope, min_channels, alone)
+    if (least := cost(chosen)) > limit:
+        raise UserError(
+            f"FLOPs: {limit:.2%} of the network's can't be reached: {least:.2%} are left when {high:.2%} of the channels "
+            f"are pruned, the most with {min_channels} of each name"
+        )
+    low = 0.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        masks = select(scores, middle, scope, min_channels, alone)
+        if cost(masks) <= limit:
+            chosen, high = masks, middle
+        else:
+            low = middle
+    return chosen
+
+
+def kept_shares(params, axis_names, channel_masks) -> dict[str, float]:
+    """For each leaf, by slash-joined path, the share of its entries that belong to kept channels only."""
+    return {
+        path: math.prod(mask.mean() for _, mask in along_axes(leaf.shape, names, channel_masks.get(component, {})))
+        for component, path, leaf, names in _leaves(params, axis_names)
+    }
 
 
 def along_axes(shape, names, channel_masks) -> list[tuple[int, np.ndarray]]:
@@ -143,3 +238,21 @@ def to_weight_masks(channel_masks, params, axis_names):
         component: jax.tree.map(partial(mask_of, channel_masks.get(component, {})), layers, axis_names[component])
         for component, layers in params.items()
     }
+
+
+def from_weight_masks(masks, axis_names):
+    """The channel masks `{component: {channel name: [n] bool}}` that masks of weights amount to.
+
+    A channel is pruned if every kernel that makes or reads it has pruned all that belongs to it. What only one of them
+    has emptied stays: a bias can make something of a channel without weights.
+    """
+    kept = {component: {} for component in masks}
+    for component, path, leaf, names in _leaves(masks, axis_names):
+        for axis, name in enumerate(names):
+            if leaf is not None and path.endswith("/kernel") and name is not None:
+                used = np.asarray(leaf).any(axis=tuple(other for other in range(leaf.ndim) if other != axis))
+                kept[component][name] = used | kept[component].get(name, False)
+    return kept
+
+
+CHANNEL_SCORES = {score.__name__: score for score in (gamma, filter_l1, filter_l2)}

@@ -12,7 +12,7 @@ from jaxtickets.errors import UserError
 
 SCOPES = ("global", "component", "layerwise", "uniform", "erk")
 SCHEDULES = ("constant_rate", "cubic")
-STRUCTURES = "weight, filter, block:ROWSxCOLUMNS such as block:4x4, or N:M such as 2:4"
+STRUCTURES = "weight, filter, channel, block:ROWSxCOLUMNS such as block:4x4, or N:M such as 2:4"
 
 
 def cubic(final: float, progress: float) -> float:
@@ -33,7 +33,10 @@ def sparsities(rate: float, rounds: int, schedule: str = "constant_rate") -> lis
 
 
 class Structure(NamedTuple):
-    """What is pruned together: kind is "weight", "filter", "block" (of `sizes` in x out) or "n:m" (`sizes` = n, m)."""
+    """What is pruned together: kind is "weight", "filter", "block" (of `sizes` in x out) or "n:m" (`sizes` = n, m).
+
+    Or "channel": filters with all that reads them, over several layers (`pruning.channels`).
+    """
 
     kind: str
     sizes: tuple[int, int] = (1, 1)
@@ -50,7 +53,7 @@ def parse_structure(text: str) -> Structure:
     Raises:
       UserError: there is no such structure.
     """
-    if text in ("weight", "filter"):
+    if text in ("weight", "filter", "channel"):
         return Structure(text)
     if (match := re.fullmatch(r"block:(\d+)x(\d+)", text)) and int(match[1]) and int(match[2]):
         return Structure("block", (int(match[1]), int(match[2])))
@@ -221,6 +224,8 @@ def prune(scores, masks, sparsity: float, scope: str = "global", min_per_layer: 
       ValueError: a score is not a number.
     """
     units = parse_structure(structure)
+    if units.kind == "channel":
+        raise ValueError("channels are selected by pruning.channels.select")
     named = mask_lib.named_leaves(masks)
     flat_scores = jax.tree.leaves(scores)
     if units.kind == "n:m":

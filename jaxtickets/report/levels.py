@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxtickets.report.compare import common_metric, run_names
-from jaxtickets.report.reading import Workdir, interval, is_finite, read, significant, wins
+from jaxtickets.report.reading import Workdir, flops_share, interval, is_finite, read, significant, wins
 from jaxtickets.report.table import aligned, table_width
 from jaxtickets.workdir import write_csv
 
@@ -43,8 +43,9 @@ def levels(workdirs: Sequence[str | os.PathLike], out_dir: str | os.PathLike) ->
 def level_rows(runs: Mapping[str, Workdir], metric: str | None) -> list[dict[str, Any]]:
     """The rows of `levels.csv`: one for the dense round of each run that has the metric, one for each shared sparsity.
 
-    `sparsity` is the shared one. `low` and `high` are only there over several seeds, `wins` only if there is a verdict
-    on the metric.
+    `sparsity` is the shared one. `flops` is `flops_effective / flops_dense`; it, `params_kept` and the round's own
+    `train_seconds` are means over the seeds. `low` and `high` are only there over several seeds, `wins` only if
+    there is a verdict on the metric.
     """
     by_run = {
         name: {round(row["sparsity"], 3): row for row in run.rounds if is_finite(row.get(metric))}
@@ -69,6 +70,9 @@ def level_rows(runs: Mapping[str, Workdir], metric: str | None) -> list[dict[str
                     "high": high,
                     "seeds": sum(other["round"] == row["round"] for other in run.seed_rounds) or 1,
                     "wins": wins(row, run.verdict) if is_judged and row["round"] > 0 else None,
+                    "flops": flops_share(row),
+                    "params_kept": row.get("params_kept"),
+                    "train_seconds": row.get("train_seconds"),
                 }
             )
     return found

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from jaxtickets.report.plots import shown_searches
 from jaxtickets.report.reading import (
     Workdir,
     is_finite,
@@ -56,6 +57,7 @@ figure img { display: block; max-width: 100%; height: auto; border-radius: 6px; 
 .pair img { width: 100%; }
 img.grid { image-rendering: pixelated; }
 img.strip { width: 100%; background: #fff; }
+img.heatmap { background: #fff; }
 pre { background: var(--card); padding: .9rem 1.1rem; border-radius: 8px; overflow-x: auto; font-size: .85rem; }
 a { color: var(--accent); }
 summary { cursor: pointer; }
@@ -77,6 +79,7 @@ def page(run: Workdir, plots: Mapping[str, bytes]) -> str:
       plots: PNG files by the names that `plots.figures` gives them.
     """
     title = escape(f"{experiment_name(run)}: {config_name(run)}")
+    of_seed = f" of seed {min(run.seeds)}" if run.seeds else ""
     return "\n".join(
         [
             "<!doctype html>",
@@ -88,7 +91,8 @@ def page(run: Workdir, plots: Mapping[str, bytes]) -> str:
             *_verdict(run),
             *_section("Rounds", _rounds(run)),
             *_section("Seeds", _seeds(run)),
-            *_section(f"Samples of seed {min(run.seeds)}" if run.seeds else "Samples", _grids(run)),
+            *_section(f"Samples{of_seed}", _grids(run)),
+            *_section(f"Search for the ticket{of_seed}", _search(run, plots)),
             *_section("Plots", _plots(run, plots)),
             *_section("How to reproduce", _origin(run)),
             *_section("Config", _config(run)),
@@ -158,8 +162,10 @@ def _rounds(run: Workdir) -> Iterable[str]:
         return
     columns = measured_columns(run.rounds, run.verdict, run.seed_rounds)
     header = ["round", "sparsity [%]", "of all parameters [%]", "parameters kept", "FLOPs [% of dense]"]
-    header += [*map(escape, columns), "training [s]", ""]
-    kind = ' class="tight"' if run.seed_rounds else ""
+    header += [*map(escape, columns), "training [s]"]
+    was_searched = "search_seconds" in run.rounds[0]
+    header += ["search [s]", "step [MB]", ""] if was_searched else [""]
+    kind = ' class="tight"' if run.seed_rounds or was_searched else ""
     yield f'<div class="scroll"><table{kind}><thead><tr>'
     yield "".join(f"<th>{cell}</th>" for cell in header)
     yield "</tr></thead><tbody>"
@@ -172,12 +178,20 @@ def _rounds(run: Workdir) -> Iterable[str]:
             kept_parameters(row),
             flops_percent(row),
             *(cells[index] for cells in columns.values()),
-            f"{row['train_seconds']:,.1f}" if is_finite(row.get("train_seconds")) else "-",
+            _tenths(row.get("train_seconds")),
         ]
+        if was_searched:
+            cells += [_tenths(row.get("search_seconds")), _tenths(row.get("step_bytes"), 1e6)]
         yield '<tr class="wins">' if mark == "winning ticket" else "<tr>"
         yield "".join(f"<td>{escape(cell)}</td>" for cell in cells)
         yield f'<td class="{mark.partition(" ")[0]}">{mark}</td></tr>'
     yield "</tbody></table></div>"
+    if was_searched:
+        yield '<p class="soft">search: part of the training. step: memory of one training step, as XLA counts it.</p>'
+
+
+def _tenths(value: Any, unit: float = 1.0) -> str:
+    return f"{value / unit:,.1f}" if is_finite(value) else "-"
 
 
 def _seeds(run: Workdir) -> Iterable[str]:
@@ -209,8 +223,26 @@ def _grids(run: Workdir) -> Iterable[str]:
     yield "</div>"
 
 
+def _search(run: Workdir, plots: Mapping[str, bytes]) -> Iterable[str]:
+    if "search" not in plots:
+        return
+    search = run.searches[max(run.searches)]
+    unit, shown = search["unit"], len(shown_searches(run.searches))
+    caption = (
+        f"Each cell compares the masks of two epochs: the share of {unit} that one mask keeps and the other prunes."
+        " Masks that have stopped moving make a light block at the upper right. The ticket (diamond) has emerged when"
+        f" the last {search['queue']:g} masks are all closer to the newest one than the threshold: the"
+        " white line, here and on the colour bar."
+    )
+    if shown < len(run.searches):
+        caption += f" {shown} of {len(run.searches)} rounds are shown."
+    yield _figure(plots["search"], caption, "heatmap")
+
+
 def _plots(run: Workdir, plots: Mapping[str, bytes]) -> Iterable[str]:
     for name, image in plots.items():
+        if name == "search":  # It has a section of its own.
+            continue
         caption = CAPTIONS.get(name, "")
         if name == f"metric_{(run.verdict or {}).get('metric')}":
             caption = "Lower is better."

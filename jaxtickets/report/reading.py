@@ -23,6 +23,9 @@ ROUND_COLUMNS = (
     "params_kept",
     "train_seconds",
     "steps_per_second",
+    "emergence_epoch",
+    "search_seconds",
+    "step_bytes",
 )
 
 
@@ -42,12 +45,14 @@ class Workdir(NamedTuple):
     verdict: dict[str, Any] | None
     samples: dict[int, Path]  # over several seeds, those of the first one
     seeds: dict[int, Path]  # the seeds' workdirs
+    searches: dict[int, dict[str, Any]]  # how the masks moved, by round; over several seeds, those of the first one
 
 
 def read(path: str | os.PathLike) -> Workdir:
     """Reads a workdir.
 
-    A line or row that a kill cut short is left out; of a row that a resumed run wrote twice, the later one counts.
+    A line, row or search that a kill cut short is left out; of a row that a resumed run wrote twice, the later one
+    counts.
 
     Raises:
       UserError: `path` is no directory, or it has no readable `config.json`.
@@ -61,7 +66,7 @@ def read(path: str | os.PathLike) -> Workdir:
     rounds = _last_of_each(read_csv(path / "rounds.csv"), ("seed", "round"))
     is_several = bool(rounds) and "seed" in rounds[0]
     seeds = _numbered(path, "seed_") if is_several else {}
-    sampled = seeds[min(seeds)] if seeds else path
+    shown = seeds[min(seeds)] if seeds else path
     return Workdir(
         path=path,
         config=record["config"],
@@ -71,8 +76,13 @@ def read(path: str | os.PathLike) -> Workdir:
         seed_rounds=rounds if is_several else [],
         layers=_last_of_each(read_csv(path / "layers.csv"), ("round", "layer")),
         verdict=_read_json(path / "verdict.json"),
-        samples=_numbered(sampled / "samples", "round_", ".png"),
+        samples=_numbered(shown / "samples", "round_", ".png"),
         seeds=seeds,
+        searches={
+            number: search
+            for number, file in _numbered(shown / "search", "", ".json").items()
+            if (search := _read_json(file)) and _is_search(search)
+        },
     )
 
 
@@ -135,6 +145,13 @@ def winning_round(verdict: dict[str, Any] | None) -> int | None:
     return verdict.get("winning_round") if verdict else None
 
 
+def flops_share(row: dict[str, Any]) -> float | None:
+    """The multiplications that are left, as a share of the dense network's in [0, 1]; None where they are unknown."""
+    if not is_finite(row.get("flops_effective")) or not row.get("flops_dense"):
+        return None
+    return row["flops_effective"] / row["flops_dense"]
+
+
 def is_finite(value: Any) -> bool:
     """Whether `value` is a number other than NaN and infinity."""
     return isinstance(value, int | float) and math.isfinite(value)
@@ -143,6 +160,11 @@ def is_finite(value: Any) -> bool:
 def percent(fraction: float) -> str:
     """A sparsity in percent, with a second decimal where the first cannot tell two rounds apart."""
     return f"{100 * fraction:.2f}" if fraction > 0.99 else f"{100 * fraction:.1f}"
+
+
+def epoch_text(epoch: float) -> str:
+    """A time in epochs, with two decimals at most."""
+    return f"{epoch:.2f}".rstrip("0").rstrip(".")
 
 
 def significant(value: Any) -> str:
@@ -164,6 +186,24 @@ def _numbered(parent: Path, prefix: str, suffix: str = "") -> dict[int, Path]:
     pattern = re.compile(re.escape(prefix) + r"(\d+)" + re.escape(suffix))
     found = {int(match[1]): file for file in parent.glob(f"{prefix}*") if (match := pattern.fullmatch(file.name))}
     return dict(sorted(found.items()))
+
+
+def _is_search(search: dict[str, Any]) -> bool:
+    """Whether a file of `search/` has all that its plot needs, a row and a column of distances for each mask."""
+    epochs, distances, emerged = search.get("epochs"), search.get("distances"), search.get("emerged")
+    return (
+        _are_numbers(epochs)
+        and isinstance(distances, list)
+        and all(_are_numbers(row) for row in distances)
+        and [len(row) for row in distances] == [len(epochs)] * len(epochs)
+        and (emerged is None or (isinstance(emerged, int) and 0 <= emerged < len(epochs)))
+        and _are_numbers([search.get("threshold"), search.get("queue")])
+        and search.get("unit") in ("channels", "weights")
+    )
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and bool(values) and all(map(is_finite, values))
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -1,9 +1,12 @@
 """Plain-text tables for the terminal."""
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from jaxtickets.report.reading import (
+    epoch_text,
+    flops_share,
     interval,
     is_finite,
     judged_rounds,
@@ -17,6 +20,7 @@ from jaxtickets.report.reading import (
 
 MAX_WIDTH = 110
 GAP = "  "
+FOUND = "found at epoch"
 
 
 def rounds_table(
@@ -30,14 +34,14 @@ def rounds_table(
       seed_rows: the rows of each seed.
 
     Returns:
-      At most 110 characters a line. Metrics that do not fit are named below the table.
+      At most 110 characters a line. Columns that do not fit are named below the table.
     """
     if not rows:
         return "No round has finished yet."
     columns = measured_columns(rows, verdict, seed_rows)
     left_out: list[str] = []
     while table_width(table := _rounds_table(rows, verdict, columns)) > MAX_WIDTH and len(columns) > 1:
-        left_out.insert(0, columns.popitem()[0])
+        left_out.insert(0, columns.popitem()[0].replace(FOUND, "emergence_epoch"))
     if left_out:
         table += f"\nAlso in rounds.csv: {', '.join(left_out)}."
     return table
@@ -49,23 +53,25 @@ def measured_columns(
     """The metrics' columns by their headers, a cell a round, the verdict's metric first.
 
     Over several seeds, that metric comes with its interval and p-value, or while there is none with each seed's value.
+    Behind it, where tickets were searched for in training, is the epoch at which the round's was found.
     """
     main = main_metric(rows, verdict)
     if main is None:
         return {}
     columns = {metric: [significant(row.get(metric)) for row in rows] for metric in metric_columns(rows)}
     means = columns.pop(main)
+    found = {FOUND: _found(rows, seed_rows)} if "emergence_epoch" in rows[0] else {}
     if judged := judged_rounds(verdict):
         bounds = [interval(row, verdict, main) for row in rows]
         cells = [f"{mean} {_bracketed(ends)}" if ends else mean for mean, ends in zip(means, bounds, strict=True)]
         p_values = [_p_value(judged.get(row["round"], {}).get("p_value")) for row in rows]
-        return {f"{main} [{verdict['confidence']:.0%} interval]": cells, "p": p_values, **columns}
+        return {f"{main} [{verdict['confidence']:.0%} interval]": cells, "p": p_values, **found, **columns}
     values = {(row["seed"], row["round"]): row[main] for row in seed_rows}
     of_seeds = {
         f"seed {seed}": [significant(values.get((seed, row["round"]))) for row in rows]
         for seed in sorted({row["seed"] for row in seed_rows})
     }
-    return {main: means, **of_seeds, **columns}
+    return {main: means, **of_seeds, **found, **columns}
 
 
 def summary_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -106,9 +112,8 @@ def kept_parameters(row: dict[str, Any]) -> str:
 
 def flops_percent(row: dict[str, Any]) -> str:
     """The multiplications that are left, in percent of the dense network's."""
-    if not is_finite(row.get("flops_effective")) or not row.get("flops_dense"):
-        return "-"
-    return f"{100 * row['flops_effective'] / row['flops_dense']:.1f}"
+    share = flops_share(row)
+    return "-" if share is None else f"{100 * share:.1f}"
 
 
 def aligned(header: Sequence[str], lines: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:
@@ -146,6 +151,17 @@ def _rounds_table(rows: Sequence[dict[str, Any]], verdict: dict[str, Any] | None
         for index, row in enumerate(rows)
     ]
     return aligned(header, lines, left=(len(header) - 1,))
+
+
+def _found(rows: Sequence[dict[str, Any]], seed_rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The epoch at which each round's ticket was found; the mean of the seeds that found one, and how many did."""
+    cells = []
+    for row in rows:
+        epochs = [other["emergence_epoch"] for other in seed_rows or rows if other["round"] == row["round"]]
+        known = [epoch for epoch in epochs if is_finite(epoch)]
+        share = f" ({len(known)} of {len(epochs)})" if 0 < len(known) < len(epochs) else ""
+        cells.append(epoch_text(statistics.fmean(known)) + share if known else "-")
+    return cells
 
 
 def _arrow(mark: str) -> str:
