@@ -129,7 +129,9 @@ def main():
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     rows = []
-    header = f"{'network':13} {'FLOPs saved':>11} {'params':>11} {'epoch':>5} {'search s':>8} {'all s':>7} {'CPU s':>7} "
+    header = (
+        f"{'network':13} {'FLOPs saved':>11} {'params':>11} {'epoch':>5} {'search s':>8} {'all s':>7} {'CPU s':>7} "
+    )
     print(header + f"{'steps/s':>7} {'step MiB':>8} {'value':>7} {'time saved':>10} {'of CPU':>6}")
     for name in options.networks.split(","):
         for row in measure(name, [float(share) for share in options.flops.split(",")], options.epochs):
@@ -138,7 +140,8 @@ def main():
             print(
                 f"{name:13} {row['flops_saved']:11.1%} {row['params']:11,} {epoch:>5} {row['search_seconds']:8.1f} "
                 f"{row['wall_seconds']:7.1f} {row['cpu_seconds']:7.1f} {row['steps_per_second']:7.2f} "
-                f"{row['step_bytes'] / 2**20:8.1f} {row['value']:7.2f} {row['wall_saved']:10.1%} {row['cpu_saved']:6.1%}",
+                f"{row['step_bytes'] / 2**20:8.1f} {row['value']:7.2f} {row['wall_saved']:10.1%} "
+                f"{row['cpu_saved']:6.1%}",
                 flush=True,
             )
     if options.out:

@@ -157,8 +157,8 @@ def get_config() -> ConfigDict:
                 schedule="constant_rate",  # Or cubic: to the same sparsity in the end, faster at first.
                 sparsities=(),  # The sparsity of each round, in the place of rounds, rate and schedule.
                 scope="global",  # What one threshold decides over; or uniform or erk: each layer has its share.
-                structure="weight",  # What is pruned whole: weight, filter, channel, block:4x4; 2:4: two of each four stay.
-                target="sparsity",  # What a round's number is the share of: what is pruned, or flops of the network.
+                structure="weight",  # What is pruned whole: weight, filter, channel, block:4x4; or 2:4, of four two stay.
+                target="sparsity",  # What a round's number is the share of: pruned units, or (channel) flops saved.
                 components=(),  # Those that are pruned; none named: all.
                 include=(r"(kernel|embedding)$",),
                 exclude=(),
@@ -610,8 +610,8 @@ def resolve_search_steps(config: ConfigDict, steps: int, per_epoch: int) -> rang
             refuse(
                 "early_bird.until",
                 options.until,
-                f"at least {every * options.queue} steps, config.early_bird.queue={options.queue} masks that are {every} "
-                f"steps apart; it is {last} of {steps} steps",
+                f"at least {every * options.queue} steps, for config.early_bird.queue={options.queue} masks that are "
+                f"{every} steps apart; it is {last} of {steps} steps",
             )
     return range(every, last + 1, every)
 

@@ -16,7 +16,6 @@ from jaxtickets.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with `:quick` for its small variant.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where results go (default: runs/<config>[-<variant>]).")
-FROM_ROUND = flags.DEFINE_integer("from_round", None, "Discard this finished round and all later ones; run them again.")
 
 
 def parse_flags(argv):
@@ -48,26 +47,43 @@ def run(config, path: Path, from_round: int | None = None) -> dict:
     return verdict
 
 
-def _main(argv):
-    if len(argv) > 1:
-        raise UserError(f"{argv[1]}: not a flag; allowed are --config, --workdir, --from_round and --config.<field>")
-    if CONFIG.value is None:
-        raise UserError("--config is missing; give a file of configs/, for example --config=configs/gan_digits.py")
-    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells of every file at the default.
+def start(function, **whole_numbers: str) -> None:
+    """Calls `function(config, workdir or None, <whole numbers by name>)` with what the command line says.
+
+    whole_numbers: the help of each flag that the command has besides --config and --workdir; without it it is None. A
+    user's mistake is one line on standard error and exit status 2.
+    """
+    numbers = {name: flags.DEFINE_integer(name, None, text) for name, text in whole_numbers.items()}
+
+    def called(argv):
+        allowed = ", ".join(f"--{name}" for name in ("config", "workdir", *numbers))
+        if len(argv) > 1:
+            raise UserError(f"{argv[1]}: not a flag; allowed are {allowed} and --config.<field>")
+        if CONFIG.value is None:
+            raise UserError("--config is missing; give a file of configs/, for example --config=configs/gan_digits.py")
+        absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells of every file at the default.
+        path = Path(WORKDIR.value) if WORKDIR.value else None
+        function(CONFIG.value, path, **{name: flag.value for name, flag in numbers.items()})
+
+    try:
+        app.run(called, flags_parser=parse_flags)
+    except UserError as error:
+        print(f"jaxtickets: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(config, path, from_round):
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # Downloads that go on after one has failed tell of retries.
     jax.config.update("jax_compilation_cache_dir", str(cache.directory("xla")))
     name, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     default = Path("runs") / "-".join(filter(None, [Path(name).stem, variant]))
-    run(CONFIG.value, Path(WORKDIR.value or default), FROM_ROUND.value)
+    run(config, path or default, from_round)
 
 
 def main() -> None:
-    """The command line; a user's mistake is one line on standard error and exit status 2."""
+    """The command line; see `start`."""
     try:
-        app.run(_main, flags_parser=parse_flags)
-    except UserError as error:
-        print(f"jaxtickets: {error}", file=sys.stderr)
-        sys.exit(2)
+        start(_run, from_round="Discard this finished round and all later ones; run them again.")
     except KeyboardInterrupt:
         sys.exit("\njaxtickets: interrupted; the same command goes on from the last saved state")
 

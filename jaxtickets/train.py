@@ -181,7 +181,9 @@ def make_step(
             if l1 is not None:
                 for component in player.components:
                     gradients[component] = jax.tree.map(
-                        lambda gradient, leaf, weight: gradient if weight is None else gradient + weight * jnp.sign(leaf),
+                        lambda gradient, leaf, weight: (
+                            gradient if weight is None else gradient + weight * jnp.sign(leaf)
+                        ),
                         *(tree[component] for tree in (gradients, own, l1)),
                     )
             for component in player.components if movement else ():

@@ -131,10 +131,10 @@ def scored(draw):
 def pools(tree, scope):
     """`[[leaf, ...]]`: the groups over which one threshold decides, in the order of their paths."""
     leaves = mask_lib.named_leaves(tree)
-    key = {"global": lambda path: "", "component": lambda path: path.split("/")[0], "layerwise": lambda path: path}[scope]
+    parts = {"global": 0, "component": 1, "layerwise": None}[scope]
     found = {}
     for path, leaf in leaves.items():
-        found.setdefault(key(path), []).append(leaf)
+        found.setdefault(tuple(path.split("/")[:parts]), []).append(leaf)
     return list(found.values())
 
 

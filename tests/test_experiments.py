@@ -133,9 +133,10 @@ def test_the_workdir_holds_what_its_contract_says(finished, name):
 def test_flops_and_kept_parameters_fall_with_the_masks_and_are_counted_from_shapes(finished):
     run, _ = finished["ae_digits"]
     first, *_, last = rows(run.path)
-    # Width 4, 16x16x1, latent 4: kernels 1-4-8-16 of 4x4 and then 2x2 to the code, used at 8x8, 4x4, 2x2 and 1
-    # positions; the decoder mirrors them. Two FLOPs a multiplication and addition.
-    encoder = 16 * (1 * 4 * 64 + 4 * 8 * 16 + 8 * 16 * 4) + 4 * 16 * 4
+    # Width 4, 16x16x1, latent 4: kernels 1-4-8-16 of 4x4, at 8x8, 4x4 and 2x2 positions, and then 2x2 to the code; the
+    # decoder mirrors them. Along an axis the taps meet 7 + 8 + 8 + 7, 3 + 4 + 4 + 3 and 1 + 2 + 2 + 1 pixels. Two FLOPs
+    # a multiplication and addition.
+    encoder = 30**2 * 1 * 4 + 14**2 * 4 * 8 + 6**2 * 8 * 16 + 4 * 16 * 4
     assert first["flops_dense"] == first["flops_effective"] == str(2 * 2 * encoder)
     assert int(last["flops_effective"]) < int(last["flops_dense"]) / 4
     weights, kept = mask_lib.counts(run.saved_masks(ROUNDS))

@@ -5,7 +5,6 @@ from jaxtickets import snapshots, workdir
 from jaxtickets.compact import compact
 from jaxtickets.experiments import finished
 from jaxtickets.experiments.run import Run, counts_of_layers
-from jaxtickets.progress import say
 from jaxtickets.pruning.channels import from_weight_masks
 
 
@@ -36,7 +35,7 @@ def train_compacted(run: Run, round_: int, masks, start, seconds: float = 0.0, c
         "sparsity": mask_lib.sparsity(masks),
         "sparsity_all": mask_lib.sparsity_all(masks, run.setup.params),
         "density": kept / weights,
-        "flops_dense": run.setup.flops,
+        "flops_dense": run.setup.flops(),
         "train_seconds": round(seconds + row["train_seconds"], 3),
         **(columns or {}),
     }

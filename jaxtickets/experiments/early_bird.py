@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxtickets import masks as mask_lib
 from jaxtickets import pruning, snapshots, workdir
 from jaxtickets.errors import UserError
 from jaxtickets.experiments.compacted import train_compacted
@@ -36,11 +35,13 @@ def train_ticket(run: Run, round_: int) -> None:
     found = search(run, round_)
     start = found.state if run.config.rewind == "none" or found.is_dense else run.rewind_point
     train = train_compacted if run.config.prune.structure == "channel" and not found.is_dense else Run.round
-    train(run, round_, found.masks, rewind(start, found.masks), seconds=found.seconds, columns=early_bird_columns(found))
+    train(
+        run, round_, found.masks, rewind(start, found.masks), seconds=found.seconds, columns=early_bird_columns(found)
+    )
 
 
 class Found(NamedTuple):
-    """What a search has ended with: masks, the dense network's state, its epoch if a ticket has emerged, its seconds."""
+    """What a search ends with: masks, the dense network's state, the epoch if a ticket has emerged, the seconds."""
 
     masks: Any
     state: TrainState

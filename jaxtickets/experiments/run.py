@@ -245,20 +245,16 @@ class Run:
         params = mask_lib.apply(params, masks)
         metrics = self.setup.evaluator.evaluate(params, batch_stats, self.seed)
         samples = self.setup.evaluator.samples(params, batch_stats, self.seed)
-        layers = mask_lib.layer_counts(masks)
         weights, kept = mask_lib.counts(masks)
         n_params = sum(leaf.size for leaf in jax.tree.leaves(params))
-        sizes = {name: leaf.size for name, leaf in mask_lib.named_leaves(params).items()}
-        left = sizes | {name: layer.kept for name, layer in layers.items()}
-        uses = self.setup.kernel_uses
         row = {
             "round": round_,
             "sparsity": mask_lib.sparsity(masks),
             "sparsity_all": mask_lib.sparsity_all(masks, params),
             "density": kept / weights,
             **metrics,
-            "flops_dense": sum(2 * count * sizes[name] for name, count in uses.items()),
-            "flops_effective": sum(2 * count * left[name] for name, count in uses.items()),
+            "flops_dense": self.setup.flops(),
+            "flops_effective": self.setup.flops(masks),
             "params_kept": n_params - weights + kept,
             "train_seconds": round(seconds, 3),
             "steps_per_second": round(steps_per_second, 3),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtickets import config as config_lib
-from jaxtickets import data, evaluation, models, train
+from jaxtickets import data, evaluation, flops, models, train
 from jaxtickets import masks as mask_lib
 from jaxtickets.compact import compacted_config
 from jaxtickets.data import batches
@@ -25,7 +25,6 @@ class Setup:
       config: the validated config.
       objective: the players' losses.
       levels: the level of each round.
-      kernel_uses: see `models.kernel_uses`.
       params, batch_stats: the shapes of the parameters and the batch statistics.
       dense_masks: the masks that keep everything.
       images: the training images.
@@ -42,7 +41,6 @@ class Setup:
         conditional, self._channels = config.model.conditional, data.channels(config.data.name)
         self._classes = data.classes(config.data.name, config.data.dir or None) if conditional else 0
         components = self.components(train.AXIS if config.sync_batch_norm else None)
-        self.kernel_uses = models.kernel_uses(components)
         self.objective = OBJECTIVES[config.objective.name](components, config.objective)
         self._optimizers = train.make_optimizers(self.objective, config.optimizer)
         options = config.prune
@@ -91,19 +89,22 @@ class Setup:
     # What channels cost, and the network without them.
 
     @cached_property
-    def _flops(self):
-        sizes = {path: leaf.size for path, leaf in mask_lib.named_leaves(self.params).items()}
-        return {path: 2 * uses * sizes[path] for path, uses in self.kernel_uses.items()}
+    def _uses(self):
+        return models.kernel_uses(self.objective.components)
 
-    @property
-    def flops(self) -> int:
-        """Of one example's forward pass through every component."""
-        return sum(self._flops.values())
+    @cached_property
+    def _flops_of_products(self):
+        return 2 * sum(models.products(self.objective.components).values())
+
+    def flops(self, masks=None) -> int:
+        """Of one example's forward pass through every component; with masks, of the kept weights alone."""
+        return self._flops_of_products + sum(flops.forward(self._uses, self.params, masks).values())
 
     def flops_with(self, channel_masks) -> float:
-        """The same without the pruned channels."""
+        """The same without the pruned channels. (Attention's two products are counted as they are.)"""
         shares = channels.kept_shares(self.params, self.axis_names.params, channel_masks)
-        return sum(flops * shares[path] for path, flops in self._flops.items())
+        left = sum(cost * shares[path] for path, cost in flops.forward(self._uses, self.params).items())
+        return self._flops_of_products + left
 
     def compacted(self, channel_masks) -> "Setup":
         """The setup of the dense network with the kept channels only, on the same data."""

@@ -7,13 +7,13 @@ computing dtype and the mapped axis over which batch statistics are averaged.
 import dataclasses
 import inspect
 from collections.abc import Callable
-from functools import partial
-from math import prod
+from functools import partial, reduce
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 from flax.core import FrozenDict
 
@@ -293,9 +293,10 @@ def apply(components, params, batch_stats, name, x, train, labels=None):
     """`(module(x), batch_stats)` of the component `name`, its batch statistics updated when `train`."""
     variables = {"params": params[name], "batch_stats": batch_stats[name]}
     module = components[name].module
-    if not train:
-        return module.apply(variables, x, train=False, labels=labels), batch_stats
-    y, updated = module.apply(variables, x, train=True, labels=labels, mutable=["batch_stats"])
+    with jax.named_scope(name):
+        if not train:
+            return module.apply(variables, x, train=False, labels=labels), batch_stats
+        y, updated = module.apply(variables, x, train=True, labels=labels, mutable=["batch_stats"])
     return y, {**batch_stats, name: updated.get("batch_stats", {})}
 
 
@@ -358,14 +359,30 @@ def axis_names(components: dict[str, Component]) -> AxisNames:
     return names
 
 
-def kernel_uses(components: dict[str, Component]) -> dict[str, int]:
-    """How often each kernel is used in one example's forward pass, by slash-joined path.
+def kernel_uses(components: dict[str, Component]) -> dict[str, np.ndarray]:
+    """How often each weight is used in one example's forward pass: for each kernel, by slash-joined path, an int array
+    that broadcasts against it.
 
-    A kernel of n weights used at p positions takes 2 * n * p FLOPs, a multiplication and an addition each.
+    `[kernel height, kernel width, 1, 1]` for a convolution, because a tap at the kernel's edge meets padding where the
+    centre meets pixels; ones for a dense layer. The operation is the published one, whatever a layer does in its
+    place (`models.layers`). Multiplications by padding are not counted, as in XLA's cost analysis.
     """
     uses = {}
     for name, variables in jax.eval_shape(lambda: _variables(components, jax.random.key(0))).items():
-        recorded = traverse_util.flatten_dict(variables.get("kernel_uses", {}), sep="/")
-        for path, positions in recorded.items():
-            uses[f"{name}/{path}"] = prod(positions[0].shape)
+        params = traverse_util.flatten_dict(nn.unbox(variables.get("params", {})), sep="/")
+        for path, (recorded,) in traverse_util.flatten_dict(variables.get("kernel_uses", {}), sep="/").items():
+            counts = reduce(np.multiply.outer, recorded.value, np.array(1))
+            uses[f"{name}/{path}"] = counts.reshape(counts.shape + (1,) * (params[path].ndim - counts.ndim))
     return uses
+
+
+def products(components: dict[str, Component]) -> dict[str, int]:
+    """The multiplications of what has no kernel, attention's two products, in one example's forward pass.
+
+    By slash-joined path of the module that multiplies.
+    """
+    found = {}
+    for name, variables in jax.eval_shape(lambda: _variables(components, jax.random.key(0))).items():
+        recorded = traverse_util.flatten_dict(variables.get("products", {}))
+        found |= {"/".join((name, *path[:-1])): static.value for path, (static,) in recorded.items()}
+    return found

@@ -1,8 +1,8 @@
 """Flax layers whose kernels are stored as `[height, width, in, out]` and run fast.
 
 A layer is exact against the plain `jax.lax` operation in value and gradient; what differs is how XLA is asked for it.
-Each layer names the channels of its kernel's axes (`models.axis_names`), and records the spatial shape over which the
-plain operation uses its kernel, so that FLOPs can be counted from shapes alone (`models.kernel_uses`).
+Each layer names the channels of its kernel's axes (`models.axis_names`), and records how often the plain operation uses
+each place of its kernel, so that FLOPs can be counted from shapes alone (`models.kernel_uses`).
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
@@ -18,6 +19,9 @@ from jax import lax
 
 # Radford, Metz, Chintala 2016, section 3: weights from N(0, 0.02).
 dcgan_init = nn.initializers.normal(0.02)
+
+# The named scope of work on weights, which is done once a batch.
+SPECTRAL_NORM = "spectral_norm"
 
 
 def dcgan_scale_init(key, shape, dtype=jnp.float32):
@@ -109,6 +113,26 @@ def pool(x):
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
+@flax.struct.dataclass
+class Static:
+    """What a layer records of its shapes: part of a tree's structure, so that `jax.eval_shape` keeps its value."""
+
+    value: Any = flax.struct.field(pytree_node=False)
+
+
+def tap_uses(size: int, positions: int, kernel_size: int, stride: int = 1, padding: int = 0) -> tuple[int, ...]:
+    """How often each tap of a kernel meets a pixel rather than padding, along one axis.
+
+    The kernel lies at so many `positions`, `stride` pixels apart, the first of them `padding` pixels before the `size`
+    pixels of the axis. Those are read in a convolution and made in a transposed one, whose positions are its input's
+    pixels.
+    """
+    return tuple(
+        sum(0 <= stride * position + tap - padding < size for position in range(positions))
+        for tap in range(kernel_size)
+    )
+
+
 def named(init: Callable, *names: str | None) -> Callable:
     """An initialiser whose parameter remembers the channel name of each of its axes (`models.axis_names`)."""
     return nn.with_logical_partitioning(init, names)
@@ -118,6 +142,7 @@ def _unit(vector):
     return vector / (jnp.linalg.norm(vector) + 1e-12)
 
 
+@jax.named_scope(SPECTRAL_NORM)
 def spectral_normalize(module: nn.Module, kernel):
     """`kernel` over its largest singular value as a matrix `[everything else, out]` (Miyato et al. 2018, section 2).
 
@@ -169,9 +194,13 @@ class _Kernel(nn.Module):
         y = self.apply_kernel(x.astype(kernel.dtype), kernel)
         return y if bias is None else y + bias
 
-    def record_uses(self, positions):
-        """Notes `positions: [...]`, of which only the shape matters: an image uses the kernel once for each."""
-        self.sow("kernel_uses", "kernel", positions)
+    def record_uses(self, sizes=(), positions=(), stride: int = 1, padding: int = 0):
+        """Notes how often an image uses each tap; see `tap_uses`, of whose numbers there is one for each axis here.
+
+        Without sizes each weight is used once.
+        """
+        taps = [tap_uses(*axis, self.kernel_size, stride, padding) for axis in zip(sizes, positions, strict=True)]
+        self.sow("kernel_uses", "kernel", Static(tuple(taps)))
 
 
 class Conv(_Kernel):
@@ -182,7 +211,7 @@ class Conv(_Kernel):
 
     def apply_kernel(self, x, kernel):
         y = conv(x, kernel, self.stride, self.padding)
-        self.record_uses(y[0, :, :, 0])
+        self.record_uses(x.shape[1:3], y.shape[1:3], self.stride, self.padding)
         return y
 
 
@@ -193,8 +222,9 @@ class ConvTranspose(_Kernel):
     padding: int = 1
 
     def apply_kernel(self, x, kernel):
-        self.record_uses(x[0, :, :, 0])
-        return conv_transpose(x, kernel, self.stride, self.padding)
+        y = conv_transpose(x, kernel, self.stride, self.padding)
+        self.record_uses(y.shape[1:3], x.shape[1:3], self.stride, self.padding)
+        return y
 
 
 class UpsampleConv(_Kernel):
@@ -202,7 +232,7 @@ class UpsampleConv(_Kernel):
 
     def apply_kernel(self, x, kernel):
         y = upsample_conv(x, kernel)
-        self.record_uses(y[0, :, :, 0])
+        self.record_uses(y.shape[1:3], y.shape[1:3], padding=1)
         return y
 
 
@@ -210,7 +240,7 @@ class ConvPool(_Kernel):
     """A 3x3 convolution and the mean over 2x2 pixels; see `conv_pool`."""
 
     def apply_kernel(self, x, kernel):
-        self.record_uses(x[0, :, :, 0])
+        self.record_uses(x.shape[1:3], x.shape[1:3], padding=1)
         return conv_pool(x, kernel)
 
 
@@ -218,7 +248,7 @@ class Unproject(_Kernel):
     """`[batch, in]` -> `[batch, size, size, out]`: a transposed convolution of a 1x1 image, as a product."""
 
     def apply_kernel(self, x, kernel):
-        self.record_uses(x[:1, :1])
+        self.record_uses()
         return jnp.einsum("bi,hwio->bhwo", x, kernel)
 
 
@@ -226,7 +256,7 @@ class Project(_Kernel):
     """`[batch, size, size, in]` -> `[batch, out]`: a convolution that covers its input, as a product."""
 
     def apply_kernel(self, x, kernel):
-        self.record_uses(x[:1, 0, 0, :1])
+        self.record_uses()
         return jnp.einsum("bhwi,hwio->bo", x, kernel)
 
 
@@ -237,7 +267,7 @@ class Dense(_Kernel):
     kernel_size: int = 1
 
     def apply_kernel(self, x, kernel):
-        self.record_uses(x[:1, :1])
+        self.record_uses()
         return x @ kernel
 
 

@@ -4,11 +4,13 @@ The channels are width, 2 x width, 4 x width, 8 x width as in the paper's refere
 convolutions halve the resolution, so that 32x32 images become 8x8 codes, as in van den Oord et al., section 4.1.
 """
 
+import math
+
 import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxtickets.models.convolutional import Stack, to_float32
-from jaxtickets.models.layers import Conv, ConvTranspose, Style, named
+from jaxtickets.models.layers import Conv, ConvTranspose, Static, Style, named
 
 
 class ResidualLayer(nn.Module):
@@ -90,7 +92,8 @@ class Codebook(nn.Module):
             embedding = total.value / smoothed[:, None]
         else:
             embedding = self.param("embedding", named(init, None, None), shape)
-            self.sow("kernel_uses", "embedding", vectors[0, :, :, 0])
+            # Every code meets every vector.
+            self.sow("kernel_uses", "embedding", Static(((math.prod(vectors.shape[1:-1]),),)))
         distances = jnp.square(embedding).sum(axis=-1) - 2 * vectors @ embedding.T
         indices = distances.argmin(axis=-1)
         if self.decay and train and not self.is_initializing():

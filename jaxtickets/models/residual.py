@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxtickets.models import layers
 from jaxtickets.models.convolutional import Stack, to_float32
-from jaxtickets.models.layers import Conv, ConvPool, Dense, Style, Unproject, UpsampleConv, named
+from jaxtickets.models.layers import Conv, ConvPool, Dense, Static, Style, Unproject, UpsampleConv, named
 
 
 class UpBlock(nn.Module):
@@ -112,6 +112,8 @@ class SelfAttention(nn.Module):
         values = pooled(conv(max(1, channels // 2), "value", self.inputs, valued, x))
         weights = jax.nn.softmax(jnp.einsum("bqc,bkc->bqk", queries, keys))
         attended = jnp.einsum("bqk,bkc->bqc", weights, values).reshape(batch, height, width, -1)
+        channels_met = queries.shape[-1] + values.shape[-1]
+        self.sow("products", "attention", Static(weights.shape[1] * weights.shape[2] * channels_met))
         gamma = self.param("gamma", named(nn.initializers.zeros, None), (1,)).astype(x.dtype)
         return x + gamma * conv(channels, "out", valued, self.inputs, attended)
 

@@ -90,9 +90,7 @@ def filter_mean(scores, axis_names):
             filters = np.asarray(leaf).reshape(-1, leaf.shape[-1])
             total, count = sums[component].get(names[-1], (0, 0))
             sums[component][names[-1]] = total + filters.sum(axis=0), count + len(filters)
-    return {
-        component: {name: total / count for name, (total, count) in own.items()} for component, own in sums.items()
-    }
+    return {component: {name: total / count for name, (total, count) in own.items()} for component, own in sums.items()}
 
 
 def filter_l1(params, axis_names):
@@ -181,8 +179,8 @@ def select_by_cost(scores, cost: Callable, limit: float, scope: str = "global", 
     chosen = select(scores, high, scope, min_channels, alone)
     if (least := cost(chosen)) > limit:
         raise UserError(
-            f"FLOPs: {limit:.2%} of the network's can't be reached: {least:.2%} are left when {high:.2%} of the channels "
-            f"are pruned, the most with {min_channels} of each name"
+            f"{limit:.2%} of the FLOPs can't be reached: {least:.2%} are left when {high:.2%} of the channels are pruned, "
+            f"as many as can be with {min_channels} of each name"
         )
     low = 0.0
     while high - low > 1e-6:

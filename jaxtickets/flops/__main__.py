@@ -1,0 +1,167 @@
+"""FLOPs and parameters of a config's networks, layer by layer, before and after pruning.
+
+python -m jaxtickets.flops --config=configs/gan_digits.py [--workdir=RUN [--round=N]]
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxtickets import config as config_lib
+from jaxtickets import data, main, models, snapshots, workdir
+from jaxtickets.errors import UserError
+from jaxtickets.flops import Layer, layers
+from jaxtickets.objectives import OBJECTIVES
+from jaxtickets.report.table import MAX_WIDTH, aligned, table_width
+
+
+def table(before: list[Layer], after: list[Layer] | None = None, masked: bool = False) -> str:
+    """Layers and their totals, a line each, at most 110 characters wide.
+
+    Args:
+      after: the same layers, of fewer channels or weights, to be printed beside those of before.
+      masked: whether `after` counts kept weights of kernels that stay as large as they are.
+    """
+    lines = "FLOPs in millions for one image: of a forward pass, and of its part in a train step."
+    if after is None:
+        header = ["layer", "kernel", "parameters", "forward MFLOPs", "step MFLOPs"]
+        cells = [
+            [name, _shape(row.shape), f"{row.parameters:,}", _mega(row.forward), _mega(row.step)]
+            for name, row in _with_totals(before)
+        ]
+        return f"{lines}\n\n{aligned(header, cells, left=(0, 1))}"
+    if masked:
+        lines += "\nTheoretical: if pruned weights took no time. Dense hardware multiplies by them all the same."
+    layouts = [_compared(before, after, masked, *layout) for layout in ((1, True), (1000, True), (1000, False))]
+    fitting = next((text for text in layouts if table_width(text) <= MAX_WIDTH), layouts[-1])
+    (_, first), (_, last) = _with_totals(before)[-1], _with_totals(after)[-1]
+    fewer = [f"{1 - then / now:.1%} fewer" for now, then in zip(first[3:5], last[3:5], strict=True)]
+    return f"{lines}\n\n{fitting}\n\nforward {fewer[1]} FLOPs, parameters {fewer[0]}"
+
+
+def _compared(before, after, masked, unit, kernels):
+    then = "theoretical" if masked else "after"
+    header = ["layer", *(["kernel"] if kernels else []), "params" if unit == 1 else "k params"]
+    header += ["kept" if masked else "after", "forward", then, "step", then, "left %"]
+    cells = []
+    for (name, now), (_, row) in zip(_with_totals(before), _with_totals(after), strict=True):
+        shapes = [_shape(now.shape)] + ([_shape(row.shape)] if row.shape != now.shape else [])
+        counts = [f"{kept:,}" if unit == 1 else f"{kept / unit:,.1f}" for kept in (now.parameters, row.parameters)]
+        work = [_mega(flops) for flops in (now.forward, row.forward, now.step, row.step)]
+        left = f"{100 * row.forward / now.forward:.1f}" if now.forward else "-"
+        cells.append([name, *([" -> ".join(shapes)] if kernels else []), *counts, *work, left])
+    return aligned(header, cells, left=(0, 1) if kernels else (0,))
+
+
+def _with_totals(rows) -> list[tuple[str, Layer]]:
+    """`(what the line is called, row)`: each component's total, then its layers; last the total of all."""
+
+    def total(component, some):
+        sums = (sum(column) for column in zip(*(row[3:] for row in some), strict=True))
+        return Layer(component, "", None, *sums)
+
+    lines = []
+    for component in dict.fromkeys(row.component for row in rows):
+        own = [row for row in rows if row.component == component]
+        if component:
+            lines.append((component, total(component, own)))
+        lines += [(f"  {row.name}" if component else row.name, row) for row in own]
+    return [*lines, ("all", total("all", rows))]
+
+
+def _shape(shape):
+    return "x".join(map(str, shape)) if shape else ""
+
+
+def _mega(flops):
+    return f"{flops / 1e6:,.3f}" if flops < 1e8 else f"{flops / 1e6:,.1f}"
+
+
+# Configs and runs.
+
+
+class Comparison(NamedTuple):
+    """What `table` takes."""
+
+    before: list[Layer]
+    after: list[Layer] | None = None
+    masked: bool = False
+
+
+def config_layers(config, masks=None) -> list[Layer]:
+    """The layers of the networks that a config describes; no data is loaded."""
+    objective = OBJECTIVES[config.objective.name](_networks(config), config.objective)
+    image_shape = (config.model.image_size, config.model.image_size, data.channels(config.data.name))
+    distilled = bool(config.objective.distillation)
+    return layers(objective, image_shape, config.train.batch_size, distilled, masks)
+
+
+def _networks(config):
+    classes = data.classes(config.data.name, config.data.dir or None) if config.model.conditional else 0
+    return models.build(config.model, data.channels(config.data.name), classes, dtype=jnp.dtype(config.dtype))
+
+
+def compared(config, path: Path | None = None, round_: int | None = None) -> Comparison:
+    """What a config's networks cost, and what they cost after pruning, as far as the arguments say.
+
+    After is, in a workdir, the network of a round's masks; else, with `config.model.channels`, the network with so
+    many channels, and before is the one with all. Another source of an after is another branch here.
+
+    Raises:
+      UserError: see `round_masks`.
+    """
+    if path is not None:
+        return Comparison(config_layers(config), config_layers(config, round_masks(config, path, round_)), masked=True)
+    if round_ is not None:
+        raise UserError(f"--round={round_}: of which run? Give its --workdir too")
+    if config.model.channels:
+        whole = config.copy_and_resolve_references()
+        whole.model.channels = type(config)()
+        return Comparison(config_layers(whole), config_layers(config))
+    return Comparison(config_layers(config))
+
+
+def round_masks(config, path: Path, round_: int | None = None):
+    """The masks of a finished round, by default the last one, of the run in a workdir; of several seeds, the config's.
+
+    Raises:
+      UserError: there is no such round, or the run has other networks than the config.
+    """
+    place = path / f"seed_{config.seed}" if (path / f"seed_{config.seed}").is_dir() else path
+    try:
+        there = json.loads((place / "config.json").read_text())["config"]
+        networks = {"model": there["model"], "data": {"name": there["data"]["name"]}}
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"--workdir={path}: has no readable config.json; allowed is the workdir of a run") from None
+    here = config_lib.to_dict(config)
+    if differing := workdir.differences(networks, {"model": here["model"], "data": {"name": here["data"]["name"]}}):
+        raise UserError(f"--workdir={path} belongs to a run of other networks: {differing}; give that run's --config")
+    folder = place / "masks"
+    finished = {row["round"] for row in workdir.read_csv(place / "rounds.csv")}
+    rounds = sorted(number for number in finished if snapshots.exists(folder / f"{number:03d}"))
+    if not rounds:
+        raise UserError(f"--workdir={path}: no round with masks has finished there; allowed is one where some has")
+    if round_ is None:
+        round_ = rounds[-1]
+    if round_ not in rounds:
+        raise UserError(f"--round={round_}: {path} has no such masks; allowed are {', '.join(map(str, rounds))}")
+    params, _ = jax.eval_shape(partial(models.init, _networks(config)), jax.random.key(0))
+    return snapshots.restore_masks_raw(folder / f"{round_:03d}", params)
+
+
+def run() -> None:
+    """The command line; a user's mistake is one line on standard error and exit status 2."""
+
+    def show(config, path, round):
+        config_lib.validate(config, jax.local_device_count())
+        print(table(*compared(config, path, round)))
+
+    main.start(show, round="The finished round of --workdir that is compared (default: the last).")
+
+
+if __name__ == "__main__":
+    run()
