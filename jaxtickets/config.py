@@ -157,7 +157,7 @@ def get_config() -> ConfigDict:
                 schedule="constant_rate",  # Or cubic: to the same sparsity in the end, faster at first.
                 sparsities=(),  # The sparsity of each round, in the place of rounds, rate and schedule.
                 scope="global",  # What one threshold decides over; or uniform or erk: each layer has its share.
-                structure="weight",  # What is pruned whole: weight, filter, channel, block:4x4; or 2:4, of four two stay.
+                structure="weight",  # What is pruned whole: weight, filter, channel, block:4x4; or 2:4, two of four.
                 target="sparsity",  # What a round's number is the share of: pruned units, or (channel) flops saved.
                 components=(),  # Those that are pruned; none named: all.
                 include=(r"(kernel|embedding)$",),

@@ -344,7 +344,7 @@ def test_what_a_run_lacks_is_one_clear_error(run, tmp_path):
             command.compared(*arguments)
 
 
-def command(*flags):
+def run_command(*flags):
     arguments = [sys.executable, "-m", "jaxtickets.flops", *flags]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "http_proxy": "http://127.0.0.1:9"}
     return subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
@@ -353,7 +353,7 @@ def command(*flags):
 def test_the_command_compares_a_config_with_its_channels(tmp_path):
     channels = "{'encoder': {'down_16': 2}}"
     flags = ["--config=configs/ae_digits.py:quick", "--config.model.width=4", f"--config.model.channels={channels}"]
-    result = command(*flags)
+    result = run_command(*flags)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     # Half of the channels at 8x8, which down_16 makes of images and down_8 reads.
@@ -371,7 +371,7 @@ def test_the_command_compares_a_config_with_its_channels(tmp_path):
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(flags, part):
-    result = command(*flags)
+    result = run_command(*flags)
     assert (result.returncode, result.stdout) == (2, "")
     (line,) = result.stderr.splitlines()
     assert line.startswith("jaxtickets: ")

@@ -179,8 +179,8 @@ def select_by_cost(scores, cost: Callable, limit: float, scope: str = "global", 
     chosen = select(scores, high, scope, min_channels, alone)
     if (least := cost(chosen)) > limit:
         raise UserError(
-            f"{limit:.2%} of the FLOPs can't be reached: {least:.2%} are left when {high:.2%} of the channels are pruned, "
-            f"as many as can be with {min_channels} of each name"
+            f"{limit:.2%} of the FLOPs can't be reached: {least:.2%} are left when {high:.2%} of the channels are "
+            f"pruned, as many as can be with {min_channels} of each name"
         )
     low = 0.0
     while high - low > 1e-6:

@@ -1,0 +1,84 @@
+"""Early-bird tickets against channels chosen at initialisation, at the same FLOPs and parameters, over several seeds.
+
+    python benchmarks/channels.py --config=configs/early_bird_gan.py:quick --out=runs/channels/gan
+
+Each method prunes the same number of channels in each layer, so what is left has the same shapes, and trains for as many
+steps. Runs what is not finished yet, one process after another, and writes `levels.csv`. Quality is the dense run's
+metric over the ticket's (1 is as good as dense; lower metrics are better). Cost is all that a ticket's training takes,
+the search included: in seconds, and in FLOPs relative to the dense training. About 25 minutes on two CPU cores.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from jaxtickets import workdir
+from jaxtickets.report.levels import levels
+
+METHODS = {
+    "early_bird, rewound": {"rewind": "state"},
+    "early_bird, going on": {"rewind": "none"},
+    **{score: {"experiment": "at_init", "prune.score": score} for score in ("snip", "grasp", "synflow", "random")},
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--flops", default="(0.7,0.88)")
+    options = parser.parse_args()
+    for name, fields in METHODS.items():
+        path = options.out / name
+        if not (path / "verdict.json").exists():
+            print(f"{name} ...", flush=True)
+            fields = fields | {"seeds": options.seeds, "prune.sparsities": options.flops, "prune.scope": "layerwise"}
+            if "experiment" in fields:
+                fields["early_bird.until"] = 0.25  # The default: these do not search.
+            flags = [f"--config.{field}={value}" for field, value in fields.items()]
+            command = [sys.executable, "-m", "jaxtickets.main", f"--config={options.config}", f"--workdir={path}"]
+            subprocess.run([*command, *flags], check=True, stdout=subprocess.DEVNULL)
+    levels([options.out / name for name in METHODS], options.out)
+    print(table([options.out / name for name in METHODS]))
+
+
+def table(paths: list[Path]) -> str:
+    """A line a method and level, means over the seeds."""
+    lines = [
+        f"{'method':22} {'FLOPs':>6} {'params':>8} {'metric':>22} {'quality':>7} {'train s':>8} {'train FLOPs':>11} "
+        f"{'quality/min':>11} {'quality/dense FLOPs':>19}"
+    ]
+    for path in paths:
+        verdict = json.loads((path / "verdict.json").read_text())
+        metric, rows = verdict["metric"], workdir.read_csv(path / "rounds.csv")
+        for level in verdict["rounds"]:
+            own = [row for row in rows if row["round"] == level["round"]]
+            mean = lambda column, own=own: sum(column(row) for row in own) / len(own)  # noqa: E731
+            left = mean(lambda row: row["flops_effective"] / row["flops_dense"])
+            cost = mean(lambda row, path=path: _training_flops(row, path))
+            seconds, quality = mean(lambda row: row["train_seconds"]), verdict["dense"] / level["mean"]
+            value = f"{metric} {level['mean']:.1f} ± {(level['high'] - level['low']) / 2:.1f}"
+            lines.append(
+                f"{path.name if level['round'] else 'dense':22} {left:6.1%} {mean(lambda row: row['params_kept']):8,.0f} "
+                f"{value:>22} {quality:7.2f} {seconds:8.1f} {cost:11.1%} {60 * quality / seconds:11.2f} "
+                f"{quality / cost:19.2f}"
+            )
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _training_flops(row, path):
+    """All FLOPs of a round's training over those of the dense one."""
+    left = row["flops_effective"] / row["flops_dense"]
+    search = path / f"seed_{row['seed']}" / "search" / f"{row['round']:03d}.json"
+    if not search.exists():
+        return left
+    config = json.loads((path / "config.json").read_text())["config"]
+    searched = json.loads(search.read_text())["steps"][-1] / config["train"]["steps"]
+    return searched + left * (1 - searched if config["rewind"] == "none" else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Early-bird tickets in a convolutional VAE: channels found in the first epochs, and a smaller network trained.
+
+    python -m jaxtickets.main --config=configs/early_bird_vae.py
+
+The paper's VAE on CelebA at 32x32, 100 epochs of 1,271 steps, for a GPU or a TPU; this file has not been run to its end
+yet.
+
+    python -m jaxtickets.main --config=configs/early_bird_vae.py:quick
+
+QUICK
+"""
+
+from jaxtickets import config as config_lib
+
+
+def get_config(variant=""):
+    quick = config_lib.is_quick(variant)
+    config = config_lib.get_config()
+    config.experiment = "early_bird"
+    config.model.update(name="conv_vae", width=32 if quick else 64, latent_size=32, image_size=16 if quick else 32)
+    config.objective.update(name="vae", beta=1.0)
+    config.optimizer.update(learning_rate=1e-3, weight_decay=1e-5)
+    config.data.update(name="digits" if quick else "celeb_a")
+    config.prune.update(structure="channel", score="gamma", target="flops", scope="layerwise")
+    config.prune.sparsities = (0.5, 0.7, 0.88)
+    if quick:
+        config.train.update(batch_size=64, steps=700, log_every=50)
+        config.early_bird.until = 0.5  # Of 30 epochs.
+        config.eval.update(samples=2048, batch_size=256, features="digits")
+    else:
+        config.train.update(batch_size=128, epochs=100)
+        config.eval.update(samples=50_000, batch_size=256, features="faces")
+    return config
