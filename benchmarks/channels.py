@@ -2,10 +2,10 @@
 
     python benchmarks/channels.py --config=configs/early_bird_gan.py:quick --out=runs/channels/gan
 
-Each method prunes the same number of channels in each layer, so what is left has the same shapes, and trains for as many
-steps. Runs what is not finished yet, one process after another, and writes `levels.csv`. Quality is the dense run's
-metric over the ticket's (1 is as good as dense; lower metrics are better). Cost is all that a ticket's training takes,
-the search included: in seconds, and in FLOPs relative to the dense training. About 25 minutes on two CPU cores.
+Each method prunes the same number of channels in each layer, so what is left has the same shapes, and trains for as
+many steps. Runs what is not finished yet, one process after another, and writes `levels.csv`. Quality is the dense
+run's metric over the ticket's (1 is as good as dense; lower metrics are better). Cost is all that a ticket's training
+takes, the search included: in seconds, and in FLOPs relative to the dense training. About 25 minutes on two CPU cores.
 """
 
 import argparse
@@ -55,18 +55,21 @@ def table(paths: list[Path]) -> str:
         verdict = json.loads((path / "verdict.json").read_text())
         metric, rows = verdict["metric"], workdir.read_csv(path / "rounds.csv")
         for level in verdict["rounds"]:
+            if not level["round"] and path != paths[0]:
+                continue  # The dense runs are the same for all.
             own = [row for row in rows if row["round"] == level["round"]]
             mean = lambda column, own=own: sum(column(row) for row in own) / len(own)  # noqa: E731
             left = mean(lambda row: row["flops_effective"] / row["flops_dense"])
             cost = mean(lambda row, path=path: _training_flops(row, path))
             seconds, quality = mean(lambda row: row["train_seconds"]), verdict["dense"] / level["mean"]
             value = f"{metric} {level['mean']:.1f} ± {(level['high'] - level['low']) / 2:.1f}"
+            name, params = path.name if level["round"] else "dense", mean(lambda row: row["params_kept"])
             lines.append(
-                f"{path.name if level['round'] else 'dense':22} {left:6.1%} {mean(lambda row: row['params_kept']):8,.0f} "
+                f"{name:22} {left:6.1%} {params:8,.0f} "
                 f"{value:>22} {quality:7.2f} {seconds:8.1f} {cost:11.1%} {60 * quality / seconds:11.2f} "
                 f"{quality / cost:19.2f}"
             )
-    return "\n".join(dict.fromkeys(lines))
+    return "\n".join(lines)
 
 
 def _training_flops(row, path):

@@ -17,6 +17,7 @@ def get_config(variant=""):
     quick = config_lib.is_quick(variant)
     config = config_lib.get_config()
     config.experiment = "early_bird"
+    config.rewind_step = 0.05
     config.model.update(name="conv_vae", width=32 if quick else 64, latent_size=32, image_size=16 if quick else 32)
     config.objective.update(name="vae", beta=1.0)
     config.optimizer.update(learning_rate=1e-3, weight_decay=1e-5)
