@@ -8,25 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtickets import config as config_lib
-from jaxtickets import data, evaluation, flops, models, train
+from jaxtickets import data, evaluation, models, train
 from jaxtickets import masks as mask_lib
 from jaxtickets.compact import compacted_config
 from jaxtickets.data import batches
-from jaxtickets.experiments import scoring
+from jaxtickets.experiments.networks import Networks
 from jaxtickets.objectives import OBJECTIVES
 from jaxtickets.progress import say
 from jaxtickets.pruning import channels
 
 
-class Setup:
+class Setup(Networks):
     """The parts of a run that are made once and serve every seed and round.
 
-    Attributes:
-      config: the validated config.
-      objective: the players' losses.
-      levels: the level of each round.
-      params, batch_stats: the shapes of the parameters and the batch statistics.
-      dense_masks: the masks that keep everything.
+    Attributes, beside those of `Networks`:
       images: the training images.
       steps: the steps of a whole training.
       rewind_step: the step of the rewind point.
@@ -37,18 +32,8 @@ class Setup:
 
     def __init__(self, config, like: "Setup | None" = None):
         """With `like`, for another network on the same data, which it shares."""
-        self.config, self.levels = config, config_lib.levels(config)
-        conditional, self._channels = config.model.conditional, data.channels(config.data.name)
-        self._classes = data.classes(config.data.name, config.data.dir or None) if conditional else 0
-        components = self.components(train.AXIS if config.sync_batch_norm else None)
-        self.objective = OBJECTIVES[config.objective.name](components, config.objective)
+        super().__init__(config)
         self._optimizers = train.make_optimizers(self.objective, config.optimizer)
-        options = config.prune
-        self.params, self.batch_stats = jax.eval_shape(lambda: models.init(components, jax.random.key(0)))
-        self.dense_masks = mask_lib.ones(self.params, options.include, options.exclude, options.components)
-
-        scoring.check(self)
-
         if like:
             self.images, self._labels, self._held_out = like.images, like._labels, like._held_out
             self._resident_data = like._resident_data
@@ -57,54 +42,20 @@ class Setup:
                 data.load, config.data.name, image_size=config.model.image_size, data_dir=config.data.dir or None
             )
             training, self._held_out = load(split="train"), load(split="test").images
-            self.images, self._labels = training.images, training.labels if conditional else None
+            self.images, self._labels = training.images, training.labels if config.model.conditional else None
         self.steps = config_lib.resolve_steps(config, len(self.images))
         self.rewind_step = config_lib.resolve_rewind_step(config, self.steps)
         self.update_steps = config_lib.resolve_update_steps(config, self.steps)
         per_epoch = len(self.images) // config.train.batch_size
         self.search_steps = config_lib.resolve_search_steps(config, self.steps, per_epoch)
         self._step_bytes = None
-        track_movement = options.score == "movement"
+        track_movement = config.prune.score == "movement"
         self._init = jax.jit(partial(train.init_state, self.objective, self._optimizers, track_movement=track_movement))
         self.evaluator = evaluation.make_evaluator(self.objective, config, self.images, self._held_out)
 
     def init(self, seed: int) -> train.TrainState:
         """The state before the first step, on the host."""
         return jax.device_get(self._init(np.uint32(seed)))
-
-    def components(self, axis_name=None, **sizes):
-        """The config's networks, or whole ones of other sizes, whose batch statistics are averaged over `axis_name`."""
-        model = self.config.model.copy_and_resolve_references()
-        if sizes:
-            model.channels = {}
-            model.update(sizes)
-        style = {"dtype": jnp.dtype(self.config.dtype), "axis_name": axis_name}
-        return models.build(model, self._channels, self._classes, **style)
-
-    @cached_property
-    def axis_names(self):
-        """See `models.axis_names`."""
-        return models.axis_names(self.objective.components)
-
-    # What channels cost, and the network without them.
-
-    @cached_property
-    def _uses(self):
-        return models.kernel_uses(self.objective.components)
-
-    @cached_property
-    def _flops_of_products(self):
-        return 2 * sum(models.products(self.objective.components).values())
-
-    def flops(self, masks=None) -> int:
-        """Of one example's forward pass through every component; with masks, of the kept weights alone."""
-        return self._flops_of_products + sum(flops.forward(self._uses, self.params, masks).values())
-
-    def flops_with(self, channel_masks) -> float:
-        """The same without the pruned channels. (Attention's two products are counted as they are.)"""
-        shares = channels.kept_shares(self.params, self.axis_names.params, channel_masks)
-        left = sum(cost * shares[path] for path, cost in flops.forward(self._uses, self.params).items())
-        return self._flops_of_products + left
 
     def compacted(self, channel_masks) -> "Setup":
         """The setup of the dense network with the kept channels only, on the same data."""

@@ -6,16 +6,20 @@ python -m jaxtickets.flops --config=configs/gan_digits.py [--workdir=RUN [--roun
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from jaxtickets import config as config_lib
-from jaxtickets import data, main, models, snapshots, workdir
+from jaxtickets import data, main, models, pruning, snapshots, workdir
+from jaxtickets.compact import compacted_config
 from jaxtickets.errors import UserError
+from jaxtickets.experiments.networks import Networks
+from jaxtickets.experiments.scoring import pruned
 from jaxtickets.flops import Layer, layers
 from jaxtickets.objectives import OBJECTIVES
+from jaxtickets.pruning.channels import from_weight_masks
 from jaxtickets.report.table import MAX_WIDTH, aligned, table_width
 
 
@@ -94,35 +98,65 @@ class Comparison(NamedTuple):
 
 def config_layers(config, masks=None) -> list[Layer]:
     """The layers of the networks that a config describes; no data is loaded."""
-    objective = OBJECTIVES[config.objective.name](_networks(config), config.objective)
     image_shape = (config.model.image_size, config.model.image_size, data.channels(config.data.name))
     distilled = bool(config.objective.distillation)
+    # Outside the mapped axis over which a train step averages batch statistics.
+    networks = Networks(config)
+    objective = OBJECTIVES[config.objective.name](networks.components(), config.objective)
     return layers(objective, image_shape, config.train.batch_size, distilled, masks)
 
 
-def _networks(config):
-    classes = data.classes(config.data.name, config.data.dir or None) if config.model.conditional else 0
-    return models.build(config.model, data.channels(config.data.name), classes, dtype=jnp.dtype(config.dtype))
-
-
 def compared(config, path: Path | None = None, round_: int | None = None) -> Comparison:
-    """What a config's networks cost, and what they cost after pruning, as far as the arguments say.
+    """What a config's networks cost, and what they cost after pruning.
 
-    After is, in a workdir, the network of a round's masks; else, with `config.model.channels`, the network with so
-    many channels, and before is the one with all. Another source of an after is another branch here.
+    After is the network of a round: with its masks, in the workdir of a run; else pruned to its level by the initial
+    weights. With `config.model.channels` and nothing to prune it is the network with so many channels, and before is
+    the one with all.
 
     Raises:
-      UserError: see `round_masks`.
+      UserError: see `round_masks`; or the config has no such round.
     """
-    if path is not None:
-        return Comparison(config_layers(config), config_layers(config, round_masks(config, path, round_)), masked=True)
-    if round_ is not None:
-        raise UserError(f"--round={round_}: of which run? Give its --workdir too")
-    if config.model.channels:
+    if path is None and not _is_pruned(config):
+        if round_ is not None:
+            raise UserError(f"--round={round_}: of which run? Give its --workdir too")
+        if not config.model.channels:
+            return Comparison(config_layers(config))
         whole = config.copy_and_resolve_references()
         whole.model.channels = type(config)()
         return Comparison(config_layers(whole), config_layers(config))
-    return Comparison(config_layers(config))
+    masks = preview_masks(config, round_) if path is None else round_masks(config, path, round_)
+    before = config_layers(config)
+    if config.prune.structure != "channel":
+        return Comparison(before, config_layers(config, masks), masked=True)
+    smaller = compacted_config(config, from_weight_masks(masks, Networks(config).axis_names.params))
+    smaller.experiment, smaller.prune = "dense", config_lib.get_config().prune
+    return Comparison(before, config_layers(smaller))
+
+
+def _is_pruned(config):
+    return config.experiment not in ("dense", "branch", "transfer")  # The last two have another run's masks.
+
+
+def preview_masks(config, round_: int | None = None):
+    """The masks of a round, by default the last, if the initial weights were pruned to its level.
+
+    By `config.prune.score` if that reads weights alone, else by their magnitude.
+
+    Raises:
+      UserError: the config has no such round.
+    """
+    config = config.copy_and_resolve_references()
+    if config.prune.score not in ("magnitude", "random", *pruning.CHANNEL_SCORES):
+        config.prune.score = "filter_l1" if config.prune.structure == "channel" else "magnitude"
+    networks = Networks(config)
+    if round_ is None:
+        round_ = len(networks.levels) - 1
+    if not 0 <= round_ < len(networks.levels):
+        raise UserError(f"--round={round_}: the config has no such round; allowed are 0 to {len(networks.levels) - 1}")
+    params, batch_stats = jax.jit(partial(models.init, networks.components()))(jax.random.key(config.seed))
+    run = SimpleNamespace(config=config, setup=networks, seed=config.seed)
+    state = SimpleNamespace(params=params, batch_stats=batch_stats)
+    return pruned(run, state, networks.dense_masks, networks.levels[round_])
 
 
 def round_masks(config, path: Path, round_: int | None = None):
@@ -149,8 +183,7 @@ def round_masks(config, path: Path, round_: int | None = None):
         round_ = rounds[-1]
     if round_ not in rounds:
         raise UserError(f"--round={round_}: {path} has no such masks; allowed are {', '.join(map(str, rounds))}")
-    params, _ = jax.eval_shape(partial(models.init, _networks(config)), jax.random.key(0))
-    return snapshots.restore_masks_raw(folder / f"{round_:03d}", params)
+    return snapshots.restore_masks_raw(folder / f"{round_:03d}", Networks(config).params)
 
 
 def run() -> None:
@@ -159,8 +192,10 @@ def run() -> None:
     def show(config, path, round):
         config_lib.validate(config, jax.local_device_count())
         print(table(*compared(config, path, round)))
+        if path is None and _is_pruned(config):
+            print("After: pruned by the initial weights. Of a run, by those it has trained: --workdir=RUN [--round=N]")
 
-    main.start(show, round="The finished round of --workdir that is compared (default: the last).")
+    main.start(show, round="The round of the config, or of --workdir, that is compared (default: the last).")
 
 
 if __name__ == "__main__":
