@@ -41,9 +41,10 @@ class Progress:
     def expect(self, rounds: int) -> None:
         self._bar.update(self._all, total=rounds * self._steps)
 
-    def start_round(self, round_: int, sparsity: float, step: int, stop: int) -> None:
+    def start_round(self, round_: int, what: str, step: int, stop: int) -> None:
+        """`what`: the network that trains, in two words."""
         self._bar.reset(self._one, total=stop, completed=step)
-        self._bar.update(self._one, description=f"round {round_} ({sparsity:.1%} sparse)")
+        self._bar.update(self._one, description=f"round {round_} ({what})")
         self._bar.update(self._all, completed=round_ * self._steps + min(step, self._steps))
 
     def update(self, round_: int, step: int, losses: dict[str, float]) -> None:
@@ -54,3 +55,31 @@ class Progress:
     def say(self, text: str) -> None:
         """One line that stays."""
         self._console.print(text, soft_wrap=True, markup=False)
+
+    def within(self, round_: int) -> "Part":
+        """What a run within a round of this one shows: that round."""
+        return Part(self, round_)
+
+
+class Part:
+    """The progress of a run within a round of another, which tells of its rounds itself."""
+
+    def __init__(self, whole: Progress, round_: int):
+        self._whole, self._round = whole, round_
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def start_round(self, round_: int, what: str, step: int, stop: int) -> None:
+        del round_, what
+        self._whole.start_round(self._round, "smaller network", step, stop)
+
+    def update(self, round_: int, step: int, losses: dict[str, float]) -> None:
+        del round_
+        self._whole.update(self._round, step, losses)
+
+    def say(self, text: str) -> None:
+        pass

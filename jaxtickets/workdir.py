@@ -163,6 +163,12 @@ class Scalars:
             writer.close()
 
 
+def read_scalars(path: Path, round_: int) -> list[dict]:
+    """The rows of `metrics.jsonl` of a round that was logged in the workdir `path`."""
+    file = path / "metrics.jsonl"
+    return [row for row in _complete_rows(file) if row["round"] == round_] if file.exists() else []
+
+
 def _complete_rows(file):
     for line in file.read_text().splitlines():
         try:

@@ -94,7 +94,7 @@ def _dense_short(run, row):
             f"width {config.model.width}, has {parameters:,}"
         )
     path = run.path / f"dense_{row['round']:03d}"
-    with Run(Setup(config), path, run.seed, part=True) as narrow:
+    with Run(Setup(config), path, run.seed, run.progress_within(row["round"])) as narrow:
         dense(narrow)
         narrow.finish()
     (narrow_row,) = workdir.read_csv(path / "rounds.csv")

@@ -26,7 +26,7 @@ def train_compacted(run: Run, round_: int, masks, start, seconds: float = 0.0, c
     setup = run.setup.compacted(kept)
     path = run.path / f"compact_{round_:03d}"
     start = compact(start, kept, run.setup.axis_names)
-    with Run(setup, path, run.seed, part=True, initial_state=start) as small:
+    with Run(setup, path, run.seed, run.progress_within(round_), start) as small:
         small.round(0, setup.dense_masks, start)
         small.finish()
     (row,) = workdir.read_csv(path / "rounds.csv")

@@ -69,8 +69,10 @@ def read_ticket(path: Path) -> Finished:
 def adopt(run, path: Path, row: dict, level: int, layers: list[dict] | None = None, **changes) -> None:
     """Records the round `row` of the workdir `path`, with changed columns, as the round `level` of `run`.
 
-    Its rows of `layers.csv` are `layers`, if given.
+    What it has logged is logged here too. Its rows of `layers.csv` are `layers`, if given.
     """
+    if run.is_finished(level):
+        return
     if layers is None:
         layers = [
             {name: value for name, value in layer.items() if name != "round"}
@@ -78,4 +80,7 @@ def adopt(run, path: Path, row: dict, level: int, layers: list[dict] | None = No
             if layer["round"] == row["round"]
         ]
     grid = np.asarray(Image.open(path / "samples" / f"round_{row['round']:03d}.png"))
+    for logged in workdir.read_scalars(path, row["round"]):
+        scalars = {name: value for name, value in logged.items() if name not in ("round", "step", "split", "seconds")}
+        run.log(level, logged["step"], logged["split"], logged["seconds"], scalars)
     run.adopt({**row, "round": level, **changes}, layers, grid)

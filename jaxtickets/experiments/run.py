@@ -32,8 +32,8 @@ class Run:
       trained: the state at the end of the latest round, its pruned weights exactly zero.
     """
 
-    def __init__(self, setup: Setup, path: Path, seed: int | None = None, part: bool = False, initial_state=None):
-        """A `part` of another run leaves it to that one to tell of its rounds.
+    def __init__(self, setup: Setup, path: Path, seed: int | None = None, progress=None, initial_state=None):
+        """A run within another's round shows its progress as a part of that one's (`Run.progress_within`).
 
         It may start from an `initial_state` in the place of the seed's initialisation.
         """
@@ -55,7 +55,7 @@ class Run:
         self._last_search = snapshots.LastState(path / "snapshots" / "search") if is_search else None
         self._resumed_search = self._last_search.restore(self.initial_state, setup.dense_masks) if is_search else None
         self._scalars = workdir.Scalars(path, keep=self._is_behind)
-        self._progress, self._is_part = Progress(len(self.levels), setup.steps), part
+        self._progress = progress or Progress(len(self.levels), setup.steps)
 
     def __enter__(self):
         self._progress.__enter__()
@@ -80,6 +80,10 @@ class Run:
     def expect(self, rounds: int) -> None:
         """Tells how many rounds there will be, where that is not the number of levels."""
         self._progress.expect(rounds)
+
+    def progress_within(self, round_: int):
+        """What a run within that round takes as its progress."""
+        return self._progress.within(round_)
 
     # Masks and the states that rounds start from.
 
@@ -194,7 +198,8 @@ class Run:
 
     def _train(self, round_, masks, start, stop, seconds, last, update=None, split="train"):
         config, setup, step = self.config.train, self.setup, int(start.step)
-        self._progress.start_round(round_, mask_lib.sparsity(masks), step, stop)
+        what = "searching" if split == "search" else f"{mask_lib.sparsity(masks):.1%} sparse"
+        self._progress.start_round(round_, what, step, stop)
         if round_ == 0 and step == setup.rewind_step:
             snapshots.save(self.path / "snapshots" / "rewind", start)
         teacher = train.replicate(self._teacher(round_))
@@ -237,7 +242,7 @@ class Run:
                     f"training diverged: {name} is {value} at step {step} of round {round_}; "
                     "a lower config.optimizer.learning_rate may help"
                 )
-        self._scalars.write(round_, step, split, seconds, scalars)
+        self.log(round_, step, split, seconds, scalars)
         self._progress.update(round_, step, scalars)
 
     def _record(self, round_, masks, seconds, steps_per_second, columns):
@@ -261,10 +266,14 @@ class Run:
             "step_bytes": self.setup.step_bytes,
             **columns,
         }
-        self._scalars.write(round_, int(self.trained.step), "test", seconds, metrics)
+        self.log(round_, int(self.trained.step), "test", seconds, metrics)
         # A round counts as finished once its row is there, so the state that the next round needs comes first.
         self._last.wait()
         self.adopt(row, counts_of_layers(masks), samples)
+
+    def log(self, round_: int, step: int, split: str, seconds: float, scalars: dict[str, float]) -> None:
+        """Writes a row of `metrics.jsonl`."""
+        self._scalars.write(round_, step, split, seconds, scalars)
 
     def adopt(self, row: dict, layers: list[dict], samples: np.ndarray) -> None:
         """Records a round: its row of `rounds.csv`, its rows of `layers.csv` and its sample grid `[h, w, 3]` uint8."""
@@ -280,10 +289,9 @@ class Run:
         self._rows.append(row)
         workdir.write_csv(self.path / "rounds.csv", self._rows)
         main, seconds = self.setup.evaluator.metric, row["train_seconds"]
-        if not self._is_part:
-            self._progress.say(
-                f"round {round_}: {row['sparsity']:.2%} sparse, {main} {row[main]:.4g}, {seconds:.1f} s of training"
-            )
+        self._progress.say(
+            f"round {round_}: {row['sparsity']:.2%} sparse, {main} {row[main]:.4g}, {seconds:.1f} s of training"
+        )
 
     def finish(self) -> dict:
         """The verdict over all rounds, saved as `verdict.json`, with the winning ticket in a file if there is one."""

@@ -235,7 +235,7 @@ def search_figure(searches: Mapping[int, dict[str, Any]], rows: Sequence[dict[st
     bar.set_ticks([*plain, threshold], labels=[*(f"{tick:g}" for tick in plain), f"{threshold:g}, threshold"])
     bar.ax.axhline(threshold, color="white", linewidth=1.5)
     unit = next(iter(searches.values()))["unit"].removesuffix("s")
-    bar.set_label(f"normalised Hamming distance between {unit} masks", color=INK, labelpad=8)
+    bar.set_label(f"normalised Hamming distance\nbetween {unit} masks", color=INK, labelpad=8)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=8.5, labelcolor=INK)
     return figure
