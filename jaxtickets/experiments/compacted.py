@@ -5,6 +5,7 @@ from jaxtickets import snapshots, workdir
 from jaxtickets.compact import compact
 from jaxtickets.experiments import finished
 from jaxtickets.experiments.run import Run, counts_of_layers
+from jaxtickets.progress import say
 from jaxtickets.pruning.channels import from_weight_masks
 
 
@@ -29,7 +30,10 @@ def train_compacted(run: Run, round_: int, masks, start, seconds: float = 0.0, c
     with Run(setup, path, run.seed, run.progress_within(round_), start) as small:
         small.round(0, setup.dense_masks, start)
         small.finish()
-    (row,) = workdir.read_csv(path / "rounds.csv")
+    (row,), dense = workdir.read_csv(path / "rounds.csv"), workdir.read_csv(run.path / "rounds.csv")[0]
+    memory = [f"{(one['step_bytes'] or 0) / 2**20:,.1f} MiB" for one in (row, dense)]
+    left = f"{row['flops_dense'] / run.setup.flops():.1%} of the FLOPs"
+    say(f"round {round_}: {left} are left; a train step takes {memory[0]} instead of {memory[1]}")
     weights, kept = mask_lib.counts(masks)
     changes = {
         "sparsity": mask_lib.sparsity(masks),

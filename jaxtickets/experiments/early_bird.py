@@ -95,10 +95,10 @@ class _History:
         self._json, self._npz = (run.path / "search" / f"{round_:03d}.{kind}" for kind in ("json", "npz"))
         self.steps, self.seconds, self._masks, self.distances = [], [], [], np.zeros((0, 0))
         if self._json.exists() and self._npz.exists():
-            saved = json.loads(self._json.read_text())
-            n = len(saved["steps"])
-            self.steps, self.seconds, self.distances = saved["steps"], saved["seconds"], np.array(saved["distances"])
-            self._masks = list(np.load(self._npz)["masks"][:n])
+            saved, masks = json.loads(self._json.read_text()), np.load(self._npz)["masks"]
+            n = min(len(saved["steps"]), len(masks))  # A kill may have come between the two files.
+            self.steps, self.seconds, self._masks = saved["steps"][:n], saved["seconds"][:n], list(masks[:n])
+            self.distances = np.array(saved["distances"])[:n, :n]
 
     @property
     def epochs(self) -> list[float]:

@@ -128,10 +128,13 @@ class Setup(Networks):
 
     @property
     def step_bytes(self) -> int | None:
-        """The memory of one train step on a device, by XLA's own account: arguments, results and what lies between."""
+        """The memory of one train step on a device, by XLA's own account: arguments, results and what lies between.
+
+        None where the back end gives none.
+        """
         if self._step_bytes is None:
-            programs = self._compiled.values()
-            self._step_bytes = max(_bytes(program.memory_analysis()) for program in programs)
+            analyses = [program.memory_analysis() for program in self._compiled.values()]
+            self._step_bytes = max(map(_bytes, analyses)) if all(analyses) else None
         return self._step_bytes
 
     def release(self) -> None:

@@ -216,7 +216,7 @@ def search_figure(searches: Mapping[int, dict[str, Any]], rows: Sequence[dict[st
         axes.set_axis_off()
     threshold = max(search["threshold"] for search in searches.values())
     largest = max(2 * threshold, *(np.max(search["distances"]) for search in searches.values()))
-    # Warm where masks are alike, as in the paper.
+    # Light where masks are alike.
     colours = ScalarMappable(Normalize(0, largest), "viridis_r")
     for axes, (number, search) in zip(panels.flat, searches.items(), strict=False):
         _distances(axes, search, colours)
