@@ -1,6 +1,6 @@
 """Early-bird tickets against training the whole network: seconds of the same number of epochs, side by side in one run.
 
-    python benchmarks/early_bird.py [--networks=dcgan,conv_vae] [--flops=0.88] [--epochs=100] [--out=FILE.json]
+    python benchmarks/early_bird.py [--networks=dcgan:64,conv_vae:32] [--flops=0.88] [--epochs=100] [--out=FILE.json]
 
 For each network the dense training, and for each share of FLOPs to save the search for the ticket, its compaction and
 the training of what is left, from the weights that it has then, for the rest of the epochs. Everything but evaluation
@@ -62,16 +62,17 @@ class Stopwatch:
         return uncounted
 
 
-def measure(name: str, flops: list[float], epochs: int) -> list[dict]:
+def measure(name: str, width: int, flops: list[float], epochs: int) -> list[dict]:
     """A row for the dense network and one for each ticket."""
     config = config_lib.get_config()
     config.experiment, config.rewind = "early_bird", "none"
     config.model.update(name=name, latent_size=32, image_size=32)
     config.data.name, config.train.epochs = "digits", epochs
     config.eval.update(samples=2048, batch_size=256, features="digits")
-    config.prune.update(structure="channel", target="flops", score="gamma", scope="component")
+    config.prune.update(structure="channel", target="flops", score="gamma", scope="layerwise")
     config.prune.sparsities = tuple(flops)
     config.update_from_flattened_dict(NETWORKS[name])
+    config.model.width = width or config.model.width
     config_lib.validate(config, jax.local_device_count())
 
     watch = Stopwatch()
@@ -123,7 +124,7 @@ def measure(name: str, flops: list[float], epochs: int) -> list[dict]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", default="dcgan,conv_vae,sngan_resnet")
+    parser.add_argument("--networks", default="dcgan,conv_vae,sngan_resnet", help="names, with a width: dcgan:64")
     parser.add_argument("--flops", default="0.88")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--out", type=Path)
@@ -133,8 +134,9 @@ def main():
         f"{'network':13} {'FLOPs saved':>11} {'params':>11} {'epoch':>5} {'search s':>8} {'all s':>7} {'CPU s':>7} "
     )
     print(header + f"{'steps/s':>7} {'step MiB':>8} {'value':>7} {'time saved':>10} {'of CPU':>6}")
-    for name in options.networks.split(","):
-        for row in measure(name, [float(share) for share in options.flops.split(",")], options.epochs):
+    shares = [float(share) for share in options.flops.split(",")]
+    for name, _, width in (network.partition(":") for network in options.networks.split(",")):
+        for row in measure(name, int(width or 0), shares, options.epochs):
             rows.append(row)
             epoch = "-" if row["emergence_epoch"] is None else f"{row['emergence_epoch']:.0f}"
             print(
