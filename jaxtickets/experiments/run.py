@@ -202,6 +202,9 @@ class Run:
         self._progress.start_round(round_, what, step, stop)
         if round_ == 0 and step == setup.rewind_step:
             snapshots.save(self.path / "snapshots" / "rewind", start)
+        is_search = split == "search"
+        if step < stop:
+            setup.step(step, is_search)  # Compiled before the clock starts.
         teacher = train.replicate(self._teacher(round_))
         state, on_device = train.replicate(start), train.replicate(masks)
         started, unread = time.perf_counter() - seconds, None
@@ -210,8 +213,7 @@ class Run:
                 before = train.unreplicate(state)
                 masks = update(step, before, masks)
                 state, on_device = train.replicate(train.rewind(before, masks)), train.replicate(masks)
-            program = setup.step(step, searching=split == "search")
-            state, scalars = program(state, on_device, data_, indices, teacher)
+            state, scalars = setup.step(step, is_search)(state, on_device, data_, indices, teacher)
             step += 1
             if step % config.log_every == 0 or step == stop:
                 # What was computed a while ago is read now, so that the devices never wait for the host.
