@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxtickets import masks as mask_lib
@@ -211,3 +211,161 @@ def test_the_networks_names_are_scored(name):
         "linear_ae": {"encoder": {"down_1", "down_2", "down_3"}, "decoder": {"unproject", "up_3", "up_2"}},
     }[name]
     assert {component: sizes[component].keys() - own for component, own in normed.items()} == without
+
+
+def test_the_scales_of_batch_norms_over_named_channels_are_gammas_and_nothing_else_is():
+    found = mask_lib.named_leaves(channels.is_gamma(PARAMS, NAMES, STATISTICS))
+    scales = {"generator/block/norm_1/scale", "generator/block/norm_2/scale", "generator/norm/scale"}
+    assert {path for path, is_scale in found.items() if is_scale} == scales
+    names = {**NAMES, "generator": {**NAMES["generator"], "norm": {"scale": (None,), "bias": (None,)}}}
+    found = mask_lib.named_leaves(channels.is_gamma(PARAMS, names, STATISTICS))
+    assert {path for path, is_scale in found.items() if is_scale} == scales - {"generator/norm/scale"}
+
+
+def test_scores_of_weights_are_averaged_over_the_kernels_that_make_a_channel_and_none_is_not_read():
+    scores = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf if mask_lib.path_name(path).endswith("kernel") else None, PARAMS
+    )
+    scores["generator"]["block"]["conv_1"]["kernel"] = None
+    means, generator = channels.filter_mean(scores, NAMES), PARAMS["generator"]
+    assert jax.tree.map(np.size, means) == {"generator": {"a": 3}, "discriminator": {"c": 4}}
+    for i in range(3):
+        first, second = generator["first"]["kernel"][:, i], generator["block"]["conv_2"]["kernel"][..., i]
+        expected = (first.sum() + second.sum()) / (5 + 3 * 3 * 4)
+        assert means["generator"]["a"][i] == pytest.approx(expected, rel=1e-12)
+    for i in range(4):
+        expected = PARAMS["discriminator"]["conv"]["kernel"][..., i].mean()
+        assert means["discriminator"]["c"][i] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "left"),
+    [
+        (None, {"a", "b"}),
+        ("generator/image/kernel", {"b"}),  # It reads `a`.
+        ("generator/first/kernel", {"b"}),  # It makes `a`.
+        ("generator/block/conv_1/kernel", set()),  # It reads `a` and makes `b`.
+        ("discriminator/conv/kernel", {"a", "b"}),
+    ],
+)
+def test_a_channel_can_be_pruned_if_all_kernels_that_make_or_read_it_can(fixed, left):
+    masks = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (
+            np.ones(leaf.shape, bool)
+            if mask_lib.path_name(path).endswith("/kernel") and mask_lib.path_name(path) != fixed
+            else None
+        ),
+        PARAMS,
+    )
+    scores = channels.filter_l1(PARAMS, NAMES)
+    found = channels.prunable(scores, masks, NAMES)
+    assert found["generator"].keys() == left
+    assert found["discriminator"].keys() == (set() if fixed == "discriminator/conv/kernel" else {"c"})
+    for component, own in found.items():
+        for name, leaf in own.items():
+            np.testing.assert_array_equal(leaf, scores[component][name])
+
+
+@given(scored(), st.floats(0, 0.7), st.sampled_from(channels.SCOPES))
+def test_names_that_do_not_compare_are_pruned_to_the_ratio_by_themselves_and_the_others_without_them(
+    scores, ratio, scope
+):
+    alone = ("generator/up_0/hidden",)
+    rest = {**scores, "generator": {name: leaf for name, leaf in scores["generator"].items() if name != "up_0/hidden"}}
+    own = {"generator": {"up_0/hidden": scores["generator"]["up_0/hidden"]}}
+    try:
+        expected = [channels.select(rest, ratio, scope, 1), channels.select(own, ratio, "global", 1)]
+    except UserError:
+        with pytest.raises(UserError, match="allowed is at most"):
+            channels.select(scores, ratio, scope, 1, alone)
+        return
+    masks = mask_lib.named_leaves(channels.select(scores, ratio, scope, 1, alone))
+    expected = {path: leaf for tree in expected for path, leaf in mask_lib.named_leaves(tree).items()}
+    assert masks.keys() == expected.keys()
+    for path, mask in masks.items():
+        np.testing.assert_array_equal(mask, expected[path])
+    size = scores["generator"]["up_0/hidden"].size
+    assert np.count_nonzero(~masks[alone[0]]) == round(ratio * size)
+
+
+def test_a_ratio_that_empties_a_name_that_does_not_compare_is_refused():
+    scores = {"generator": {"up_16": normal(90), "up_8": normal(2)}}
+    channels.select(scores, 0.8)
+    with pytest.raises(UserError, match="ratio: 0.8 prunes 2 of 2 channels of generator/up_8, .* at most 0.5"):
+        channels.select(scores, 0.8, alone=("generator/up_8",))
+
+
+@settings(deadline=None, max_examples=20)
+@given(scored(), st.floats(0, 1), st.sampled_from(channels.SCOPES), st.booleans())
+def test_the_ratio_for_a_cost_is_the_smallest_that_a_scan_finds(scores, share, scope, some_alone):
+    alone = ("generator/up_0/hidden",) if some_alone else ()
+    price = jax.tree.map(lambda leaf: 1 + np.arange(leaf.size) % 3, scores)
+    cost = lambda masks: sum((kept * p).sum() for kept, p in zip(*map(jax.tree.leaves, (masks, price)), strict=True))  # noqa: E731
+    scan = []
+    for ratio in np.arange(1.7e-4, 1, 4e-3):  # Not at a half of a channel.
+        try:
+            scan.append(channels.select(scores, ratio, scope, 1, alone))
+        except UserError:
+            break
+    costs = [cost(masks) for masks in scan]
+    assert costs == sorted(costs, reverse=True)
+    limit = max(costs[-1], costs[0] * share)
+    first = next(i for i, left in enumerate(costs) if left <= limit)
+    masks = channels.select_by_cost(scores, cost, limit, scope, 1, alone)
+    assert cost(masks) <= limit
+    # Between two ratios of the scan, of which the smaller one leaves too much.
+    assert mask_lib.is_nested(scan[first], masks)
+    assert not first or mask_lib.is_nested(masks, scan[first - 1])
+    assert not first or costs[first - 1] > limit
+
+
+def test_a_cost_that_cannot_be_reached_is_refused_with_what_can_be():
+    scores = {"generator": {"up_16": normal(8), "up_8": normal(2)}}
+    share = lambda masks: np.mean([kept.mean() for kept in jax.tree.leaves(masks)])  # noqa: E731
+    with pytest.raises(UserError) as caught:
+        channels.select_by_cost(scores, share, 0.2, "layerwise")
+    # Of 8 go 6, of 2 goes 1, and at three quarters both would.
+    message = "20.00% of the FLOPs can't be reached: 37.50% are left when 75.00% of the channels are pruned"
+    assert str(caught.value).startswith(message)
+    assert "with 1 of each name" in str(caught.value)
+
+
+def random_channel_masks(params, axis_names, seed=0):
+    """Channel masks of every name, with at least one channel each."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda n: rng.permutation(n) < rng.integers(1, n + 1), channels.groups(params, axis_names))
+
+
+def shapes_of(name):
+    """`(shapes of the parameters, their axis names)`, without any number."""
+    components = models.MODELS[name](width=16, latent_size=3, image_size=models.IMAGE_SIZES[name][0], channels=1)
+    params, _ = jax.eval_shape(partial(models.init, components), jax.random.key(0))
+    return params, models.axis_names(components).params
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_channel_masks_come_back_from_masks_of_weights_whose_ones_are_the_kept_shares(name):
+    params, names = shapes_of(name)
+    for seed in range(3):
+        kept = random_channel_masks(params, names, seed)
+        masks = channels.to_weight_masks(kept, params, names)
+        found = channels.from_weight_masks(masks, names)
+        assert jax.tree.structure(found) == jax.tree.structure(kept)
+        jax.tree.map(np.testing.assert_array_equal, found, kept)
+        shares, masks = channels.kept_shares(params, names, kept), mask_lib.named_leaves(masks)
+        assert shares.keys() == mask_lib.named_leaves(params).keys()
+        for path, share in shares.items():
+            assert share == pytest.approx(masks[path].mean() if path in masks else 1, rel=1e-12), path
+
+
+def test_a_channel_that_one_kernel_still_reads_or_makes_is_kept():
+    masks = channels.to_weight_masks({}, PARAMS, NAMES)
+    block = masks["generator"]["block"]
+    block["conv_1"]["kernel"][..., 1] = False  # Nothing makes channel 1 of `b` any more, but it is read.
+    block["conv_2"]["kernel"][:, :, 2] = False  # Nothing reads channel 2.
+    for channel in (0, 3):
+        block["conv_1"]["kernel"][..., channel] = block["conv_2"]["kernel"][:, :, channel] = False
+    found = channels.from_weight_masks(masks, NAMES)
+    np.testing.assert_array_equal(found["generator"]["b"], [False, True, True, False])
+    assert found["generator"]["a"].all()
+    assert found["discriminator"]["c"].all()

@@ -15,13 +15,14 @@ from jaxtickets import models
 from jaxtickets.errors import UserError
 from jaxtickets.experiments import EXPERIMENTS
 from jaxtickets.objectives import LOSSES, OBJECTIVES, PENALTIES
-from jaxtickets.pruning import SCORES
+from jaxtickets.pruning import CHANNEL_SCORES, SCORES
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 
 VAE = {"model.name": "conv_vae", "objective.name": "vae", "objective.real_label": 1.0}
 WASSERSTEIN = {"objective.loss": "wasserstein", "objective.real_label": 1.0}
 TRANSFER = {"experiment": "transfer", "transfer.of": "runs/vae_digits"}
+EARLY_BIRD = {"experiment": "early_bird", "prune.structure": "channel", "prune.score": "gamma"}
 # The changes to configs/gan_digits.py:quick, trained for 400 steps, and what the error must say: the field, the value
 # and what is allowed.
 BAD = [
@@ -165,7 +166,59 @@ BAD = [
     ({"prune.sparsities": (0.5, True)}, ["config.prune.sparsities=(0.5, True)", "a tuple of numbers"]),
     ({"prune.sparsities": (0.9, 0.5)}, ["config.prune.sparsities=(0.9, 0.5)", "that increases"]),
     ({"prune.sparsities": (0.5, 0.5)}, ["config.prune.sparsities=(0.5, 0.5)", "that increases"]),
-    ({"prune.structure": "channel"}, ["config.prune.structure='channel'", "weight, filter, block:ROWSxCOLUMNS", "2:4"]),
+    (
+        {"prune.structure": "row"},
+        ["config.prune.structure='row'", "weight, filter, channel, block:ROWSxCOLUMNS", "2:4"],
+    ),
+    (
+        {"prune.structure": "channel"},
+        ["config.prune.structure='channel'", "config.experiment=early_bird or at_init"],
+    ),
+    (
+        {"experiment": "at_init", "prune.score": "gamma"},
+        ["config.prune.score='gamma'", "magnitude or random", "config.experiment='at_init'"],
+    ),
+    ({**EARLY_BIRD, "prune.structure": "weight"}, ["config.prune.score='gamma'", "magnitude with", "'early_bird'"]),
+    (
+        {**EARLY_BIRD, "prune.score": "magnitude"},
+        ["config.prune.score='magnitude'", "gamma, filter_l1, filter_l2 with", "config.prune.structure='channel'"],
+    ),
+    (
+        {**EARLY_BIRD, "prune.scope": "erk"},
+        ["config.prune.scope='erk'", "global, component, layerwise with config.prune.structure='channel'"],
+    ),
+    (
+        {"prune.target": "flops"},
+        ["config.prune.target='flops'", "'sparsity' with config.prune.structure other than 'channel'"],
+    ),
+    ({"prune.target": "bytes"}, ["config.prune.target='bytes'", "sparsity, flops"]),
+    *(
+        (
+            {f"early_bird.{field}": value},
+            [f"config.early_bird.{field}={value!r}", "with config.experiment='imp'; it is read by early_bird"],
+        )
+        for field, value in (
+            *(("every", 5), ("queue", 3), ("threshold", 0.2), ("until", 0.5), ("on_no_early_bird", "fail")),
+            ("gamma_penalty", 1e-4),
+        )
+    ),
+    (
+        {**EARLY_BIRD, "prune.score": "filter_l1", "early_bird.gamma_penalty": 1e-4},
+        ["config.early_bird.gamma_penalty=0.0001", "0.0 with a config.prune.score other than 'gamma'"],
+    ),
+    ({**EARLY_BIRD, "early_bird.gamma_penalty": -1.0}, ["config.early_bird.gamma_penalty=-1.0", "at least 0"]),
+    ({**EARLY_BIRD, "rewind": "weights"}, ["config.rewind='weights'", "state or none", "'early_bird'"]),
+    ({**EARLY_BIRD, "rewind": "learning_rate"}, ["config.rewind='learning_rate'", "state or none", "'early_bird'"]),
+    ({**EARLY_BIRD, "early_bird.every": -1}, ["config.early_bird.every=-1", "at least 0"]),
+    ({**EARLY_BIRD, "early_bird.queue": 1}, ["config.early_bird.queue=1", "at least 2"]),
+    ({**EARLY_BIRD, "early_bird.threshold": 0}, ["config.early_bird.threshold=0", "above 0 and at most 1"]),
+    ({**EARLY_BIRD, "early_bird.threshold": 1.5}, ["config.early_bird.threshold=1.5", "above 0 and at most 1"]),
+    ({**EARLY_BIRD, "early_bird.until": 0.0}, ["config.early_bird.until=0.0", "a fraction of training between"]),
+    ({**EARLY_BIRD, "early_bird.until": 20.5}, ["config.early_bird.until=20.5", "whole number of steps"]),
+    (
+        {**EARLY_BIRD, "early_bird.on_no_early_bird": "wait"},
+        ["config.early_bird.on_no_early_bird='wait'", "train_dense, take_last, fail"],
+    ),
     ({"prune.structure": "block:0x4"}, ["config.prune.structure='block:0x4'", "block:4x4"]),
     ({"prune.structure": "4:4"}, ["config.prune.structure='4:4'", "N:M"]),
     ({"prune.components": ("critic",)}, ["config.prune.components=('critic',)", "generator, discriminator, encoder"]),
@@ -214,12 +267,18 @@ BAD = [
 
 # A value other than the default of every field that not all experiments read, and the experiments that do.
 READ_BY = {
-    "rewind": ("weights", {"imp", "one_shot"}),
+    "rewind": ("none", {"imp", "one_shot", "early_bird"}),
     "rewind_discriminator": (False, {"imp", "one_shot"}),
     "objective.distillation": (1.0, {"imp", "one_shot"}),
     "prune.update_every": (0.1, {"gradual", "set", "rigl"}),
     "prune.update_until": (0.5, {"gradual", "set", "rigl"}),
     "prune.drop_fraction": (0.1, {"set", "rigl"}),
+    "early_bird.every": (5, {"early_bird"}),
+    "early_bird.queue": (3, {"early_bird"}),
+    "early_bird.threshold": (0.2, {"early_bird"}),
+    "early_bird.until": (0.5, {"early_bird"}),
+    "early_bird.on_no_early_bird": ("fail", {"early_bird"}),
+    "early_bird.gamma_penalty": (1e-4, {"early_bird"}),
     "branch.of": ("runs/there", {"branch"}),
     "branch.kind": ("shuffled", {"branch"}),
     "transfer.of": ("runs/there", {"transfer"}),
@@ -250,6 +309,8 @@ def experiment(name, **changes):
     """configs/gan_digits.py:quick for another experiment, with what that must have."""
     config = load_config("gan_digits")
     config.experiment = name
+    if "early_bird.gamma_penalty" in changes and name == "early_bird":
+        config.update_from_flattened_dict(EARLY_BIRD)
     if name in ("branch", "transfer"):
         config[name].of = "runs/somewhere"
     config.update_from_flattened_dict(changes)
@@ -300,14 +361,43 @@ def test_the_levels_are_those_of_the_rate_of_the_schedule_or_as_listed():
     assert config_lib.levels(experiment("dense", **options)) == [0]
 
 
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({}, [23, 46, 69, 92, 115]),  # Every epoch, until a quarter of 500 steps.
+        ({"early_bird.every": 10, "early_bird.until": 55.0}, [10, 20, 30, 40, 50]),
+        ({"early_bird.every": 10, "early_bird.until": 50.0}, [10, 20, 30, 40, 50]),
+    ],
+)
+def test_a_search_draws_a_mask_every_so_many_steps_within_its_budget(changes, steps):
+    config = experiment("early_bird", **changes)
+    assert list(config_lib.resolve_search_steps(config, 500, 23)) == steps
+
+
+@pytest.mark.parametrize(
+    ("until", "parts"),
+    [
+        (0.22, ["config.early_bird.until=0.22", "at least 115 steps", "queue=5 masks that are 23", "110 of 500 steps"]),
+        (114.0, ["config.early_bird.until=114.0", "it is 114 of 500 steps"]),
+        (500.0, ["config.early_bird.until=500.0", "before the end of training, which is step 500"]),
+    ],
+)
+def test_a_budget_in_which_no_ticket_can_emerge_is_refused(until, parts):
+    with pytest.raises(UserError) as caught:
+        config_lib.resolve_search_steps(experiment("early_bird", **{"early_bird.until": until}), 500, 23)
+    for part in parts:
+        assert part in one_line(caught.value)
+
+
 def test_without_rounds_the_sparsities_are_enough():
     config_lib.validate(experiment("imp", **{"prune.rounds": 0, "prune.sparsities": (0.5,)}), 1)
 
 
 def test_only_experiments_that_rewind_have_a_rewind_point_later_than_the_initialisation():
     steps = {name: config_lib.resolve_rewind_step(experiment(name, rewind_step=0.1), 250) for name in EXPERIMENTS}
-    assert {name for name, step in steps.items() if step == 25} == {"dense", "imp", "one_shot"}
-    assert {steps[name] for name in EXPERIMENTS if name not in ("dense", "imp", "one_shot")} == {0}
+    rewinding = {"dense", "imp", "one_shot", "early_bird"}
+    assert {name for name, step in steps.items() if step == 25} == rewinding
+    assert {steps[name] for name in EXPERIMENTS if name not in rewinding} == {0}
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused():
@@ -350,6 +440,9 @@ def test_the_config_allows_what_there_is():
     assert {score for scores in config_lib.SCORES_OF.values() for score in scores} == set(SCORES) == ALL_SCORES
     assert set(READ_BY) == set(config_lib.FIELDS_OF_EXPERIMENTS) <= set(config_lib.FIELDS)
     assert set(config_lib.FIELDS_OF_SCORES) <= set(config_lib.FIELDS)
+    assert set(config_lib.CHANNEL_SCORES_OF) <= set(EXPERIMENTS)
+    scores = {score for scores in config_lib.CHANNEL_SCORES_OF.values() for score in scores}
+    assert {"gamma", "filter_l1", "filter_l2"} == set(CHANNEL_SCORES) <= scores <= set(CHANNEL_SCORES) | ALL_SCORES
     assert set(config_lib.flat(config_lib.get_config())) == set(config_lib.FIELDS)
     assert set(config_lib.MODELS_OF) == set(OBJECTIVES)
     assert {model for names in config_lib.MODELS_OF.values() for model in names} == set(models.MODELS)

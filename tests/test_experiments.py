@@ -118,7 +118,7 @@ def test_the_workdir_holds_what_its_contract_says(finished, name):
         "sngan_conditional": ["fd_digits"],
     }[name]
     before, after = ["round", "sparsity", "sparsity_all", "density"], ["flops_dense", "flops_effective", "params_kept"]
-    assert list(table[0]) == [*before, *metrics, *after, "train_seconds", "steps_per_second"]
+    assert list(table[0]) == [*before, *metrics, *after, "train_seconds", "steps_per_second", "step_bytes"]
     assert all(np.isfinite(float(row[metric])) for row in table for metric in metrics)
     logged = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     steps = [(row["round"], row["step"]) for row in logged if row["split"] == "train"]

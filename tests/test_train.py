@@ -20,7 +20,7 @@ from jaxtickets import models, train
 from jaxtickets.config import get_config
 from jaxtickets.data import batches
 from jaxtickets.objectives import OBJECTIVES
-from jaxtickets.pruning import magnitude, prune
+from jaxtickets.pruning import channels, magnitude, prune
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -207,6 +207,38 @@ def test_with_two_learning_rates_each_players_first_step_is_as_long_as_its_own()
         clear = np.abs(gradient) > 1e-4
         assert clear.mean() > 0.5
         np.testing.assert_allclose((new - old)[clear], -rate * np.sign(gradient[clear]), rtol=2e-3, atol=2e-7)
+
+
+def test_the_penalty_adds_its_weight_times_the_sign_of_each_gamma_to_the_gradient_and_nothing_elsewhere():
+    game, weights, rng = "vae", {"encoder": 0.5, "decoder": 0.0}, np.random.default_rng(0)
+    start = initial_state(game)
+    names = models.axis_names(make(game).components).params
+    is_gamma = channels.is_gamma(start.params, names, start.batch_stats)
+    draw = lambda leaf: rng.choice([-0.5, 0.0, 2.0], leaf.shape).astype(np.float32)  # noqa: E731
+    start = start.replace(
+        params=jax.tree.map(lambda gamma, leaf: draw(leaf) if gamma else leaf, is_gamma, start.params)
+    )
+    masks = mask_lib.ones(start.params)
+    l1 = {
+        component: jax.tree.map(lambda gamma, weight=weight: weight if gamma else None, is_gamma[component])
+        for component, weight in weights.items()
+    }
+    step = train.make_step(make(game), optimizers(game), (game,), l1=l1)
+    resident, devices = train.replicate((images(), None)), jax.local_device_count()
+    (batch,) = batches.resident(resident, batches.indices(0, 0, 1, 64, 16), devices)
+    state, _ = step(train.replicate(start), train.replicate(masks), *batch)
+    plain, _ = fit(game, start, masks, 1)
+    # Of Adam's first moment a gradient is, in the first step, the share 1 - beta1.
+    penalized, before = (mask_lib.named_leaves(moments(each, game)[0][0]) for each in (train.unreplicate(state), plain))
+    gammas = {path for path, gamma in mask_lib.named_leaves(is_gamma).items() if gamma}
+    assert {path.split("/")[0] for path in gammas} == set(weights)
+    leaves = mask_lib.named_leaves(start.params)
+    for path, moment in before.items():
+        if path in gammas and (weight := weights[path.split("/")[0]]):
+            added = (1 - 0.5) * weight * np.sign(leaves[path])
+            np.testing.assert_allclose(penalized[path] - moment, added, rtol=1e-5, atol=1e-6, err_msg=path)
+        else:
+            np.testing.assert_array_equal(penalized[path], moment, err_msg=path)
 
 
 def test_rmsprop_divides_by_the_root_of_a_running_mean_of_squares():

@@ -349,9 +349,10 @@ def discard_from(path: Path, round_: int) -> None:
         for place in path.glob(f"{name}*")
         if int(place.name.removeprefix(name)) >= round_
     ]
-    searches = [place for place in path.glob("search/*") if not round_ or int(place.name[:3]) > round_]
-    for later in searches:
-        later.unlink()
-    for later in (*masks, *inner, path / "snapshots" / "last" if round_ else path / "snapshots"):
-        shutil.rmtree(later)
-    shutil.rmtree(path / "snapshots" / "search", ignore_errors=True)
+    for search in path.glob("search/*"):
+        if not round_ or int(search.name[:3]) > round_:
+            search.unlink()
+    ends = [place for place in path.glob("snapshots/search_*") if int(place.name.removeprefix("search_")) > round_]
+    states = [*ends, path / "snapshots" / "search", path / "snapshots" / "last"] if round_ else [path / "snapshots"]
+    for later in (*masks, *inner, *states):
+        shutil.rmtree(later, ignore_errors=not later.exists())

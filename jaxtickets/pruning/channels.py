@@ -175,7 +175,8 @@ def select_by_cost(scores, cost: Callable, limit: float, scope: str = "global", 
       UserError: it is above `limit` at the largest ratio too.
     """
     pools = _pools(scores, scope, alone).values()
-    high = min(sum(max(0, size - min_channels) for size in sizes) / sum(sizes) for sizes in pools)
+    # The largest ratio that `select` takes: a half of a channel more than can go is rounded down.
+    high = min(1, *((sum(max(0, size - min_channels) for size in sizes) + 0.5) / sum(sizes) for sizes in pools)) - 1e-6
     chosen = select(scores, high, scope, min_channels, alone)
     if (least := cost(chosen)) > limit:
         raise UserError(

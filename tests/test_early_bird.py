@@ -1,0 +1,647 @@
+"""Early-bird tickets: when a mask has settled, and whole small runs of a search and of the smaller network."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import chex
+import jax
+import numpy as np
+import pytest
+from conftest import Killed, assert_masked, kill_after, moments, share, tiny
+from conftest import finish as finish_run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxtickets import config as config_lib
+from jaxtickets import experiments, flops, models, pruning, snapshots, tickets, train, workdir
+from jaxtickets import masks as mask_lib
+from jaxtickets.compact import compacted_config
+from jaxtickets.errors import UserError
+from jaxtickets.experiments import Run, Setup, scoring
+from jaxtickets.pruning import channels
+from jaxtickets.pruning.early_bird import emergence, hamming_distances, pack
+
+# Packed masks and when they have settled.
+
+
+@st.composite
+def series_of_masks(draw):
+    """Some masks of one random structure, with leaves that have none."""
+    shapes = draw(st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=3) | st.none(), min_size=1, max_size=5))
+    shapes.append([draw(st.integers(1, 9))])
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return [
+        {"part": {f"leaf_{i}": None if shape is None else rng.random(shape) < 0.5 for i, shape in enumerate(shapes)}}
+        for _ in range(draw(st.integers(1, 5)))
+    ]
+
+
+@settings(deadline=None)
+@given(series_of_masks())
+def test_the_distance_of_packed_masks_is_the_share_of_entries_that_differ(series):
+    newest, *earlier = series
+    size = sum(leaf.size for leaf in newest["part"].values() if leaf is not None)
+    packed = [pack(masks) for masks in series]
+    assert all(vector.dtype == np.uint8 and vector.shape == (-(-size // 8),) for vector in packed)
+    expected = []
+    for masks in earlier:
+        differing = 0
+        for name, leaf in masks["part"].items():
+            for index in np.ndindex(*leaf.shape) if leaf is not None else ():
+                differing += int(leaf[index] != newest["part"][name][index])
+        expected.append(differing / size)
+    np.testing.assert_array_equal(hamming_distances(packed[0], packed[1:], size), expected)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 9), st.integers(2, 5), st.sampled_from([0.1, 0.25, 0.5]), st.integers(0, 2**32 - 1))
+def test_a_ticket_emerges_with_the_first_mask_that_is_near_to_all_in_the_queue(n, queue, threshold, seed):
+    half = np.triu(np.random.default_rng(seed).choice([0.0, 0.05, 0.1, 0.25, 0.4], (n, n)), 1)
+    distances = half + half.T
+    expected = None
+    for newest in range(n):
+        before = [distances[newest][newest - back] for back in range(1, queue) if newest - back >= 0]
+        if len(before) == queue - 1 and all(distance < threshold for distance in before):
+            expected = newest
+            break
+    assert emergence(distances, queue, threshold) == expected
+
+
+def test_fewer_masks_than_the_queue_and_a_distance_at_the_threshold_are_no_ticket():
+    alike = np.zeros((5, 5))
+    assert emergence(alike) == 4
+    assert emergence(alike[:4, :4]) is None
+    assert emergence(np.zeros((0, 0))) is None
+    assert emergence(alike[:2, :2], queue=2) == 1
+    apart = np.array([[0.0, 0.1], [0.1, 0.0]])
+    assert emergence(apart, queue=2, threshold=0.1) is None
+    assert emergence(apart, queue=2, threshold=np.nextafter(0.1, 1)) == 1
+
+
+def test_only_the_distances_to_the_newest_mask_count():
+    distances = np.zeros((3, 3))
+    distances[0, 1] = distances[1, 0] = 0.9
+    assert emergence(distances, queue=3, threshold=0.1) == 2
+
+
+# Whole runs: 12 steps of training; a mask after 2, 4, 6 and 8 steps, of which three in a row must be alike.
+
+LEVELS, STOPS, PER_EPOCH = (0.3, 0.5), (2, 4, 6, 8), 93  # Of 1,501 digits in batches of 16.
+SEARCH = {
+    "early_bird.every": 2,
+    "early_bird.until": 8.0,
+    "early_bird.queue": 3,
+    "early_bird.threshold": 1.0,  # Whatever has three masks is a ticket.
+}
+CHANNELS = {"prune.structure": "channel", "prune.score": "gamma", "prune.target": "flops", "prune.scope": "layerwise"}
+NEVER = {"early_bird.threshold": 1e-9}
+
+
+def configured(data_directory, experiment="early_bird", game="gan_digits", **changes):
+    """A tiny config whose masks move while it trains, with a state saved after 5 and 10 steps."""
+    options = {"optimizer.learning_rate": 1e-2, "train.checkpoint_every": 5, "prune.sparsities": LEVELS[1:]}
+    search = SEARCH if experiment == "early_bird" else {}
+    return tiny(game, data_directory, experiment=experiment, **{**options, **search, **changes})
+
+
+@pytest.fixture(scope="module")
+def setup(quick_runs, data_directory):
+    """`setup(experiment, **changes)`, all with the same compiled programs of the whole network."""
+    base = Setup(configured(data_directory, **CHANNELS))
+    base.step_bytes  # noqa: B018
+
+    def make(experiment="early_bird", **changes):
+        return share(Setup(configured(data_directory, experiment, **changes)), base)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def finish(tmp_path_factory):
+    """`finish(setup, path)`: `(run, verdict)`."""
+
+    def run(setup, path=None):
+        return finish_run(setup, path or tmp_path_factory.mktemp("run") / "run")
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(setup, finish):
+    """A finished run of one round, that goes on from the weights it has and wins."""
+    return finish(setup(rewind="none", tolerance=1e9, **CHANNELS))
+
+
+@pytest.fixture(scope="module")
+def rewound(setup, finish):
+    """The same, but it goes back to the rewind point."""
+    return finish(setup(rewind="state", tolerance=1e9, **CHANNELS))
+
+
+@pytest.fixture(scope="module")
+def runs(whole, rewound):
+    return {"none": whole, "state": rewound}
+
+
+@pytest.fixture(scope="module")
+def of_weights(setup, finish):
+    """A finished run of two rounds in which single weights are pruned."""
+    return finish(setup(rewind="none", tolerance=1e9, **{"prune.sparsities": LEVELS}))
+
+
+@pytest.fixture(scope="module")
+def trajectory(whole):
+    """`{step: state}` of the dense network, trained step by step without an experiment."""
+    run, _ = whole
+    states = {0: run.initial_state}
+    for step in range(12):
+        state, masks = train.replicate(states[step]), train.replicate(run.dense_masks)
+        ((images, indices),) = run.setup.batches(run.seed, step, step + 1)
+        state, _ = run.setup.step(step)(state, masks, images, indices, None)
+        states[step + 1] = train.unreplicate(state)
+    return states
+
+
+def kept_channels(run, masks):
+    return channels.from_weight_masks(masks, run.setup.axis_names.params)
+
+
+def search_file(run, round_):
+    return json.loads((run.path / "search" / f"{round_:03d}.json").read_text())
+
+
+def forward_flops(config, kept):
+    """Of the network that is built with the kept channels alone."""
+    components = models.build(compacted_config(config, kept).model, 1, 0)
+    params, _ = jax.eval_shape(lambda: models.init(components, jax.random.key(0)))
+    return sum(flops.forward(models.kernel_uses(components), params).values())
+
+
+def rows(path):
+    """`rounds.csv` without what is measured in seconds."""
+    timings = ("train_seconds", "steps_per_second", "search_seconds")
+    return [
+        {name: cell for name, cell in row.items() if name not in timings}
+        for row in workdir.read_csv(path / "rounds.csv")
+    ]
+
+
+def logged(path):
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def smaller_state(run, round_, which):
+    """The state of a round's smaller network before its training ("init") or at its end ("last")."""
+    setup = run.setup.compacted(kept_channels(run, run.saved_masks(round_)))
+    shapes = jax.eval_shape(setup._init, np.uint32(0))
+    like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    path = run.path / f"compact_{round_:03d}" / "snapshots" / which
+    if which == "init":
+        return snapshots.restore(path, like)
+    return snapshots.LastState(path).restore(like, setup.dense_masks).state
+
+
+def entries(tree, masks):
+    """`{path: the entries of a leaf under its mask, in their order}`."""
+    masks = mask_lib.named_leaves(masks)
+    leaves = {path: np.asarray(leaf) for path, leaf in mask_lib.named_leaves(tree).items()}
+    return {path: leaf[masks[path]] if path in masks else leaf.ravel() for path, leaf in leaves.items()}
+
+
+def assert_kept_entries(small, state, kept, axis_names):
+    """Parameters, batch statistics and moments are exactly those of the whole network that belong to kept channels."""
+
+    def check(field, ours, theirs):
+        masks = channels.to_weight_masks(kept, theirs, getattr(axis_names, field))
+        expected, ours = entries(theirs, masks), mask_lib.named_leaves(ours)
+        assert ours.keys() == expected.keys()
+        for path, leaf in ours.items():
+            np.testing.assert_array_equal(leaf.ravel(), expected[path], err_msg=path)
+
+    check("params", small.params, state.params)
+    check("batch_stats", small.batch_stats, state.batch_stats)
+    for player in state.opt_state:
+        (ours, count), (theirs, expected) = moments(small, player), moments(state, player)
+        assert count == expected
+        for tree, other in zip(ours, theirs, strict=True):
+            check("params", tree, other)
+
+
+def test_the_search_trains_the_dense_network_bit_for_bit(whole, rewound, of_weights, trajectory):
+    for run, _ in (whole, rewound, of_weights):
+        chex.assert_trees_all_equal(run.dense, trajectory[12])
+        for round_ in range(1, len(run.levels)):
+            chex.assert_trees_all_equal(run.search_end(round_), trajectory[6])
+
+
+def test_the_masks_that_a_search_draws_are_those_of_the_score_at_these_steps(whole, trajectory):
+    run, _ = whole
+    found, drawn = search_file(run, 1), []
+    for step in found["steps"]:
+        masks = scoring.pruned(run, trajectory[step], run.dense_masks, LEVELS[1])
+        drawn.append(np.concatenate(jax.tree.leaves(kept_channels(run, masks))))
+    assert found["steps"] == [2, 4, 6]
+    assert (found["unit"], found["queue"], found["threshold"], found["emerged"]) == ("channels", 3, 1.0, 2)
+    expected = [[np.mean(one != other) for other in drawn] for one in drawn]
+    np.testing.assert_array_equal(found["distances"], expected)
+    assert np.max(expected) > 0
+    np.testing.assert_array_equal(found["distances"], np.transpose(found["distances"]))
+    assert np.all(np.diag(found["distances"]) == 0)
+    chex.assert_trees_all_equal(run.saved_masks(1), masks)
+    assert found["seconds"] == sorted(found["seconds"])
+    np.testing.assert_allclose(found["epochs"], np.array([2, 4, 6]) / PER_EPOCH, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("rewind", "step"), [("none", 6), ("state", 3)])
+def test_the_smaller_network_starts_with_the_kept_entries_of_the_point_and_trains_to_the_end(
+    runs, trajectory, rewind, step
+):
+    run, _ = runs[rewind]
+    kept = kept_channels(run, run.saved_masks(1))
+    assert not all(mask.all() for mask in jax.tree.leaves(kept))
+    start, end = (smaller_state(run, 1, which) for which in ("init", "last"))
+    assert_kept_entries(start, trajectory[step], kept, run.setup.axis_names)
+    assert (int(start.step), int(end.step)) == (step, 12)
+
+
+def test_the_table_of_rounds_tells_of_the_smaller_network(whole):
+    run, _ = whole
+    dense, row = workdir.read_csv(run.path / "rounds.csv")
+    assert (dense["emergence_epoch"], dense["search_seconds"]) == (None, 0)
+    masks = run.saved_masks(1)
+    weights, left = mask_lib.counts(masks)
+    assert row["sparsity"] == pytest.approx(1 - left / weights, abs=1e-12)
+    assert row["density"] == pytest.approx(left / weights, abs=1e-12)
+    # All parameters that belong to kept channels, counted in the whole network.
+    kept, params = kept_channels(run, masks), run.setup.params
+    ones = mask_lib.named_leaves(channels.to_weight_masks(kept, params, run.setup.axis_names.params))
+    sizes = {path: leaf.size for path, leaf in mask_lib.named_leaves(params).items()}
+    assert row["params_kept"] == sum(ones[path].sum() if path in ones else size for path, size in sizes.items())
+    assert row["sparsity_all"] == pytest.approx((weights - left) / sum(sizes.values()), abs=1e-12)
+    assert row["flops_effective"] == forward_flops(run.config, kept) <= (1 - LEVELS[1]) * row["flops_dense"]
+    assert row["flops_dense"] == dense["flops_dense"] == dense["flops_effective"] == forward_flops(run.config, {})
+    assert row["emergence_epoch"] == pytest.approx(6 / PER_EPOCH)
+    assert 0 < row["search_seconds"] < row["train_seconds"]
+    layers = [layer for layer in workdir.read_csv(run.path / "layers.csv") if layer["round"] == 1]
+    assert sum(layer["kept"] for layer in layers) == left
+
+
+@pytest.mark.parametrize(("rewind", "step"), [("none", 6), ("state", 3)])
+def test_the_winning_ticket_file_holds_the_masks_of_weights_and_the_point_under_them(runs, trajectory, rewind, step):
+    run, verdict = runs[rewind]
+    assert verdict["winning_round"] == 1
+    ticket, masks = tickets.load_ticket(run.path / "ticket.safetensors"), run.saved_masks(1)
+    chex.assert_trees_all_equal(ticket.masks, masks)
+    assert_masked(ticket.params, masks, trajectory[step].params)
+
+
+@pytest.mark.parametrize("level", [0.2, 0.5, 0.8])
+def test_of_the_channels_no_more_are_pruned_than_the_flops_ask_for(setup, level):
+    one = setup(**{**CHANNELS, "prune.score": "filter_l1", "prune.scope": "global"})
+    run = SimpleNamespace(setup=one, config=one.config, seed=0)
+    params = one.init(0).params
+    masks = scoring.pruned(run, SimpleNamespace(params=params), one.dense_masks, level)
+    kept = channels.from_weight_masks(masks, one.axis_names.params)
+    limit = (1 - level) * one.flops()
+    assert forward_flops(one.config, kept) == one.flops_with(kept) <= limit
+    scores = channels.filter_l1(params, one.axis_names.params)
+    pruned = [
+        (scores[component][name][i], component, name, i)
+        for component, own in kept.items()
+        for name, mask in own.items()
+        for i in np.flatnonzero(~mask)
+    ]
+    _, component, name, best = max(pruned)
+    kept[component][name] = kept[component][name] | (np.arange(kept[component][name].size) == best)
+    assert forward_flops(one.config, kept) > limit
+
+
+# Single weights.
+
+
+def test_of_single_weights_exactly_the_asked_share_is_pruned_and_stays_zero(of_weights, trajectory):
+    run, _ = of_weights
+    scores = pruning.magnitude(trajectory[6].params, run.dense_masks)
+    for row, level in zip(workdir.read_csv(run.path / "rounds.csv")[1:], LEVELS, strict=True):
+        masks, found = run.saved_masks(row["round"]), search_file(run, row["round"])
+        weights, kept = mask_lib.counts(masks)
+        assert weights - kept == round(level * weights)
+        assert row["sparsity"] == pytest.approx(1 - kept / weights, abs=1e-12)
+        chex.assert_trees_all_equal(masks, pruning.prune(scores, run.dense_masks, level))
+        drawn = []
+        for step in found["steps"]:
+            at = pruning.prune(pruning.magnitude(trajectory[step].params, run.dense_masks), run.dense_masks, level)
+            drawn.append(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(at)]))
+        assert found["unit"] == "weights"
+        np.testing.assert_array_equal(found["distances"], [[np.mean(a != b) for b in drawn] for a in drawn])
+    assert_masked(run.trained.params, masks)
+    assert int(run.trained.step) == 12
+    for player in run.trained.opt_state:
+        for tree in moments(run.trained, player)[0]:
+            assert_masked(tree, {name: masks[name] for name in tree})
+    assert not list(run.path.glob("compact_*"))
+
+
+# Without a ticket.
+
+
+def test_a_search_without_a_ticket_says_how_near_it_came_and_says_it_again(setup, finish, tmp_path):
+    one = setup(**CHANNELS, **NEVER, **{"early_bird.on_no_early_bird": "fail"})
+    messages = []
+    for _ in range(2):
+        with pytest.raises(UserError) as caught:
+            finish(share(Setup(one.config, like=one), one), tmp_path / "run")
+        messages.append(str(caught.value))
+    found = json.loads((tmp_path / "run" / "search" / "001.json").read_text())
+    assert (found["steps"], found["emerged"]) == (list(STOPS), None)
+    widest = {found["steps"][end]: max(found["distances"][end][end - 2 : end]) for end in (2, 3)}
+    step = min(widest, key=widest.get)
+    assert (
+        messages[0]
+        == messages[1]
+        == (
+            f"no early-bird ticket within 8 steps: the nearest 3 masks in a row are {widest[step]:.3f} apart, at step "
+            f"{step}; config.early_bird.threshold=1e-09"
+        )
+    )
+    assert len(workdir.read_csv(tmp_path / "run" / "rounds.csv")) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"prune.structure": "weight"}, pytest.param(CHANNELS, marks=pytest.mark.slow)],
+    ids=["weight", "channel"],
+)
+def test_without_a_ticket_the_last_mask_can_be_taken(setup, finish, trajectory, changes):
+    run, _ = finish(setup(rewind="none", **changes, **NEVER, **{"early_bird.on_no_early_bird": "take_last"}))
+    masks = scoring.pruned(run, trajectory[8], run.dense_masks, LEVELS[1])
+    chex.assert_trees_all_equal(run.saved_masks(1), masks)
+    chex.assert_trees_all_equal(run.search_end(1), trajectory[8])
+    row = workdir.read_csv(run.path / "rounds.csv")[1]
+    assert row["emergence_epoch"] is None
+    assert 0 < row["search_seconds"] < row["train_seconds"]
+    assert row["sparsity"] == pytest.approx(mask_lib.sparsity(masks), abs=1e-12)
+
+
+@pytest.mark.parametrize("rewind", ["none", pytest.param("state", marks=pytest.mark.slow)])
+def test_without_a_ticket_the_dense_network_can_train_on_bit_for_bit(setup, finish, trajectory, rewind):
+    run, _ = finish(setup(rewind=rewind, **CHANNELS, **NEVER))
+    assert run.config.early_bird.on_no_early_bird == "train_dense"
+    assert all(mask.all() for mask in jax.tree.leaves(run.saved_masks(1)))
+    chex.assert_trees_all_equal(run.trained, trajectory[12])
+    dense, row = workdir.read_csv(run.path / "rounds.csv")
+    assert (row["sparsity"], row["emergence_epoch"]) == (0, None)
+    assert row["fd_digits"] == dense["fd_digits"]
+    assert row["flops_effective"] == row["flops_dense"]
+    assert not list(run.path.glob("compact_*"))
+
+
+# Killed, and entered again.
+
+
+def assert_same_run(ours, theirs):
+    assert rows(ours.path) == rows(theirs.path)
+    assert logged(ours.path) == logged(theirs.path)
+    for round_ in range(len(theirs.levels)):
+        chex.assert_trees_all_equal(ours.saved_masks(round_), theirs.saved_masks(round_))
+        if round_:
+            searches = [search_file(run, round_) for run in (ours, theirs)]
+            for search in searches:
+                del search["seconds"]
+            assert searches[0] == searches[1]
+            chex.assert_trees_all_equal(ours.search_end(round_), theirs.search_end(round_))
+            if (theirs.path / f"compact_{round_:03d}").exists():
+                chex.assert_trees_all_equal(*(smaller_state(run, round_, "last") for run in (ours, theirs)))
+
+
+def die(*_, **__):
+    raise Killed
+
+
+def dying(function, when):
+    """A function that ends the process in the place of those calls for which `when(*arguments)` holds."""
+    return lambda *arguments, **options: (die if when(*arguments) else function)(*arguments, **options)
+
+
+def in_compacted_training(after):
+    """Kills training of a smaller network once it has done so many steps."""
+    done, step = [], Setup.step
+
+    def dying_step(self, *arguments, **options):
+        if self.config.experiment == "dense":
+            done.append(None)
+            if len(done) > after:
+                raise Killed
+        return step(self, *arguments, **options)
+
+    return dying_step
+
+
+def test_a_run_of_channels_that_was_cut_short_goes_on_to_the_same_bits(setup, finish, whole, tmp_path, monkeypatch):
+    path, one = tmp_path / "run", lambda: setup(rewind="none", tolerance=1e9, **CHANNELS)
+    killed = one()
+    kill_after(killed, 12 + 5)  # In the search, after a state has been saved and two masks drawn.
+    with pytest.raises(Killed):
+        finish(killed, path)
+    assert json.loads((path / "search" / "001.json").read_text())["steps"] == [2, 4]
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Setup, "release", die)  # Between the search and the training.
+        finish(one(), path)
+    assert not (path / "compact_001").exists()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Setup, "step", in_compacted_training(5))  # A state has been saved before the last of these.
+        finish(one(), path)
+    assert len(rows(path)) == 1
+    run, verdict = finish(one(), path)
+    assert_same_run(run, whole[0])
+    assert verdict == whole[1]
+
+
+@pytest.mark.slow
+def test_a_finished_smaller_network_is_not_trained_again(setup, finish, whole, tmp_path, monkeypatch):
+    path, one = tmp_path / "run", lambda: setup(rewind="none", tolerance=1e9, **CHANNELS)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Run, "adopt", dying(Run.adopt, lambda run, row, *_: row["round"] == 1))
+        finish(one(), path)
+    assert len(rows(path / "compact_001")) == 1
+    monkeypatch.setattr(Setup, "step", in_compacted_training(0))
+    run, _ = finish(one(), path)
+    assert_same_run(run, whole[0])
+
+
+# Where a run of single weights is killed, one after another: after so many steps, or in a function that writes.
+KILLS = {
+    "in the search": 12 + 3,
+    "between the two files of a search": (
+        *(workdir, "write_json"),
+        lambda path, tree: path.parent.name == "search" and len(tree["steps"]) == 2,
+    ),
+    "before the masks of a search are saved": (*(snapshots, "save_masks"), lambda path, _: path.name == "001"),
+    "in the training": 5,
+    "after a state of the second search was saved": 2 + 5,
+}
+
+
+def test_a_run_of_weights_that_was_cut_short_again_and_again_goes_on_to_the_same_bits(
+    setup, finish, of_weights, tmp_path, monkeypatch
+):
+    one = lambda: setup(rewind="none", tolerance=1e9, **{"prune.sparsities": LEVELS})  # noqa: E731
+    for where in KILLS.values():
+        killed = one()
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            if isinstance(where, int):
+                kill_after(killed, where)
+            else:
+                module, name, when = where
+                patch.setattr(module, name, dying(getattr(module, name), when))
+            finish(killed, tmp_path / "run")
+    run, verdict = finish(one(), tmp_path / "run")
+    assert_same_run(run, of_weights[0])
+    chex.assert_trees_all_equal(run.trained, of_weights[0].trained)
+    assert verdict == of_weights[1]
+
+
+@pytest.mark.slow
+def test_a_round_is_the_same_whatever_rounds_come_before_it(setup, finish, whole):
+    run, _ = finish(setup(rewind="none", tolerance=1e9, **{**CHANNELS, "prune.sparsities": LEVELS}))
+    alone, after = rows(whole[0].path)[1], rows(run.path)[2]
+    assert (alone.pop("round"), after.pop("round")) == (1, 2)
+    assert alone == after
+    chex.assert_trees_all_equal(smaller_state(run, 2, "last"), smaller_state(whole[0], 1, "last"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "round_", "left"),
+    [
+        ("channel", 1, [1]),
+        ("weight", 1, [1]),
+        pytest.param("weight", 2, [1, 2], marks=pytest.mark.slow),
+        pytest.param("weight", 0, [], marks=pytest.mark.slow),
+        pytest.param("channel", 0, [], marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_can_be_entered_again_and_does_not_repeat_the_search_of_that_round(
+    setup, finish, whole, of_weights, tmp_path, monkeypatch, kind, round_, left
+):
+    run, verdict = {"channel": whole, "weight": of_weights}[kind]
+    path = tmp_path / "run"
+    shutil.copytree(run.path, path)
+    experiments.go_back(run.setup.config, path, round_)
+    assert sorted(file.name for file in (path / "search").glob("*.json")) == [f"{number:03d}.json" for number in left]
+    assert not list(path.glob("compact_*"))
+    assert len(workdir.read_csv(path / "rounds.csv")) == round_
+    searched, search = [], Run.searched
+
+    def noted(self, number, stops):
+        searched.append(number)
+        return search(self, number, stops)
+
+    monkeypatch.setattr(Run, "searched", noted)
+    changes = CHANNELS if kind == "channel" else {"prune.sparsities": LEVELS}
+    again, again_verdict = finish(setup(rewind="none", tolerance=1e9, **changes), path)
+    assert searched == [number for number in range(1, len(run.levels)) if number not in left]
+    assert again_verdict == verdict
+    assert_same_run(again, run)
+
+
+# What it takes.
+
+
+def test_after_the_search_nothing_of_the_whole_network_is_left_on_the_devices(setup, tmp_path, finish, monkeypatch):
+    one, found = setup(**CHANNELS), []
+    next(iter(one.batches(0, 0, 1)))  # The data stay.
+    before = jax.live_arrays()
+    held = set(map(id, before))
+
+    def measure(self, kept):
+        found.extend((leaf.shape, leaf.nbytes) for leaf in jax.live_arrays() if id(leaf) not in held)
+        assert "_compiled" not in self.__dict__
+        raise Killed
+
+    monkeypatch.setattr(Setup, "compacted", measure)
+    with pytest.raises(Killed):
+        finish(one, tmp_path / "run")
+    largest = max(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(one.params))
+    assert sum(size for _, size in found) < largest, found
+
+
+def test_a_search_without_a_penalty_runs_the_program_of_training(setup):
+    one = setup(**CHANNELS)
+    assert one.step(0, searching=True) is one.step(0)
+
+
+@pytest.mark.slow
+def test_the_penalty_shrinks_the_gammas_of_what_is_pruned_while_searching_only(data_directory, finish, trajectory):
+    changes = {"early_bird.gamma_penalty": 1.0, "prune.components": ("generator",), "prune.target": "sparsity"}
+    run, _ = finish(Setup(configured(data_directory, rewind="none", **{**CHANNELS, **changes})))
+    names = run.setup.axis_names.params
+
+    def mean_gamma(state, component):
+        return np.mean(np.concatenate(list(channels.gamma(state.params, names, state.batch_stats)[component].values())))
+
+    for component, falls in (("generator", True), ("discriminator", False)):
+        plain, penalized = mean_gamma(trajectory[6], component), mean_gamma(run.search_end(1), component)
+        assert (penalized < plain - 0.02) == falls
+        assert mean_gamma(run.dense, component) == pytest.approx(mean_gamma(trajectory[12], component), abs=0.01)
+
+
+# Channels at initialisation.
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        "gamma",
+        *(pytest.param(score, marks=pytest.mark.slow) for score in ("filter_l1", "filter_l2", "random")),
+        *(pytest.param(score, marks=pytest.mark.slow) for score in ("snip", "grasp", "synflow")),
+    ],
+)
+def test_channels_can_be_pruned_at_initialisation(setup, finish, score):
+    changes = {"prune.score_batches": 2} if score in ("snip", "grasp") else {}
+    run, _ = finish(setup("at_init", **{**CHANNELS, "prune.score": score, **changes}))
+    masks, row = run.saved_masks(1), workdir.read_csv(run.path / "rounds.csv")[1]
+    kept = kept_channels(run, masks)
+    assert all(mask.any() for mask in jax.tree.leaves(kept))
+    assert 0.25 < row["flops_effective"] / row["flops_dense"] <= 0.5
+    start, end = (smaller_state(run, 1, which) for which in ("init", "last"))
+    assert_kept_entries(start, run.initial_state, kept, run.setup.axis_names)
+    assert (int(start.step), int(end.step)) == (0, 12)
+    assert "emergence_epoch" not in row
+    assert not (run.path / "search").exists()
+
+
+# What is refused before anything is trained.
+
+AE = {"game": "ae_digits", "prune.structure": "channel", "prune.target": "sparsity"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        (
+            {"early_bird.until": 5.0},
+            ["config.early_bird.until=5.0", "at least 6 steps", "queue=3 masks that are 2 steps apart", "5 of 12"],
+        ),
+        (
+            {**AE, "prune.score": "gamma"},
+            ["config.prune.score='gamma'", "filter_l1 and filter_l2", "'conv_ae', which has no batch norm"],
+        ),
+        (
+            {**AE, "prune.score": "filter_l1", "prune.sparsities": (0.5, 0.95)},
+            ["config.prune: 0.95 can't be had", "of each of", "names must stay; allowed is at most 0."],
+        ),
+        (
+            {**CHANNELS, "prune.sparsities": (0.5, 0.999)},
+            ["config.prune: 0.999 can't be had", "0.10% of the FLOPs can't be reached: ", "% are left when"],
+        ),
+    ],
+)
+def test_what_cannot_be_had_is_refused_before_anything_is_trained(data_directory, changes, parts):
+    config = configured(data_directory, **changes)
+    config_lib.validate(config, 1)
+    with pytest.raises(UserError) as caught:
+        Setup(config)
+    for part in parts:
+        assert part in str(caught.value)
