@@ -36,6 +36,7 @@ def main():
         if not (path / "verdict.json").exists():
             print(f"{name} ...", flush=True)
             fields = fields | {"seeds": options.seeds, "prune.sparsities": options.flops, "prune.scope": "layerwise"}
+            fields["prune.channel_multiple"] = 1
             if "experiment" in fields:
                 fields["early_bird.until"] = 0.25  # The default: these do not search.
             flags = [f"--config.{field}={value}" for field, value in fields.items()]

@@ -69,7 +69,7 @@ def measure(name: str, width: int, flops: list[float], epochs: int) -> list[dict
     config.model.update(name=name, latent_size=32, image_size=32)
     config.data.name, config.train.epochs = "digits", epochs
     config.eval.update(samples=2048, batch_size=256, features="digits")
-    config.prune.update(structure="channel", target="flops", score="gamma", scope="layerwise")
+    config.prune.update(structure="channel", target="flops", score="gamma", scope="layerwise", channel_multiple=8)
     config.prune.sparsities = tuple(flops)
     config.update_from_flattened_dict(NETWORKS[name])
     config.model.width = width or config.model.width

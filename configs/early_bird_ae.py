@@ -22,7 +22,7 @@ def get_config(variant=""):
     config.objective.name = "autoencoder"
     config.optimizer.update(learning_rate=1e-3, weight_decay=1e-5)
     config.data.update(name="digits" if quick else "celeb_a")
-    config.prune.update(structure="channel", score="filter_l1", target="flops", scope="layerwise")
+    config.prune.update(structure="channel", score="filter_l1", target="flops", scope="layerwise", channel_multiple=8)
     config.prune.sparsities = (0.5, 0.7, 0.88)
     if quick:
         config.train.update(batch_size=64, steps=700, log_every=50)

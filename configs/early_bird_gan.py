@@ -24,7 +24,7 @@ def get_config(variant=""):
     config.objective.update(name="gan", real_label=0.9 if quick else 1.0)
     config.optimizer.update(learning_rate=3e-4 if quick else 2e-4, beta1=0.5 if quick else 0.9)
     config.data.update(name="digits" if quick else "celeb_a")
-    config.prune.update(structure="channel", score="gamma", target="flops", scope="layerwise")
+    config.prune.update(structure="channel", score="gamma", target="flops", scope="layerwise", channel_multiple=8)
     config.prune.sparsities = (0.5, 0.7, 0.88)
     if quick:
         config.train.update(batch_size=64, steps=700, log_every=50)

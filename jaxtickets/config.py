@@ -159,6 +159,7 @@ def get_config() -> ConfigDict:
                 scope="global",  # What one threshold decides over; or uniform or erk: each layer has its share.
                 structure="weight",  # What is pruned whole: weight, filter, channel, block:4x4; or 2:4, two of four.
                 target="sparsity",  # What a round's number is the share of: pruned units, or (channel) flops saved.
+                channel_multiple=1,  # Channels: a multiple of this stays in each layer (8: whole vector registers).
                 components=(),  # Those that are pruned; none named: all.
                 include=(r"(kernel|embedding)$",),
                 exclude=(),
@@ -303,6 +304,7 @@ FIELDS = {
     "prune.sparsities": _numbers(lambda value: 0 < value < 1, "a tuple of numbers between 0 and 1"),
     "prune.scope": _choice(*SCOPES),
     "prune.structure": (_structure, f"one of {STRUCTURES}"),
+    "prune.channel_multiple": _whole(1),
     "prune.target": _choice("sparsity", "flops"),
     "prune.components": _some_of(*ALL_COMPONENTS),
     "prune.include": (_texts, "a tuple of regular expressions over paths such as generator/up_16/conv/kernel"),
@@ -489,6 +491,8 @@ def _check_experiment(config, values):
         refuse("prune.sparsities", options.sparsities, allowed)
     if structure.kind == "n:m" and name == "gradual":
         refuse("prune.structure", options.structure, f"one of which any share can be pruned with {given}")
+    if structure.kind != "channel" and options.channel_multiple != 1:
+        refuse("prune.channel_multiple", options.channel_multiple, "1 with config.prune.structure other than 'channel'")
     if structure.kind != "channel" and options.target != "sparsity":
         refuse("prune.target", options.target, "'sparsity' with config.prune.structure other than 'channel'")
     if name == "early_bird" and config.rewind not in ("state", "none"):

@@ -369,3 +369,17 @@ def test_a_channel_that_one_kernel_still_reads_or_makes_is_kept():
     np.testing.assert_array_equal(found["generator"]["b"], [False, True, True, False])
     assert found["generator"]["a"].all()
     assert found["discriminator"]["c"].all()
+
+
+@given(scored(), st.floats(0, 0.9), st.integers(2, 5))
+def test_of_each_name_the_nearest_multiple_of_its_best_channels_stays(scores, ratio, multiple):
+    try:
+        exact = channels.select(scores, ratio)
+    except UserError:
+        return
+    masks = channels.select(scores, ratio, multiple=multiple)
+    for leaf, before, after in zip(*map(jax.tree.leaves, (scores, exact, masks)), strict=True):
+        kept, wanted = int(after.sum()), int(before.sum())
+        assert kept == leaf.size or (kept % multiple == 0 and abs(kept - wanted) <= max(multiple - 1, multiple / 2))
+        values = leaf.astype(np.float32)
+        assert kept == leaf.size or values[after].min() >= values[~after].max()

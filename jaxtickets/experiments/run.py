@@ -354,5 +354,5 @@ def discard_from(path: Path, round_: int) -> None:
             search.unlink()
     ends = [place for place in path.glob("snapshots/search_*") if int(place.name.removeprefix("search_")) > round_]
     states = [*ends, path / "snapshots" / "search", path / "snapshots" / "last"] if round_ else [path / "snapshots"]
-    for later in (*masks, *inner, *states):
-        shutil.rmtree(later, ignore_errors=not later.exists())
+    for later in filter(Path.exists, (*masks, *inner, *states)):
+        shutil.rmtree(later)

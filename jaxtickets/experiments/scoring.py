@@ -76,6 +76,7 @@ def _without_channels(setup, scores, alone, level):
     options, names = setup.config.prune, setup.axis_names.params
     scores = channels.prunable(scores, setup.dense_masks, names)
     how = {"scope": options.scope, "min_channels": max(1, options.min_per_layer), "alone": alone}
+    how["multiple"] = options.channel_multiple
     if options.target == "flops":
         cost = lambda kept: setup.flops_with(kept) / setup.flops()  # noqa: E731
         kept = channels.select_by_cost(scores, cost, 1 - level, **how)

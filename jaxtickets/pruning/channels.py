@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
-from jaxtickets.pruning.selection import prune
+from jaxtickets.pruning.selection import keep_highest, prune
 
 SCOPES = ("global", "component", "layerwise")
 
@@ -132,7 +132,7 @@ def _pools(scores, scope, alone):
     return pools
 
 
-def select(scores, ratio: float, scope: str = "global", min_channels: int = 1, alone=()):
+def select(scores, ratio: float, scope: str = "global", min_channels: int = 1, alone=(), multiple: int = 1):
     """The channel masks that prune the lowest `round(ratio * channels)`; of equal scores the first stay.
 
     Args:
@@ -142,6 +142,7 @@ def select(scores, ratio: float, scope: str = "global", min_channels: int = 1, a
         those of one name. Each is pruned to the ratio.
       min_channels: at least so many stay of each name.
       alone: `component/name` of those whose scores don't compare with others'; each is pruned to the ratio by itself.
+      multiple: of each name a multiple of this stays, the nearest (or all); above 1 the ratio is met up to that.
 
     Raises:
       UserError: nothing is scored, or the ratio leaves less than `min_channels` asks for.
@@ -163,10 +164,26 @@ def select(scores, ratio: float, scope: str = "global", min_channels: int = 1, a
         return prune(chosen, everything, ratio, scope, min_channels) if jax.tree.leaves(chosen) else everything
 
     together, apart = pruned(lambda path: path not in alone, scope), pruned(lambda path: path in alone, "layerwise")
-    return jax.tree.map(lambda a, b: b if a is None else a, together, apart, is_leaf=_is_none)
+    masks = jax.tree.map(lambda a, b: b if a is None else a, together, apart, is_leaf=_is_none)
+    if multiple == 1:
+        return masks
+
+    def rounded(leaf, mask):
+        kept = multiple * max(-(-min_channels // multiple), round(np.count_nonzero(mask) / multiple), 1)
+        return keep_highest(np.asarray(leaf, np.float32), np.ones(leaf.shape, bool), kept)
+
+    return jax.tree.map(rounded, scores, masks)
 
 
-def select_by_cost(scores, cost: Callable, limit: float, scope: str = "global", min_channels: int = 1, alone=()):
+def select_by_cost(
+    scores,
+    cost: Callable,
+    limit: float,
+    scope: str = "global",
+    min_channels: int = 1,
+    alone=(),
+    multiple: int = 1,
+):
     """The channel masks with the smallest ratio (`select`), to 1e-6, at which `cost(channel masks)` is at most `limit`.
 
     cost: falls as more is pruned.
@@ -177,16 +194,17 @@ def select_by_cost(scores, cost: Callable, limit: float, scope: str = "global", 
     pools = _pools(scores, scope, alone).values()
     # The largest ratio that `select` takes: a half of a channel more than can go is rounded down.
     high = min(1, *((sum(max(0, size - min_channels) for size in sizes) + 0.5) / sum(sizes) for sizes in pools)) - 1e-6
-    chosen = select(scores, high, scope, min_channels, alone)
+    how = {"scope": scope, "min_channels": min_channels, "alone": alone, "multiple": multiple}
+    chosen = select(scores, high, **how)
     if (least := cost(chosen)) > limit:
         raise UserError(
             f"{limit:.2%} of the FLOPs can't be reached: {least:.2%} are left when {high:.2%} of the channels are "
-            f"pruned, as many as can be with {min_channels} of each name"
+            f"pruned, as many as can be with {max(min_channels, multiple)} of each name"
         )
     low = 0.0
     while high - low > 1e-6:
         middle = (low + high) / 2
-        masks = select(scores, middle, scope, min_channels, alone)
+        masks = select(scores, middle, **how)
         if cost(masks) <= limit:
             chosen, high = masks, middle
         else:
