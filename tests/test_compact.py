@@ -116,13 +116,12 @@ NETWORKS["sngan_resnet, conditional, layer"] = (
 )
 
 
-# In these every layer is one of the others' as well.
-SLOW = [case for case in NETWORKS if case.startswith(("sngan, ", "sagan, ", "sngan_resnet, ")) and "cond" not in case]
-SLOW += ["sagan, conditional"]
+# Each network, layer norm and conditional norms always; what combines these in the slow tests.
+ALWAYS = (*models.MODELS, "dcgan, layer", "sngan_resnet, conditional")
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[pytest.mark.slow] if case in SLOW else []) for case in NETWORKS]
+    "case", [pytest.param(case, marks=[] if case in ALWAYS else [pytest.mark.slow]) for case in NETWORKS]
 )
 def test_a_compacted_network_computes_what_the_masked_one_computed(case):
     name, options, only = NETWORKS[case]
