@@ -125,7 +125,7 @@ class Killed(BaseException):
 
 def kill_after(setup: Setup, steps: int) -> None:
     """Makes training with `setup` end with `Killed` once it has done so many steps."""
-    done = []
+    done, _ = [], setup.step_bytes  # Of the programs before they are wrapped.
 
     def and_die(compiled):
         def step_and_die(*arguments):

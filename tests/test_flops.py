@@ -337,7 +337,7 @@ def test_what_a_run_lacks_is_one_clear_error(run, tmp_path):
     for arguments, message in (
         ((config, path, 2), "--round=2: .* allowed are 0, 1"),
         ((config, path / "none"), "no readable config.json"),
-        ((config, None, 1), "--round=1: .*--workdir"),
+        ((config, None, 9), "--round=9: the config has no such round"),
         ((other, path), "other networks: model.width is 4 there and 8 here"),
     ):
         with pytest.raises(UserError, match=message):

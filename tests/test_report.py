@@ -536,7 +536,7 @@ def test_the_plot_of_a_search_has_a_cell_for_each_two_masks_in_epochs_and_the_ti
     assert first.get_title(loc="left") == "round 1 · 30.0 % pruned · found at epoch 7.94"
     assert fourth.get_title(loc="left") == "round 4 · 76.0 % pruned · no ticket found" and not fourth.lines
     assert "0.1, threshold" in [label.get_text() for label in bar.get_yticklabels()]
-    assert bar.get_ylabel() == "normalised Hamming distance between channel masks"
+    assert bar.get_ylabel() == "normalised Hamming distance\nbetween channel masks"
     assert mesh.norm.vmax == max(np.max(run.searches[number]["distances"]) for number in (1, 4))
 
 

@@ -316,10 +316,10 @@ def test_structures_are_read_as_they_are_written():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "channel", "block", "block:4", "block:0x4", "4:4", "4:2", "0:4", "2:4x", "weight "]
+    "text", ["", "channels", "block", "block:4", "block:0x4", "4:4", "4:2", "0:4", "2:4x", "weight "]
 )
 def test_an_unknown_structure_is_an_error_that_says_what_is_allowed(text):
-    with pytest.raises(UserError, match=r"prune.structure: .* allowed: weight, filter, block:"):
+    with pytest.raises(UserError, match=r"prune.structure: .* allowed: weight, filter, channel, block:"):
         parse_structure(text)
 
 

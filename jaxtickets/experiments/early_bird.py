@@ -1,6 +1,7 @@
 """Early-bird tickets: found in the first epochs, and trained on as a smaller network."""
 
 import json
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -34,10 +35,10 @@ def train_ticket(run: Run, round_: int) -> None:
         return
     found = search(run, round_)
     start = found.state if run.config.rewind == "none" or found.is_dense else run.rewind_point
-    train = train_compacted if run.config.prune.structure == "channel" and not found.is_dense else Run.round
-    train(
-        run, round_, found.masks, rewind(start, found.masks), seconds=found.seconds, columns=early_bird_columns(found)
-    )
+    is_smaller = run.config.prune.structure == "channel" and not found.is_dense
+    train = partial(train_compacted, run) if is_smaller else run.round
+    columns = early_bird_columns(found)
+    train(round_, found.masks, rewind(start, found.masks), seconds=found.seconds, columns=columns)
 
 
 class Found(NamedTuple):

@@ -110,20 +110,20 @@ def compared(config, path: Path | None = None, round_: int | None = None) -> Com
     """What a config's networks cost, and what they cost after pruning.
 
     After is the network of a round: with its masks, in the workdir of a run; else pruned to its level by the initial
-    weights. With `config.model.channels` and nothing to prune it is the network with so many channels, and before is
-    the one with all.
+    weights. With `config.model.channels`, and no round asked for, it is the network with so many channels, and before
+    is the one with all.
 
     Raises:
       UserError: see `round_masks`; or the config has no such round.
     """
-    if path is None and not _is_pruned(config):
-        if round_ is not None:
-            raise UserError(f"--round={round_}: of which run? Give its --workdir too")
-        if not config.model.channels:
-            return Comparison(config_layers(config))
+    if path is None and round_ is None and config.model.channels:
         whole = config.copy_and_resolve_references()
         whole.model.channels = type(config)()
         return Comparison(config_layers(whole), config_layers(config))
+    if path is None and not _is_pruned(config):
+        if round_ is not None:
+            raise UserError(f"--round={round_}: of which run? Give its --workdir too")
+        return Comparison(config_layers(config))
     masks = preview_masks(config, round_) if path is None else round_masks(config, path, round_)
     before = config_layers(config)
     if config.prune.structure != "channel":
@@ -192,7 +192,7 @@ def run() -> None:
     def show(config, path, round):
         config_lib.validate(config, jax.local_device_count())
         print(table(*compared(config, path, round)))
-        if path is None and _is_pruned(config):
+        if path is None and _is_pruned(config) and not config.model.channels:
             print("After: pruned by the initial weights. Of a run, by those it has trained: --workdir=RUN [--round=N]")
 
     main.start(show, round="The round of the config, or of --workdir, that is compared (default: the last).")
