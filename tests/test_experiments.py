@@ -171,7 +171,13 @@ def test_nothing_is_compiled_after_round_zero(data_directory, tmp_path, name):
 
 @pytest.mark.parametrize(
     ("name", "round_", "step"),
-    [*(("gan_digits", *where) for where in [(0, 2), (0, 6), (0, 12), (1, 11), (2, 5)]), ("sngan_conditional", 1, 11)],
+    [
+        *(("gan_digits", *where) for where in [(0, 2), (0, 12), (1, 11), (2, 5)]),
+        *(
+            pytest.param(*where, marks=pytest.mark.slow)
+            for where in [("gan_digits", 0, 6), ("sngan_conditional", 1, 11)]
+        ),
+    ],
 )
 def test_a_run_that_was_cut_short_goes_on_to_the_same_bits(finished, data_directory, tmp_path, name, round_, step):
     config, path = small(name, data_directory), tmp_path / "workdir"
