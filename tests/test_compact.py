@@ -116,8 +116,9 @@ NETWORKS["sngan_resnet, conditional, layer"] = (
 )
 
 
-# Each network, layer norm and conditional norms always; what combines these in the slow tests.
-ALWAYS = (*models.MODELS, "dcgan, layer", "sngan_resnet, conditional")
+# Layers of every kind always; networks that are built of the same, and combinations, in the slow tests.
+TWINS = ("linear_vae", "conv_vae", "sngan_resnet_vae", "resnet_vae")
+ALWAYS = (*(name for name in models.MODELS if name not in TWINS), "dcgan, layer", "sngan_resnet, conditional")
 
 
 @pytest.mark.parametrize(
