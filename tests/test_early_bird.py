@@ -484,6 +484,7 @@ KILLS = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_of_weights_that_was_cut_short_again_and_again_goes_on_to_the_same_bits(
     setup, finish, of_weights, tmp_path, monkeypatch
 ):

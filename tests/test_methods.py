@@ -214,9 +214,15 @@ def test_the_last_update_is_made_when_masks_may_change_until_the_end(setup, tmp_
     [
         *((experiment, {"prune.score": "magnitude"}) for experiment in ("gradual", "rigl")),
         ("imp", {"prune.score": "movement"}),
-        *((experiment, {"rewind": "none"}) for experiment in ("imp", "one_shot")),
-        ("imp", {"rewind": "learning_rate"}),
-        ("imp", {"rewind_discriminator": False}),
+        ("imp", {"rewind": "none"}),
+        *(
+            pytest.param(*rarer, marks=pytest.mark.slow)
+            for rarer in [
+                ("one_shot", {"rewind": "none"}),
+                ("imp", {"rewind": "learning_rate"}),
+                ("imp", {"rewind_discriminator": False}),
+            ]
+        ),
     ],
 )
 def test_a_run_that_was_cut_short_goes_on_to_the_same_bits(setup, finished, tmp_path, experiment, changes):
