@@ -533,7 +533,7 @@ def subject(config: ConfigDict) -> str:
 
 
 def levels(config: ConfigDict) -> list[float]:
-    """The sparsity of each round, round 0 with its 0.0 included."""
+    """The level of each round (`prune.target` says of what), round 0 with its 0.0 included."""
     options = config.prune
     if config.experiment == "dense":
         return [0.0]

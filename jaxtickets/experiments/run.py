@@ -27,7 +27,7 @@ class Run:
     Attributes:
       setup: what it shares with the runs of other seeds.
       config: the validated config, with this run's seed.
-      levels: the sparsity of each round.
+      levels: the level of each round.
       initial_state: the state before the first step.
       trained: the state at the end of the latest round, its pruned weights exactly zero.
     """
