@@ -1,0 +1,111 @@
+"""What the benchmarks share: options, networks at the reference's settings, runs in turn, and the JSON file."""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxtickets import config as config_lib
+from jaxtickets import masks as mask_lib
+from jaxtickets import models, train
+from jaxtickets.objectives import OBJECTIVES, Objective
+
+# The objective of a network, its settings in the public reference (or its paper) and its batch size.
+NETWORKS = {
+    "dcgan": ("gan", {"optimizer.beta1": 0.9, "optimizer.learning_rate": 2e-4}, 128, 100),
+    "conv_vae": ("vae", {"optimizer.learning_rate": 1e-3, "optimizer.weight_decay": 1e-5}, 64, 128),
+    "sngan_resnet": ("gan", {"objective.loss": "hinge", "optimizer.beta1": 0.0, "optimizer.beta2": 0.9}, 128, 64),
+    "conv_ae": ("autoencoder", {"optimizer.learning_rate": 1e-3, "optimizer.weight_decay": 1e-5}, 64, 128),
+}
+
+
+def parser(doc: str, repeats: int) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    result = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--repeats", type=int, default=repeats)
+    result.add_argument("--out", type=Path, help="a JSON file for the figures")
+    return result
+
+
+class Training(NamedTuple):
+    """A network, its optimisers, the state before its first step, and masks that keep everything."""
+
+    objective: Objective
+    optimizers: dict
+    state: train.TrainState
+    masks: Any
+
+
+def training(name: str, width: int | None = None, image_size: int = 32, **sizes) -> Training:
+    """The training of one of `NETWORKS` on images with three channels, on the host."""
+    objective_name, fields, default_width, _ = NETWORKS[name]
+    config = config_lib.get_config()
+    config.update_from_flattened_dict({key: value for key, value in fields.items()})
+    sizes = {"width": width or default_width, "latent_size": 32, "image_size": image_size, "channels": 3} | sizes
+    objective = OBJECTIVES[objective_name](models.MODELS[name](**sizes), config.objective)
+    optimizers = train.make_optimizers(objective, config.optimizer)
+    state = jax.device_get(train.init_state(objective, optimizers, 0))
+    return Training(objective, optimizers, state, mask_lib.ones(state.params))
+
+
+def random_images(n: int, image_size: int = 32) -> np.ndarray:
+    """`[n, image_size, image_size, 3]` uint8."""
+    return np.random.default_rng(0).integers(0, 256, (n, image_size, image_size, 3), dtype=np.uint8)
+
+
+def in_turn(runners: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of `repeats` calls of each, which must return only when their work is done.
+
+    Each is called once before. They take turns, forward and backward, so that a drift of the machine meets all alike.
+    """
+    for run in runners.values():
+        run()
+    seconds = {name: [] for name in runners}
+    for repeat in range(repeats):
+        for name in list(runners)[:: -1 if repeat % 2 else 1]:
+            started = time.perf_counter()
+            runners[name]()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def ratios(seconds: dict[str, list[float]], first: str, second: str) -> list[float]:
+    """`first` / `second` in each repeat."""
+    return [a / b for a, b in zip(seconds[first], seconds[second], strict=True)]
+
+
+def spread(values: list[float], digits: int = 3) -> str:
+    """`median (lowest-highest)`."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+
+
+def write(options: argparse.Namespace, results) -> None:
+    """Writes `results` to `options.out`, if given, with what they were measured on."""
+    if not options.out:
+        return
+    packages = ["jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"]
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    if torch := sys.modules.get("torch"):
+        versions["torch"] = torch.__version__
+    about = {
+        "command": shlex.join(["python", *sys.argv]),
+        "versions": {"python": platform.python_version(), **versions},
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.local_device_count(),
+        "cores": len(os.sched_getaffinity(0)),
+        "machine": platform.machine(),
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
+    print(f"written to {options.out}")
