@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxtickets import allocator, models, train
 from jaxtickets import config as config_lib
 from jaxtickets import masks as mask_lib
-from jaxtickets import models, train
 from jaxtickets.objectives import OBJECTIVES, Objective
 
 # The objective of a network, its settings in the public reference (or its paper) and its batch size.
@@ -31,7 +31,8 @@ NETWORKS = {
 
 
 def parser(doc: str, repeats: int) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """The options that every benchmark has. From here on memory is kept, as in a run (`jaxtickets.allocator`)."""
+    allocator.keep_freed_memory()
     result = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--repeats", type=int, default=repeats)
     result.add_argument("--out", type=Path, help="a JSON file for the figures")

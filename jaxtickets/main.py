@@ -10,7 +10,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from jaxtickets import cache, experiments, report
+from jaxtickets import allocator, cache, experiments, report
 from jaxtickets import config as config_lib
 from jaxtickets.errors import UserError
 
@@ -73,6 +73,7 @@ def start(function, **whole_numbers: str) -> None:
 
 
 def _run(config, path, from_round):
+    allocator.keep_freed_memory()
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # Downloads that go on after one has failed tell of retries.
     jax.config.update("jax_compilation_cache_dir", str(cache.directory("xla")))
     name, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxtickets.models import layers
+from jaxtickets.models import convolution, layers
 from jaxtickets.models.residual import Embedding, SelfAttention
 
 FLOAT64 = layers.Style(norm="none", dtype=jnp.float64)
@@ -73,15 +73,40 @@ def assert_same_function(ours, plain, *arguments):
         np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
+# With few channels XLA's convolutions, with more the products of XLA's CPU back end.
+CHANNELS = [(3, 5), (convolution.NARROW, convolution.NARROW + 1)]
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize(
-    ("size", "kernel_size", "stride", "padding"), [(4, 4, 2, 1), (1, 4, 1, 0), (5, 3, 2, 1), (3, 3, 1, 1)]
+    ("size", "kernel_size", "stride", "padding"), [(4, 4, 2, 1), (1, 4, 1, 0), (5, 3, 2, 1), (3, 3, 1, 1), (6, 2, 2, 0)]
 )
-def test_conv_transpose_equals_the_plain_operation_in_value_and_gradients(size, kernel_size, stride, padding):
+def test_conv_transpose_equals_the_plain_operation_in_value_and_gradients(size, kernel_size, stride, padding, channels):
     ours, plain = (
         partial(operation, stride=stride, padding=padding)
         for operation in (layers.conv_transpose, plain_conv_transpose)
     )
-    assert_same_function(ours, plain, normal(2, size, size, 3), normal(kernel_size, kernel_size, 3, 5))
+    assert_same_function(ours, plain, normal(2, size, size, channels[0]), normal(kernel_size, kernel_size, *channels))
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize(
+    ("height", "width", "kernel_size", "stride", "padding"),
+    [
+        *[(8, 8, 4, 2, 1), (12, 10, 4, 2, 1), (4, 4, 4, 2, 1)],  # Large maps and small ones.
+        *[(6, 6, 3, 1, 1), (4, 3, 3, 1, 1), (4, 5, 1, 1, 0), (5, 5, 4, 1, 0)],
+        *[
+            (5, 7, 3, 2, 1),
+            (9, 8, 5, 3, 2),
+            (8, 7, 3, 2, 0),
+            (6, 6, 1, 2, 0),
+        ],  # A kernel that the stride cuts unevenly.
+    ],
+)
+def test_conv_equals_the_plain_operation_in_value_and_gradients(height, width, kernel_size, stride, padding, channels):
+    ours, plain = (partial(operation, stride=stride, padding=padding) for operation in (layers.conv, plain_conv))
+    kernel = normal(kernel_size, kernel_size, *channels)
+    assert_same_function(ours, plain, normal(2, height, width, channels[0]), kernel)
 
 
 def test_upsampling_and_pooling_equal_the_plain_operations_in_value_and_gradients():
@@ -108,23 +133,31 @@ def test_1x1_convolutions_commute_with_resizing_in_value_and_gradients(resize, p
     )
 
 
+@pytest.mark.parametrize("channels", [2, convolution.NARROW])
 @pytest.mark.parametrize(
     ("ours", "plain", "kernel_size"),
     [
+        (partial(layers.conv, stride=2, padding=1), partial(plain_conv, stride=2, padding=1), 4),
         (partial(layers.conv_transpose, stride=2, padding=1), partial(plain_conv_transpose, stride=2, padding=1), 4),
         (layers.upsample_conv, plain_upsample_conv, 3),
         (layers.conv_pool, plain_conv_pool, 3),
     ],
 )
-def test_fast_layers_allow_forward_over_reverse_differentiation(ours, plain, kernel_size):
-    x, kernel = normal(1, 4, 4, 2), normal(kernel_size, kernel_size, 2, 2)
+def test_fast_layers_allow_second_derivatives_forward_and_backward(ours, plain, kernel_size, channels):
+    x, kernel = normal(1, 4, 4, channels), normal(kernel_size, kernel_size, channels, channels)
 
-    def hessian_vector(operation):
-        gradient = jax.grad(lambda kernel: (operation(x, kernel) ** 3).sum())
-        return jax.jvp(gradient, (kernel,), (normal(*kernel.shape, seed=1),))[1]
+    @partial(jax.jit, static_argnums=0)
+    def seconds(operation):
+        def first(x, kernel):
+            return jax.grad(lambda *arguments: (operation(*arguments) ** 3).sum(), argnums=(0, 1))(x, kernel)
 
-    ours, plain = (jax.jit(hessian_vector, static_argnums=0)(operation) for operation in (ours, plain))
-    np.testing.assert_allclose(ours, plain, rtol=1e-10, atol=1e-10)
+        tangents = normal(*x.shape, seed=1), normal(*kernel.shape, seed=1)
+        forward = jax.jvp(first, (x, kernel), tangents)[1]  # As in GraSP.
+        penalty = jax.grad(lambda *arguments: jnp.square(first(*arguments)[0]).sum(), argnums=(0, 1))(x, kernel)
+        return forward, penalty  # The second as in gradient penalties.
+
+    for result, expected in zip(*(jax.tree.leaves(seconds(operation)) for operation in (ours, plain)), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-10, atol=1e-10 * jnp.abs(expected).max())
 
 
 def test_projections_equal_the_convolutions_that_they_replace_in_value_and_gradients():

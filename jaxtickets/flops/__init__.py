@@ -84,7 +84,7 @@ def traced(jaxpr: Jaxpr, paths: Collection[str], components: Collection[str]) ->
     The named scopes of an equation, among them those of `models.apply` and of Flax's modules, tell its layer, also in
     derivatives. What belongs to a component and to none of its kernels, or is work on weights (spectral norms), counts
     as `<component>/other`; what belongs to no component as `other`. The body of a loop counts once, unless it is a scan
-    of known length, and of a condition all branches.
+    of known length, and of a condition all branches; of operations that platforms do in their own ways the default.
 
     Args:
       paths: of all kernels, slash-joined.
@@ -94,12 +94,18 @@ def traced(jaxpr: Jaxpr, paths: Collection[str], components: Collection[str]) ->
     found = Counter()
 
     def walk(jaxpr, outer, times):
-        for equation in jaxpr.eqns:
+        used = set(map(id, jaxpr.outvars))
+        for equation in reversed(jaxpr.eqns):
+            if used.isdisjoint(map(id, equation.outvars)):
+                continue  # Such as the gradient of the images, which compilers leave out too.
+            used.update(map(id, equation.invars))
             scopes = f"{outer}/{equation.source_info.name_stack}"
             if equation.primitive.name in ("conv_general_dilated", "dot_general"):
                 found[_owner(scopes, kernels, components)] += times * _multiplications_of(equation)
             inner = equation.params["length"] if equation.primitive.name == "scan" else 1
-            for value in equation.params.values():
+            for name, value in equation.params.items():
+                if name == "branches" and None in (platforms := equation.params.get("branches_platforms") or ()):
+                    value = value[platforms.index(None)]  # What all platforms do that have no way of their own.
                 for part in value if isinstance(value, tuple | list) else (value,):
                     if isinstance(part, ClosedJaxpr | Jaxpr):
                         walk(part.jaxpr if isinstance(part, ClosedJaxpr) else part, scopes, times * inner)

@@ -7,7 +7,6 @@ each place of its kernel, so that FLOPs can be counted from shapes alone (`model
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -16,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 from jax import lax
+
+from jaxtickets.models.convolution import conv, conv_transpose
 
 # Radford, Metz, Chintala 2016, section 3: weights from N(0, 0.02).
 dcgan_init = nn.initializers.normal(0.02)
@@ -27,56 +28,6 @@ SPECTRAL_NORM = "spectral_norm"
 def dcgan_scale_init(key, shape, dtype=jnp.float32):
     """Scales of batch norms from N(1, 0.02), as in DCGAN's code."""
     return 1 + dcgan_init(key, shape, dtype)
-
-
-def conv(x, kernel, stride: int = 1, padding: int = 0):
-    """The convolution of `x: [batch, h, w, in]` with `kernel: [kh, kw, in, out]`, zeros on each side."""
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-def _transposed(x, kernel, stride, padding):
-    batch, height, width, _ = x.shape
-    kernel_height, kernel_width, _, features = kernel.shape
-    shape = (
-        batch,
-        stride * (height - 1) + kernel_height - 2 * padding,
-        stride * (width - 1) + kernel_width - 2 * padding,
-        features,
-    )
-    transpose = jax.linear_transpose(
-        lambda images: conv(images, kernel.swapaxes(2, 3), stride, padding), jax.ShapeDtypeStruct(shape, x.dtype)
-    )
-    return transpose(x)[0]
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def conv_transpose(x, kernel, stride: int, padding: int):
-    """The transposed convolution of `x: [batch, h, w, in]` with `kernel: [kh, kw, in, out]`.
-
-    The same function as PyTorch's `ConvTranspose2d`: the transpose of the strided convolution
-    that takes `[batch, stride * (h - 1) + kh - 2 * padding, ..., out]` to `x`'s shape.
-
-    XLA differentiates it with respect to the kernel by way of a convolution over a dilated input,
-    most of whose products are with zero. <y', T(x; k)> = <C(y'; k), x>, where C is the ordinary
-    convolution and T its transpose, so the kernel gradient of T at (x, cotangent y') is
-    the kernel gradient of C at (y', cotangent x), which needs no dilation.
-    """
-    return _transposed(x, kernel, stride, padding)
-
-
-def _conv_transpose_forward(x, kernel, stride, padding):
-    return _transposed(x, kernel, stride, padding), (x, kernel)
-
-
-def _conv_transpose_backward(stride, padding, residuals, cotangent):
-    x, kernel = residuals
-    x_gradient, kernel_vjp = jax.vjp(lambda k: conv(cotangent, k.swapaxes(2, 3), stride, padding), kernel)
-    return x_gradient, kernel_vjp(x)[0]
-
-
-conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)
 
 
 def _widen(kernel):
