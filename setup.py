@@ -41,6 +41,7 @@ setup(
             'tensorflow; sys_platform != "linux" or platform_machine != "x86_64"',
         ],
         "test": ["pytest", "pytest-xdist", "hypothesis", "ruff"],
+        "benchmarks": ["torch"],  # benchmarks/train_step.py compares with it; a test of its networks is skipped without
         "launch": [],  # sweeps need nothing more; named so that a cluster's scripts can ask for it
     },
 )

@@ -1,0 +1,317 @@
+"""The masked train step against PyTorch: jaxtickets and the same networks in `torch_networks.py`, in turn in one run.
+
+    python benchmarks/train_step.py [--networks=dcgan,conv_vae,sngan_resnet] [--width=N] [--batch_sizes=N,...]
+        [--dtypes=float32,tf32,bfloat16] [--peak_tflops=N,...] [--data=fixed|fresh] [--steps=N] [--repeats=7]
+        [--out=FILE.json]
+
+Both start from the same weights and compute the same losses with the same settings and masks that keep everything.
+jaxtickets' step is compiled ahead of time, as in a run; PyTorch runs eagerly with contiguous and with channels-last
+tensors, and through torch.compile (channels last) where that works. Its Adam is the fused one. Widths and batch
+sizes are by default the reference's (`harness.NETWORKS`), images are 32x32x3. A repeat is `--steps` steps of each.
+
+One FLOP is a multiplication or an addition in a convolution or a matrix product of the published networks.
+"GFLOP/s" leaves out multiplications by padding, as XLA's cost analysis does; "padded" counts them too, which is the
+work of the same network as matrix products of im2col. Both are the published operations' work, also where
+jaxtickets does less: its upsampling and pooling residual blocks (sngan_resnet) take 4/9 of their multiplications.
+"share" is that rate over the matrix-product rate: the highest among one large square product and one of the network's
+own shape, im2col's for the layer with the most work, in both frameworks in the same turns. "MFU" is the rate without
+padding over `--peak_tflops`, one figure for each of `--dtypes`. Last comes PyTorch's time over jaxtickets', by
+repeat, of that PyTorch variant whose median is lowest: above 1 jaxtickets is faster.
+
+On a GPU (the first visible one) float32 is full precision, tf32 is float32 with TF32 products, and bfloat16 computes
+in that (PyTorch by autocast) with float32 weights. There each step reads a fresh batch (`--data=fresh`): jaxtickets
+gathers it from images on the device, PyTorch loads it by a DataLoader in pinned memory. On the CPU all steps read one
+batch.
+
+Two CPU cores take some 3 minutes for dcgan, 1 for conv_vae and 20 for sngan_resnet, compilation included.
+"""
+
+import argparse
+import gc
+import itertools
+import os
+import statistics
+import sys
+from contextlib import nullcontext
+from functools import partial
+from typing import NamedTuple
+
+import harness
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import torch_networks
+from torch.utils import data
+
+from jaxtickets import config as config_lib
+from jaxtickets import flops, models, train
+from jaxtickets import masks as mask_lib
+from jaxtickets.data import batches
+
+IMAGE_SIZE, LATENT_SIZE = 32, 32
+DTYPES = ("float32", "tf32", "bfloat16")
+FRESH_IMAGES = 50_000  # As many as CIFAR-10 has.
+MAX_ROWS = 16384  # Of the tall matrix product.
+
+
+def number(kind):
+    """The `type` of an option that is a number above 0."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if value <= 0:
+            raise argparse.ArgumentTypeError(f"{text}: allowed are numbers above 0")
+        return value
+
+    return parse
+
+
+def one_of(allowed):
+    """The `type` of an option that is one of these names."""
+
+    def parse(text):
+        if text not in allowed:
+            raise argparse.ArgumentTypeError(f"{text}: allowed are {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def list_of(parse):
+    """The `type` of an option with several values, comma-separated."""
+    return lambda text: [parse(value) for value in text.split(",")]
+
+
+def step_flops(objective, params, batch_size: int):
+    """Of a train step: `(FLOPs, FLOPs with padding, (rows, contracted, columns))`; see above.
+
+    The last is the matrix product of the layer with the most work.
+    """
+    uses = models.kernel_uses(objective.components)
+    work = flops.step_work(objective, (IMAGE_SIZE, IMAGE_SIZE, 3), batch_size)
+    leaves, other = mask_lib.named_leaves(params), sum(work.other.values())
+    plain = {path: work.passes[path] * count for path, count in flops.forward(uses, params).items()}
+    # The kernel lies at as many positions as its most used tap is used.
+    padded = {path: 2 * work.passes[path] * int(uses[path].max()) * leaves[path].size for path in uses}
+    most = max(plain, key=plain.get)
+    *contracted, columns = leaves[most].shape
+    shape = (min(batch_size * int(uses[most].max()), MAX_ROWS), int(np.prod(contracted)), columns)
+    return batch_size * (sum(plain.values()) + other), batch_size * (sum(padded.values()) + other), shape
+
+
+# What is timed: functions without arguments that return when their work is done.
+
+
+class Case(NamedTuple):
+    """What is trained, and on what: `images: [n, 32, 32, 3]` uint8, of which each step takes others if `is_fresh`."""
+
+    name: str
+    width: int
+    batch_size: int
+    dtype: str
+    training: harness.Training
+    images: np.ndarray
+    is_fresh: bool
+    steps: int
+
+
+def jax_steps(case: Case):
+    """The steps of jaxtickets, compiled ahead of time."""
+    objective, optimizers, *trees = case.training
+    step = train.make_step(objective, optimizers, train.movers(objective, 0))
+    state, masks, data = map(train.replicate, (*trees, (case.images, None)))
+    chosen = batches.indices(0, 0, sys.maxsize, len(case.images), case.batch_size)
+    stream = batches.resident(
+        data, chosen if case.is_fresh else itertools.repeat(next(chosen)), jax.local_device_count()
+    )
+    program = step.lower(state, masks, *next(stream)).compile()
+
+    def run():
+        nonlocal state
+        for batch in itertools.islice(stream, case.steps):
+            state, _ = program(state, masks, *batch)
+        jax.block_until_ready(state)
+
+    return run
+
+
+def torch_steps(case: Case, device: torch.device, memory_format=torch.contiguous_format, compile=None):
+    """The steps of PyTorch."""
+    networks = torch_networks.MODELS[case.name](case.width, LATENT_SIZE, IMAGE_SIZE)
+    state, masks = case.training.state, case.training.masks
+    torch_networks.load(networks, state.params, state.batch_stats)
+    networks.to(device, memory_format=memory_format)
+    dtype = torch.bfloat16 if case.dtype == "bfloat16" else torch.float32
+    step = torch_networks.make_step(networks, settings(case.name), masks, LATENT_SIZE, dtype, compile)
+    place = {"device": device, "memory_format": memory_format, "non_blocking": True}
+    images = torch.from_numpy(case.images).permute(0, 3, 1, 2).contiguous()
+    if case.is_fresh:
+        stream = loaded(images, case.batch_size, pin_memory=device.type == "cuda")
+    else:
+        stream = itertools.repeat(images.to(**place))
+
+    def run():
+        for batch in itertools.islice(stream, case.steps):
+            step(torch_networks.to_float(batch.to(**place)))
+        synchronize(device)
+
+    return run
+
+
+def settings(name: str):
+    """The objective's and the optimiser's, those of `harness.training`."""
+    config = config_lib.get_config()
+    config.update_from_flattened_dict(dict(harness.NETWORKS[name][1]))
+    return config
+
+
+def loaded(images: torch.Tensor, batch_size: int, pin_memory: bool):
+    """Batches in random order without end; a whole batch is indexed at once, which is faster than worker processes."""
+    dataset = data.TensorDataset(images)
+    sampler = data.BatchSampler(data.RandomSampler(dataset), batch_size, drop_last=True)
+    loader = data.DataLoader(dataset, sampler=sampler, batch_size=None, pin_memory=pin_memory)
+    while True:
+        for (batch,) in loader:
+            yield batch
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def products(shape, dtype: str, device: torch.device, times: int):
+    """`(JAX's, PyTorch's)` matrix products of this shape, so many of them."""
+    rows, contracted, columns = shape
+    left, right = (np.random.default_rng(0).normal(size=size) for size in ((rows, contracted), (contracted, columns)))
+    name = "bfloat16" if dtype == "bfloat16" else "float32"
+    jax_factors = [jnp.asarray(factor, name) for factor in (left, right)]
+    torch_factors = [torch.from_numpy(factor).to(device, getattr(torch, name)) for factor in (left, right)]
+    program = jax.jit(jnp.matmul).lower(*jax_factors).compile()
+
+    def jax_products():
+        for _ in range(times):
+            product = program(*jax_factors)
+        jax.block_until_ready(product)
+
+    def torch_products():
+        for _ in range(times):
+            torch.matmul(*torch_factors)
+        synchronize(device)
+
+    return jax_products, torch_products
+
+
+def set_precision(dtype: str, device: torch.device):
+    """Sets PyTorch's precision of float32 products, and returns the context that has JAX's."""
+    if device.type == "cpu":
+        return nullcontext()
+    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = dtype == "tf32"
+    return jax.default_matmul_precision({"float32": "float32", "tf32": "tensorfloat32"}.get(dtype))
+
+
+def compare(case: Case, device: torch.device, repeats: int, peak_tflops: float | None) -> dict:
+    """Times a network's steps and prints their table."""
+    plain, padded, tall = step_flops(case.training.objective, case.training.state.params, case.batch_size)
+    on_gpu = device.type == "cuda"
+    times, side = (20, 8192) if on_gpu else (1, 2048)
+    channels_last = {"memory_format": torch.channels_last}
+    makers = {
+        "PyTorch": partial(torch_steps, case, device),
+        "PyTorch channels last": partial(torch_steps, case, device, **channels_last),
+        "PyTorch compiled": partial(torch_steps, case, device, **channels_last, compile=torch.compile),
+    }
+    work, runners = {}, {}
+    with set_precision(case.dtype, device):
+        runners["jaxtickets"] = jax_steps(case)
+        for name, maker in makers.items():
+            try:
+                runner = maker()
+                runner()
+                runners[name] = runner
+            except Exception as error:  # Of its many kinds of errors, none says more than its own line.
+                if name != "PyTorch compiled":
+                    raise
+                print(f"torch.compile does not work here: {(str(error).strip() or repr(error)).splitlines()[0]}")
+        steps = list(runners)
+        for shape in ((side, side, side), tall):
+            name = "product " + "x".join(map(str, shape))
+            runners[f"{name}, JAX"], runners[f"{name}, PyTorch"] = products(shape, case.dtype, device, times)
+            work |= dict.fromkeys((f"{name}, JAX", f"{name}, PyTorch"), 2 * np.prod(shape, dtype=float))
+        seconds = harness.in_turn(runners, repeats)
+    seconds = {name: [value / (case.steps if name in steps else times) for value in seconds[name]] for name in runners}
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    rate = max(flop / medians[name] for name, flop in work.items())
+
+    sizes = f"width {case.width}, batch {case.batch_size}, {case.dtype}"
+    print(f"\n{case.name}, {sizes}: a step is {plain / 1e9:,.1f} GFLOP, {padded / 1e9:,.1f} padded")
+    header = f"{'':36} {'ms, median (range)':>26} {'GFLOP/s':>9} {'share':>6} {'padded':>9} {'share':>6}"
+    print(header + (f" {'MFU':>6}" if peak_tflops else ""))
+    for name, values in seconds.items():
+        line = f"{name:36} {harness.spread([1000 * value for value in values], 2):>26}"
+        for flop in (plain, padded) if name in steps else (work[name],):
+            line += f" {flop / medians[name] / 1e9:9,.1f} {flop / medians[name] / rate:6.3f}"
+        if peak_tflops and name in steps:
+            line += f" {plain / medians[name] / peak_tflops / 1e12:6.3f}"
+        print(line)
+    best = min(steps[1:], key=medians.get)
+    ratios = harness.ratios(seconds, best, "jaxtickets")
+    print(f"{best} / jaxtickets: {harness.spread(ratios)}", flush=True)
+    about = {"network": case.name, "width": case.width, "batch_size": case.batch_size, "dtype": case.dtype}
+    about |= {"data": "fresh" if case.is_fresh else "fixed", "flops": plain, "flops_padded": padded}
+    about |= {"product_flops_per_second": rate, "peak_tflops": peak_tflops}
+    return {**about, "seconds": seconds, "best": best, "ratios": ratios}
+
+
+def main():
+    # One GPU for both, and memory for both; read when JAX and CUDA start.
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
+    parser = harness.parser(__doc__, repeats=7)
+    parser.add_argument("--networks", type=list_of(one_of(torch_networks.MODELS)), default=list(torch_networks.MODELS))
+    parser.add_argument("--width", type=number(int), help="default: the reference's")
+    parser.add_argument("--batch_sizes", type=list_of(number(int)), help="default: the reference's")
+    parser.add_argument("--dtypes", type=list_of(one_of(DTYPES)), default=["float32"])
+    parser.add_argument(
+        "--peak_tflops", type=list_of(number(float)), help="the device's peak, one for each of --dtypes"
+    )
+    parser.add_argument("--data", choices=("fixed", "fresh"), help="default: fresh on a GPU, fixed on the CPU")
+    parser.add_argument("--steps", type=number(int), help="steps a repeat; default: 20 on a GPU, 2 on the CPU")
+    options = parser.parse_args()
+    backend = jax.default_backend()
+    if backend not in ("cpu", "gpu") or (backend == "gpu" and not torch.cuda.is_available()):
+        parser.error(f"JAX runs on {backend} and PyTorch can't; allowed are cpu, or gpu with a PyTorch for it")
+    if backend == "cpu" and "tf32" in options.dtypes:
+        parser.error("--dtypes=tf32: a CPU has no such products; allowed are float32, bfloat16")
+    if options.peak_tflops and len(options.peak_tflops) != len(options.dtypes):
+        parser.error(f"--peak_tflops: has {len(options.peak_tflops)} values; allowed are {len(options.dtypes)}")
+    device = torch.device("cuda" if backend == "gpu" else "cpu")
+    torch.backends.cudnn.benchmark = True
+    is_fresh = options.data == "fresh" or (options.data is None and backend == "gpu")
+    steps = options.steps or (20 if backend == "gpu" else 2)
+    peaks = dict(zip(options.dtypes, options.peak_tflops or [None] * len(options.dtypes), strict=True))
+
+    results = []
+    for name in options.networks:
+        _, _, default_width, default_batch_size = harness.NETWORKS[name]
+        width = options.width or default_width
+        for batch_size in options.batch_sizes or [default_batch_size]:
+            images = harness.random_images(max(FRESH_IMAGES, batch_size) if is_fresh else batch_size)
+            for dtype, peak in peaks.items():
+                style = {"dtype": jnp.bfloat16} if dtype == "bfloat16" else {}
+                training = harness.training(name, width, IMAGE_SIZE, latent_size=LATENT_SIZE, **style)
+                case = Case(name, width, batch_size, dtype, training, images, is_fresh, steps)
+                results.append(compare(case, device, options.repeats, peak))
+                # Else PyTorch would stop compiling after so many versions of a function.
+                torch.compiler.reset()
+                gc.collect()
+    harness.write(options, results)
+
+
+if __name__ == "__main__":
+    main()
