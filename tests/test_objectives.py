@@ -1,4 +1,4 @@
-"""Losses against written-out numbers, NumPy, SciPy and PyTorch."""
+"""Losses against written-out numbers, NumPy and SciPy."""
 
 import functools
 
@@ -13,7 +13,7 @@ from conftest import init
 from jaxtickets import models
 from jaxtickets.config import get_config
 from jaxtickets.models.quantized import Codebook
-from jaxtickets.objectives import LOSSES, autoencoder, gan, normal, vae, vq_vae
+from jaxtickets.objectives import LOSSES, autoencoder, gan, vae, vq_vae
 from jaxtickets.objectives.autoencoders import gaussian_kl
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -371,86 +371,3 @@ def test_each_players_gradient_reaches_the_classes_that_it_has_seen_and_no_other
     drawn = seen(ours["generator"]["up_16"]["norm_2"]["scale"])
     assert 1 <= len(drawn) <= 3
     assert seen(ours["discriminator"]["embedding"]["embedding"]) == drawn | {2, 5}
-
-
-# One DCGAN step in PyTorch with the same weights, images and latents.
-
-
-def _torch_dcgan(torch, params, width):
-    """The networks of `models.dcgan` at 16x16 in PyTorch, with our weights."""
-    nn = torch.nn
-
-    def weight(kernel, transposed):
-        # Ours is [h, w, in, out]; PyTorch's is [in, out, h, w] when transposed and [out, in, h, w] when not.
-        # PyTorch's transposed convolution is the transpose of a convolution, like ours, so nothing is flipped.
-        return torch.tensor(np.asarray(kernel).transpose((2, 3, 0, 1) if transposed else (3, 2, 0, 1)))
-
-    def conv(layer, stride, padding, transposed):
-        kernel = layer["conv"]["kernel"]
-        make = nn.ConvTranspose2d if transposed else nn.Conv2d
-        module = make(kernel.shape[2], kernel.shape[3], kernel.shape[0], stride, padding, bias="bias" in layer["conv"])
-        module.weight.data = weight(kernel, transposed)
-        if module.bias is not None:
-            module.bias.data = torch.tensor(np.asarray(layer["conv"]["bias"]))
-        return module
-
-    def norm(layer):
-        module = nn.BatchNorm2d(layer["norm"]["scale"].shape[0])
-        module.weight.data = torch.tensor(np.asarray(layer["norm"]["scale"]))
-        module.bias.data = torch.tensor(np.asarray(layer["norm"]["bias"]))
-        return module
-
-    g, d = params["generator"], params["discriminator"]
-    generator = nn.Sequential(
-        *(conv(g["unproject"], 1, 0, True), norm(g["unproject"]), nn.ReLU()),
-        *(conv(g["up_8"], 2, 1, True), norm(g["up_8"]), nn.ReLU()),
-        *(conv(g["up_16"], 2, 1, True), nn.Tanh()),
-    )
-    discriminator = nn.Sequential(
-        *(conv(d["down_16"], 2, 1, False), nn.ReLU()),
-        *(conv(d["down_8"], 2, 1, False), norm(d["down_8"]), nn.ReLU()),
-        conv(d["project"], 1, 0, False),
-    )
-    return generator, discriminator
-
-
-def test_a_dcgan_step_agrees_with_pytorch_in_losses_and_all_gradients():
-    torch = pytest.importorskip("torch")
-    components = models.dcgan(**SIZES)
-    params, batch_stats = init(components)
-    images = jax.random.uniform(jax.random.key(1), (8, 16, 16, 1), minval=-1)
-    keys = jax.random.split(jax.random.key(2), 8)
-    objective = gan(components, options(real_label=0.9))
-
-    torch_generator, torch_discriminator = _torch_dcgan(torch, params, SIZES["width"])
-    latents = torch.tensor(np.asarray(normal(keys, 6)))[:, :, None, None]
-    real = torch.tensor(np.asarray(images).transpose(0, 3, 1, 2))
-    bce = torch.nn.functional.binary_cross_entropy_with_logits
-    for player, network in (("discriminator", torch_discriminator), ("generator", torch_generator)):
-        fakes = torch_generator(latents)
-        if player == "discriminator":
-            logits = torch_discriminator(real), torch_discriminator(fakes.detach())
-            torch_loss = bce(logits[0], torch.full((8, 1, 1, 1), 0.9)) + bce(logits[1], torch.zeros(8, 1, 1, 1))
-        else:
-            torch_loss = bce(torch_discriminator(fakes), torch.ones(8, 1, 1, 1))
-        expected = torch.autograd.grad(torch_loss, list(network.parameters()))
-
-        def loss(own, player=player):
-            return objective.players[player].loss({**params, player: own}, batch_stats, images, keys)[0]
-
-        value, gradients = jax.jit(jax.value_and_grad(loss))(params[player])
-        assert value == pytest.approx(torch_loss.item(), rel=1e-4)
-        transposed = player == "generator"
-        order = ("unproject", "up_8", "up_16") if transposed else ("down_16", "down_8", "project")
-        ours = []
-        for layer in order:
-            kernel = np.asarray(gradients[layer]["conv"]["kernel"])
-            ours.append(kernel.transpose((2, 3, 0, 1) if transposed else (3, 2, 0, 1)))
-            if "norm" in gradients[layer]:
-                ours += [gradients[layer]["norm"]["scale"], gradients[layer]["norm"]["bias"]]
-            else:
-                ours.append(gradients[layer]["conv"]["bias"])
-        assert len(ours) == len(expected)
-        for mine, theirs in zip(ours, expected, strict=True):
-            scale = float(theirs.abs().max())
-            np.testing.assert_allclose(mine, theirs.numpy(), rtol=1e-4, atol=1e-4 * max(scale, 1e-3))
