@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Fewer channels than this make products too narrow to be faster.
+# With fewer outputs than this the products of a kernel's gradient are too narrow to be faster.
 NARROW = 16
-# On output maps of at most so many positions XLA's convolution is slower than gathering its patches.
+# XLA's convolutions are as fast as products on output maps of more positions than this, if they have several taps.
 SMALL_MAP = 16
 
 
@@ -77,7 +77,7 @@ def _convolved(x, kernel, stride, padding):
     """C: `[batch, h, w, in]` and `[kh, kw, in, out]` -> `[batch, h', w', out]`."""
     plain = partial(_plain, stride=stride, padding=padding)
     positions = jax.eval_shape(plain, x, kernel).shape[1:3]
-    if positions[0] * positions[1] > SMALL_MAP or x.shape[-1] < NARROW:
+    if _suits_xla(positions, kernel):
         return plain(x, kernel)
 
     def products(x, kernel):
@@ -96,7 +96,7 @@ def _transposed(y, kernel, sizes, stride, padding):
         (x,) = jax.linear_transpose(lambda x: _plain(x, kernel, stride, padding), images)(y)
         return x
 
-    if kernel.shape[2] < NARROW or (stride == 1 and y.shape[1] * y.shape[2] > SMALL_MAP):
+    if stride == 1 and _suits_xla(y.shape[1:3], kernel):
         return plain(y, kernel)
 
     def products(y, kernel):
@@ -126,7 +126,7 @@ def _kernel_gradient(x, y, kernel_size, stride, padding):
         (gradient,) = jax.linear_transpose(lambda kernel: _plain(x, kernel, stride, padding), kernel)(y)
         return gradient
 
-    if x.shape[-1] < NARROW or y.shape[-1] < NARROW:
+    if y.shape[-1] < NARROW:
         return plain(x, y)
 
     def products(x, y):
@@ -137,6 +137,10 @@ def _kernel_gradient(x, y, kernel_size, stride, padding):
         return _kernel(gradients, kernel_size, stride)
 
     return lax.platform_dependent(x, y, cpu=products, default=plain)
+
+
+def _suits_xla(positions, kernel):
+    return positions[0] * positions[1] > SMALL_MAP and kernel.shape[:2] != (1, 1)
 
 
 def _plain(x, kernel, stride, padding):
