@@ -6,6 +6,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+# Read once: it can only be read by changing it, which other threads would notice.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+
 
 @contextlib.contextmanager
 def atomic_write(path: os.PathLike) -> Iterator[Path]:
@@ -18,9 +22,7 @@ def atomic_write(path: os.PathLike) -> Iterator[Path]:
         yield temporary
         os.fsync(handle)
         # mkstemp makes the file private; what several users share needs the usual permissions.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~_UMASK)
         os.replace(temporary, path)
     finally:
         os.close(handle)
