@@ -1,6 +1,7 @@
 """Orbax snapshots: rewind points, the last train state for resume, and bit-packed masks."""
 
 import os
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +11,13 @@ import orbax.checkpoint as ocp
 
 from jaxtickets import masks as mask_lib
 
+# Orbax numbers what it saves by one counter a process: threads that start at once would wait for each other's files.
+_STARTING = threading.Lock()
+
 
 def save(path: os.PathLike, tree) -> None:
     """Saves a pytree of arrays; it is there completely or not at all. What was there before is replaced."""
-    with ocp.StandardCheckpointer() as checkpointer:
+    with ocp.StandardCheckpointer() as checkpointer, _STARTING:
         checkpointer.save(Path(path).resolve(), tree, force=True)
 
 
@@ -73,7 +77,8 @@ class LastState:
         """Starts saving; returns when `state` may change again."""
         number = (self._manager.latest_step() or 0) + 1
         saved = _last(round_, state, masks, stop, seconds)
-        self._manager.save(number, args=ocp.args.StandardSave(saved))
+        with _STARTING:
+            self._manager.save(number, args=ocp.args.StandardSave(saved))
 
     def restore(self, like, masks_like) -> Last | None:
         """What was saved last; None if nothing was."""
