@@ -1,7 +1,7 @@
 """The train state, rewinding and the compiled step."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import flax.struct
@@ -15,6 +15,7 @@ from jaxtickets import models
 from jaxtickets.objectives import Objective
 
 AXIS = "devices"
+Devices = tuple[jax.Device, ...] | None  # What a training is spread over; None: all local ones.
 
 
 @flax.struct.dataclass
@@ -133,7 +134,7 @@ def tagged_players(objective: Objective):
     return [(tag, name, player) for tag, (name, player) in enumerate(objective.players.items(), start=1)]
 
 
-def make_step(
+def step_function(
     objective: Objective,
     optimizers,
     moving: tuple[str, ...],
@@ -143,12 +144,12 @@ def make_step(
     steps: int = 1,
     l1=None,
 ) -> Callable:
-    """The train step of the players `moving`, compiled once and mapped over the local devices.
+    """The train step of the players `moving`, a pure function on each device of the mapped axis `AXIS`.
 
-    Returns `step(state, masks, data, indices, teacher=None) -> (state, scalars)`; every argument has a leading axis of
-    devices. `data` is `(images: [devices, n, h, w, c] uint8, labels: [devices, n] int32 or None)`, the data set or one
-    batch; `indices: [devices, batch / devices]` int32 says which of them make up the batch. The state is donated.
-    Masks are arguments, so that every round runs the program that the first one compiled.
+    Returns `step(state, masks, data, indices, teacher=None) -> (state, scalars)`. `data` is `(images: [n, h, w, c]
+    uint8, labels: [n] int32 or None)`, the data set or one batch; `indices: [batch / devices]` int32 says which of
+    them make up the device's share of the batch. Masks are arguments, so that every round runs the program that the
+    first one compiled.
 
     Each player in turn takes a step down its loss at the effective weights `masks.apply(params, masks)`; gradients,
     scalars and batch statistics are averaged over the devices. Which players move is decided outside, because
@@ -208,18 +209,31 @@ def make_step(
         trees = {"params": params, "batch_stats": batch_stats, "opt_state": opt_state}
         return state.replace(step=step, average=average, movement=movement, **trees), scalars
 
-    return jax.pmap(step, axis_name=AXIS, donate_argnums=0)
+    return step
 
 
-@partial(jax.pmap, in_axes=(0, None))
-def _broadcast(device, tree):
-    del device
-    return tree
+def make_step(objective: Objective, optimizers, moving, devices: Devices = None, **settings) -> Callable:
+    """The `step_function` with these settings, mapped over the devices and compiled once.
+
+    Every argument and result has a leading axis of devices. The state is donated.
+    """
+    step = step_function(objective, optimizers, moving, **settings)
+    return jax.pmap(step, axis_name=AXIS, donate_argnums=0, devices=devices)
 
 
-def replicate(tree):
-    """A copy of a pytree on each local device, along a new leading axis."""
-    return _broadcast(np.arange(jax.local_device_count()), tree)
+@cache
+def _broadcast(devices):
+    return jax.pmap(lambda device, tree: tree, in_axes=(0, None), devices=devices)
+
+
+def replicate(tree, devices: Devices = None):
+    """A copy of a pytree on each device, along a new leading axis."""
+    return _broadcast(devices)(np.arange(device_count(devices)), tree)
+
+
+def device_count(devices: Devices) -> int:
+    """How many devices they are."""
+    return len(devices or jax.local_devices())
 
 
 def unreplicate(tree):

@@ -42,12 +42,12 @@ def resident(data, chosen: Iterator[np.ndarray], devices: int):
         yield data, batch.reshape(devices, -1)
 
 
-def streamed(data, chosen: Iterator[np.ndarray], devices: int, prefetch: int = 2):
+def streamed(data, chosen: Iterator[np.ndarray], devices: int, prefetch: int = 2, group=None):
     """The same for data on the host: each batch is gathered and sent to the devices while a step runs.
 
-    data: a pytree of arrays `[n, ...]`, possibly memory maps.
+    data: a pytree of arrays `[n, ...]`, possibly memory maps. group: the devices; None: all local ones.
     """
-    put = jax.pmap(lambda batch: batch)
+    put = jax.pmap(lambda batch: batch, devices=group)
     ready = queue.Queue(prefetch)
     stopped = threading.Event()
     done = object()
