@@ -27,6 +27,7 @@ NETWORKS = {
     "conv_vae": ("vae", {"optimizer.learning_rate": 1e-3, "optimizer.weight_decay": 1e-5}, 64, 128),
     "sngan_resnet": ("gan", {"objective.loss": "hinge", "optimizer.beta1": 0.0, "optimizer.beta2": 0.9}, 128, 64),
     "conv_ae": ("autoencoder", {"optimizer.learning_rate": 1e-3, "optimizer.weight_decay": 1e-5}, 64, 128),
+    "linear_ae": ("autoencoder", {"optimizer.learning_rate": 1e-3, "optimizer.weight_decay": 1e-5}, 128, 128),
 }
 
 
