@@ -95,6 +95,7 @@ def get_config() -> ConfigDict:
             experiment="imp",
             seed=0,
             seeds=1,  # Above 1 the experiment runs for seed, seed + 1, ..., and the verdict is a test over them.
+            tickets_per_host=1,  # So many seeds train at a time, each on a share of the host's devices.
             confidence=0.95,  # Of the intervals and the test of several seeds.
             dtype="float32",
             sync_batch_norm=True,  # Average batch-norm statistics over the devices.
@@ -247,6 +248,7 @@ FIELDS = {
     "experiment": _choice(*EXPERIMENTS),
     "seed": _whole(0, 2**32 - 1),
     "seeds": _whole(1, 1000),
+    "tickets_per_host": _whole(1),
     "confidence": _number(lambda value: 0.5 <= value < 1, "a number from 0.5 to below 1"),
     "dtype": _choice(*DTYPES),
     "sync_batch_norm": _switch,
@@ -393,7 +395,7 @@ def validate(config: ConfigDict, devices: int) -> None:
         if not possible(values[field]):
             refuse(field, values[field], allowed)
 
-    model, objective, batch_size = config.model.name, config.objective.name, config.train.batch_size
+    model, objective = config.model.name, config.objective.name
     if model not in MODELS_OF[objective]:
         refuse("model.name", model, f"{' or '.join(MODELS_OF[objective])} with config.objective.name={objective!r}")
     if config.model.image_size not in models.IMAGE_SIZES[model]:
@@ -403,8 +405,7 @@ def validate(config: ConfigDict, devices: int) -> None:
     _check_channels(config, values["model.channels"])
     if objective == "gan":
         _check_gan(config)
-    if batch_size % devices:
-        refuse("train.batch_size", batch_size, f"a multiple of the {devices} devices")
+    _check_devices(config, devices)
     if bool(config.train.epochs) == bool(config.train.steps):
         both = f"config.train.epochs={config.train.epochs} and config.train.steps={config.train.steps}"
         raise UserError(f"{both}: exactly one of the two must be above 0")
@@ -413,6 +414,18 @@ def validate(config: ConfigDict, devices: int) -> None:
         resolve_update_steps(config, config.train.steps)
     _check_experiment(config, values)
     data.check(config.data.name, config.model.image_size, config.data.dir or None)
+
+
+def _check_devices(config, devices):
+    """Refuses tickets that can't share the local devices, and batches that a ticket's devices can't."""
+    at_once, batch_size = config.tickets_per_host, config.train.batch_size
+    if devices % at_once or at_once > config.seeds:
+        possible = [n for n in range(1, min(devices, config.seeds) + 1) if devices % n == 0]
+        has = f"{devices} local device{'s' if devices > 1 else ''} and config.seeds={config.seeds}"
+        refuse("tickets_per_host", at_once, f"{' or '.join(map(str, possible))} with {has}")
+    if batch_size % (devices // at_once):
+        of = " of each ticket" if at_once > 1 else ""
+        refuse("train.batch_size", batch_size, f"a multiple of the {devices // at_once} devices{of}")
 
 
 def _check_options(config, values):

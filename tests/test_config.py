@@ -31,6 +31,8 @@ BAD = [
     ({"seeds": 0}, ["config.seeds=0", "from 1 to 1000"]),
     ({"seeds": 3, "confidence": 1.0}, ["config.confidence=1.0", "from 0.5 to below 1"]),
     ({"seeds": 3, "confidence": 0.4}, ["config.confidence=0.4", "from 0.5 to below 1"]),
+    ({"tickets_per_host": 0}, ["config.tickets_per_host=0", "at least 1"]),
+    ({"seeds": 3, "tickets_per_host": 2}, ["config.tickets_per_host=2", "allowed is 1 with 1 local device and"]),
     ({"confidence": 0.99}, ["config.confidence=0.99", "0.95, the default, with config.seeds=1"]),
     ({"dtype": "float16"}, ["config.dtype='float16'", "float32, bfloat16"]),
     ({"rewind_step": -0.1}, ["config.rewind_step=-0.1", "fraction of training"]),
@@ -403,6 +405,26 @@ def test_only_experiments_that_rewind_have_a_rewind_point_later_than_the_initial
 def test_a_batch_that_the_devices_do_not_divide_is_refused():
     with pytest.raises(UserError, match=r"config.train.batch_size=64: allowed is a multiple of the 6 devices"):
         config_lib.validate(load_config("gan_digits"), devices=6)
+
+
+@pytest.mark.parametrize(
+    ("devices", "seeds", "at_once", "allowed"),
+    [(8, 6, 3, "1 or 2 or 4 with 8 local devices and config.seeds=6"), (4, 3, 4, "1 or 2 with 4 local devices and")],
+)
+def test_tickets_that_cannot_share_the_devices_are_refused(devices, seeds, at_once, allowed):
+    config = load_config("gan_digits")
+    config.update(seeds=seeds, tickets_per_host=at_once)
+    with pytest.raises(UserError, match=f"^config.tickets_per_host={at_once}: allowed is {allowed}"):
+        config_lib.validate(config, devices)
+
+
+def test_each_ticket_has_a_batch_that_its_own_devices_divide():
+    config = load_config("gan_digits")
+    config.update(seeds=3, tickets_per_host=3)
+    config_lib.validate(config, devices=6)
+    config.train.batch_size = 63
+    with pytest.raises(UserError, match="batch_size=63: allowed is a multiple of the 2 devices of each ticket"):
+        config_lib.validate(config, devices=6)
 
 
 def test_a_batch_larger_than_the_data_set_is_refused():

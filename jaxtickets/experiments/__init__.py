@@ -1,5 +1,6 @@
 """Experiments by name, each a short recipe over a `Run`, and how one is run for one seed or several."""
 
+from functools import partial
 from pathlib import Path
 
 from jaxtickets import config as config_lib
@@ -8,6 +9,7 @@ from jaxtickets.errors import UserError
 from jaxtickets.experiments import branch as branch_lib
 from jaxtickets.experiments import transfer as transfer_lib
 from jaxtickets.experiments.at_init import at_init
+from jaxtickets.experiments.at_once import groups, run_at_once
 from jaxtickets.experiments.branch import branch
 from jaxtickets.experiments.dense import dense
 from jaxtickets.experiments.early_bird import early_bird
@@ -18,7 +20,7 @@ from jaxtickets.experiments.setup import Setup
 from jaxtickets.experiments.sparse_training import gradual, rigl, sparse_evolutionary
 from jaxtickets.experiments.transfer import transfer
 from jaxtickets.experiments.verdict import judge, judge_seeds
-from jaxtickets.progress import say
+from jaxtickets.progress import Progress, bars, say, speaking_as
 
 EXPERIMENTS = {
     "dense": dense,
@@ -55,26 +57,43 @@ def run(config, path: Path) -> dict:
             branch_lib.source(config, seed)
         elif config.experiment == "transfer":
             transfer_lib.source(setup, seed)
-    if config.seeds > 1:
-        workdir.create(path, config_lib.to_dict(config))
-    for seed, place in paths.items():
-        if config.seeds > 1:
-            say(f"seed {seed}, in {place}")
-        with Run(setup, place, seed) as one:
-            EXPERIMENTS[config.experiment](one)
-            verdict = one.finish()
-        if config.seeds > 1:
-            rows = [
-                {"seed": number, **row}
-                for number, there in paths.items()
-                for row in workdir.read_csv(there / "rounds.csv")
-            ]
-            workdir.write_csv(path / "rounds.csv", rows)
-    if config.seeds > 1:
-        metric, label, subject = setup.evaluator.metric, setup.evaluator.label, config_lib.subject(config)
-        verdict = judge_seeds(rows, metric, label, config.tolerance, config.confidence, subject)
-        workdir.write_json(path / "verdict.json", verdict)
+    if config.seeds == 1:
+        return _run_seed(config.seed, setup, path)
+    workdir.create(path, config_lib.to_dict(config))
+
+    def run_seed(seed, setup, **shown):
+        say(f"seed {seed}, in {paths[seed]}")
+        return _run_seed(seed, setup, paths[seed], **shown)
+
+    if config.tickets_per_host == 1:
+        for seed in paths:
+            run_seed(seed, setup)
+            _tabulate(path, paths)
+    else:
+        setups = [Setup(config, like=setup, devices=group) for group in groups(config.tickets_per_host)]
+        with bars() as shown_in:
+            run_at_once(partial(run_seed, shown_in=shown_in), paths, setups, partial(_tabulate, path, paths))
+    metric, label, subject = setup.evaluator.metric, setup.evaluator.label, config_lib.subject(config)
+    rows = workdir.read_csv(path / "rounds.csv")
+    verdict = judge_seeds(rows, metric, label, config.tolerance, config.confidence, subject)
+    workdir.write_json(path / "verdict.json", verdict)
     return verdict
+
+
+def _run_seed(seed, setup, path, shown_in=None):
+    """One seed's experiment; its display is in that of several that go on at a time, if given."""
+    with speaking_as(f"seed {seed}: " if shown_in else ""):
+        progress = Progress(len(setup.levels), setup.steps, shown_in)
+        with Run(setup, path, seed, progress) as one:
+            EXPERIMENTS[setup.config.experiment](one)
+            return one.finish()
+
+
+def _tabulate(path, paths):
+    """Writes the table of all seeds that have finished."""
+    finished = [(seed, place) for seed, place in paths.items() if (place / "verdict.json").exists()]
+    rows = [{"seed": seed, **row} for seed, place in finished for row in workdir.read_csv(place / "rounds.csv")]
+    workdir.write_csv(path / "rounds.csv", rows)
 
 
 def go_back(config, path: Path, round_: int) -> None:

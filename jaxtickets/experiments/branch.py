@@ -17,7 +17,7 @@ from jaxtickets.train import rewind
 
 # What may differ between a run and a control of it: how tickets were found, and what changes no number.
 FREE = (
-    *("experiment", "early_bird", "branch", "transfer", "seeds", "confidence", "tolerance"),
+    *("experiment", "early_bird", "branch", "transfer", "seeds", "tickets_per_host", "confidence", "tolerance"),
     *("rewind", "rewind_step", "rewind_discriminator"),
 )
 FREE_IN = {
@@ -94,7 +94,7 @@ def _dense_short(run, row):
             f"width {config.model.width}, has {parameters:,}"
         )
     path = run.path / f"dense_{row['round']:03d}"
-    with Run(Setup(config), path, run.seed, run.progress_within(row["round"])) as narrow:
+    with Run(Setup(config, like=run.setup), path, run.seed, run.progress_within(row["round"])) as narrow:
         dense(narrow)
         narrow.finish()
     (narrow_row,) = workdir.read_csv(path / "rounds.csv")

@@ -15,7 +15,7 @@ from jaxtickets import masks as mask_lib
 from jaxtickets import snapshots, tickets, train, workdir
 from jaxtickets.errors import UserError
 from jaxtickets.experiments.scoring import pruned
-from jaxtickets.experiments.setup import Setup
+from jaxtickets.experiments.setup import Setup, StoppedError
 from jaxtickets.experiments.verdict import judge
 from jaxtickets.progress import Progress
 from jaxtickets.train import TrainState
@@ -39,7 +39,7 @@ class Run:
         """
         self.setup, self.path = setup, path
         self.config = setup.config.copy_and_resolve_references()
-        self.config.update(seeds=1, seed=setup.config.seed if seed is None else seed)
+        self.config.update(seeds=1, tickets_per_host=1, seed=setup.config.seed if seed is None else seed)
         self.config.confidence = config_lib.get_config().confidence  # Read over several seeds only.
         self.seed, self.levels = self.config.seed, setup.levels
         workdir.create(path, config_lib.to_dict(self.config))
@@ -205,14 +205,16 @@ class Run:
         is_search = split == "search"
         if step < stop:
             setup.step(step, is_search)  # Compiled before the clock starts.
-        teacher = train.replicate(self._teacher(round_))
-        state, on_device = train.replicate(start), train.replicate(masks)
+        teacher = setup.replicate(self._teacher(round_))
+        state, on_device = setup.replicate(start), setup.replicate(masks)
         started, unread = time.perf_counter() - seconds, None
         for data_, indices in setup.batches(self.seed, step, stop):
+            if setup.stopped.is_set():
+                raise StoppedError
             if update and step in setup.update_steps:
                 before = train.unreplicate(state)
                 masks = update(step, before, masks)
-                state, on_device = train.replicate(train.rewind(before, masks)), train.replicate(masks)
+                state, on_device = setup.replicate(train.rewind(before, masks)), setup.replicate(masks)
             state, scalars = setup.step(step, is_search)(state, on_device, data_, indices, teacher)
             step += 1
             if step % config.log_every == 0 or step == stop:

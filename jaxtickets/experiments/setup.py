@@ -1,5 +1,6 @@
 """What all runs of a config share, whatever their seed: networks, data, compiled steps, metrics."""
 
+import threading
 import time
 from functools import cached_property, partial
 
@@ -17,6 +18,14 @@ from jaxtickets.objectives import OBJECTIVES
 from jaxtickets.progress import say
 from jaxtickets.pruning import channels
 
+# One after the other: what one group of devices has compiled is there for the next, where JAX's compilation cache
+# does not tell devices apart (GPUs), so that all run the same program.
+_COMPILING = threading.Lock()
+
+
+class StoppedError(Exception):
+    """Another seed's run has ended with an error, or the user has interrupted all."""
+
 
 class Setup(Networks):
     """The parts of a run that are made once and serve every seed and round.
@@ -28,15 +37,20 @@ class Setup(Networks):
       update_steps: the steps before which masks may change in training.
       search_steps: the steps after which the search for an early-bird ticket draws a mask.
       evaluator: the metrics and the sample grid.
+      devices: what each batch is split over.
+      stopped: once it is set, trainings end at their next step with `StoppedError`.
     """
 
-    def __init__(self, config, like: "Setup | None" = None):
-        """With `like`, for another network on the same data, which it shares."""
+    def __init__(self, config, like: "Setup | None" = None, devices: train.Devices = None):
+        """With `like`, for another network or on other devices, with the same data, which it shares."""
         super().__init__(config)
+        self.devices = devices or (like.devices if like else None)
+        self.stopped = like.stopped if like else threading.Event()
         self._optimizers = train.make_optimizers(self.objective, config.optimizer)
         if like:
             self.images, self._labels, self._held_out = like.images, like._labels, like._held_out
-            self._resident_data = like._resident_data
+            if self.devices == like.devices:
+                self._resident_data = like._resident_data
         else:
             load = partial(
                 data.load, config.data.name, image_size=config.model.image_size, data_dir=config.data.dir or None
@@ -71,16 +85,20 @@ class Setup(Networks):
         """The images and labels on the devices, or None if they stream from the host."""
         placement = self.config.data.placement
         on_device = placement == "device" or (placement == "auto" and batches.fits_on_device(self.images))
-        return train.replicate((np.asarray(self.images), self._labels)) if on_device else None
+        return self.replicate((np.asarray(self.images), self._labels)) if on_device else None
+
+    def replicate(self, tree):
+        """A copy of a pytree on each of the devices, as the compiled step takes it."""
+        return train.replicate(tree, self.devices)
 
     def _indices(self, seed, start, stop):
         return batches.indices(seed, start, stop, len(self.images), self.config.train.batch_size)
 
     def batches(self, seed: int, start: int, stop: int):
         """`(data, indices)` for each of the steps `start` to `stop`, as the compiled step takes them."""
-        chosen, devices = self._indices(seed, start, stop), jax.local_device_count()
+        chosen, devices = self._indices(seed, start, stop), train.device_count(self.devices)
         if self._resident_data is None:
-            return batches.streamed((self.images, self._labels), chosen, devices)
+            return batches.streamed((self.images, self._labels), chosen, devices, group=self.devices)
         return batches.resident(self._resident_data, chosen, devices)
 
     def step(self, number: int, searching: bool = False):
@@ -112,7 +130,7 @@ class Setup(Networks):
         settings = {"flip": config.data.flip, "ema_decay": config.objective.ema_decay}
         settings |= {"final_rate": config.optimizer.final_rate, "steps": self.steps, "l1": l1}
         state = jax.eval_shape(self._init, np.uint32(config.seed))
-        n_devices = jax.local_device_count()
+        n_devices = train.device_count(self.devices)
         trees = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((n_devices, *leaf.shape), leaf.dtype),
             (state, self.dense_masks, self.teacher(state, np.float32(0))),
@@ -120,9 +138,10 @@ class Setup(Networks):
         batch = next(self.batches(config.seed, 0, 1))
         compiled = {}
         for moving in {train.movers(self.objective, step): None for step in range(config.objective.n_critic)}:
-            started = time.perf_counter()
-            step = train.make_step(self.objective, self._optimizers, moving, **settings)
-            compiled[moving] = step.lower(*trees[:2], *batch, trees[2]).compile()
+            step = train.make_step(self.objective, self._optimizers, moving, devices=self.devices, **settings)
+            with _COMPILING:
+                started = time.perf_counter()
+                compiled[moving] = step.lower(*trees[:2], *batch, trees[2]).compile()
             say(f"compiled the train step in {time.perf_counter() - started:.1f} s")
         return compiled
 
