@@ -12,8 +12,8 @@ from test_masks import networks, random_masks, seeds
 
 from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
-from jaxtickets.pruning import cubic, densities, magnitude, parse_structure, prune, sparsities
-from jaxtickets.pruning.selection import SCOPES
+from jaxtickets.pruning import cubic, densities, magnitude, parse_structure, prune, selection, sparsities
+from jaxtickets.pruning.selection import SCOPES, keep_highest
 
 rates = st.floats(0.01, 0.99)
 over_layers = st.sampled_from(["uniform", "erk"])
@@ -33,7 +33,8 @@ def pools(masks, scope):
 
 def stable_sort(scores, kept, n_keep):
     """The `n_keep` highest of the `kept` entries, of equal ones the first: a mask."""
-    order = [index for index in np.argsort(-scores, kind="stable") if kept[index]]
+    order = np.argsort(-scores, kind="stable")
+    order = order[kept[order]]
     result = np.zeros(kept.size, bool)
     result[order[:n_keep]] = True
     return result
@@ -80,6 +81,38 @@ def test_a_threshold_keeps_what_a_stable_sort_keeps_of_what_was_left(params, fir
         kept = joined(before, names)
         expected = stable_sort(joined(scores, names), kept, kept.size - round(sparsity * kept.size))
         np.testing.assert_array_equal(joined(after, names), expected)
+
+
+signed_scores = st.one_of(st.sampled_from([-np.inf, -2.0, -1.0, -0.0, 0.0, 1.0, np.inf]), st.floats(-2, 2, width=32))
+entries = st.lists(st.tuples(signed_scores, st.booleans()), max_size=40)
+
+
+@given(st.lists(entries, min_size=1, max_size=4), st.floats(0, 1), st.tuples(*[st.integers(1, 20)] * 2), st.booleans())
+def test_the_highest_of_several_arrays_are_those_of_a_stable_sort_however_the_threshold_is_guessed(
+    arrays, share, sizes, all_equal
+):
+    scores = [np.array([0.0 if all_equal else score for score, _ in own], np.float32) for own in arrays]
+    kept = [np.array([candidate for _, candidate in own], bool) for own in arrays]
+    n_keep = round(share * sum(map(np.count_nonzero, kept)))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in zip(("SAMPLE", "CHUNK"), sizes, strict=True):
+            patch.setattr(selection, name, size)
+        chosen = keep_highest(scores, kept, n_keep)
+    expected = stable_sort(np.concatenate(scores), np.concatenate(kept), n_keep)
+    np.testing.assert_array_equal(np.concatenate(chosen), expected)
+    assert [part.shape for part in chosen] == [part.shape for part in kept]
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-5, 0.2, 0.5, 0.9999, 1.0])
+@pytest.mark.parametrize("kind", ["normal", "sorted", "few values"])
+def test_the_highest_of_many_scores_are_those_of_a_stable_sort(kind, share):
+    rng = np.random.default_rng(0)
+    scores = [rng.standard_normal(size, np.float32) for size in (3, 700_000, 100_000)]
+    scores = {"normal": scores, "sorted": list(map(np.sort, scores)), "few values": list(map(np.round, scores))}[kind]
+    kept = [rng.random(part.size) < 0.5 for part in scores]
+    n_keep = round(share * sum(map(np.count_nonzero, kept)))
+    expected = stable_sort(np.concatenate(scores), np.concatenate(kept), n_keep)
+    np.testing.assert_array_equal(np.concatenate(keep_highest(scores, kept, n_keep)), expected)
 
 
 @given(networks(ties=True), st.floats(0, 0.999), over_layers)

@@ -170,7 +170,7 @@ def select(scores, ratio: float, scope: str = "global", min_channels: int = 1, a
 
     def rounded(leaf, mask):
         kept = multiple * max(-(-min_channels // multiple), round(np.count_nonzero(mask) / multiple), 1)
-        return keep_highest(np.asarray(leaf, np.float32), np.ones(leaf.shape, bool), kept)
+        return keep_highest([np.asarray(leaf, np.float32)], [np.ones(leaf.shape, bool)], kept)[0]
 
     return jax.tree.map(rounded, scores, masks)
 

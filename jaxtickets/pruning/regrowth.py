@@ -30,8 +30,8 @@ def drop_and_grow(params, masks, growth, fraction: float):
         mask = np.asarray(mask).ravel()
         n_kept = np.count_nonzero(mask)
         n_grown = round(fraction * n_kept)
-        stay = keep_highest(np.abs(np.asarray(leaf, np.float32)).ravel(), mask, n_kept - n_grown)
-        grown = keep_highest(np.asarray(wanted, np.float32).ravel(), ~stay, n_grown)
+        (stay,) = keep_highest([np.abs(np.asarray(leaf, np.float32)).ravel()], [mask], n_kept - n_grown)
+        (grown,) = keep_highest([np.asarray(wanted, np.float32).ravel()], [~stay], n_grown)
         return (stay | grown).reshape(np.shape(leaf))
 
     return jax.tree.map(

@@ -1,6 +1,7 @@
 """Selection: from scores and a sparsity to masks, with exact counts and ties broken by position."""
 
 import logging
+import math
 import re
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from jaxtickets.errors import UserError
 SCOPES = ("global", "component", "layerwise", "uniform", "erk")
 SCHEDULES = ("constant_rate", "cubic")
 STRUCTURES = "weight, filter, channel, block:ROWSxCOLUMNS such as block:4x4, or N:M such as 2:4"
+SAMPLE = 1 << 18  # How many scores are sorted to guess where the threshold is.
+CHUNK = 1 << 18  # How many scores are compared at a time, so that they stay in a core's cache.
 
 
 def cubic(final: float, progress: float) -> float:
@@ -95,7 +98,7 @@ def _unit_ids(shape, structure):
 
 def _finite(name, scores):
     scores = np.asarray(scores, np.float32)
-    if not np.isfinite(scores).all():
+    if not np.isfinite([scores.min(), scores.max()]).all():
         raise ValueError(f"the scores of {name} are not all finite numbers: did training diverge?")
     return scores
 
@@ -113,24 +116,74 @@ def _layer(name, mask, scores, structure):
 def keep_highest(scores, kept, n_keep, sizes=None):
     """Of the `kept` entries the highest, `n_keep` weights in all; among equal scores the first ones stay.
 
-    Entries of several weights (`sizes`) can't always meet `n_keep`: then it is the number that comes nearest.
+    Entries of several weights (`sizes`) can't always meet `n_keep`: then it is the number that comes nearest, or what
+    those with a score of infinity have.
+
+    Args:
+      scores: lists of flat arrays, as `kept` and `sizes`; all their entries are compared, one array after the other.
+
+    Returns:
+      A list of masks like `kept`.
     """
-    candidates = np.flatnonzero(kept)
-    values = scores[candidates]
-    chosen = np.ones(candidates.size, bool)
     if sizes is not None:
-        order = np.argsort(-values, kind="stable")
-        totals = np.concatenate([[0], np.cumsum(sizes[candidates][order])])
-        chosen[order[np.abs(totals - n_keep).argmin() :]] = False
-    elif (n_prune := candidates.size - n_keep) > 0:
-        threshold = np.partition(values, n_prune - 1)[n_prune - 1]
-        chosen[values < threshold] = False
-        ties = np.flatnonzero(values == threshold)
-        n_tied = n_prune - np.count_nonzero(~chosen)
-        chosen[ties[ties.size - n_tied :]] = False
-    result = np.zeros(kept.size, bool)
-    result[candidates[chosen]] = True
-    return result
+        return _keep_nearest(scores, kept, n_keep, sizes)
+    n_prune = sum(map(np.count_nonzero, kept)) - n_keep
+    if n_prune <= 0:
+        return [candidates.copy() for candidates in kept]
+    threshold = _nth_lowest(scores, kept, n_prune)
+    chosen = []
+    for values, candidates in zip(scores, kept, strict=True):
+        chosen.append(values > threshold)
+        chosen[-1] &= candidates
+    n_tied = n_keep - sum(map(np.count_nonzero, chosen))
+    for values, candidates, above in zip(scores, kept, chosen, strict=True):
+        if n_tied <= 0:
+            break
+        ties = np.flatnonzero(candidates & (values == threshold))[:n_tied]
+        above[ties] = True
+        n_tied -= ties.size
+    return chosen
+
+
+def _nth_lowest(scores, kept, n):
+    """The n-th lowest of the kept scores, counted from 1.
+
+    Those below the range where a sample says that it is are only counted, and few are copied: fresh memory for all of
+    them would take longer than all the rest. Where the sample was a bad one, all are candidates.
+    """
+    for low, high in (_likely_range(scores, kept, n), (-np.inf, np.inf)):
+        below, between = 0, []
+        for values, candidates in zip(scores, kept, strict=True):
+            for start in range(0, values.size, CHUNK):
+                part, own = values[start : start + CHUNK], candidates[start : start + CHUNK]
+                is_below = part < low
+                below += np.count_nonzero(is_below & own)
+                between.append(part[~(is_below | (part > high)) & own])
+        between = np.concatenate(between)
+        if below < n <= below + between.size:
+            break
+    between.partition(n - below - 1)
+    return between[n - below - 1]
+
+
+def _likely_range(scores, kept, n):
+    stride = sum(values.size for values in scores) // SAMPLE + 1
+    sample = [values[::stride][candidates[::stride]] for values, candidates in zip(scores, kept, strict=True)]
+    sample = np.sort(np.concatenate(sample))
+    place, margin = n * sample.size // sum(map(np.count_nonzero, kept)), 2 * math.isqrt(SAMPLE)
+    low = sample[place - margin] if place >= margin else -np.inf
+    high = sample[place + margin] if place + margin < sample.size else np.inf
+    return low, high  # At least four standard deviations to each side.
+
+
+def _keep_nearest(scores, kept, n_keep, sizes):
+    candidates, values = np.concatenate(kept), np.concatenate(scores)
+    order = np.flatnonzero(candidates)
+    order = order[np.argsort(-values[order], kind="stable")]
+    totals = np.concatenate([[0], np.cumsum(np.concatenate(sizes)[order])])
+    chosen = candidates & np.isposinf(values)
+    chosen[order[: np.abs(totals - n_keep).argmin()]] = True
+    return np.split(chosen, np.cumsum([leaf.size for leaf in kept])[:-1])
 
 
 def densities(shapes, total: int, scope: str = "erk", capacities=None) -> list[int]:
@@ -166,7 +219,7 @@ def _protect(layers, n):
     protected = []
     for layer in layers:
         scores = layer.scores.copy()
-        scores[keep_highest(scores, layer.kept, min(n, np.count_nonzero(layer.kept)))] = np.inf
+        scores[keep_highest([scores], [layer.kept], min(n, np.count_nonzero(layer.kept)))[0]] = np.inf
         protected.append(layer._replace(scores=scores))
     return protected
 
@@ -248,14 +301,13 @@ def prune(scores, masks, sparsity: float, scope: str = "global", min_per_layer: 
                 f"sparsity: {sparsity:g} leaves {n_keep} weights in {where}, fewer than "
                 f"prune.min_per_layer={min_per_layer} asks for over {len(pool)} layers"
             )
-        kept = np.concatenate([layer.kept for layer in pool])
-        sizes = None if pool[0].sizes is None else np.concatenate([layer.sizes for layer in pool])
-        pool_scores = np.concatenate([layer.scores for layer in pool])
-        selected = keep_highest(pool_scores, kept, n_keep, sizes) | (kept & np.isposinf(pool_scores))
-        parts = np.split(selected, np.cumsum([layer.scores.size for layer in pool])[:-1])
-        for index, layer, part in zip(indices, pool, parts, strict=True):
-            pruned[index] = (part if layer.ids is None else part[layer.ids]).reshape(layer.shape)
-    return _finished(masks, named, [after & mask for after, mask in zip(pruned, named.values(), strict=True)])
+        sizes = None if pool[0].sizes is None else [layer.sizes for layer in pool]
+        selected = keep_highest([layer.scores for layer in pool], [layer.kept for layer in pool], n_keep, sizes)
+        for index, layer, chosen in zip(indices, pool, selected, strict=True):
+            if layer.ids is not None:
+                chosen = chosen[layer.ids] & np.asarray(named[layer.name]).ravel()
+            pruned[index] = chosen.reshape(layer.shape)
+    return _finished(masks, named, pruned)
 
 
 def _n_of_m(mask, scores, n, m):
