@@ -10,7 +10,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from jaxtickets import allocator, cache, experiments, report
+from jaxtickets import allocator, cache
 from jaxtickets import config as config_lib
 from jaxtickets.errors import UserError
 
@@ -38,9 +38,13 @@ def run(config, path: Path, from_round: int | None = None) -> dict:
     """Runs or resumes the experiment in the workdir `path`, makes its report, prints its table; returns the verdict."""
     config_lib.validate(config, jax.local_device_count())
     config_lib.check_writable(path)
+    from jaxtickets import experiments  # Orbax is slow to import, and a mistake in the config is told before.
+
     if from_round is not None:
         experiments.go_back(config, path, from_round)
     verdict = experiments.run(config, path)
+    from jaxtickets import report  # Matplotlib is slow to import, and nothing waits for it here.
+
     for place in dict.fromkeys([*experiments.seed_paths(config, path).values(), path]):
         page = report.build(place)
     print(report.summary(path), f"\nReport: {page}", sep="\n")
@@ -75,7 +79,8 @@ def start(function, **whole_numbers: str) -> None:
 def _run(config, path, from_round):
     allocator.keep_freed_memory()
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # Downloads that go on after one has failed tell of retries.
-    jax.config.update("jax_compilation_cache_dir", str(cache.directory("xla")))
+    if not jax.config.jax_compilation_cache_dir:  # Else the user has chosen one.
+        jax.config.update("jax_compilation_cache_dir", str(cache.directory("xla")))
     name, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     default = Path("runs") / "-".join(filter(None, [Path(name).stem, variant]))
     run(config, path or default, from_round)

@@ -25,6 +25,25 @@ def normal(*shape, seed=0):
     return jnp.asarray(np.random.default_rng((seed, *shape)).normal(size=shape))
 
 
+# Initial weights.
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 5, 7), (3, 3, 6, 1), (17, 5)])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (layers.dcgan_init, nn.initializers.normal(0.02)),
+        (layers.he_init, nn.initializers.he_normal()),
+        (layers.xavier_init, nn.initializers.xavier_uniform()),
+    ],
+)
+def test_initial_weights_are_those_of_flax_bit_for_bit(ours, theirs, shape):
+    with jax.enable_x64(False):
+        drawn = [jax.jit(init, static_argnums=1)(jax.random.key(3), shape) for init in (ours, theirs)]
+    assert drawn[0].dtype == drawn[1].dtype == np.float32
+    np.testing.assert_array_equal(*drawn)
+
+
 # Fast layers.
 
 

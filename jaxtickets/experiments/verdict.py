@@ -1,7 +1,6 @@
 """Which ticket wins."""
 
 import numpy as np
-from scipy import stats
 
 TICKET = "ticket"
 
@@ -55,6 +54,8 @@ def judge_seeds(
     Args:
       rows: those of every seed's `rounds.csv`, each with its `seed`.
     """
+    from scipy import stats  # Slow to import, and one seed needs none.
+
     by_round = {}
     for row in rows:
         by_round.setdefault(row["round"], []).append(row)
@@ -111,6 +112,8 @@ def _welch(values, limits):
     """The p-value of "the mean of `values` is not below that of `limits`"."""
     if np.ptp(values) == np.ptp(limits) == 0:  # Where nothing varies there is nothing to test.
         return float(values.mean() > limits.mean())
+    from scipy import stats
+
     return float(stats.ttest_ind(values, limits, equal_var=False, alternative="less").pvalue)
 
 

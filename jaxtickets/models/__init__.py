@@ -19,13 +19,11 @@ from flax.core import FrozenDict
 
 from jaxtickets.models.convolutional import Down, PairedDown, Up, identity
 from jaxtickets.models.dense import DenseDown, DenseUp
-from jaxtickets.models.layers import Style
+from jaxtickets.models.layers import Style, he_init, xavier_init
 from jaxtickets.models.quantized import Codebook, QuantizedDown, QuantizedUp
 from jaxtickets.models.residual import ResDown, ResUp
 
 NORMS = ("none", "batch", "layer", "spectral")
-_he = nn.initializers.he_normal()
-_xavier = nn.initializers.xavier_uniform()
 _leaky = partial(nn.leaky_relu, negative_slope=0.1)
 
 
@@ -77,8 +75,8 @@ def sngan_resnet(width, latent_size, image_size, channels, discriminator_norm="s
     The discriminator has `width` channels, the generator twice as many. With classes, the generator's batch norms are
     conditional and the discriminator is a projection discriminator (Miyato, Koyama 2018).
     """
-    generator_style = Style(kernel_init=_xavier, classes=classes, **style)
-    discriminator_style = _discriminator_style(discriminator_norm, kernel_init=_xavier, **style)
+    generator_style = Style(kernel_init=xavier_init, classes=classes, **style)
+    discriminator_style = _discriminator_style(discriminator_norm, kernel_init=xavier_init, **style)
     return {
         "generator": _flat_up(width, latent_size, image_size, channels, generator_style, classes),
         "discriminator": _flat_down(width, 1, image_size, channels, discriminator_style, jnp.sum, classes),
@@ -100,8 +98,8 @@ def _flat_down(width, out_features, image_size, channels, style, pool, classes=0
 def resnet_dcgan(width, latent_size, image_size, channels, discriminator_norm="batch", classes=0, **style):
     """ResNet-DCGAN: DCGAN's resolutions and channels with residual blocks in the place of its stages."""
     sizes = dict(width=width, image_size=image_size, base=4)
-    discriminator_style = _discriminator_style(discriminator_norm, kernel_init=_he, **style)
-    up = ResUp(**sizes, channels=channels, style=Style(kernel_init=_he, classes=classes, **style))
+    discriminator_style = _discriminator_style(discriminator_norm, kernel_init=he_init, **style)
+    up = ResUp(**sizes, channels=channels, style=Style(kernel_init=he_init, classes=classes, **style))
     down = ResDown(**sizes, stem=True, classes=classes, style=discriminator_style)
     return {
         "generator": Component(up, (latent_size,), classes),
@@ -116,8 +114,8 @@ def sagan(width, latent_size, image_size, channels, discriminator_norm="spectral
     are those of `sngan_resnet`.
     """
     sizes = dict(width=width, image_size=image_size, base=4, attention=image_size // 2)
-    generator_style = Style(spectral=True, kernel_init=_xavier, classes=classes, **style)
-    discriminator_style = _discriminator_style(discriminator_norm, kernel_init=_xavier, **style)
+    generator_style = Style(spectral=True, kernel_init=xavier_init, classes=classes, **style)
+    discriminator_style = _discriminator_style(discriminator_norm, kernel_init=xavier_init, **style)
     up = ResUp(**sizes, channels=channels, style=generator_style)
     down = ResDown(**sizes, blocks=1, classes=classes, style=discriminator_style)
     return {
@@ -128,7 +126,7 @@ def sagan(width, latent_size, image_size, channels, discriminator_norm="spectral
 
 def conv_vae(width, latent_size, image_size, channels, **style):
     """The convolutional VAE of the paper's reference; the encoder gives a mean and a log variance."""
-    stack = dict(width=width, image_size=image_size, base=2, style=Style(kernel_init=_he, **style))
+    stack = dict(width=width, image_size=image_size, base=2, style=Style(kernel_init=he_init, **style))
     return {
         "encoder": Component(Down(**stack, out_features=2 * latent_size), (image_size, image_size, channels)),
         "decoder": Component(Up(**stack, channels=channels), (latent_size,)),
@@ -137,7 +135,7 @@ def conv_vae(width, latent_size, image_size, channels, **style):
 
 def conv_ae(width, latent_size, image_size, channels, **style):
     """The convolutional autoencoder: the VAE's stacks without batch norm, and a code instead of a mean."""
-    stack = dict(width=width, image_size=image_size, base=2, style=Style(norm="none", kernel_init=_he, **style))
+    stack = dict(width=width, image_size=image_size, base=2, style=Style(norm="none", kernel_init=he_init, **style))
     return {
         "encoder": Component(Down(**stack, out_features=latent_size), (image_size, image_size, channels)),
         "decoder": Component(Up(**stack, channels=channels), (latent_size,)),
@@ -149,7 +147,7 @@ def resnet_vae(width, latent_size, image_size, channels, **style):
 
     Where resolutions and widths agree, its blocks have the names and the shapes of ResNet-DCGAN's.
     """
-    stack = dict(width=width, image_size=image_size, base=2, style=Style(kernel_init=_he, **style))
+    stack = dict(width=width, image_size=image_size, base=2, style=Style(kernel_init=he_init, **style))
     encoder = ResDown(**stack, stem=True, pool=jnp.mean, out_features=2 * latent_size)
     return {
         "encoder": Component(encoder, (image_size, image_size, channels)),
@@ -159,7 +157,7 @@ def resnet_vae(width, latent_size, image_size, channels, **style):
 
 def sngan_resnet_vae(width, latent_size, image_size, channels, **style):
     """The VAE whose decoder is SNGAN-ResNet's generator and whose encoder is its discriminator, layer by layer."""
-    style = Style(kernel_init=_xavier, **style)
+    style = Style(kernel_init=xavier_init, **style)
     return {
         "encoder": _flat_down(width, 2 * latent_size, image_size, channels, style, jnp.mean),
         "decoder": _flat_up(width, latent_size, image_size, channels, style),
@@ -179,7 +177,7 @@ def linear_ae(width, latent_size, image_size, channels, **style):
 
 
 def _linear(hidden, code_size, latent_size, image_shape, style):
-    style = Style(norm="none", kernel_init=_he, **style)
+    style = Style(norm="none", kernel_init=he_init, **style)
     return {
         "encoder": Component(DenseDown(hidden, code_size, style), image_shape),
         "decoder": Component(DenseUp(hidden, image_shape, style), (latent_size,)),
@@ -192,7 +190,7 @@ def vq_vae(width, latent_size, image_size, channels, codes=128, codebook_decay=0
     With a `codebook_decay` above 0 the codes are running averages instead of parameters.
     """
     stack = dict(
-        width=width, image_size=image_size, base=image_size // 4, style=Style(norm="none", kernel_init=_he, **style)
+        width=width, image_size=image_size, base=image_size // 4, style=Style(norm="none", kernel_init=he_init, **style)
     )
     code_shape = (stack["base"], stack["base"], latent_size)
     return {

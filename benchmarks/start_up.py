@@ -1,0 +1,131 @@
+"""What stands between a command and its first step: seconds of each part, cold and warm, in fresh processes in turn.
+
+    python benchmarks/start_up.py [--runs=configs/gan_digits.py:quick,...] [--repeats=3] [--out=FILE.json]
+
+Each run is the real command, `python -m jaxtickets.main`, whose parts are timed where they are called; its process ends
+after the first step. "first" is the very first start: nothing is prepared, no feature network trained, nothing
+compiled. "cold" has the data and the feature network and an empty cache of compiled programs, "warm" has that filled.
+
+The parts: the interpreter and what it imports before a config is read; what an experiment imports; the data; the
+metric (the feature network and the data's features); the initial state (compiled and run); its snapshot; the train
+steps (compiled; data to the device); the first step; and the rest. Then, below, how long it takes to import each module
+and to get an answer from the command that needs no experiment.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import harness
+import jax
+
+ROOT = Path(__file__).resolve().parent.parent
+# The larger one has the widest residual networks of a small config, conditional and with two players' programs.
+RUNS = "configs/gan_digits.py:quick,configs/sngan_resnet.py:quick"
+IMPORTS = ("jax", "jaxtickets", "jaxtickets.masks", "jaxtickets.pruning", "jaxtickets.train", "jaxtickets.main")
+COMMANDS = {"--help": ["--help"], "a wrong value": ["--config=configs/gan_digits.py", "--config.prune.rate=2"]}
+PARTS = ("imports", "experiment's imports", "data", "metric", "initial state", "snapshot", "step", "first step", "rest")
+
+
+def child(started: float, arguments: list[str]) -> None:
+    """Runs the command up to its first step and prints the seconds of its parts, as JSON, on standard output."""
+    parts = harness.Parts()
+    from jaxtickets import main
+
+    parts.seconds["imports"] = time.time() - started
+    began = time.perf_counter()
+    from jaxtickets import data, evaluation, experiments, snapshots
+
+    parts.seconds["experiment's imports"] = time.perf_counter() - began
+    setup = experiments.Setup
+    parts.wrap("data", data, "load")
+    parts.wrap("metric", evaluation, "make_evaluator")
+    parts.wrap("initial state", setup, "init")
+    parts.wrap("snapshot", snapshots, "save")
+    parts.wrap("step", setup, "_compile")
+    get_step = setup.step
+
+    def step(self, *which):
+        program = get_step(self, *which)
+
+        def first(*arguments):
+            parts.timed("first step", lambda: jax.block_until_ready(program(*arguments)))()
+            total = time.time() - started
+            print(json.dumps({**parts.seconds, "rest": total - parts.seconds.total(), "total": total}), flush=True)
+            os._exit(0)
+
+        return first
+
+    setup.step = step
+    sys.argv = ["jaxtickets", *arguments]
+    main.main()
+
+
+def run(command: list[str], cache: Path, programs: Path) -> tuple[float, subprocess.CompletedProcess]:
+    """The seconds that a fresh process takes, and what it says."""
+    environment = os.environ | {
+        "JAXTICKETS_CACHE": str(cache),
+        "JAX_COMPILATION_CACHE_DIR": str(programs),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
+    started = time.perf_counter()
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    return time.perf_counter() - started, result
+
+
+def measure(config: str, folder: Path, repeats: int) -> dict[str, list[dict[str, float]]]:
+    """`{"first", "cold" or "warm": [seconds of each part]}`."""
+    cache, flags = folder / "cache", [f"--config={config}", f"--config.data.dir={folder / 'data'}"]
+
+    def start(kind, number, programs):
+        command = [sys.executable, __file__, "--child", str(time.time()), *flags, f"--workdir={folder / kind}_{number}"]
+        _, result = run(command, cache, programs)
+        if result.returncode:
+            raise SystemExit(f"{config} failed: {result.stderr}")
+        return json.loads(result.stdout.splitlines()[-1])
+
+    seconds = {"first": [start("first", 0, folder / "warm")], "cold": [], "warm": []}
+    for repeat in range(repeats):
+        for kind in ("cold", "warm")[:: -1 if repeat % 2 else 1]:
+            programs = folder / (f"cold_{repeat}" if kind == "cold" else "warm")
+            seconds[kind].append(start(f"run_{kind}", repeat, programs))
+    return seconds
+
+
+def main():
+    if sys.argv[1:2] == ["--child"]:
+        return child(float(sys.argv[2]), sys.argv[3:])
+    parser = harness.parser(__doc__, repeats=3)
+    parser.add_argument("--runs", default=RUNS, help="configs, with their variants, separated by commas")
+    options = parser.parse_args()
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for config in options.runs.split(","):
+            place = Path(folder) / str(len(results))
+            seconds = results[config] = measure(config, place, options.repeats)
+            print(f"{config}: seconds, median (lowest-highest)")
+            print(f"{'':22}" + "".join(f"{kind:>22}" for kind in seconds))
+            for part in (*PARTS, "total"):
+                cells = [harness.spread([one.get(part, 0.0) for one in times], 2) for times in seconds.values()]
+                print(f"{part:22}" + "".join(f"{cell:>22}" for cell in cells), flush=True)
+            print()
+        commands = {f"import {module}": [sys.executable, "-c", f"import {module}"] for module in IMPORTS}
+        for what, flags in COMMANDS.items():
+            commands[f"jaxtickets.main, {what}"] = [sys.executable, "-m", "jaxtickets.main", *flags]
+        runners = {
+            name: lambda command=command: run(command, Path(folder), Path(folder)) for name, command in commands.items()
+        }
+        results["commands"] = harness.in_turn(runners, options.repeats)
+    print("seconds of a fresh process, median (lowest-highest)")
+    for name, times in results["commands"].items():
+        print(f"{name:44}{harness.spread(times, 2):>22}  {statistics.median(times):.2f}")
+    harness.write(options, results)
+
+
+if __name__ == "__main__":
+    main()
