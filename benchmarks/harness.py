@@ -41,6 +41,16 @@ def parser(doc: str, repeats: int) -> argparse.ArgumentParser:
     return result
 
 
+def game(name: str, width: int | None = None, image_size: int = 32, **sizes) -> tuple[Objective, dict]:
+    """The objective of one of `NETWORKS` for images with three channels, and the optimisers of its players."""
+    objective_name, fields, default_width, _ = NETWORKS[name]
+    config = config_lib.get_config()
+    config.update_from_flattened_dict({key: value for key, value in fields.items()})
+    sizes = {"width": width or default_width, "latent_size": 32, "image_size": image_size, "channels": 3} | sizes
+    objective = OBJECTIVES[objective_name](models.MODELS[name](**sizes), config.objective)
+    return objective, train.make_optimizers(objective, config.optimizer)
+
+
 class Training(NamedTuple):
     """A network, its optimisers, the state before its first step, and masks that keep everything."""
 
@@ -51,13 +61,8 @@ class Training(NamedTuple):
 
 
 def training(name: str, width: int | None = None, image_size: int = 32, **sizes) -> Training:
-    """The training of one of `NETWORKS` on images with three channels, on the host."""
-    objective_name, fields, default_width, _ = NETWORKS[name]
-    config = config_lib.get_config()
-    config.update_from_flattened_dict({key: value for key, value in fields.items()})
-    sizes = {"width": width or default_width, "latent_size": 32, "image_size": image_size, "channels": 3} | sizes
-    objective = OBJECTIVES[objective_name](models.MODELS[name](**sizes), config.objective)
-    optimizers = train.make_optimizers(objective, config.optimizer)
+    """The training of a `game`, on the host."""
+    objective, optimizers = game(name, width, image_size, **sizes)
     state = jax.device_get(train.init_state(objective, optimizers, 0))
     return Training(objective, optimizers, state, mask_lib.ones(state.params))
 
@@ -65,6 +70,42 @@ def training(name: str, width: int | None = None, image_size: int = 32, **sizes)
 def random_images(n: int, image_size: int = 32) -> np.ndarray:
     """`[n, image_size, image_size, 3]` uint8."""
     return np.random.default_rng(0).integers(0, 256, (n, image_size, image_size, 3), dtype=np.uint8)
+
+
+def compiled_step(
+    objective: Objective, optimizers: dict, batch_size: int, image_size: int, rematerialize: bool = False
+) -> jax.stages.Compiled:
+    """The program of a step in which all players move, on the images of one batch, split over the devices."""
+    state = jax.eval_shape(lambda: train.init_state(objective, optimizers, 0))
+    devices = jax.local_device_count()
+    images = jax.ShapeDtypeStruct((batch_size // devices, image_size, image_size, 3), np.uint8)
+    indices = jax.ShapeDtypeStruct((batch_size // devices,), np.int32)
+    arguments = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((devices, *leaf.shape), leaf.dtype),
+        (state, mask_lib.ones(state.params), (images, None), indices),
+    )
+    step = train.make_step(objective, optimizers, tuple(objective.players))
+    return step.lower(*arguments).compile(train.compiler_options(rematerialize))
+
+
+def steppers(
+    programs: dict[str, jax.stages.Compiled], state: train.TrainState, masks, batch_size: int, image_size: int, steps=1
+) -> dict[str, Callable[[], None]]:
+    """For each program of `compiled_step` a function that trains for so many steps; all share one state."""
+    per_device = batch_size // jax.local_device_count()
+    images, indices = random_images(per_device, image_size), np.arange(per_device, dtype=np.int32)
+    state, *rest = (train.replicate(tree) for tree in (state, masks, (images, None), indices))
+
+    def stepper(program):
+        def run():
+            nonlocal state
+            for _ in range(steps):
+                state, _ = program(state, *rest)
+            jax.block_until_ready(state)
+
+        return run
+
+    return {name: stepper(program) for name, program in programs.items()}
 
 
 def in_turn(runners: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:

@@ -150,6 +150,7 @@ def get_config() -> ConfigDict:
                 steps=0,
                 log_every=100,
                 checkpoint_every=1000,  # Steps between two saved train states; 0 saves at the ends of rounds only.
+                rematerialize=False,  # Activations within a block are computed again in the backward pass: less memory.
             ),
             prune=dict(
                 score="magnitude",
@@ -299,6 +300,7 @@ FIELDS = {
     "train.steps": _whole(0),
     "train.log_every": _whole(1),
     "train.checkpoint_every": _whole(0),
+    "train.rematerialize": _switch,
     "prune.score": _choice(*SCORES, *CHANNEL_SCORES),
     "prune.rounds": _whole(0),
     "prune.rate": _number(lambda value: 0 < value < 1, "a number between 0 and 1, both excluded"),
@@ -441,6 +443,8 @@ def _check_options(config, values):
             takers = ", ".join(name for name in models.MODELS if models.takes(name, option))
             allowed = f"{defaults[field]!r} with config.model.name={config.model.name!r}; the networks for it: {takers}"
             refuse(field, values[field], allowed)
+    if config.train.rematerialize and config.model.name in models.LINEAR:
+        refuse("train.rematerialize", True, f"False with config.model.name={config.model.name!r}, which has no blocks")
     if config.optimizer.name == "rmsprop" and config.optimizer.beta1 != defaults["optimizer.beta1"]:
         refuse("optimizer.beta1", config.optimizer.beta1, "0.9, the default, with config.optimizer.name='rmsprop'")
     if config.objective.penalty == "none" and config.objective.penalty_weight != defaults["objective.penalty_weight"]:

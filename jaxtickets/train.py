@@ -221,6 +221,29 @@ def make_step(objective: Objective, optimizers, moving, devices: Devices = None,
     return jax.pmap(step, axis_name=AXIS, donate_argnums=0, devices=devices)
 
 
+def compiler_options(rematerialize: bool) -> dict[str, str] | None:
+    """What the `compile` of a lowered step needs for a network that rematerialises its blocks.
+
+    Before JAX 0.11, XLA's CPU back end takes away the barriers between the first computation and the second too early,
+    and then merges the two (docs/decisions.md).
+    """
+    if rematerialize and jax.default_backend() == "cpu" and jax.__version_info__ < (0, 11):
+        return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    return None
+
+
+def program_bytes(program: jax.stages.Compiled) -> int | None:
+    """The memory of a compiled program on a device: arguments, results and what lies between, by XLA's own account.
+
+    None where the back end gives none.
+    """
+    analysis = program.memory_analysis()
+    if analysis is None:
+        return None
+    passing = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return passing + analysis.temp_size_in_bytes
+
+
 @cache
 def _broadcast(devices):
     return jax.pmap(lambda device, tree: tree, in_axes=(0, None), devices=devices)

@@ -43,6 +43,7 @@ class Networks:
             model.channels = {}
             model.update(sizes)
         style = {"dtype": jnp.dtype(self.config.dtype), "axis_name": axis_name}
+        style["rematerialize"] = self.config.train.rematerialize
         return models.build(model, self._channels, self._classes, **style)
 
     @cached_property

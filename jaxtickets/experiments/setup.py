@@ -141,7 +141,8 @@ class Setup(Networks):
             step = train.make_step(self.objective, self._optimizers, moving, devices=self.devices, **settings)
             with _COMPILING:
                 started = time.perf_counter()
-                compiled[moving] = step.lower(*trees[:2], *batch, trees[2]).compile()
+                lowered = step.lower(*trees[:2], *batch, trees[2])
+                compiled[moving] = lowered.compile(train.compiler_options(config.train.rematerialize))
             say(f"compiled the train step in {time.perf_counter() - started:.1f} s")
         return compiled
 
@@ -152,8 +153,8 @@ class Setup(Networks):
         None where the back end gives none.
         """
         if self._step_bytes is None:
-            analyses = [program.memory_analysis() for program in self._compiled.values()]
-            self._step_bytes = max(map(_bytes, analyses)) if all(analyses) else None
+            sizes = [train.program_bytes(program) for program in self._compiled.values()]
+            self._step_bytes = max(sizes) if all(sizes) else None
         return self._step_bytes
 
     def release(self) -> None:
@@ -216,8 +217,3 @@ class Setup(Networks):
     def flows(self):
         """`{component: flow}` for SynFlow, with the batch statistics of the initialisation: means 0, variances 1."""
         return models.flows(self.components(), self.init(self.config.seed).batch_stats)
-
-
-def _bytes(analysis):
-    passing = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    return passing + analysis.temp_size_in_bytes

@@ -23,6 +23,7 @@ from jaxtickets.models.layers import SPECTRAL_NORM
 from jaxtickets.objectives import Objective
 
 OTHER = "other"
+REMATERIALIZED = "rematted_computation"  # The scope that JAX gives to what is computed again.
 
 
 # Forward passes, from shapes.
@@ -116,8 +117,9 @@ def traced(jaxpr: Jaxpr, paths: Collection[str], components: Collection[str]) ->
 
 def _owner(scopes, kernels, components):
     # transpose(jvp(generator))/Up/up_8/conv/conv.apply_kernel: a component, its module's class, the layer's place.
-    names = re.sub(r"\w+\(|\)", "", scopes).split("/")
-    start = next((place for place, name in enumerate(names) if name in components), None)
+    # Where blocks are rematerialised this stands there twice, and the second time maybe with one more scope.
+    names = [name for name in re.sub(r"\w+\(|\)", "", scopes).split("/") if name != REMATERIALIZED]
+    start = max((place for place, name in enumerate(names) if name in components), default=None)
     if start is None:
         return OTHER
     component, inside = names[start], names[start + 2 :]

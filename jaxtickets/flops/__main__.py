@@ -97,7 +97,12 @@ class Comparison(NamedTuple):
 
 
 def config_layers(config, masks=None) -> list[Layer]:
-    """The layers of the networks that a config describes; no data is loaded."""
+    """The layers of the networks that a config describes; no data is loaded.
+
+    What `config.train.rematerialize` computes again is not counted: it changes what a step takes, not what it computes.
+    """
+    config = config.copy_and_resolve_references()
+    config.train.rematerialize = False
     image_shape = (config.model.image_size, config.model.image_size, data.channels(config.data.name))
     distilled = bool(config.objective.distillation)
     # Outside the mapped axis over which a train step averages batch statistics.

@@ -208,7 +208,8 @@ MODELS = {
         *(linear_ae, conv_ae),
     )
 }
-IMAGE_SIZES = dict.fromkeys(MODELS, (16, 32, 64)) | dict.fromkeys(("linear_vae", "linear_ae"), (28, 32))
+LINEAR = ("linear_vae", "linear_ae")
+IMAGE_SIZES = dict.fromkeys(MODELS, (16, 32, 64)) | dict.fromkeys(LINEAR, (28, 32))
 
 
 # The fields of `config.model` that only some models take, with the parameter of the model's function.

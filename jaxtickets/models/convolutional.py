@@ -67,12 +67,14 @@ class Stack(nn.Module):
         return self.width * self.image_size // (2 * resolution)
 
     def stage(self, kind, features, kernel_size, name, inputs, style=None, **options):
-        return Stage(kind, features, kernel_size, style or self.style, inputs, name, options, name=name)
+        return self.style.block(Stage)(
+            kind, features, kernel_size, style or self.style, inputs, name, options, name=name
+        )
 
     def last_stage(self, kind, features, kernel_size, name, inputs, activation, **options):
         """The stage that makes what is seen from outside: no norm, and channels without a name."""
         style = dataclasses.replace(self.style, norm="none", activation=activation)
-        return Stage(kind, features, kernel_size, style, inputs, None, options, name=name)
+        return style.block(Stage)(kind, features, kernel_size, style, inputs, None, options, name=name)
 
 
 class Up(Stack):

@@ -6,6 +6,7 @@ each place of its kernel, so that FLOPs can be counted from shapes alone (`model
 """
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable
 from functools import partial
@@ -317,6 +318,7 @@ class Style:
       classes: above 0 batch norms have a scale and a bias for each of so many classes.
       axis_name: the mapped axis over which batch statistics are averaged, or None.
       channels: how many there are of each name that has fewer than the architecture says (`models.narrow`).
+      rematerialize: whether a backward pass computes what lies inside each block again, from the block's input.
     """
 
     norm: str = "batch"
@@ -329,6 +331,14 @@ class Style:
     dtype: Any = jnp.float32
     axis_name: str | None = None
     channels: FrozenDict[str, int] = FrozenDict()
+    rematerialize: bool = False
+
+    def block(self, kind: type[nn.Module]) -> type[nn.Module]:
+        """The module `kind`, a stage or a block, in this style; it must be called with positional arguments alone."""
+        if not self.rematerialize:
+            return kind
+        arguments = list(inspect.signature(kind.__call__).parameters)
+        return nn.remat(kind, static_argnums=tuple(place for place, name in enumerate(arguments) if name == "train"))
 
     def layer(self, kind: type[nn.Module], features: int, *sizes: int, outputs: str | None = None, **options):
         """A layer of this kind and kernel size in this style, with so many features unless `outputs` has fewer."""

@@ -42,7 +42,7 @@ class QuantizedDown(Stack):
         x = self.stage(Conv, 4 * self.width, 3, "conv_1", f"down_{middle}", padding=1)(x, train)
         x = self.style.layer(Conv, 8 * self.width, 3, padding=1, inputs="conv_1", outputs="stream", name="conv_2")(x)
         for number in (1, 2):
-            x = ResidualLayer(8 * self.width, self.style, "stream", name=f"residual_{number}")(x)
+            x = self.style.block(ResidualLayer)(8 * self.width, self.style, "stream", name=f"residual_{number}")(x)
         x = self.style.activation(x)
         return to_float32(self.style.layer(Conv, self.code_size, 1, inputs="stream", name="project")(x))
 
@@ -57,7 +57,7 @@ class QuantizedUp(Stack):
         _, middle, full = self.resolutions()
         x = self.style.layer(Conv, 8 * self.width, 3, padding=1, outputs="stream", name="unproject")(codes)
         for number in (1, 2):
-            x = ResidualLayer(8 * self.width, self.style, "stream", name=f"residual_{number}")(x)
+            x = self.style.block(ResidualLayer)(8 * self.width, self.style, "stream", name=f"residual_{number}")(x)
         x = self.style.activation(x)
         x = self.stage(Conv, 4 * self.width, 3, "conv_2", "stream", padding=1)(x, train)
         x = self.stage(Conv, 2 * self.width, 3, "conv_1", "conv_2", padding=1)(x, train)

@@ -141,15 +141,16 @@ class ResUp(ResidualStack):
     @nn.compact
     def __call__(self, latents, train: bool, labels=None):
         style, (base, *larger) = self.style, self.resolutions()
+        up_block, attention = style.block(UpBlock), style.block(SelfAttention)
         name, size = "unproject", 1 if self.spread else base
         features = self.features(base)
         x = style.layer(Unproject, features, size, outputs=name, name=name)(latents)
         x = jnp.broadcast_to(x, (x.shape[0], base, base, x.shape[-1]))
         for size in larger:
-            x = UpBlock(self.features(size), style, name, features, name=f"up_{size}")(x, train, labels)
+            x = up_block(self.features(size), style, name, features, name=f"up_{size}")(x, train, labels)
             name, features = f"up_{size}", self.features(size)
             if size == self.attention:
-                x = SelfAttention(features, style, name, name="attention")(x)
+                x = attention(features, style, name, name="attention")(x)
         x = style.activation(style.normalize(x, name, features, train, labels))
         image = style.layer(Conv, self.channels, 3, padding=1, inputs=name, name="image")(x)
         return to_float32(style.squash(image))
@@ -174,18 +175,19 @@ class ResDown(ResidualStack):
     @nn.compact
     def __call__(self, images, train: bool, labels=None):
         style, (base, *larger) = self.style, self.resolutions()
+        down_block, attention = style.block(DownBlock), style.block(SelfAttention)
         x, name, features = images, None, images.shape[-1]
         if self.stem:
             name, features = "stem", self.width
             x = style.layer(Conv, features, 3, padding=1, outputs=name, name=name)(x)
         for size in reversed(larger):
             first, half = name is None, self.features(size // 2)
-            block = DownBlock(half, style, name, features, first=first, name=f"down_{size}")
+            block = down_block(half, style, name, features, first=first, name=f"down_{size}")
             x, name, features = block(x, train, labels), block.outputs(), half
             if size // 2 == self.attention:
-                x = SelfAttention(features, style, name, name="attention")(x)
+                x = attention(features, style, name, name="attention")(x)
         for number in range(1, self.blocks + 1):
-            block = DownBlock(self.features(base), style, name, features, down=False, name=f"block_{number}")
+            block = down_block(self.features(base), style, name, features, down=False, name=f"block_{number}")
             x, name, features = block(x, train, labels), block.outputs(), self.features(base)
         x = self.pool(style.activation(style.normalize(x, name, features, train, labels)), axis=(1, 2))
         y = style.layer(Dense, self.out_features, inputs=name, name="project")(x)
