@@ -50,8 +50,8 @@ def runner(setup, steps):
     def run():
         nonlocal state
         started = time.perf_counter()
-        for number, batch in enumerate(batches):
-            state, _ = setup.step(number)(state, masks, *batch, None)
+        for block, *batch in batches:
+            state, _ = setup.step(block.start, steps=len(block))(state, masks, *batch, None)
         jax.block_until_ready(state)
         return (time.perf_counter() - started) / steps
 

@@ -84,6 +84,9 @@ FIELDS_OF_EXPERIMENTS = {
     "transfer.of": ("transfer",),
     "transfer.components": ("transfer",),
 }
+# `train.steps_per_call` where it is 0. XLA's CPU back end is slow in a loop around convolutions, as
+# benchmarks/steps_per_call.py measures; elsewhere a loop has no gaps between launches (not measured by us yet).
+STEPS_PER_CALL = {"cpu": 1, "gpu": 8, "tpu": 8}
 # The fields that only some scores read.
 FIELDS_OF_SCORES = {"prune.score_batches": ("snip", "grasp"), "prune.temperature": ("grasp",)}
 
@@ -148,6 +151,7 @@ def get_config() -> ConfigDict:
                 batch_size=100,
                 epochs=0,  # Exactly one of epochs and steps is above 0.
                 steps=0,
+                steps_per_call=0,  # Steps that one program does in a loop; 0 is the platform's default, 1 none.
                 log_every=100,
                 checkpoint_every=1000,  # Steps between two saved train states; 0 saves at the ends of rounds only.
                 rematerialize=False,  # Activations within a block are computed again in the backward pass: less memory.
@@ -298,6 +302,7 @@ FIELDS = {
     "train.batch_size": _whole(2),
     "train.epochs": _whole(0),
     "train.steps": _whole(0),
+    "train.steps_per_call": _whole(0),
     "train.log_every": _whole(1),
     "train.checkpoint_every": _whole(0),
     "train.rematerialize": _switch,
@@ -411,6 +416,9 @@ def validate(config: ConfigDict, devices: int) -> None:
     if bool(config.train.epochs) == bool(config.train.steps):
         both = f"config.train.epochs={config.train.epochs} and config.train.steps={config.train.steps}"
         raise UserError(f"{both}: exactly one of the two must be above 0")
+    if (calls := config.train.steps_per_call) > 1 and calls % config.objective.n_critic:
+        allowed = f"0, 1 or a multiple of config.objective.n_critic={config.objective.n_critic}"
+        refuse("train.steps_per_call", calls, f"{allowed}, the steps in which each player moves")
     if config.train.steps:
         resolve_rewind_step(config, config.train.steps)
         resolve_update_steps(config, config.train.steps)
@@ -596,6 +604,12 @@ def resolve_steps(config: ConfigDict, images: int) -> int:
     if not per_epoch:
         refuse("train.batch_size", config.train.batch_size, f"at most the {images} training images")
     return config.train.steps or config.train.epochs * per_epoch
+
+
+def resolve_steps_per_call(config: ConfigDict, platform: str) -> int:
+    """The steps of a call, a multiple of `config.objective.n_critic` if there is more than one."""
+    steps, n_critic = config.train.steps_per_call or STEPS_PER_CALL.get(platform, 1), config.objective.n_critic
+    return steps if steps == 1 else -(-steps // n_critic) * n_critic
 
 
 def resolve_rewind_step(config: ConfigDict, steps: int) -> int:

@@ -1,5 +1,6 @@
 """The train state, rewinding and the compiled step."""
 
+import math
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -129,6 +130,12 @@ def movers(objective: Objective, step: int) -> tuple[str, ...]:
     return tuple(name for name, player in objective.players.items() if (step + 1) % player.every == 0)
 
 
+def period(objective: Objective) -> tuple[tuple[str, ...], ...]:
+    """The players that move in each step, from the first on, until their moves repeat."""
+    length = math.lcm(*(player.every for player in objective.players.values()))
+    return tuple(movers(objective, step) for step in range(length))
+
+
 def tagged_players(objective: Objective):
     """`(tag, name, player)` in the order of their moves; the tag tells a player's random numbers from another's."""
     return [(tag, name, player) for tag, (name, player) in enumerate(objective.players.items(), start=1)]
@@ -148,8 +155,8 @@ def step_function(
 
     Returns `step(state, masks, data, indices, teacher=None) -> (state, scalars)`. `data` is `(images: [n, h, w, c]
     uint8, labels: [n] int32 or None)`, the data set or one batch; `indices: [batch / devices]` int32 says which of
-    them make up the device's share of the batch. Masks are arguments, so that every round runs the program that the
-    first one compiled.
+    them make up the device's share of the batch. With `indices: [rows, batch / devices]` the step after n steps takes
+    row n % rows. Masks are arguments, so that every round runs the program that the first one compiled.
 
     Each player in turn takes a step down its loss at the effective weights `masks.apply(params, masks)`; gradients,
     scalars and batch statistics are averaged over the devices. Which players move is decided outside, because
@@ -161,6 +168,8 @@ def step_function(
     """
 
     def step(state: TrainState, masks, data, indices, teacher=None):
+        if indices.ndim == 2:
+            indices = jax.lax.dynamic_index_in_dim(indices, state.step % len(indices), keepdims=False)
         examples = jax.lax.axis_index(AXIS) * indices.size + jnp.arange(indices.size)
         keys = partial(example_keys, state.seed, state.step, examples=examples)
         images, labels = jax.tree.map(lambda leaf: leaf[indices], data)
@@ -212,13 +221,30 @@ def step_function(
     return step
 
 
-def make_step(objective: Objective, optimizers, moving, devices: Devices = None, **settings) -> Callable:
+def make_step(
+    objective: Objective, optimizers, moving, steps_per_call: int = 1, devices: Devices = None, **settings
+) -> Callable:
     """The `step_function` with these settings, mapped over the devices and compiled once.
 
     Every argument and result has a leading axis of devices. The state is donated.
+
+    With `steps_per_call` above 1 the program is a loop over so many steps, and its scalars are those of the last one.
+    `moving` then has the players of each step of a `period`, of which the loop does a whole number.
     """
-    step = step_function(objective, optimizers, moving, **settings)
-    return jax.pmap(step, axis_name=AXIS, donate_argnums=0, devices=devices)
+    turns = (moving,) if steps_per_call == 1 else moving
+    functions = [step_function(objective, optimizers, players, **settings) for players in turns]
+
+    def loop(state, *arguments):
+        def one_period(state, _):
+            for step in functions:
+                state, scalars = step(state, *arguments)
+            return state, scalars
+
+        state, scalars = jax.lax.scan(one_period, state, length=steps_per_call // len(turns))
+        return state, jax.tree.map(lambda values: values[-1], scalars)
+
+    program = functions[0] if steps_per_call == 1 else loop
+    return jax.pmap(program, axis_name=AXIS, donate_argnums=0, devices=devices)
 
 
 def compiler_options(rematerialize: bool) -> dict[str, str] | None:

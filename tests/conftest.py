@@ -124,16 +124,20 @@ class Killed(BaseException):
 
 
 def kill_after(setup: Setup, steps: int) -> None:
-    """Makes training with `setup` end with `Killed` once it has done so many steps."""
-    done, _ = [], setup.step_bytes  # Of the programs before they are wrapped.
+    """Makes training with `setup` end with `Killed` once it has done so many steps, or would in the call after."""
+    done, _ = 0, setup.step_bytes  # Of the programs before they are wrapped.
 
-    def and_die(compiled):
+    def and_die(compiled, steps_of_call):
         def step_and_die(*arguments):
-            done.append(None)
-            if len(done) > steps:
+            nonlocal done
+            done += steps_of_call
+            if done > steps:
                 raise Killed
             return compiled(*arguments)
 
         return step_and_die
 
-    setup._compiled = {moving: and_die(compiled) for moving, compiled in setup._compiled.items()}
+    setup._compiled = {
+        moving: and_die(compiled, setup.steps_per_call if isinstance(moving[0], tuple) else 1)
+        for moving, compiled in setup._compiled.items()
+    }

@@ -91,6 +91,11 @@ BAD = [
     ),
     ({"objective.n_critic": 0}, ["config.objective.n_critic=0", "at least 1"]),
     ({"objective.n_critic": 3}, ["config.train.log_every=50", "a multiple of config.objective.n_critic=3"]),
+    ({"train.steps_per_call": -1}, ["config.train.steps_per_call=-1", "at least 0"]),
+    (
+        {"objective.n_critic": 5, "train.steps_per_call": 8},
+        ["config.train.steps_per_call=8", "0, 1 or a multiple of config.objective.n_critic=5"],
+    ),
     ({"objective.ema_decay": 1.0}, ["config.objective.ema_decay=1.0", "below 1"]),
     (
         {"objective.augmentations": ("flip",)},

@@ -157,7 +157,7 @@ def trajectory(whole):
     states = {0: run.initial_state}
     for step in range(12):
         state, masks = train.replicate(states[step]), train.replicate(run.dense_masks)
-        ((images, indices),) = run.setup.batches(run.seed, step, step + 1)
+        ((_, images, indices),) = run.setup.batches(run.seed, step, step + 1)
         state, _ = run.setup.step(step)(state, masks, images, indices, None)
         states[step + 1] = train.unreplicate(state)
     return states

@@ -29,8 +29,8 @@ def advance(setup, state, masks, teacher, steps):
     """`(states after 0, 1, ..., scalars of each step)` on the host."""
     states, scalars = [state], []
     state, masks, teacher = (train.replicate(tree) for tree in (state, masks, teacher))
-    for number, batch in enumerate(setup.batches(0, 0, steps)):
-        state, values = setup.step(number)(state, masks, *batch, teacher)
+    for block, *batch in setup.batches(0, 0, steps):
+        state, values = setup.step(block.start)(state, masks, *batch, teacher)
         states.append(train.unreplicate(state))
         scalars.append({name: float(value[0]) for name, value in values.items()})
     return states, scalars

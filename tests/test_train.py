@@ -85,22 +85,31 @@ def initial_state(name):
 
 
 @functools.cache
-def compiled_step(name, moving, weight_decay):
+def compiled_step(name, moving, weight_decay=0.0, **options):
     ema_decay = GAMES[name].options.get("ema_decay", 0.0)
-    return train.make_step(make(name), optimizers(name, weight_decay), moving, ema_decay=ema_decay)
+    return train.make_step(make(name), optimizers(name, weight_decay), moving, ema_decay=ema_decay, **options)
 
 
 def images(n=64):
     return np.random.default_rng(0).integers(0, 256, (n, 16, 16, 1), dtype=np.uint8)
 
 
+def one_by_one(start, stop):
+    return [range(step, step + 1) for step in range(start, stop)]
+
+
+def on_device(data, blocks, **options):
+    """The calls of `blocks` on images that are on the devices, 16 of 64 a step."""
+    chosen = functools.partial(batches.indices, 0, n=64, batch_size=16)
+    return batches.resident(data, chosen, blocks, jax.local_device_count(), **options)
+
+
 def fit(name, state, masks, steps, weight_decay=0.0):
     """The state, on the host, and the last scalars after `steps` more steps."""
-    devices, start = jax.local_device_count(), int(state.step)
+    start = int(state.step)
     state, masks, resident = train.replicate(state), train.replicate(masks), train.replicate((images(), None))
-    chosen = batches.indices(0, start, start + steps, 64, 16)
-    for number, (data, indices) in enumerate(batches.resident(resident, chosen, devices), start):
-        step = compiled_step(name, train.movers(make(name), number), weight_decay)
+    for block, data, indices in on_device(resident, one_by_one(start, start + steps)):
+        step = compiled_step(name, train.movers(make(name), block.start), weight_decay)
         state, scalars = step(state, masks, data, indices)
     return train.unreplicate(state), {name: float(values[0]) for name, values in scalars.items()}
 
@@ -224,8 +233,7 @@ def test_the_penalty_adds_its_weight_times_the_sign_of_each_gamma_to_the_gradien
         for component, weight in weights.items()
     }
     step = train.make_step(make(game), optimizers(game), (game,), l1=l1)
-    resident, devices = train.replicate((images(), None)), jax.local_device_count()
-    (batch,) = batches.resident(resident, batches.indices(0, 0, 1, 64, 16), devices)
+    ((_, *batch),) = on_device(train.replicate((images(), None)), one_by_one(0, 1))
     state, _ = step(train.replicate(start), train.replicate(masks), *batch)
     plain, _ = fit(game, start, masks, 1)
     # Of Adam's first moment a gradient is, in the first step, the share 1 - beta1.
@@ -378,15 +386,22 @@ def test_the_data_order_after_step_k_is_the_same_wherever_training_starts():
 @pytest.mark.parametrize("labels", [None, np.arange(64, dtype=np.int32)], ids=["without_labels", "with_labels"])
 def test_streamed_batches_are_the_resident_ones(labels):
     data, devices = (images(), labels), jax.local_device_count()
-    resident = batches.resident(train.replicate(data), batches.indices(0, 0, 9, 64, 8 * devices), devices)
-    streamed = batches.streamed(data, batches.indices(0, 0, 9, 64, 8 * devices), devices)
-    for (whole, chosen), (batch, order) in zip(resident, streamed, strict=True):
+    choose = functools.partial(batches.indices, 0, n=64, batch_size=8 * devices)
+    blocks = list(batches.blocks(1, 21, 3, lambda step: step == 10))
+    resident = batches.resident(train.replicate(data), choose, blocks, devices, rows=6)
+    for block, (ours, whole, chosen), (theirs, batch, order) in zip(
+        blocks, resident, batches.streamed(data, choose, blocks, devices), strict=True
+    ):
+        assert block == ours == theirs
         assert jax.tree.structure(whole) == jax.tree.structure(batch) == jax.tree.structure(data)
-        for device in range(devices):
-            for ours, theirs in zip(jax.tree.leaves(whole), jax.tree.leaves(batch), strict=True):
-                np.testing.assert_array_equal(
-                    np.asarray(ours[device])[chosen[device]], np.asarray(theirs[device])[order[device]]
-                )
+        for step, expected in zip(block, choose(block.start, block.stop), strict=True):
+            for device, own in enumerate(expected.reshape(devices, -1)):
+                np.testing.assert_array_equal(chosen[device][step % chosen.shape[1]], own)
+                for leaf, on_device, sent in zip(*map(jax.tree.leaves, (data, whole, batch)), strict=True):
+                    np.testing.assert_array_equal(on_device[device], leaf)
+                    np.testing.assert_array_equal(
+                        np.asarray(sent[device])[order[device][step % order.shape[1]]], leaf[own]
+                    )
 
 
 def test_an_error_while_streaming_reaches_the_loop():
@@ -397,7 +412,7 @@ def test_an_error_while_streaming_reaches_the_loop():
             raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        list(batches.streamed(Broken(), iter([np.arange(4)]), 1))
+        list(batches.streamed(Broken(), lambda start, stop: [np.arange(4)], [range(1)], 1))
 
 
 ON_DEVICES = ("gan", "vae", "autoencoder", "averaged", "averaged_codes")

@@ -1,5 +1,7 @@
 """Every network learns something about digits in 200 steps, and so does a DCGAN with each loss and penalty."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -81,9 +83,8 @@ def fit(config, objective, digits):
     labels = digits.labels if config.model.conditional else None
     resident = train.replicate((np.asarray(digits.images), labels))
     history = []
-    for batch, indices in batches.resident(
-        resident, batches.indices(config.seed, 0, STEPS, len(digits.images), BATCH), devices
-    ):
+    chosen = partial(batches.indices, config.seed, n=len(digits.images), batch_size=BATCH)
+    for _, batch, indices in batches.resident(resident, chosen, [range(n, n + 1) for n in range(STEPS)], devices):
         state, scalars = step(state, masks, batch, indices)
         history.append(scalars)
     history = jax.device_get(history)

@@ -23,7 +23,7 @@ FREE = (
 FREE_IN = {
     "objective": ("distillation",),
     "data": ("dir", "placement"),
-    "train": ("log_every", "checkpoint_every", "rematerialize"),
+    "train": ("log_every", "checkpoint_every", "rematerialize", "steps_per_call"),
 }
 PRUNABLE = ("include", "exclude", "components")  # All of `config.prune` that must be the same.
 

@@ -208,15 +208,16 @@ class Run:
         teacher = setup.replicate(self._teacher(round_))
         state, on_device = setup.replicate(start), setup.replicate(masks)
         started, unread = time.perf_counter() - seconds, None
-        for data_, indices in setup.batches(self.seed, step, stop):
+        for block, data_, indices in setup.batches(self.seed, step, stop):
             if setup.stopped.is_set():
                 raise StoppedError
             if update and step in setup.update_steps:
                 before = train.unreplicate(state)
                 masks = update(step, before, masks)
                 state, on_device = setup.replicate(train.rewind(before, masks)), setup.replicate(masks)
-            state, scalars = setup.step(step, is_search)(state, on_device, data_, indices, teacher)
-            step += 1
+            program = setup.step(step, is_search, len(block))
+            state, scalars = program(state, on_device, data_, indices, teacher)
+            step = block.stop
             if step % config.log_every == 0 or step == stop:
                 # What was computed a while ago is read now, so that the devices never wait for the host.
                 self._log(unread)

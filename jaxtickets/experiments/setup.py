@@ -33,6 +33,7 @@ class Setup(Networks):
     Attributes, beside those of `Networks`:
       images: the training images.
       steps: the steps of a whole training.
+      steps_per_call: the steps that one call of a program does, where nothing is to be done between them.
       rewind_step: the step of the rewind point.
       update_steps: the steps before which masks may change in training.
       search_steps: the steps after which the search for an early-bird ticket draws a mask.
@@ -58,6 +59,7 @@ class Setup(Networks):
             training, self._held_out = load(split="train"), load(split="test").images
             self.images, self._labels = training.images, training.labels if config.model.conditional else None
         self.steps = config_lib.resolve_steps(config, len(self.images))
+        self.steps_per_call = config_lib.resolve_steps_per_call(config, jax.default_backend())
         self.rewind_step = config_lib.resolve_rewind_step(config, self.steps)
         self.update_steps = config_lib.resolve_update_steps(config, self.steps)
         per_epoch = len(self.images) // config.train.batch_size
@@ -95,19 +97,36 @@ class Setup(Networks):
         return batches.indices(seed, start, stop, len(self.images), self.config.train.batch_size)
 
     def batches(self, seed: int, start: int, stop: int):
-        """`(data, indices)` for each of the steps `start` to `stop`, as the compiled step takes them."""
-        chosen, devices = self._indices(seed, start, stop), train.device_count(self.devices)
-        if self._resident_data is None:
-            return batches.streamed((self.images, self._labels), chosen, devices, group=self.devices)
-        return batches.resident(self._resident_data, chosen, devices)
+        """`(block, data, indices)` for each call of a program that the steps `start` to `stop` take.
 
-    def step(self, number: int, searching: bool = False):
-        """The compiled program of the step after `number` steps; there is one for each set of players that move.
+        `block` is the range of its steps: one, or `steps_per_call` where nothing is to be done between them.
+        """
+        options = self.config.train
+        updates = self.update_steps if self.config.experiment in config_lib.CHANGING else ()
+
+        def is_due(step):
+            is_saved = options.checkpoint_every and step % options.checkpoint_every == 0
+            return is_saved or step % options.log_every == 0 or step == self.rewind_step or step in updates
+
+        return self._batches(seed, batches.blocks(start, stop, self.steps_per_call, is_due))
+
+    def _batches(self, seed, blocks):
+        chosen, devices = partial(self._indices, seed), train.device_count(self.devices)
+        if self._resident_data is None:
+            return batches.streamed((self.images, self._labels), chosen, blocks, devices, group=self.devices)
+        rows = -(-batches.ROWS // self.steps_per_call) * self.steps_per_call
+        return batches.resident(self._resident_data, chosen, blocks, devices, rows, self.devices)
+
+    def step(self, number: int, searching: bool = False, steps: int = 1):
+        """The compiled program of the `steps` steps after `number` steps.
+
+        There is one for each set of players that move in a step, and one for `steps_per_call` steps.
 
         searching: with the penalty of `config.early_bird`.
         """
         is_penalized = searching and self.config.early_bird.gamma_penalty > 0
-        return (self._compiled_penalized if is_penalized else self._compiled)[train.movers(self.objective, number)]
+        moving = train.movers(self.objective, number) if steps == 1 else train.period(self.objective)
+        return (self._compiled_penalized if is_penalized else self._compiled)[moving]
 
     @cached_property
     def _compiled(self):
@@ -135,15 +154,20 @@ class Setup(Networks):
             lambda leaf: jax.ShapeDtypeStruct((n_devices, *leaf.shape), leaf.dtype),
             (state, self.dense_masks, self.teacher(state, np.float32(0))),
         )
-        batch = next(self.batches(config.seed, 0, 1))
-        compiled = {}
-        for moving in {train.movers(self.objective, step): None for step in range(config.objective.n_critic)}:
-            step = train.make_step(self.objective, self._optimizers, moving, devices=self.devices, **settings)
+        period, compiled = train.period(self.objective), {}
+        programs = dict.fromkeys(period, 1)
+        if self.steps_per_call > 1:
+            programs[period] = self.steps_per_call
+        settings |= {"devices": self.devices}
+        for moving, steps in programs.items():
+            _, *batch = next(self._batches(config.seed, [range(steps)]))
+            step = train.make_step(self.objective, self._optimizers, moving, steps, **settings)
             with _COMPILING:
                 started = time.perf_counter()
                 lowered = step.lower(*trees[:2], *batch, trees[2])
                 compiled[moving] = lowered.compile(train.compiler_options(config.train.rematerialize))
-            say(f"compiled the train step in {time.perf_counter() - started:.1f} s")
+            what = "the train step" if steps == 1 else f"{steps} train steps together"
+            say(f"compiled {what} in {time.perf_counter() - started:.1f} s")
         return compiled
 
     @property
