@@ -31,7 +31,6 @@ import gc
 import itertools
 import os
 import statistics
-import sys
 from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
@@ -124,10 +123,10 @@ def jax_steps(case: Case):
     objective, optimizers, *trees = case.training
     step = train.make_step(objective, optimizers, train.movers(objective, 0))
     state, masks, data = map(train.replicate, (*trees, (case.images, None)))
-    chosen = batches.indices(0, 0, sys.maxsize, len(case.images), case.batch_size)
-    stream = batches.resident(
-        data, chosen if case.is_fresh else itertools.repeat(next(chosen)), jax.local_device_count()
-    )
+    n_images = len(case.images) if case.is_fresh else case.batch_size  # One batch is then all that there is.
+    chosen = partial(batches.indices, 0, n=n_images, batch_size=case.batch_size)
+    blocks = (range(number, number + 1) for number in itertools.count())
+    stream = (batch for _, *batch in batches.resident(data, chosen, blocks, jax.local_device_count()))
     program = step.lower(state, masks, *next(stream)).compile()
 
     def run():
