@@ -3,11 +3,13 @@
 import contextlib
 import contextvars
 import sys
+import threading
 
 import rich.console
 import rich.progress
 
 _SPEAKER = contextvars.ContextVar("speaker", default="")
+_ADDING = threading.Lock()  # The two lines of a run stay together.
 
 
 @contextlib.contextmanager
@@ -50,8 +52,9 @@ class Progress:
         """Has a display of its own, or is two lines of `shown_in` while the run goes on."""
         self._rounds, self._steps = rounds, steps
         self._is_shared, self._bar = shown_in is not None, bars() if shown_in is None else shown_in
-        self._all = self._bar.add_task(f"{_SPEAKER.get()}all rounds", total=rounds * steps, losses="")
-        self._one = self._bar.add_task("", total=steps, losses="")
+        with _ADDING:
+            self._all = self._bar.add_task(f"{_SPEAKER.get()}all rounds", total=rounds * steps, losses="")
+            self._one = self._bar.add_task("", total=steps, losses="")
 
     def __enter__(self):
         if not self._is_shared:

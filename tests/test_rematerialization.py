@@ -30,12 +30,12 @@ GAMES = {
 }
 
 
-def game(name, rematerialize, **sizes):
+def game(name, rematerialize, dtype=jnp.float32, **sizes):
     objective, model, options, network = GAMES[name]
     config = config_lib.get_config()
     config.objective.update(options)
     sizes = {"width": 4, "latent_size": 6, "image_size": 16, "channels": 1, **network, **sizes}
-    components = models.MODELS[model](**sizes, dtype=jnp.float64, rematerialize=rematerialize)
+    components = models.MODELS[model](**sizes, dtype=dtype, rematerialize=rematerialize)
     return OBJECTIVES[objective](components, config.objective)
 
 
@@ -75,7 +75,8 @@ def differ(first, second):
 @pytest.mark.parametrize("name", GAMES)
 def test_losses_gradients_and_batch_statistics_are_those_of_kept_activations(name):
     with jax.enable_x64(True):
-        (before, kept, again) = variables(game(name, False))[1], moves(game(name, False)), moves(game(name, True))
+        kept, again = (moves(game(name, rematerialize, jnp.float64)) for rematerialize in (False, True))
+        _, before = variables(game(name, False))
     chex.assert_trees_all_close(again, kept, rtol=1e-10, atol=1e-12)
     for gradients, (batch_stats, _) in again.values():
         assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {np.dtype("float64")}
@@ -83,31 +84,25 @@ def test_losses_gradients_and_batch_statistics_are_those_of_kept_activations(nam
         assert not jax.tree.leaves(before) or differ(batch_stats, before)
 
 
-@pytest.mark.parametrize("name", ["sngan_resnet, conditional", "vq_vae"])
+@pytest.mark.parametrize("name", ["sagan", "vq_vae"])
 def test_parameters_their_names_and_their_first_values_are_the_same(name):
     kept, again = (game(name, rematerialize).components for rematerialize in (False, True))
     chex.assert_trees_all_equal(init(again), init(kept))
     assert models.axis_names(again) == models.axis_names(kept)
+    chex.assert_trees_all_equal(models.kernel_uses(again), models.kernel_uses(kept))
+    assert models.products(again) == models.products(kept)
 
 
-def test_forward_flops_are_the_same_and_those_of_a_step_count_each_block_that_is_computed_again():
+def test_the_flops_of_a_steps_program_count_what_is_computed_again():
     kept, again = (game("dcgan", rematerialize) for rematerialize in (False, True))
-    chex.assert_trees_all_equal(*(models.kernel_uses(each.components) for each in (kept, again)))
     once, more = (flops.step_work(each, (16, 16, 1), 4) for each in (kept, again))
-    # Through the discriminator go real and generated images, and those from which the generator learns.
+    # Through the discriminator go real and generated images, and those from which the generator learns. What its last
+    # layer gives is not needed for its gradient.
     computed_again = {"discriminator": 3, "generator": 1}
+    computed_again = {path: computed_again[path.split("/")[0]] for path in once.passes}
+    computed_again["discriminator/project/conv/kernel"] = 0
     assert more.other == once.other
-    assert more.passes == {path: n + computed_again[path.split("/")[0]] for path, n in once.passes.items()}
-    for name in ("sagan", "sngan_resnet, conditional"):
-        uses, products = zip(
-            *(
-                (models.kernel_uses(components), models.products(components))
-                for components in (game(name, rematerialize).components for rematerialize in (False, True))
-            ),
-            strict=True,
-        )
-        chex.assert_trees_all_equal(*uses)
-        assert products[0] == products[1]
+    assert more.passes == {path: n + computed_again[path] for path, n in once.passes.items()}
 
 
 def config(data_directory, **changes):

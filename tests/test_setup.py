@@ -127,6 +127,18 @@ def test_outputs_over_a_temperature_give_another_loss_of_the_discriminator(setup
     assert tempered != float(setup.losses[("discriminator",)](state.params, batch))
 
 
+def test_a_step_that_rematerialises_has_more_work_and_the_same_results(setup, data_directory):
+    again = Setup(config(data_directory, **{"train.rematerialize": True}), like=setup)
+    start, teacher = setup.init(0), setup.teacher(setup.init(7), TAUGHT)
+    (kept, kept_scalars), (computed, scalars) = (
+        advance(each, start, setup.dense_masks, teacher, 1) for each in (setup, again)
+    )
+    assert scalars[0] == pytest.approx(kept_scalars[0], rel=1e-4)
+    chex.assert_trees_all_close(computed[1].batch_stats, kept[1].batch_stats, rtol=1e-4, atol=1e-6)
+    less, more = (each.step(0).cost_analysis()["flops"] for each in (setup, again))
+    assert more > 1.1 * less
+
+
 def test_a_teacher_without_weight_changes_no_bit(setup, data_directory):
     state = setup.init(0)
     alone = Setup(config(data_directory, **{"objective.distillation": 0.0}))

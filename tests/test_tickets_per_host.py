@@ -24,11 +24,18 @@ from jaxtickets.experiments import Setup, at_once
 SEEDS = (5, 6, 7)
 TIMINGS = ("train_seconds", "steps_per_second")
 SNAPSHOTS = ("snapshots/init", "snapshots/rewind", "snapshots/dense", "masks/001")
+# Beside the plain ones: a run whose rounds are smaller networks, with data that streams from the host.
+CHANGES = {
+    "early_bird_ae": {
+        **{"early_bird.every": 2, "early_bird.until": 8.0, "early_bird.queue": 3, "early_bird.threshold": 1.0},
+        **{"prune.channel_multiple": 1, "data.placement": "host"},
+    }
+}
 
 
 def config(name, data_directory, **changes):
     several = {"seed": SEEDS[0], "seeds": len(SEEDS), "tickets_per_host": 2, "prune.sparsities": (0.6,)}
-    return tiny(name, data_directory, **{**several, **changes})
+    return tiny(name, data_directory, **{**several, **CHANGES.get(name, {}), **changes})
 
 
 def rows(path):
@@ -156,8 +163,9 @@ def test_every_line_says_whose_it_is(two_devices):
 
 
 @pytest.mark.slow
-def test_groups_of_four_devices_train_bit_for_bit_as_four_devices_alone(data_directory, tmp_path):
-    run_on_devices(8, "gan_digits", data_directory, tmp_path, "together:together", "alone:alone")
+@pytest.mark.parametrize(("devices", "name"), [(8, "gan_digits"), (4, "early_bird_ae")])
+def test_groups_of_devices_train_bit_for_bit_as_so_many_devices_alone(devices, name, data_directory, tmp_path):
+    run_on_devices(devices, name, data_directory, tmp_path, "together:together", "alone:alone")
     assert_same(tmp_path / "together", tmp_path / "alone")
 
 

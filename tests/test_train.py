@@ -54,6 +54,7 @@ GAMES = {
         {"discriminator_norm": "spectral"},
     ),
     "averaged_codes": Game("vq_vae", "vq_vae", sizes={"codes": 4, "codebook_decay": 0.9}),
+    "rematerialized": Game("gan", "dcgan", sizes={"rematerialize": True}),
 }
 assert set(GAMES) >= set(OBJECTIVES)
 
@@ -415,7 +416,7 @@ def test_an_error_while_streaming_reaches_the_loop():
         list(batches.streamed(Broken(), lambda start, stop: [np.arange(4)], [range(1)], 1))
 
 
-ON_DEVICES = ("gan", "vae", "autoencoder", "averaged", "averaged_codes")
+ON_DEVICES = ("gan", "vae", "autoencoder", "averaged", "averaged_codes", "rematerialized")
 
 
 def sums_after_three_steps():
