@@ -6,8 +6,9 @@
 
 Both start from the same weights and compute the same losses with the same settings and masks that keep everything.
 jaxtickets' step is compiled ahead of time, as in a run; PyTorch runs eagerly with contiguous and with channels-last
-tensors, and through torch.compile (channels last) where that works. Its Adam is the fused one. Widths and batch
-sizes are by default the reference's (`harness.NETWORKS`), images are 32x32x3. A repeat is `--steps` steps of each.
+tensors, and through torch.compile (channels last) where that works. Its Adam is the fused one. Each framework has a
+process of its own, as its users run it, and waits while the other works. Widths and batch sizes are by default the
+reference's (`harness.NETWORKS`), images are 32x32x3. A repeat is `--steps` steps of each.
 
 One FLOP is a multiplication or an addition in a convolution or a matrix product of the published networks.
 "GFLOP/s" leaves out multiplications by padding, as XLA's cost analysis does; "padded" counts them too, which is the
@@ -27,11 +28,10 @@ Two CPU cores take some 3 minutes for dcgan, 1 for conv_vae and 20 for sngan_res
 """
 
 import argparse
-import gc
 import itertools
+import multiprocessing
 import os
 import statistics
-from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -118,6 +118,14 @@ class Case(NamedTuple):
     steps: int
 
 
+def make_case(name: str, width: int, batch_size: int, dtype: str, is_fresh: bool, steps: int) -> Case:
+    """The case of these sizes, the same wherever it is made."""
+    images = harness.random_images(max(FRESH_IMAGES, batch_size) if is_fresh else batch_size)
+    style = {"dtype": jnp.bfloat16} if dtype == "bfloat16" else {}
+    training = harness.training(name, width, IMAGE_SIZE, latent_size=LATENT_SIZE, **style)
+    return Case(name, width, batch_size, dtype, training, images, is_fresh, steps)
+
+
 def jax_steps(case: Case):
     """The steps of jaxtickets, compiled ahead of time."""
     objective, optimizers, *trees = case.training
@@ -183,66 +191,105 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def products(shape, dtype: str, device: torch.device, times: int):
-    """`(JAX's, PyTorch's)` matrix products of this shape, so many of them."""
+def factors(shape, dtype: str):
+    """`(left, right, name of their type)` of a matrix product of this shape."""
     rows, contracted, columns = shape
-    left, right = (np.random.default_rng(0).normal(size=size) for size in ((rows, contracted), (contracted, columns)))
+    rng = np.random.default_rng(0)
     name = "bfloat16" if dtype == "bfloat16" else "float32"
-    jax_factors = [jnp.asarray(factor, name) for factor in (left, right)]
-    torch_factors = [torch.from_numpy(factor).to(device, getattr(torch, name)) for factor in (left, right)]
-    program = jax.jit(jnp.matmul).lower(*jax_factors).compile()
+    return rng.normal(size=(rows, contracted)), rng.normal(size=(contracted, columns)), name
 
-    def jax_products():
+
+def jax_products(shape, dtype: str, times: int):
+    """So many matrix products in JAX."""
+    *matrices, name = factors(shape, dtype)
+    matrices = [jnp.asarray(matrix, name) for matrix in matrices]
+    program = jax.jit(jnp.matmul).lower(*matrices).compile()
+
+    def run():
         for _ in range(times):
-            product = program(*jax_factors)
+            product = program(*matrices)
         jax.block_until_ready(product)
 
-    def torch_products():
+    return run
+
+
+def torch_products(shape, dtype: str, times: int, device: torch.device):
+    """The same in PyTorch."""
+    *matrices, name = factors(shape, dtype)
+    matrices = [torch.from_numpy(matrix).to(device, getattr(torch, name)) for matrix in matrices]
+
+    def run():
         for _ in range(times):
-            torch.matmul(*torch_factors)
+            torch.matmul(*matrices)
         synchronize(device)
 
-    return jax_products, torch_products
+    return run
 
 
-def set_precision(dtype: str, device: torch.device):
-    """Sets PyTorch's precision of float32 products, and returns the context that has JAX's."""
-    if device.type == "cpu":
-        return nullcontext()
-    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = dtype == "tf32"
-    return jax.default_matmul_precision({"float32": "float32", "tf32": "tensorfloat32"}.get(dtype))
-
-
-def compare(case: Case, device: torch.device, repeats: int, peak_tflops: float | None) -> dict:
-    """Times a network's steps and prints their table."""
-    plain, padded, tall = step_flops(case.training.objective, case.training.state.params, case.batch_size)
-    on_gpu = device.type == "cuda"
-    times, side = (20, 8192) if on_gpu else (1, 2048)
+def serve_torch(connection, sizes, shapes, times: int) -> None:
+    """PyTorch's process: tells the names of what it has, then does what it is asked for by name until that is None."""
+    on_gpu = torch.cuda.is_available() and jax.default_backend() == "gpu"
+    device, case = torch.device("cuda" if on_gpu else "cpu"), make_case(*sizes)
+    if on_gpu:
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high" if case.dtype == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = case.dtype == "tf32"
     channels_last = {"memory_format": torch.channels_last}
     makers = {
         "PyTorch": partial(torch_steps, case, device),
         "PyTorch channels last": partial(torch_steps, case, device, **channels_last),
         "PyTorch compiled": partial(torch_steps, case, device, **channels_last, compile=torch.compile),
     }
-    work, runners = {}, {}
-    with set_precision(case.dtype, device):
-        runners["jaxtickets"] = jax_steps(case)
-        for name, maker in makers.items():
-            try:
-                runner = maker()
-                runner()
-                runners[name] = runner
-            except Exception as error:  # Of its many kinds of errors, none says more than its own line.
-                if name != "PyTorch compiled":
-                    raise
-                print(f"torch.compile does not work here: {(str(error).strip() or repr(error)).splitlines()[0]}")
-        steps = list(runners)
-        for shape in ((side, side, side), tall):
-            name = "product " + "x".join(map(str, shape))
-            runners[f"{name}, JAX"], runners[f"{name}, PyTorch"] = products(shape, case.dtype, device, times)
-            work |= dict.fromkeys((f"{name}, JAX", f"{name}, PyTorch"), 2 * np.prod(shape, dtype=float))
+    runners = {}
+    for name, maker in makers.items():
+        try:
+            runner = maker()
+            runner()
+            runners[name] = runner
+        except Exception as error:  # Of its many kinds of errors, none says more than its own line.
+            if name != "PyTorch compiled":
+                raise
+            print(f"torch.compile does not work here: {(str(error).strip() or repr(error)).splitlines()[0]}")
+    connection.send(list(runners))
+    runners |= {product_name(shape, "PyTorch"): torch_products(shape, case.dtype, times, device) for shape in shapes}
+    while (name := connection.recv()) is not None:
+        connection.send(runners[name]())
+
+
+def product_name(shape, framework: str) -> str:
+    return f"product {'x'.join(map(str, shape))}, {framework}"
+
+
+def compare(sizes: tuple, repeats: int, peak_tflops: float | None) -> dict:
+    """Times a network's steps and prints their table."""
+    case = make_case(*sizes)
+    plain, padded, tall = step_flops(case.training.objective, case.training.state.params, case.batch_size)
+    on_gpu = jax.default_backend() == "gpu"
+    times, side = (20, 8192) if on_gpu else (1, 2048)
+    shapes = ((side, side, side), tall)
+    here, there = multiprocessing.Pipe()
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=serve_torch, args=(there, sizes, shapes, times))
+    process.start()
+    there.close()
+    torch_names = here.recv()
+
+    def asked(name):
+        here.send(name)
+        return here.recv()
+
+    precision = {"float32": "float32", "tf32": "tensorfloat32"}.get(case.dtype) if on_gpu else None
+    with jax.default_matmul_precision(precision):
+        steps = ["jaxtickets", *torch_names]
+        runners = {"jaxtickets": jax_steps(case)} | {name: partial(asked, name) for name in torch_names}
+        work = {}
+        for shape in shapes:
+            ours, theirs = (product_name(shape, framework) for framework in ("JAX", "PyTorch"))
+            runners |= {ours: jax_products(shape, case.dtype, times), theirs: partial(asked, theirs)}
+            work |= dict.fromkeys((ours, theirs), 2 * np.prod(shape, dtype=float))
         seconds = harness.in_turn(runners, repeats)
+    here.send(None)
+    process.join()
     seconds = {name: [value / (case.steps if name in steps else times) for value in seconds[name]] for name in runners}
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     rate = max(flop / medians[name] for name, flop in work.items())
@@ -289,8 +336,6 @@ def main():
         parser.error("--dtypes=tf32: a CPU has no such products; allowed are float32, bfloat16")
     if options.peak_tflops and len(options.peak_tflops) != len(options.dtypes):
         parser.error(f"--peak_tflops: has {len(options.peak_tflops)} values; allowed are {len(options.dtypes)}")
-    device = torch.device("cuda" if backend == "gpu" else "cpu")
-    torch.backends.cudnn.benchmark = True
     is_fresh = options.data == "fresh" or (options.data is None and backend == "gpu")
     steps = options.steps or (20 if backend == "gpu" else 2)
     peaks = dict(zip(options.dtypes, options.peak_tflops or [None] * len(options.dtypes), strict=True))
@@ -300,15 +345,9 @@ def main():
         _, _, default_width, default_batch_size = harness.NETWORKS[name]
         width = options.width or default_width
         for batch_size in options.batch_sizes or [default_batch_size]:
-            images = harness.random_images(max(FRESH_IMAGES, batch_size) if is_fresh else batch_size)
             for dtype, peak in peaks.items():
-                style = {"dtype": jnp.bfloat16} if dtype == "bfloat16" else {}
-                training = harness.training(name, width, IMAGE_SIZE, latent_size=LATENT_SIZE, **style)
-                case = Case(name, width, batch_size, dtype, training, images, is_fresh, steps)
-                results.append(compare(case, device, options.repeats, peak))
-                # Else PyTorch would stop compiling after so many versions of a function.
-                torch.compiler.reset()
-                gc.collect()
+                sizes = (name, width, batch_size, dtype, is_fresh, steps)
+                results.append(compare(sizes, options.repeats, peak))
     harness.write(options, results)
 
 

@@ -117,6 +117,12 @@ def test_a_run_on_eight_devices_prunes_as_many_weights_as_on_one(whole, data_dir
     assert len(json.loads((tmp_path / "workdir" / "config.json").read_text())["devices"]) == 8
 
 
+def test_the_command_imports_only_when_they_are_needed_what_takes_long():
+    script = "import sys, jaxtickets.main; print({'matplotlib', 'orbax', 'sklearn', 'scipy.stats'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
 def test_celeba_without_a_network_names_the_alternatives(tmp_path):
     process = start(tmp_path / "workdir", tmp_path / "tfds", config="configs/gan_celeba.py")
     out, err = process.communicate(timeout=300)
