@@ -5,8 +5,9 @@ Three operations make up all of it, each linear in two of the images x, the kern
 derivatives of C are T and W, those of T are C and W.
 
 On accelerators they are XLA's convolutions. Its CPU back end runs many of them at a fraction of the rate of the matrix
-products that they consist of (benchmarks/fast_layers.py), so there those are written as products, a tap of the kernel
-at a time: the same sums in another order.
+products that they consist of (benchmarks/fast_layers.py), so there those are written as products, a row of the kernel
+at a time; and those of wide 4x4 kernels of stride 2 as 9 products in the place of 16. All are the same functions, up to
+the order of sums.
 """
 
 from functools import partial
@@ -19,6 +20,9 @@ from jax import lax
 NARROW = 16
 # XLA's convolutions are as fast as products on output maps of more positions than this, if they have several taps.
 SMALL_MAP = 16
+# From so many inputs and outputs, and so many outputs of a channel times them, products take longer than the sums by
+# which 9 of them replace 16.
+WIDE, LARGE = 128, 4096
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -77,13 +81,18 @@ def _convolved(x, kernel, stride, padding):
     """C: `[batch, h, w, in]` and `[kh, kw, in, out]` -> `[batch, h', w', out]`."""
     plain = partial(_plain, stride=stride, padding=padding)
     positions = jax.eval_shape(plain, x, kernel).shape[1:3]
-    if _suits_xla(positions, kernel):
+    is_filtered = _can_filter(x, kernel, positions, stride)
+    if _suits_xla(positions, kernel) and not is_filtered:
         return plain(x, kernel)
 
     def products(x, kernel):
-        rows = _rows(x, kernel.shape[:2], positions, stride, padding)
-        matrices = _matrices(kernel, stride)
-        return sum(row @ matrix for row, matrix in zip(rows, matrices, strict=True))
+        blocks, small = _blocks(x, kernel.shape[:2], positions, stride, padding), _small(kernel, stride)
+        if is_filtered:
+            return _filtered(blocks, small)
+        return sum(
+            row @ matrix.reshape(-1, matrix.shape[-1])
+            for row, matrix in zip(_rows(blocks, small.shape[:2]), small, strict=True)
+        )
 
     return lax.platform_dependent(x, kernel, cpu=products, default=plain)
 
@@ -100,20 +109,17 @@ def _transposed(y, kernel, sizes, stride, padding):
         return plain(y, kernel)
 
     def products(y, kernel):
-        batch, height, width, _ = y.shape
-        matrices = _matrices(kernel, stride)
-        n_rows, n_columns = (-(-taps // stride) for taps in kernel.shape[:2])
-        total = 0
-        for row, matrix in enumerate(matrices):
-            blocks = (y @ matrix.T).reshape(batch, height, width, n_columns, -1)
-            for column in range(n_columns):
-                pads = ((0, 0), (row, n_rows - 1 - row), (column, n_columns - 1 - column), (0, 0))
-                total += jnp.pad(blocks[:, :, :, column], pads)
-        x = total.reshape(*total.shape[:3], stride, stride, -1).swapaxes(2, 3)
-        x = x.reshape(batch, stride * total.shape[1], stride * total.shape[2], -1)
-        missing = [max(0, padding + size - have) for size, have in zip(sizes, x.shape[1:3], strict=True)]
-        x = jnp.pad(x, ((0, 0), *((0, n) for n in missing), (0, 0)))
-        return x[:, padding : padding + sizes[0], padding : padding + sizes[1]]
+        small = _small(kernel, stride)
+        if _can_filter(y, kernel, y.shape[1:3], stride):
+            return _images(_filtered_transposed(y, small), sizes, stride, padding)
+        rows, columns = small.shape[:2]
+        blocks = 0
+        for row, matrix in enumerate(small):
+            products = (y @ matrix.reshape(-1, matrix.shape[-1]).T).reshape(*y.shape[:3], columns, -1)
+            for column in range(columns):
+                pads = ((0, 0), (row, rows - 1 - row), (column, columns - 1 - column), (0, 0))
+                blocks += jnp.pad(products[:, :, :, column], pads)
+        return _images(blocks, sizes, stride, padding)
 
     return lax.platform_dependent(y, kernel, cpu=products, default=plain)
 
@@ -132,7 +138,8 @@ def _kernel_gradient(x, y, kernel_size, stride, padding):
     def products(x, y):
         # A product whose first factor is transposed on the fly is a third slower than one that finds it transposed.
         transposed = lax.optimization_barrier(y.reshape(-1, y.shape[-1]).T)
-        rows = _rows(x, kernel_size, y.shape[1:3], stride, padding)
+        blocks = _blocks(x, kernel_size, y.shape[1:3], stride, padding)
+        rows = _rows(blocks, [-(-taps // stride) for taps in kernel_size])
         gradients = jnp.stack([transposed @ row.reshape(-1, row.shape[-1]) for row in rows])
         return _kernel(gradients, kernel_size, stride)
 
@@ -149,34 +156,49 @@ def _plain(x, kernel, stride, padding):
     )
 
 
-# Strided convolutions as those of stride 1, a row of whose kernel is a matrix. `stride` x `stride` pixels become the
-# channels of one, and kernels whose size the stride does not divide get taps of zero.
+# Strided convolutions as those of stride 1 with smaller kernels: `stride` x `stride` pixels become the channels of one
+# block, and kernels whose size the stride does not divide get taps of zero.
 
 
-def _rows(x, kernel_size, positions, stride, padding):
-    """For each row of the smaller kernel the pixels that it meets: `[batch, *positions, taps * in]`."""
-    rows, columns = (-(-taps // stride) for taps in kernel_size)
-    ends = [(count + n - 1) * stride for count, n in zip(positions, (rows, columns), strict=True)]
+def _blocks(x, kernel_size, positions, stride, padding):
+    """`[batch, h, w, in]` -> `[batch, *(positions + smaller kernel - 1), stride * stride * in]`."""
+    ends = [(count - (-taps // stride) - 1) * stride for count, taps in zip(positions, kernel_size, strict=True)]
     pads = [(padding, end - size - padding) for end, size in zip(ends, x.shape[1:3], strict=True)]
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)))
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // stride, stride, width // stride, stride, channels).swapaxes(2, 3)
-    x = x.reshape(batch, height // stride, width // stride, -1)
-    x = jnp.concatenate([x[:, :, column : column + positions[1]] for column in range(columns)], axis=-1)
-    return [x[:, row : row + positions[0]] for row in range(rows)]
+    return x.reshape(batch, height // stride, width // stride, -1)
 
 
-def _matrices(kernel, stride):
-    """For each row of the smaller kernel its matrix: `[taps * in, out]`."""
+def _images(blocks, sizes, stride, padding):
+    """The transpose of `_blocks`: `[batch, *sizes, in]`."""
+    batch, height, width, _ = blocks.shape
+    x = blocks.reshape(batch, height, width, stride, stride, -1).swapaxes(2, 3)
+    x = x.reshape(batch, height * stride, width * stride, -1)
+    missing = [max(0, padding + size - have) for size, have in zip(sizes, x.shape[1:3], strict=True)]
+    x = jnp.pad(x, ((0, 0), *((0, n) for n in missing), (0, 0)))
+    return x[:, padding : padding + sizes[0], padding : padding + sizes[1]]
+
+
+def _small(kernel, stride):
+    """The kernel that blocks meet: `[rows, columns, stride * stride * in, out]`."""
     rows, columns = (-(-taps // stride) for taps in kernel.shape[:2])
     pads = [(0, n * stride - taps) for n, taps in zip((rows, columns), kernel.shape[:2], strict=True)]
     kernel = jnp.pad(kernel, (*pads, (0, 0), (0, 0)))
     kernel = kernel.reshape(rows, stride, columns, stride, *kernel.shape[2:]).swapaxes(1, 2)
-    return list(kernel.reshape(rows, -1, kernel.shape[-1]))
+    return kernel.reshape(rows, columns, -1, kernel.shape[-1])
+
+
+def _rows(blocks, kernel_size):
+    """For each row of the smaller kernel the blocks that it meets, side by side: `[batch, h, w, columns * in]`."""
+    rows, columns = kernel_size
+    height, width = blocks.shape[1] - rows + 1, blocks.shape[2] - columns + 1
+    x = jnp.concatenate([blocks[:, :, column : column + width] for column in range(columns)], axis=-1)
+    return [x[:, row : row + height] for row in range(rows)]
 
 
 def _kernel(matrices, kernel_size, stride):
-    """The inverse of `_matrices`, from their transposes `[rows, out, taps * in]`.
+    """The inverse of `_small`, from the transposes of its rows, `[rows, out, columns * in]`.
 
     (Transposed one by one, each would be a part of its product, and that the slow kind.)
     """
@@ -184,3 +206,52 @@ def _kernel(matrices, kernel_size, stride):
     kernel = matrices.reshape(rows, matrices.shape[1], columns, stride, stride, -1).transpose(0, 3, 2, 4, 5, 1)
     kernel = kernel.reshape(rows * stride, columns * stride, *kernel.shape[-2:])
     return kernel[: kernel_size[0], : kernel_size[1]]
+
+
+# Minimal filtering (Winograd 1980; for convolutions Lavin, Gray 2016). Of two taps g, two outputs from three inputs d:
+# m = ((d0 - d1) g0, d1 (g0 + g1), (d1 - d2) g1), outputs = (m0 + m1, m1 - m2): three products in the place of four, and
+# over two axes nine in the place of sixteen. Its steps are linear, so the transpose goes back by theirs.
+
+
+def _can_filter(x, kernel, positions, stride):
+    is_two_by_two = all(-(-taps // stride) == 2 for taps in kernel.shape[:2]) and not any(n % 2 for n in positions)
+    width = min(kernel.shape[2:])
+    is_worth_it = width >= WIDE and width * positions[0] * positions[1] >= LARGE
+    return is_two_by_two and is_worth_it and jnp.finfo(x.dtype).bits >= 32
+
+
+def _over_both_axes(transform, grid):
+    """`transform`, of a sequence to a tuple, of the rows and then of the columns of a grid of arrays."""
+    columns = zip(*map(transform, grid), strict=True)
+    return list(zip(*map(transform, columns), strict=True))
+
+
+def _filters(kernel):
+    return _over_both_axes(lambda g: (g[0], g[0] + g[1], g[1]), kernel)
+
+
+def _multiplied(grid, matrices):
+    return [[left @ right for left, right in zip(*rows, strict=True)] for rows in zip(grid, matrices, strict=True)]
+
+
+def _filtered(blocks, kernel):
+    """The convolution of `[batch, h + 1, w + 1, in]` with `[2, 2, in, out]`, h and w even: `[batch, h, w, out]`."""
+    batch, height, width = blocks.shape[0], blocks.shape[1] - 1, blocks.shape[2] - 1
+    tiles = [[blocks[:, i : i + height - 1 : 2, j : j + width - 1 : 2] for j in range(3)] for i in range(3)]
+    tiles = _over_both_axes(lambda d: (d[0] - d[1], d[1], d[1] - d[2]), tiles)
+    outputs = _over_both_axes(lambda m: (m[0] + m[1], m[1] - m[2]), _multiplied(tiles, _filters(kernel)))
+    return jnp.stack([jnp.stack(row, axis=3) for row in outputs], axis=2).reshape(batch, height, width, -1)
+
+
+def _filtered_transposed(y, kernel):
+    """The transpose of `_filtered`: `[batch, h, w, out]` -> `[batch, h + 1, w + 1, in]`."""
+    tiles = [[y[:, i::2, j::2] for j in range(2)] for i in range(2)]
+    tiles = _over_both_axes(lambda y: (y[0], y[0] + y[1], -y[1]), tiles)
+    matrices = [[matrix.T for matrix in row] for row in _filters(kernel)]
+    inputs = _over_both_axes(lambda d: (d[0], d[1] + d[2] - d[0], -d[2]), _multiplied(tiles, matrices))
+    zero = jnp.zeros((), y.dtype)
+    return sum(
+        lax.pad(inputs[i][j], zero, ((0, 0, 0), (i, 2 - i, 1), (j, 2 - j, 1), (0, 0, 0)))
+        for i in range(3)
+        for j in range(3)
+    )
