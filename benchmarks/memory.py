@@ -96,7 +96,7 @@ def measure(case: dict, timed: bool, repeats: int) -> list[dict]:
     }
     keeps_account = peak_bytes() is not None
     if (timed or keeps_account) and rows["kept"]["total"] < free_bytes():
-        runners = harness.steppers(programs, init(), masks, *sizes)
+        runners = harness.steppers(programs, jax.device_get(init()), masks, *sizes)
         for variant, run in runners.items() if keeps_account else ():
             before = peak_bytes()
             run()

@@ -14,7 +14,7 @@ and to get an answer from the command that needs no experiment.
 
 import json
 import os
-import statistics
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,7 +25,7 @@ import harness
 import jax
 
 ROOT = Path(__file__).resolve().parent.parent
-# The larger one has the widest residual networks of a small config, conditional and with two players' programs.
+# The second has three times as many layers.
 RUNS = "configs/gan_digits.py:quick,configs/sngan_resnet.py:quick"
 IMPORTS = ("jax", "jaxtickets", "jaxtickets.masks", "jaxtickets.pruning", "jaxtickets.train", "jaxtickets.main")
 COMMANDS = {"--help": ["--help"], "a wrong value": ["--config=configs/gan_digits.py", "--config.prune.rate=2"]}
@@ -66,13 +66,13 @@ def child(started: float, arguments: list[str]) -> None:
     main.main()
 
 
-def run(command: list[str], cache: Path, programs: Path) -> tuple[float, subprocess.CompletedProcess]:
+def run(command: list[str], cache: Path) -> tuple[float, subprocess.CompletedProcess]:
     """The seconds that a fresh process takes, and what it says."""
     environment = os.environ | {
         "JAXTICKETS_CACHE": str(cache),
-        "JAX_COMPILATION_CACHE_DIR": str(programs),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     started = time.perf_counter()
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     return time.perf_counter() - started, result
@@ -80,20 +80,23 @@ def run(command: list[str], cache: Path, programs: Path) -> tuple[float, subproc
 
 def measure(config: str, folder: Path, repeats: int) -> dict[str, list[dict[str, float]]]:
     """`{"first", "cold" or "warm": [seconds of each part]}`."""
-    cache, flags = folder / "cache", [f"--config={config}", f"--config.data.dir={folder / 'data'}"]
+    seconds, cache = {"first": [], "cold": [], "warm": []}, folder / "cache"
+    folder.mkdir()
+    flags = [f"--config={config}", f"--config.data.dir={folder / 'data'}"]
 
-    def start(kind, number, programs):
-        command = [sys.executable, __file__, "--child", str(time.time()), *flags, f"--workdir={folder / kind}_{number}"]
-        _, result = run(command, cache, programs)
+    def start(kind):
+        workdir = tempfile.mkdtemp(dir=folder)
+        command = [sys.executable, __file__, "--child", str(time.time()), *flags, f"--workdir={workdir}"]
+        _, result = run(command, cache)
         if result.returncode:
             raise SystemExit(f"{config} failed: {result.stderr}")
-        return json.loads(result.stdout.splitlines()[-1])
+        seconds[kind].append(json.loads(result.stdout.splitlines()[-1]))
 
-    seconds = {"first": [start("first", 0, folder / "warm")], "cold": [], "warm": []}
-    for repeat in range(repeats):
-        for kind in ("cold", "warm")[:: -1 if repeat % 2 else 1]:
-            programs = folder / (f"cold_{repeat}" if kind == "cold" else "warm")
-            seconds[kind].append(start(f"run_{kind}", repeat, programs))
+    start("first")
+    for _ in range(repeats):
+        shutil.rmtree(cache / "xla")
+        start("cold")
+        start("warm")
     return seconds
 
 
@@ -117,13 +120,11 @@ def main():
         commands = {f"import {module}": [sys.executable, "-c", f"import {module}"] for module in IMPORTS}
         for what, flags in COMMANDS.items():
             commands[f"jaxtickets.main, {what}"] = [sys.executable, "-m", "jaxtickets.main", *flags]
-        runners = {
-            name: lambda command=command: run(command, Path(folder), Path(folder)) for name, command in commands.items()
-        }
+        runners = {name: lambda command=command: run(command, Path(folder)) for name, command in commands.items()}
         results["commands"] = harness.in_turn(runners, options.repeats)
     print("seconds of a fresh process, median (lowest-highest)")
     for name, times in results["commands"].items():
-        print(f"{name:44}{harness.spread(times, 2):>22}  {statistics.median(times):.2f}")
+        print(f"{name:44}{harness.spread(times, 2):>22}")
     harness.write(options, results)
 
 

@@ -6,18 +6,29 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from jaxtickets.errors import UserError
+
 
 def directory(*parts: str) -> pathlib.Path:
     """Returns `parts` joined below the cache directory, and creates it.
 
     The cache directory is $JAXTICKETS_CACHE, else $XDG_CACHE_HOME/jaxtickets, else ~/.cache/jaxtickets.
+
+    Raises:
+      UserError: it can't be created.
     """
     if own := os.environ.get("JAXTICKETS_CACHE"):
         root = pathlib.Path(own).expanduser()
     else:
         root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxtickets"
     path = root.joinpath(*parts)
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the cache directory {path}: {error.strerror}; allowed is a directory that can be written, "
+            "in the environment's JAXTICKETS_CACHE"
+        ) from None
     return path
 
 

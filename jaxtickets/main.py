@@ -1,5 +1,6 @@
 """Runs one experiment: `python -m jaxtickets.main --config=configs/gan_digits.py [--config.field=value ...]`."""
 
+import contextlib
 import logging
 import re
 import sys
@@ -76,11 +77,18 @@ def start(function, **whole_numbers: str) -> None:
         sys.exit(2)
 
 
+def _cache_programs():
+    """Compiled programs are kept in the user's cache directory, unless JAX_COMPILATION_CACHE_DIR names another."""
+    if not jax.config.jax_compilation_cache_dir:
+        with contextlib.suppress(UserError):  # One that can't be written costs time, and no run.
+            jax.config.update("jax_compilation_cache_dir", str(cache.directory("xla")))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # A start compiles many small ones.
+
+
 def _run(config, path, from_round):
     allocator.keep_freed_memory()
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # Downloads that go on after one has failed tell of retries.
-    if not jax.config.jax_compilation_cache_dir:  # Else the user has chosen one.
-        jax.config.update("jax_compilation_cache_dir", str(cache.directory("xla")))
+    _cache_programs()
     name, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     default = Path("runs") / "-".join(filter(None, [Path(name).stem, variant]))
     run(config, path or default, from_round)

@@ -7,8 +7,12 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 from conftest import ROOT
+
+from jaxtickets import cache, main
+from jaxtickets.errors import UserError
 
 SMALL = [
     "--config.model.width=4",
@@ -117,12 +121,6 @@ def test_a_run_on_eight_devices_prunes_as_many_weights_as_on_one(whole, data_dir
     assert len(json.loads((tmp_path / "workdir" / "config.json").read_text())["devices"]) == 8
 
 
-def test_the_command_imports_only_when_they_are_needed_what_takes_long():
-    script = "import sys, jaxtickets.main; print({'matplotlib', 'orbax', 'sklearn', 'scipy.stats'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.strip() == "set()", done.stderr
-
-
 def test_celeba_without_a_network_names_the_alternatives(tmp_path):
     process = start(tmp_path / "workdir", tmp_path / "tfds", config="configs/gan_celeba.py")
     out, err = process.communicate(timeout=300)
@@ -133,3 +131,46 @@ def test_celeba_without_a_network_names_the_alternatives(tmp_path):
         assert part in last
     assert "Traceback" not in err
     assert not (tmp_path / "workdir").exists()
+
+
+def test_a_mistake_in_the_config_waits_for_no_import_of_what_only_a_run_needs():
+    slow = ("matplotlib", "orbax", "tensorflow_datasets", "scipy.stats", "sklearn", "tensorboardX")
+    script = f"import sys, jaxtickets.main; print([name for name in {slow} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout == "[]\n"
+
+
+def test_a_run_waits_for_no_import_of_what_only_its_report_needs():
+    script = "import sys, jaxtickets.experiments; print([n for n in ('matplotlib', 'scipy.stats') if n in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout == "[]\n"
+
+
+@pytest.fixture
+def programs():
+    """Sets where compiled programs are kept, for the length of a test."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield lambda path: jax.config.update("jax_compilation_cache_dir", path)
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_compiled_programs_are_kept_in_the_cache_directory_or_where_the_user_says(programs, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXTICKETS_CACHE", str(tmp_path / "cache"))
+    for chosen, expected in ((None, str(tmp_path / "cache" / "xla")), ("elsewhere", "elsewhere")):
+        programs(chosen)
+        main._cache_programs()
+        assert jax.config.jax_compilation_cache_dir == expected
+
+
+def test_a_cache_directory_that_cannot_be_written_keeps_no_programs_and_is_named_where_it_is_needed(
+    programs, tmp_path, monkeypatch
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("JAXTICKETS_CACHE", str(tmp_path / "file" / "cache"))
+    programs(None)
+    main._cache_programs()
+    assert jax.config.jax_compilation_cache_dir is None
+    with pytest.raises(UserError, match="file/cache/data: Not a directory; .*JAXTICKETS_CACHE"):
+        cache.directory("data")

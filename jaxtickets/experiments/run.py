@@ -252,7 +252,8 @@ class Run:
 
     def _record(self, round_, masks, seconds, steps_per_second, columns):
         params, batch_stats = train.evaluated(self.trained)
-        params = mask_lib.apply(params, masks)
+        # Moved once; arrays on the host would be sent with every batch.
+        params, batch_stats = jax.device_put((mask_lib.apply(params, masks), batch_stats))
         metrics = self.setup.evaluator.evaluate(params, batch_stats, self.seed)
         samples = self.setup.evaluator.samples(params, batch_stats, self.seed)
         weights, kept = mask_lib.counts(masks)

@@ -115,10 +115,10 @@ def _transposed(y, kernel, sizes, stride, padding):
         rows, columns = small.shape[:2]
         blocks = 0
         for row, matrix in enumerate(small):
-            products = (y @ matrix.reshape(-1, matrix.shape[-1]).T).reshape(*y.shape[:3], columns, -1)
+            side_by_side = (y @ matrix.reshape(-1, matrix.shape[-1]).T).reshape(*y.shape[:3], columns, -1)
             for column in range(columns):
                 pads = ((0, 0), (row, rows - 1 - row), (column, columns - 1 - column), (0, 0))
-                blocks += jnp.pad(products[:, :, :, column], pads)
+                blocks += jnp.pad(side_by_side[:, :, :, column], pads)
         return _images(blocks, sizes, stride, padding)
 
     return lax.platform_dependent(y, kernel, cpu=products, default=plain)
