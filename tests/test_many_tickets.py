@@ -24,7 +24,7 @@ def many_tickets():
         yield importlib.import_module("many_tickets")
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=[pytest.param("dcgan", marks=pytest.mark.slow), "linear_ae"])
 def fleet(request, many_tickets, quick_compilation):
     sizes = NETWORKS[request.param]
     network = many_tickets.harness.training(request.param, **sizes)

@@ -72,7 +72,9 @@ def differ(first, second):
     return any(jax.tree.leaves(jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != b)), first, second)))
 
 
-@pytest.mark.parametrize("name", GAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "dcgan" else pytest.mark.slow) for name in GAMES]
+)
 def test_losses_gradients_and_batch_statistics_are_those_of_kept_activations(name):
     with jax.enable_x64(True):
         kept, again = (moves(game(name, rematerialize, jnp.float64)) for rematerialize in (False, True))
@@ -84,7 +86,7 @@ def test_losses_gradients_and_batch_statistics_are_those_of_kept_activations(nam
         assert not jax.tree.leaves(before) or differ(batch_stats, before)
 
 
-@pytest.mark.parametrize("name", ["sagan", "vq_vae"])
+@pytest.mark.parametrize("name", ["vq_vae", pytest.param("sagan", marks=pytest.mark.slow)])
 def test_parameters_their_names_and_their_first_values_are_the_same(name):
     kept, again = (game(name, rematerialize).components for rematerialize in (False, True))
     chex.assert_trees_all_equal(init(again), init(kept))

@@ -112,7 +112,16 @@ def advance(setup, state, masks, teacher, steps):
     return train.unreplicate(state), train.unreplicate(scalars)
 
 
-@pytest.mark.parametrize(("name", "placement"), [*((name, "device") for name in GAMES), ("linear_ae", "host")])
+QUICK = ("linear_ae", "wgan_gp")
+
+
+@pytest.mark.parametrize(
+    ("name", "placement"),
+    [
+        *(pytest.param(name, "device", marks=() if name in QUICK else pytest.mark.slow) for name in GAMES),
+        ("linear_ae", "host"),
+    ],
+)
 def test_a_program_of_several_steps_computes_what_these_compute_one_by_one(name, placement, data_directory):
     setup = Setup(configured(name, data_directory, **GAMES[name], **{"data.placement": placement}))
     initial = setup.init(0)
@@ -189,7 +198,7 @@ def test_a_run_has_the_rows_that_it_has_with_one_step_a_call(whole, data_directo
                 assert float(our_row[name]) == pytest.approx(float(their_row[name]), rel=1e-4), name
 
 
-@pytest.mark.parametrize("steps", [11, 16, STEPS + 19])
+@pytest.mark.parametrize("steps", [16, *(pytest.param(n, marks=pytest.mark.slow) for n in (11, STEPS + 19))])
 def test_a_run_that_was_cut_short_goes_on_to_the_same_bits(whole, tmp_path, steps):
     setup, path = share(Setup(whole[0].config), whole[0].setup), tmp_path / "run"
     with pytest.raises(Killed), Run(setup, path) as run:
