@@ -159,7 +159,6 @@ BAD = [
     ({"train.steps": -5}, ["config.train.steps=-5", "at least 0"]),
     ({"train.log_every": 0}, ["config.train.log_every=0", "at least 1"]),
     ({"train.checkpoint_every": -1}, ["config.train.checkpoint_every=-1", "at least 0"]),
-    ({"train.rematerialize": 1}, ["config.train.rematerialize=1", "True or False"]),
     (
         {**VAE, "model.name": "linear_vae", "model.image_size": 28, "train.rematerialize": True},
         ["config.train.rematerialize=True", "False with config.model.name='linear_vae', which has no blocks"],

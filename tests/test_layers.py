@@ -96,21 +96,30 @@ def assert_same_function(ours, plain, *arguments):
 CHANNELS = [(3, 5), (convolution.NARROW, convolution.NARROW + 1)]
 
 
-@pytest.fixture(params=[False, True], ids=["", "filtered"])
-def filtered(request, monkeypatch):
-    """Once as it is, and once with minimal filtering wherever it can be."""
-    if request.param:
-        monkeypatch.setattr(convolution, "WIDE", 1)
-        monkeypatch.setattr(convolution, "LARGE", 1)
+@pytest.fixture
+def filtered(monkeypatch):
+    """Minimal filtering wherever it can be."""
+    for limit in ("LITTLE", "WIDE", "LARGE"):
+        monkeypatch.setattr(convolution, limit, 1)
+
+
+@pytest.mark.parametrize(("height", "width", "kernel_size"), [(8, 8, 4), (12, 4, 4), (8, 7, 3)])
+def test_nine_products_equal_the_plain_operations_in_value_and_gradients(height, width, kernel_size, filtered):
+    padding = kernel_size - 3
+    ours, plain = (partial(operation, stride=2, padding=padding) for operation in (layers.conv, plain_conv))
+    kernel = normal(kernel_size, kernel_size, 3, 5)
+    assert_same_function(ours, plain, normal(2, height, width, 3), kernel)
+    ours, plain = (
+        partial(operation, stride=2, padding=padding) for operation in (layers.conv_transpose, plain_conv_transpose)
+    )
+    assert_same_function(ours, plain, normal(2, 4, 6, 3), kernel)
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize(
     ("size", "kernel_size", "stride", "padding"), [(4, 4, 2, 1), (1, 4, 1, 0), (5, 3, 2, 1), (3, 3, 1, 1), (6, 2, 2, 0)]
 )
-def test_conv_transpose_equals_the_plain_operation_in_value_and_gradients(
-    size, kernel_size, stride, padding, channels, filtered
-):
+def test_conv_transpose_equals_the_plain_operation_in_value_and_gradients(size, kernel_size, stride, padding, channels):
     ours, plain = (
         partial(operation, stride=stride, padding=padding)
         for operation in (layers.conv_transpose, plain_conv_transpose)
@@ -132,9 +141,7 @@ def test_conv_transpose_equals_the_plain_operation_in_value_and_gradients(
         ],  # A kernel that the stride cuts unevenly.
     ],
 )
-def test_conv_equals_the_plain_operation_in_value_and_gradients(
-    height, width, kernel_size, stride, padding, channels, filtered
-):
+def test_conv_equals_the_plain_operation_in_value_and_gradients(height, width, kernel_size, stride, padding, channels):
     ours, plain = (partial(operation, stride=stride, padding=padding) for operation in (layers.conv, plain_conv))
     kernel = normal(kernel_size, kernel_size, *channels)
     assert_same_function(ours, plain, normal(2, height, width, channels[0]), kernel)
@@ -174,7 +181,7 @@ def test_1x1_convolutions_commute_with_resizing_in_value_and_gradients(resize, p
         (layers.conv_pool, plain_conv_pool, 3),
     ],
 )
-def test_fast_layers_allow_second_derivatives_forward_and_backward(ours, plain, kernel_size, channels, filtered):
+def test_fast_layers_allow_second_derivatives_forward_and_backward(ours, plain, kernel_size, channels):
     x, kernel = normal(1, 4, 4, channels), normal(kernel_size, kernel_size, channels, channels)
 
     @partial(jax.jit, static_argnums=0)

@@ -13,7 +13,6 @@ from jaxtickets import config as config_lib
 from jaxtickets import pruning, train
 from jaxtickets.data import batches
 from jaxtickets.experiments import EXPERIMENTS, Run, Setup
-from jaxtickets.experiments.setup import _bytes
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
 
@@ -137,7 +136,7 @@ def test_a_program_of_several_steps_computes_what_these_compute_one_by_one(name,
     assert_masked(together[0].params, masks)
     if average := together[0].average:
         assert_masked(average["params"], {component: masks[component] for component in average["params"]})
-    memory = [_bytes(program.memory_analysis()) for program in setup._compiled.values()]
+    memory = [train.program_bytes(program) for program in setup._compiled.values()]
     assert setup.step_bytes == max(memory)
 
 

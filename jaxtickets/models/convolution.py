@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+# Kernels of fewer inputs times outputs gain too little for what products take longer to compile.
+LITTLE = 256
 # With fewer outputs than this the products of a kernel's gradient are too narrow to be faster.
 NARROW = 16
 # XLA's convolutions are as fast as products on output maps of more positions than this, if they have several taps.
@@ -82,7 +84,7 @@ def _convolved(x, kernel, stride, padding):
     plain = partial(_plain, stride=stride, padding=padding)
     positions = jax.eval_shape(plain, x, kernel).shape[1:3]
     is_filtered = _can_filter(x, kernel, positions, stride)
-    if _suits_xla(positions, kernel) and not is_filtered:
+    if _is_little(x, kernel.shape[3]) or (_suits_xla(positions, kernel) and not is_filtered):
         return plain(x, kernel)
 
     def products(x, kernel):
@@ -105,7 +107,7 @@ def _transposed(y, kernel, sizes, stride, padding):
         (x,) = jax.linear_transpose(lambda x: _plain(x, kernel, stride, padding), images)(y)
         return x
 
-    if stride == 1 and _suits_xla(y.shape[1:3], kernel):
+    if _is_little(y, kernel.shape[2]) or (stride == 1 and _suits_xla(y.shape[1:3], kernel)):
         return plain(y, kernel)
 
     def products(y, kernel):
@@ -132,7 +134,7 @@ def _kernel_gradient(x, y, kernel_size, stride, padding):
         (gradient,) = jax.linear_transpose(lambda kernel: _plain(x, kernel, stride, padding), kernel)(y)
         return gradient
 
-    if y.shape[-1] < NARROW:
+    if _is_little(x, y.shape[-1]) or y.shape[-1] < NARROW:
         return plain(x, y)
 
     def products(x, y):
@@ -144,6 +146,10 @@ def _kernel_gradient(x, y, kernel_size, stride, padding):
         return _kernel(gradients, kernel_size, stride)
 
     return lax.platform_dependent(x, y, cpu=products, default=plain)
+
+
+def _is_little(x, channels):
+    return x.shape[-1] * channels < LITTLE
 
 
 def _suits_xla(positions, kernel):
