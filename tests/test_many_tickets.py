@@ -13,6 +13,8 @@ from conftest import ROOT
 from jaxtickets import masks as mask_lib
 from jaxtickets import train
 
+pytestmark = pytest.mark.slow  # What is tested is a benchmark.
+
 SEEDS, SPARSITIES, STEPS = 2, (0.5, 0.9), 3
 NETWORKS = {"dcgan": {"width": 4, "image_size": 16}, "linear_ae": {"width": 16, "image_size": 28, "latent_size": 3}}
 
@@ -24,7 +26,7 @@ def many_tickets():
         yield importlib.import_module("many_tickets")
 
 
-@pytest.fixture(scope="module", params=[pytest.param("dcgan", marks=pytest.mark.slow), "linear_ae"])
+@pytest.fixture(scope="module", params=NETWORKS)
 def fleet(request, many_tickets, quick_compilation):
     sizes = NETWORKS[request.param]
     network = many_tickets.harness.training(request.param, **sizes)
@@ -72,7 +74,6 @@ def test_vmapped_tickets_train_as_one_after_the_other_within_rounding(fleet, tra
                 np.testing.assert_allclose(leaf, there[path], rtol=1e-3, atol=1e-5, err_msg=path)
 
 
-@pytest.mark.slow
 def test_the_benchmark_measures_every_way(tmp_path):
     command = [sys.executable, "benchmarks/many_tickets.py", "--networks=linear_ae", "--steps=2", "--repeats=2"]
     command += ["--host_devices=2", f"--out={tmp_path / 'figures.json'}"]

@@ -123,6 +123,7 @@ def two_devices(data_directory, tmp_path_factory):
     return path, run_on_devices(2, "ae_digits", data_directory, path, "together:together", "alone:alone")
 
 
+@pytest.mark.slow
 def test_seeds_at_a_time_train_bit_for_bit_as_one_after_the_other(two_devices):
     path, _ = two_devices
     assert_same(path / "together", path / "alone")
@@ -137,6 +138,7 @@ def test_a_kill_in_one_seed_stops_the_others_and_all_resume_to_the_same_bits(two
     assert (path / "verdict.json").read_bytes() == (whole / "verdict.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_table_of_all_seeds_has_them_in_order_and_each_config_is_that_of_one_seed(two_devices, data_directory):
     path = two_devices[0] / "together"
     assert [(row["seed"], row["round"]) for row in rows(path)] == [
@@ -152,6 +154,7 @@ def test_the_table_of_all_seeds_has_them_in_order_and_each_config_is_that_of_one
         assert one == expected
 
 
+@pytest.mark.slow
 def test_every_line_says_whose_it_is(two_devices):
     _, err = two_devices
     lines = err.splitlines()
