@@ -29,6 +29,7 @@ NETWORKS = {
     "linear_ae": {"objective.name": "autoencoder", "model.width": 64, "model.image_size": 28},
     "conv_ae": {"objective.name": "autoencoder"},
 }
+SLOW = {"sngan", "resnet_dcgan", "sagan", "resnet_vae", "sngan_resnet_vae"}  # To compile.
 LAYER_NORM = {"model.discriminator_norm": "layer"}
 RMSPROP = {"optimizer.name": "rmsprop", "optimizer.beta1": 0.9}
 COMBINATIONS = {
@@ -113,7 +114,9 @@ def check(name, changes, data_directory):
     assert np.std(images, axis=0).mean() > 0.01
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NETWORKS]
+)
 def test_every_network_learns(name, data_directory):
     check(name, NETWORKS[name], data_directory)
 
