@@ -117,7 +117,8 @@ def test_nine_products_equal_the_plain_operations_in_value_and_gradients(height,
 
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize(
-    ("size", "kernel_size", "stride", "padding"), [(4, 4, 2, 1), (1, 4, 1, 0), (5, 3, 2, 1), (3, 3, 1, 1), (6, 2, 2, 0)]
+    ("size", "kernel_size", "stride", "padding"),
+    [(4, 4, 2, 1), (2, 4, 2, 1), (1, 4, 1, 0), (5, 3, 2, 1), (3, 3, 1, 1), (6, 2, 2, 0)],
 )
 def test_conv_transpose_equals_the_plain_operation_in_value_and_gradients(size, kernel_size, stride, padding, channels):
     ours, plain = (
@@ -131,14 +132,10 @@ def test_conv_transpose_equals_the_plain_operation_in_value_and_gradients(size, 
 @pytest.mark.parametrize(
     ("height", "width", "kernel_size", "stride", "padding"),
     [
-        *[(8, 8, 4, 2, 1), (12, 10, 4, 2, 1), (4, 4, 4, 2, 1)],  # Large maps and small ones.
-        *[(6, 6, 3, 1, 1), (4, 3, 3, 1, 1), (4, 5, 1, 1, 0), (5, 5, 4, 1, 0)],
-        *[
-            (5, 7, 3, 2, 1),
-            (9, 8, 5, 3, 2),
-            (8, 7, 3, 2, 0),
-            (6, 6, 1, 2, 0),
-        ],  # A kernel that the stride cuts unevenly.
+        *[(20, 18, 4, 2, 1), (8, 12, 4, 2, 1), (4, 4, 4, 2, 1), (8, 2, 4, 2, 1)],  # Large maps, small and smallest.
+        *[(9, 8, 3, 1, 1), (4, 3, 3, 1, 1), (2, 1, 3, 1, 1), (1, 2, 1, 1, 1), (4, 5, 1, 1, 0), (5, 5, 4, 1, 0)],
+        *[(5, 7, 3, 2, 1), (9, 8, 5, 3, 2), (8, 7, 3, 2, 0), (6, 6, 1, 2, 0)],  # Kernels that strides cut unevenly.
+        (3, 5, 5, 3, 2),
     ],
 )
 def test_conv_equals_the_plain_operation_in_value_and_gradients(height, width, kernel_size, stride, padding, channels):

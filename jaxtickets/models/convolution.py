@@ -6,8 +6,8 @@ derivatives of C are T and W, those of T are C and W.
 
 On accelerators they are XLA's convolutions. Its CPU back end runs many of them at a fraction of the rate of the matrix
 products that they consist of (benchmarks/fast_layers.py), so there those are written as products, a row of the kernel
-at a time; and those of wide 4x4 kernels of stride 2 as 9 products in the place of 16. All are the same functions, up to
-the order of sums.
+at a time; those of wide 4x4 kernels of stride 2 as 9 products in the place of 16; and those of the smallest maps a
+position at a time, without the taps that meet nothing but padding. All are the same functions, up to the order of sums.
 """
 
 from functools import partial
@@ -21,7 +21,9 @@ LITTLE = 256
 # With fewer outputs than this the products of a kernel's gradient are too narrow to be faster.
 NARROW = 16
 # XLA's convolutions are as fast as products on output maps of more positions than this, if they have several taps.
-SMALL_MAP = 16
+SMALL_MAP = 64
+# On output maps of no more positions than this, each has a product of its own.
+FEW = 4
 # From so many inputs and outputs, and so many outputs of a channel times them, products take longer than the sums by
 # which 9 of them replace 16.
 WIDE, LARGE = 128, 4096
@@ -88,6 +90,8 @@ def _convolved(x, kernel, stride, padding):
         return plain(x, kernel)
 
     def products(x, kernel):
+        if _are_few(positions):
+            return _by_position(x, kernel, stride, padding)
         blocks, small = _blocks(x, kernel.shape[:2], positions, stride, padding), _small(kernel, stride)
         if is_filtered:
             return _filtered(blocks, small)
@@ -102,15 +106,18 @@ def _convolved(x, kernel, stride, padding):
 def _transposed(y, kernel, sizes, stride, padding):
     """T: `[batch, h', w', out]` and `[kh, kw, in, out]` -> `[batch, *sizes, in]`."""
 
-    def plain(y, kernel):
+    def transpose(convolution, y, kernel):
         images = jax.ShapeDtypeStruct((len(y), *sizes, kernel.shape[2]), y.dtype)
-        (x,) = jax.linear_transpose(lambda x: _plain(x, kernel, stride, padding), images)(y)
+        (x,) = jax.linear_transpose(lambda x: convolution(x, kernel, stride, padding), images)(y)
         return x
 
+    plain = partial(transpose, _plain)
     if _is_little(y, kernel.shape[2]) or (stride == 1 and _suits_xla(y.shape[1:3], kernel)):
         return plain(y, kernel)
 
     def products(y, kernel):
+        if _are_few(y.shape[1:3]):
+            return transpose(_by_position, y, kernel)
         small = _small(kernel, stride)
         if _can_filter(y, kernel, y.shape[1:3], stride):
             return _images(_filtered_transposed(y, small), sizes, stride, padding)
@@ -129,15 +136,18 @@ def _transposed(y, kernel, sizes, stride, padding):
 def _kernel_gradient(x, y, kernel_size, stride, padding):
     """W: `[batch, h, w, in]` and `[batch, h', w', out]` -> `[*kernel_size, in, out]`."""
 
-    def plain(x, y):
+    def transpose(convolution, x, y):
         kernel = jax.ShapeDtypeStruct((*kernel_size, x.shape[-1], y.shape[-1]), x.dtype)
-        (gradient,) = jax.linear_transpose(lambda kernel: _plain(x, kernel, stride, padding), kernel)(y)
+        (gradient,) = jax.linear_transpose(lambda kernel: convolution(x, kernel, stride, padding), kernel)(y)
         return gradient
 
+    plain = partial(transpose, _plain)
     if _is_little(x, y.shape[-1]) or y.shape[-1] < NARROW:
         return plain(x, y)
 
     def products(x, y):
+        if _are_few(y.shape[1:3]):
+            return transpose(_by_position, x, y)
         # A product whose first factor is transposed on the fly is a third slower than one that finds it transposed.
         transposed = lax.optimization_barrier(y.reshape(-1, y.shape[-1]).T)
         blocks = _blocks(x, kernel_size, y.shape[1:3], stride, padding)
@@ -156,10 +166,32 @@ def _suits_xla(positions, kernel):
     return positions[0] * positions[1] > SMALL_MAP and kernel.shape[:2] != (1, 1)
 
 
+def _are_few(positions):
+    return positions[0] * positions[1] <= FEW
+
+
 def _plain(x, kernel, stride, padding):
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def _by_position(x, kernel, stride, padding):
+    """C, a product for each output position: of the pixels of the image that it sees, and their taps."""
+
+    def seen(size, taps):
+        for start in range(-padding, size + padding - taps + 1, stride):
+            first, last = max(0, -start), min(taps, size - start)
+            yield slice(start + first, start + last), slice(first, last)
+
+    heights, widths = (list(seen(*sizes)) for sizes in zip(x.shape[1:3], kernel.shape[:2], strict=True))
+
+    def output(height, width):
+        (rows, row_taps), (columns, column_taps) = height, width
+        matrix = kernel[row_taps, column_taps].reshape(-1, kernel.shape[-1])
+        return x[:, rows, columns].reshape(len(x), -1) @ matrix
+
+    return jnp.stack([jnp.stack([output(height, width) for width in widths], 1) for height in heights], 1)
 
 
 # Strided convolutions as those of stride 1 with smaller kernels: `stride` x `stride` pixels become the channels of one
