@@ -99,7 +99,7 @@ CHANNELS = [(3, 5), (convolution.NARROW, convolution.NARROW + 1)]
 @pytest.fixture
 def filtered(monkeypatch):
     """Minimal filtering wherever it can be."""
-    for limit in ("LITTLE", "WIDE", "LARGE"):
+    for limit in ("NARROW", "WIDE", "LARGE"):
         monkeypatch.setattr(convolution, limit, 1)
 
 

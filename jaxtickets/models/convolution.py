@@ -16,9 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Kernels of fewer inputs times outputs gain too little for what products take longer to compile.
-LITTLE = 256
-# With fewer outputs than this the products of a kernel's gradient are too narrow to be faster.
+# Kernels of fewer inputs or outputs, such as those of images, make products too narrow to be faster.
 NARROW = 16
 # XLA's convolutions are as fast as products on output maps of more positions than this, if they have several taps.
 SMALL_MAP = 64
@@ -86,7 +84,7 @@ def _convolved(x, kernel, stride, padding):
     plain = partial(_plain, stride=stride, padding=padding)
     positions = jax.eval_shape(plain, x, kernel).shape[1:3]
     is_filtered = _can_filter(x, kernel, positions, stride)
-    if _is_little(x, kernel.shape[3]) or (_suits_xla(positions, kernel) and not is_filtered):
+    if _is_narrow(kernel.shape[2:]) or (_suits_xla(positions, kernel) and not is_filtered):
         return plain(x, kernel)
 
     def products(x, kernel):
@@ -112,7 +110,7 @@ def _transposed(y, kernel, sizes, stride, padding):
         return x
 
     plain = partial(transpose, _plain)
-    if _is_little(y, kernel.shape[2]) or (stride == 1 and _suits_xla(y.shape[1:3], kernel)):
+    if _is_narrow(kernel.shape[2:]) or (stride == 1 and _suits_xla(y.shape[1:3], kernel)):
         return plain(y, kernel)
 
     def products(y, kernel):
@@ -142,7 +140,7 @@ def _kernel_gradient(x, y, kernel_size, stride, padding):
         return gradient
 
     plain = partial(transpose, _plain)
-    if _is_little(x, y.shape[-1]) or y.shape[-1] < NARROW:
+    if _is_narrow((x.shape[-1], y.shape[-1])):
         return plain(x, y)
 
     def products(x, y):
@@ -158,8 +156,8 @@ def _kernel_gradient(x, y, kernel_size, stride, padding):
     return lax.platform_dependent(x, y, cpu=products, default=plain)
 
 
-def _is_little(x, channels):
-    return x.shape[-1] * channels < LITTLE
+def _is_narrow(channels):
+    return min(channels) < NARROW
 
 
 def _suits_xla(positions, kernel):
