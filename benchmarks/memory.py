@@ -12,7 +12,7 @@ does not tell) are not in it.
 
 With `--time` the two programs run in turn: milliseconds of a step, and again / kept, median (range). Where devices keep
 account of their memory "peak" is the allocator's, "-" if something before took more: name large cases last. A case
-that needs more than there is does not run. To compile everything takes about five minutes on two CPU cores; with
+that needs more than there is does not run. To compile everything takes about ten minutes on two CPU cores; with
 `--time` choose small cases there, such as dcgan:64:16:16.
 """
 
