@@ -67,7 +67,7 @@ def within(first, second):
     return jax.tree.map(both, first, second)
 
 
-def assert_close(ours, expected, rtol=1e-10, atol=1e-13):
+def assert_close(ours, expected, rtol=1e-10, atol=1e-12):
     ours, expected = mask_lib.named_leaves(ours), mask_lib.named_leaves(expected)
     assert ours.keys() == expected.keys()
     for path, leaf in expected.items():
