@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import chex
 import jax
+import numpy as np
 import pytest
 from conftest import Killed, assert_masked, finish, kill_after, share, tiny
 
@@ -132,7 +133,13 @@ def test_a_program_of_several_steps_computes_what_these_compute_one_by_one(name,
     if name in DENSE:
         chex.assert_trees_all_equal(together, one_by_one)
     else:
-        chex.assert_trees_all_close(together, one_by_one, rtol=1e-4, atol=1e-5)
+        for (path, ours), theirs in zip(
+            jax.tree_util.tree_leaves_with_path(together), jax.tree.leaves(one_by_one), strict=True
+        ):
+            place = jax.tree_util.keystr(path)
+            # The gradient of a bias in front of a norm is rounding errors, which Adam scales to whole steps.
+            atol = 1e-2 if "generator" in place and "bias" in place else 1e-5
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=atol, err_msg=place)
     assert_masked(together[0].params, masks)
     if average := together[0].average:
         assert_masked(average["params"], {component: masks[component] for component in average["params"]})
