@@ -51,7 +51,7 @@ def _he(shape):
 
 
 # Radford, Metz, Chintala 2016, section 3: weights from N(0, 0.02).
-dcgan_init = initializer(jax.random.normal, lambda shape: 0.02)
+dcgan_init = initializer(nn.initializers.normal(0.02), lambda shape: 1)
 # He et al. 2015, section 2.2, and Glorot, Bengio 2010, equation 16; as `jax.nn.initializers` has them, bit for bit.
 he_init = initializer(partial(jax.random.truncated_normal, lower=-2, upper=2), _he)
 xavier_init = initializer(
