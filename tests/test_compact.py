@@ -67,12 +67,14 @@ def within(first, second):
     return jax.tree.map(both, first, second)
 
 
-def assert_close(ours, expected, rtol=1e-10, atol=1e-12):
+def assert_close(ours, expected, rtol=1e-10, atol=1e-13):
     ours, expected = mask_lib.named_leaves(ours), mask_lib.named_leaves(expected)
     assert ours.keys() == expected.keys()
     for path, leaf in expected.items():
         assert ours[path].dtype == leaf.dtype, path
-        np.testing.assert_allclose(ours[path], leaf, rtol=rtol, atol=atol, err_msg=path)
+        # The gradient of a bias in front of a batch norm is the rounding of a sum whose terms add up to zero.
+        is_zero = path.startswith("generator/") and path.endswith("conv_2/bias")
+        np.testing.assert_allclose(ours[path], leaf, rtol=rtol, atol=10 * atol if is_zero else atol, err_msg=path)
 
 
 def passes(components, name, params, batch_stats, masks):
