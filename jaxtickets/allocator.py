@@ -1,4 +1,4 @@
-"""The C library's memory allocator, told to suit train steps on the CPU."""
+"""Settings of the C library's memory allocator that make train steps on the CPU faster."""
 
 import ctypes
 import sys
@@ -8,12 +8,14 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Makes malloc keep what is freed for the next allocation; returns whether the C library could be told so.
+    """Makes malloc keep freed memory for the next allocation; returns whether the C library has these settings.
 
-    A compiled step takes its temporaries, hundreds of megabytes, from malloc each time it runs. By default glibc
-    gives blocks of that size back to the kernel, and the next step pays for a page fault on each of their pages:
-    benchmarks/allocator.py. One arena, because the others can't hold blocks above 64 MiB. Call it before any thread
-    is started. The process then keeps its peak of memory to its end. Without glibc nothing happens.
+    Call it before any thread is started. The process then keeps its peak of memory to its end. Without glibc nothing
+    changes.
+
+    A compiled step takes its temporaries, hundreds of megabytes, from malloc each time it runs. By default glibc gives
+    blocks of that size back to the kernel, and the next step pays a page fault for each of their pages
+    (benchmarks/allocator.py). There is one arena, because the others can't hold blocks above 64 MiB.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,4 +1,4 @@
-"""The user's cache directory: where it is, and locks between processes."""
+"""The user's cache directory: where it is, the compiled programs in it, and locks between processes."""
 
 import contextlib
 import fcntl
@@ -10,7 +10,7 @@ from jaxtickets.errors import UserError
 
 
 def directory(*parts: str) -> pathlib.Path:
-    """Returns `parts` joined below the cache directory, and creates it.
+    """Returns `parts` joined below the cache directory, and creates that directory.
 
     The cache directory is $JAXTICKETS_CACHE, else $XDG_CACHE_HOME/jaxtickets, else ~/.cache/jaxtickets.
 
@@ -32,9 +32,22 @@ def directory(*parts: str) -> pathlib.Path:
     return path
 
 
+def keep_compiled_programs() -> None:
+    """Makes JAX keep its compiled programs in the cache directory, unless JAX_COMPILATION_CACHE_DIR names another one.
+
+    Does nothing where the cache directory can't be written: that costs time, and no run.
+    """
+    import jax  # The rest of this module does without it.
+
+    if not jax.config.jax_compilation_cache_dir:
+        with contextlib.suppress(UserError):
+            jax.config.update("jax_compilation_cache_dir", str(directory("xla")))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # A start compiles many small ones.
+
+
 @contextlib.contextmanager
 def lock(name: str) -> Iterator[None]:
-    """Holds the lock called `name` (a file name) against every process that shares the cache directory; waits for it.
+    """Holds the lock `name` (a file name) against every process that shares the cache directory; waits for it.
 
     The kernel drops the lock when its holder dies, so a killed process blocks nobody.
     """

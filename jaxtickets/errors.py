@@ -1,8 +1,8 @@
-"""The one exception for a mistake that the user can mend."""
+"""The exception for a mistake that the user can mend."""
 
 
 class UserError(Exception):
-    """What was wrong, where, and what is allowed, in one line.
+    """One line that says what was wrong, where, and what is allowed.
 
-    `main.py` and `launch/` print it without a traceback and exit with status 2.
+    Every command prints it without a traceback and exits with status 2 (`jaxtickets.cli`).
     """

@@ -1,4 +1,4 @@
-"""What a run shows while it goes: a bar on a terminal, a line a round elsewhere."""
+"""The progress of a run on standard error: bars on a terminal, and one line per round."""
 
 import contextlib
 import contextvars
@@ -9,12 +9,12 @@ import rich.console
 import rich.progress
 
 _SPEAKER = contextvars.ContextVar("speaker", default="")
-_ADDING = threading.Lock()  # The two lines of a run stay together.
+_ADDING = threading.Lock()  # Keeps the two bars of a run together.
 
 
 @contextlib.contextmanager
 def speaking_as(name: str):
-    """What this thread says and shows in this block begins with `name`: whose run it is, where several go on."""
+    """In this block, lines and bars of this thread begin with `name`; it tells apart runs that go on at a time."""
     token = _SPEAKER.set(name)
     try:
         yield
@@ -23,14 +23,14 @@ def speaking_as(name: str):
 
 
 def say(line: str) -> None:
-    """A line on standard error about something that takes a while or happens only once."""
-    # In one piece, so that another thread's line does not come between.
+    """Writes a line on standard error, about something that takes a while or happens only once."""
+    # Written at once, so that no other thread's line comes in between.
     sys.stderr.write(f"jaxtickets: {_SPEAKER.get()}{line}\n")
     sys.stderr.flush()
 
 
 def bars() -> rich.progress.Progress:
-    """An empty display for one `Progress` or several, shown within its `with` block; nothing where is no terminal."""
+    """An empty display for one or several `Progress`, shown within its `with` block; not shown without a terminal."""
     console = rich.console.Console(file=sys.stderr, highlight=False)
     return rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),
@@ -46,10 +46,16 @@ def bars() -> rich.progress.Progress:
 
 
 class Progress:
-    """Rounds, steps, losses and time left on standard error."""
+    """The two bars of a run: all its rounds, and the steps, losses and time left of the current one."""
 
     def __init__(self, rounds: int, steps: int, shown_in: rich.progress.Progress | None = None):
-        """Has a display of its own, or is two lines of `shown_in` while the run goes on."""
+        """Makes the bars.
+
+        Args:
+          rounds: the number of rounds.
+          steps: the number of steps per round.
+          shown_in: a display that several runs share; None makes one for this run.
+        """
         self._rounds, self._steps = rounds, steps
         self._is_shared, self._bar = shown_in is not None, bars() if shown_in is None else shown_in
         with _ADDING:
@@ -68,30 +74,39 @@ class Progress:
             self._bar.remove_task(task)
 
     def expect(self, rounds: int) -> None:
+        """Changes the number of rounds."""
         self._bar.update(self._all, total=rounds * self._steps)
 
     def start_round(self, round_: int, what: str, step: int, stop: int) -> None:
-        """`what`: the network that trains, in two words."""
+        """Shows a new round.
+
+        Args:
+          round_: its number.
+          what: the network that trains, in two words.
+          step: the step at which training starts or goes on.
+          stop: the step at which it ends.
+        """
         self._bar.reset(self._one, total=stop, completed=step)
         self._bar.update(self._one, description=f"{_SPEAKER.get()}round {round_} ({what})")
         self._bar.update(self._all, completed=round_ * self._steps + min(step, self._steps))
 
     def update(self, round_: int, step: int, losses: dict[str, float]) -> None:
+        """Shows a step of the round, and those of its scalars that are losses."""
         text = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in losses.items() if "loss" in name)
         self._bar.update(self._one, completed=step, losses=text)
         self._bar.update(self._all, completed=round_ * self._steps + min(step, self._steps))
 
     def say(self, text: str) -> None:
-        """One line that stays."""
+        """Prints a line that stays above the bars."""
         self._bar.console.print(f"{_SPEAKER.get()}{text}", soft_wrap=True, markup=False)
 
     def within(self, round_: int) -> "Part":
-        """What a run within a round of this one shows: that round."""
+        """The progress of a run inside a round of this one: it moves the bars of that round."""
         return Part(self, round_)
 
 
 class Part:
-    """The progress of a run within a round of another, which tells of its rounds itself."""
+    """The progress of a run inside a round of another run; it prints nothing, because the outer run does."""
 
     def __init__(self, whole: Progress, round_: int):
         self._whole, self._round = whole, round_

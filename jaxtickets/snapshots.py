@@ -1,4 +1,4 @@
-"""Orbax snapshots: rewind points, the last train state for resume, and bit-packed masks."""
+"""Orbax snapshots: rewind points, the last train state of a run, and bit-packed masks."""
 
 import os
 import threading
@@ -11,45 +11,45 @@ import orbax.checkpoint as ocp
 
 from jaxtickets import masks as mask_lib
 
-# Orbax numbers what it saves by one counter a process: threads that start at once would wait for each other's files.
+# Orbax numbers saves by one counter per process: threads that start to save at once would wait for each other's files.
 _STARTING = threading.Lock()
 
 
 def save(path: os.PathLike, tree) -> None:
-    """Saves a pytree of arrays; it is there completely or not at all. What was there before is replaced."""
+    """Saves a pytree of arrays and replaces an earlier one; after a kill it is complete or not there."""
     with ocp.StandardCheckpointer() as checkpointer, _STARTING:
         checkpointer.save(Path(path).resolve(), tree, force=True)
 
 
 def restore(path: os.PathLike, like):
-    """The pytree saved at `path`, on the host, with the structure of `like` (arrays or shapes)."""
+    """Restores the pytree saved at `path` on the host, with the structure of `like` (arrays or shapes)."""
     with ocp.StandardCheckpointer() as checkpointer:
         return jax.device_get(checkpointer.restore(Path(path).resolve(), _shapes(like)))
 
 
 def restore_raw(path: os.PathLike) -> dict:
-    """The pytree saved at `path` as nested dicts and lists of NumPy arrays, where its structure is not known."""
+    """Restores a pytree of unknown structure as nested dicts and lists of NumPy arrays."""
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(Path(path).resolve())
 
 
 def exists(path: os.PathLike) -> bool:
-    """Whether a complete snapshot is at `path`: Orbax gives it its name only when it is complete."""
+    """Whether there is a complete snapshot at `path`: Orbax renames a snapshot to its name once it is complete."""
     return Path(path).is_dir()
 
 
 def save_masks(path: os.PathLike, masks) -> None:
-    """Saves masks, eight weights a byte."""
+    """Saves masks, eight weights per byte."""
     save(path, mask_lib.named_leaves(mask_lib.pack(masks)))
 
 
 def restore_masks(path: os.PathLike, like):
-    """The masks saved at `path`; `like` are masks of the same network."""
+    """Restores the masks saved at `path`; `like` are masks of the same network."""
     return _unpacked(restore(path, mask_lib.named_leaves(mask_lib.pack(like))), like)
 
 
 def restore_masks_raw(path: os.PathLike, params):
-    """The masks saved at `path` for a network with `params`, whichever of its leaves are prunable."""
+    """Restores the masks saved at `path` for a network with `params`; a leaf without a saved mask has None."""
     packed = restore_raw(path)
     return mask_lib.unpack(
         jax.tree_util.tree_map_with_path(lambda name, _: packed.get(mask_lib.path_name(name)), params), params
@@ -57,7 +57,15 @@ def restore_masks_raw(path: os.PathLike, params):
 
 
 class Last(NamedTuple):
-    """A train state within a round, its masks, the step at which the round stops, and its seconds so far."""
+    """A train state within a round, with all that training needs to go on from it.
+
+    Attributes:
+      round: the number of the round.
+      state: the train state.
+      masks: the masks of the round.
+      stop: the step at which the round ends.
+      seconds: of training in the round so far.
+    """
 
     round: int
     state: Any
@@ -67,21 +75,27 @@ class Last(NamedTuple):
 
 
 class LastState:
-    """The newest train state with all that is needed to go on, saved while training goes on."""
+    """Keeps the newest train state in a directory; saving goes on in the background."""
 
     def __init__(self, directory: os.PathLike):
+        """Opens the directory, and creates it if there is none."""
         options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(Path(directory).resolve(), options=options)
 
     def save(self, round_: int, state, masks, stop: int, seconds: float) -> None:
-        """Starts saving; returns when `state` may change again."""
+        """Starts saving a `Last`; returns once `state` may change again."""
         number = (self._manager.latest_step() or 0) + 1
         saved = _last(round_, state, masks, stop, seconds)
         with _STARTING:
             self._manager.save(number, args=ocp.args.StandardSave(saved))
 
     def restore(self, like, masks_like) -> Last | None:
-        """What was saved last; None if nothing was."""
+        """Restores the newest saved state; None if there is none.
+
+        Args:
+          like: a train state of the same network.
+          masks_like: masks of the same network.
+        """
         number = self._manager.latest_step()
         if number is None:
             return None
@@ -91,10 +105,11 @@ class LastState:
         return Last(int(saved["round"]), saved["state"], masks, int(saved["stop"]), float(saved["seconds"]))
 
     def wait(self) -> None:
-        """Returns when all that was saved is durable."""
+        """Returns once every save is durable."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
+        """Waits for every save and gives the threads back."""
         self._manager.close()
 
 

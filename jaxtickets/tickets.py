@@ -1,4 +1,4 @@
-"""Tickets in one file: a mask and its rewind point, as safetensors with the run's config in the metadata."""
+"""Ticket files: a mask and its rewind point in safetensors, with the config of the run in the metadata."""
 
 import json
 import os
@@ -20,7 +20,13 @@ STATE_FIELDS = ("average", "batch_stats", "movement", "opt_state", "params", "se
 
 
 class Ticket(NamedTuple):
-    """masks, and params and batch_stats at the rewind point; metadata holds the config, the round and the metric."""
+    """The content of a ticket file.
+
+    Attributes:
+      masks: the masks of the ticket.
+      params, batch_stats: at the rewind point; pruned weights are zero.
+      metadata: `config` and `verdict` of the run that has found the ticket, as JSON values.
+    """
 
     masks: Any
     params: Any
@@ -31,8 +37,13 @@ class Ticket(NamedTuple):
 def save_ticket(path: os.PathLike, masks, point: TrainState, metadata: dict) -> None:
     """Writes the ticket (masks, rewind point); every pruned weight and moment in the file is exactly zero.
 
-    Masks are stored eight weights a byte under `masks/`, the state under `params/`, `batch_stats/`, `opt_state/`,
-    `step` and `seed`.
+    The masks are stored under `masks/`, eight weights per byte; the state under `params/`, `batch_stats/`,
+    `opt_state/`, `average/`, `movement/`, `step` and `seed`.
+
+    Args:
+      masks: the masks of the ticket.
+      point: the rewind point.
+      metadata: JSON values.
     """
     point = rewind(point, masks)
     trees = {"masks": mask_lib.pack(masks), **{field: getattr(point, field) for field in STATE_FIELDS}}
@@ -59,10 +70,10 @@ def load_ticket(path: os.PathLike) -> Ticket:
 
 
 def load_state(path: os.PathLike, like: TrainState) -> TrainState:
-    """The whole rewind point of a ticket file, optimiser moments included, with the structure of `like`.
+    """Reads the whole rewind point of a ticket file, with the optimiser moments and the structure of `like`.
 
     Raises:
-      UserError: the file is no ticket, or is one of another network or optimiser.
+      UserError: the file is no ticket, or the ticket of another network or optimiser.
     """
     arrays, _ = _read(path)
     fields = {field: getattr(like, field) for field in STATE_FIELDS}

@@ -1,22 +1,22 @@
-"""The train state, rewinding and the compiled step."""
+"""The train state, rewinding, the compiled step and the training loop."""
 
 import math
-from collections.abc import Callable
-from functools import cache, partial
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxtickets import masks as mask_lib
 from jaxtickets import models
-from jaxtickets.objectives import Objective
-
-AXIS = "devices"
-Devices = tuple[jax.Device, ...] | None  # What a training is spread over; None: all local ones.
+from jaxtickets.data.batches import blocks
+from jaxtickets.devices import AXIS, Devices, replicate, unreplicate
+from jaxtickets.examples import example_keys, training_images
+from jaxtickets.objectives import Batch, Objective
 
 
 @flax.struct.dataclass
@@ -37,30 +37,16 @@ class TrainState:
     movement: dict[str, Any]
 
 
-def make_optimizers(objective: Objective, options) -> dict[str, optax.GradientTransformation]:
-    """For each player Adam (Kingma, Ba 2015), or RMSProp (Tieleman, Hinton 2012), with L2 weight decay.
-
-    The decay is added to the gradient, as PyTorch's `Adam(weight_decay=...)` does. Two learning rates for two
-    players are Heusel et al. 2017's two time-scale update rule.
-    """
-
-    def optimizer(learning_rate):
-        decay = optax.add_decayed_weights(options.weight_decay) if options.weight_decay else optax.identity()
-        if options.name == "rmsprop":
-            return optax.chain(decay, optax.rmsprop(learning_rate, decay=options.beta2))
-        return optax.chain(decay, optax.adam(learning_rate, b1=options.beta1, b2=options.beta2))
-
-    rates = dict.fromkeys(objective.players, options.learning_rate)
-    if "discriminator" in rates:
-        rates["discriminator"] = options.discriminator_learning_rate or options.learning_rate
-    return {player: optimizer(rate) for player, rate in rates.items()}
-
-
 def _averaged(objective, params, batch_stats):
-    players = [player for player in objective.players.values() if player.averaged]
-    names = [name for player in players for name in player.components]
+    names = list(_ema_decays(objective))
     trees = {"params": params, "batch_stats": batch_stats}
     return {field: {name: tree[name] for name in names} for field, tree in trees.items()} if names else {}
+
+
+def _ema_decays(objective):
+    """`{component: decay}` of the components whose running average is kept."""
+    players = [player for player in objective.players.values() if player.ema_decay]
+    return {name: player.ema_decay for player in players for name in player.components}
 
 
 def init_state(objective: Objective, optimizers, seed: int, track_movement: bool = False) -> TrainState:
@@ -103,28 +89,6 @@ def evaluated(state: TrainState) -> tuple[dict, dict]:
     return params, {**state.batch_stats, **state.average.get("batch_stats", {})}
 
 
-def example_keys(seed, step, tag: int, examples):
-    """One random key an example, a function of (seed, step, tag, the example's place in the whole batch)."""
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), tag)
-    return jax.vmap(lambda example: jax.random.fold_in(key, example))(examples)
-
-
-def training_images(images, seed, step, examples, flip: bool):
-    """The uint8 images of a batch as a step sees them: `[batch, h, w, c]` float32 in [-1, 1], mirrored if `flip`."""
-    images = to_float(images)
-    return _random_flip(images, example_keys(seed, step, 0, examples)) if flip else images
-
-
-def to_float(images):
-    """uint8 images in [0, 255] as float32 in [-1, 1]."""
-    return images.astype(jnp.float32) / 127.5 - 1
-
-
-def _random_flip(images, keys):
-    flip = jax.vmap(jax.random.bernoulli)(keys)
-    return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
-
-
 def movers(objective: Objective, step: int) -> tuple[str, ...]:
     """The players that move in the step after `step` steps."""
     return tuple(name for name, player in objective.players.items() if (step + 1) % player.every == 0)
@@ -146,7 +110,6 @@ def step_function(
     optimizers,
     moving: tuple[str, ...],
     flip: bool = False,
-    ema_decay: float = 0.0,
     final_rate: float = 1.0,
     steps: int = 1,
     l1=None,
@@ -160,11 +123,11 @@ def step_function(
 
     Each player in turn takes a step down its loss at the effective weights `masks.apply(params, masks)`; gradients,
     scalars and batch statistics are averaged over the devices. Which players move is decided outside, because
-    XLA's CPU back end runs convolutions inside a conditional many times slower (docs/decisions.md).
+    XLA's CPU back end runs convolutions inside a conditional many times slower (docs/decisions/training.md).
 
     The learning rate falls linearly over `steps` steps to `final_rate` of what it was, and stays there. `teacher` is
-    the discriminator that `Player.loss` may be given. `l1`, a tree like the parameters, has the weight of |parameter|
-    in the loss for each leaf that is penalised, None for the others.
+    that of the losses' `Batch`. `l1`, a tree like the parameters, has the weight of |parameter| in the loss for each
+    leaf that is penalised, None for the others.
     """
 
     def step(state: TrainState, masks, data, indices, teacher=None):
@@ -184,7 +147,7 @@ def step_function(
 
             def loss(own, player=player, params=params, batch_stats=batch_stats, tag=tag):
                 effective = mask_lib.apply({**params, **own}, masks)
-                return player.loss(effective, batch_stats, images, keys(tag), labels, teacher)
+                return player.loss(effective, batch_stats, Batch(images, keys(tag), labels, teacher))
 
             gradients, (batch_stats, player_scalars) = jax.grad(loss, has_aux=True)(own)
             gradients, batch_stats, player_scalars = jax.lax.pmean((gradients, batch_stats, player_scalars), AXIS)
@@ -209,16 +172,23 @@ def step_function(
             params = {**params, **(player.constrain(own) if player.constrain else own)}
             scalars |= player_scalars
 
-        average = state.average
-        if average:
-            # Young averages forget faster, so that the initial weights do not weigh on them.
-            decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-            average = optax.incremental_update(_averaged(objective, params, batch_stats), average, 1 - decay)
+        average = _moved_average(objective, params, batch_stats, state.average, state.step)
         step = state.step + 1
         trees = {"params": params, "batch_stats": batch_stats, "opt_state": opt_state}
         return state.replace(step=step, average=average, movement=movement, **trees), scalars
 
     return step
+
+
+def _moved_average(objective, params, batch_stats, average, step):
+    """The running averages after the step that follows `step` steps."""
+    newest, moved = _averaged(objective, params, batch_stats), {field: {} for field in average}
+    for name, ema_decay in _ema_decays(objective).items():
+        # Young averages forget faster, so that the initial weights do not weigh on them.
+        decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
+        for field, tree in average.items():
+            moved[field][name] = optax.incremental_update(newest[field][name], tree[name], 1 - decay)
+    return moved
 
 
 def make_step(
@@ -228,8 +198,8 @@ def make_step(
 
     Every argument and result has a leading axis of devices. The state is donated.
 
-    With `steps_per_call` above 1 the program is a loop over so many steps, and its scalars are those of the last one.
-    `moving` then has the players of each step of a `period`, of which the loop does a whole number.
+    With `steps_per_call` above 1 the program is a loop over that number of steps, and its scalars are those of the last
+    one. `moving` then has the players of each step of a `period`, of which the loop does a whole number.
     """
     turns = (moving,) if steps_per_call == 1 else moving
     functions = [step_function(objective, optimizers, players, **settings) for players in turns]
@@ -248,10 +218,10 @@ def make_step(
 
 
 def compiler_options(rematerialize: bool) -> dict[str, str] | None:
-    """What the `compile` of a lowered step needs for a network that rematerialises its blocks.
+    """The options with which a lowered step is compiled, for a network that rematerialises its blocks.
 
     Before JAX 0.11, XLA's CPU back end takes away the barriers between the first computation and the second too early,
-    and then merges the two (docs/decisions.md).
+    and then merges the two (docs/decisions/speed.md).
     """
     if rematerialize and jax.default_backend() == "cpu" and jax.__version_info__ < (0, 11):
         return {"xla_disable_hlo_passes": "cse_barrier_expander"}
@@ -270,21 +240,106 @@ def program_bytes(program: jax.stages.Compiled) -> int | None:
     return passing + analysis.temp_size_in_bytes
 
 
-@cache
-def _broadcast(devices):
-    return jax.pmap(lambda device, tree: tree, in_axes=(0, None), devices=devices)
+# The training loop.
 
 
-def replicate(tree, devices: Devices = None):
-    """A copy of a pytree on each device, along a new leading axis."""
-    return _broadcast(devices)(np.arange(device_count(devices)), tree)
+class Moment(NamedTuple):
+    """Training between two steps.
+
+    Attributes:
+      step: the number of steps done.
+      state: the train state on the devices, as `replicate` makes it. The next step destroys it: a hook that wants it
+        for longer takes `host_state()`.
+      masks: the masks of the next steps, on the host.
+      scalars: what the step before has reported, on the devices; None before the first one.
+      seconds: the time that training has taken.
+      is_over: whether training ends here.
+    """
+
+    step: int
+    state: TrainState
+    masks: Any
+    scalars: Any = None
+    seconds: float = 0.0
+    is_over: bool = False
+
+    def host_state(self) -> TrainState:
+        """The train state on the host; waits for the step that makes it."""
+        return unreplicate(self.state)
 
 
-def device_count(devices: Devices) -> int:
-    """How many devices they are."""
-    return len(devices or jax.local_devices())
+class Hook(NamedTuple):
+    """Something that is done between the steps of a training.
+
+    Attributes:
+      due: `(the number of steps done) -> bool`; a pure function, because steps are grouped into programs by it.
+      act: `(moment) -> moment`, or None where nothing changes.
+      at_start: whether it also acts on the state that a training starts from. True for what is not part of a saved
+        state, such as a change of masks: a checkpoint is saved before later hooks act, and a run that goes on from it
+        does the change, once. False for what a saved state has behind it, such as a log.
+    """
+
+    due: Callable[[int], bool]
+    act: Callable[[Moment], Moment | None]
+    at_start: bool = False
 
 
-def unreplicate(tree):
-    """The first device's copy, on the host."""
-    return jax.device_get(jax.tree.map(lambda leaf: leaf[0], tree))
+def train(
+    program: Callable[[int, int], Callable],
+    batches: Callable[[Iterable[range]], Iterable[tuple]],
+    state: TrainState,
+    masks,
+    stop: int,
+    hooks: Sequence[Hook] = (),
+    *,
+    steps_per_call: int = 1,
+    teacher=None,
+    seconds: float = 0.0,
+    devices: Devices = None,
+) -> Moment:
+    """Trains from `state` to step `stop`: the training loop. Returns the last moment.
+
+    Between steps each hook that is due acts, in the given order. No program spans a step at which something is due:
+    such steps are done one by one, so that a training that was cut short does each step in the same program.
+
+    Args:
+      program: `(step, n) -> the compiled program of the n steps after that step`, as `make_step` makes it; n is 1 or
+        `steps_per_call`.
+      batches: `(blocks of steps) -> (block, data, indices) for each of them`, as `data.batches` gives them.
+      state: where training starts, on the host or on one device.
+      masks: the masks of the steps until a hook changes them.
+      hooks: what is done between steps.
+      steps_per_call: the number of steps that one program does where nothing is due between them.
+      teacher: that of the losses' `Batch`.
+      seconds: of training that has led to `state`.
+      devices: what each batch is split over; None: all local devices.
+    """
+    moment = Moment(int(state.step), replicate(state, devices), masks)
+    on_device, teacher = replicate(masks, devices), replicate(teacher, devices)
+    started = time.perf_counter() - seconds
+
+    def acted(moment, hooks):
+        nonlocal on_device
+        for hook in hooks:
+            if hook.due(moment.step):
+                before = moment._replace(seconds=time.perf_counter() - started)
+                moment = hook.act(before) or before
+                if moment.masks is not before.masks:
+                    on_device = replicate(moment.masks, devices)
+        return moment
+
+    def is_due(step):
+        return any(hook.due(step) for hook in hooks)
+
+    moment = acted(moment, [hook for hook in hooks if hook.at_start])
+    source = iter(batches(blocks(moment.step, stop, steps_per_call, is_due)))
+    try:
+        while not moment.is_over and (batch := next(source, None)) is not None:
+            block, data, indices = batch
+            run = program(block.start, len(block))
+            state, scalars = run(moment.state, on_device, data, indices, teacher)
+            moment = acted(moment._replace(step=block.stop, state=state, scalars=scalars), hooks)
+    finally:
+        if hasattr(source, "close"):
+            source.close()
+    return moment._replace(seconds=time.perf_counter() - started)

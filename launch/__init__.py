@@ -1,1 +1,1 @@
-"""Starting many runs of `jaxtickets.main`."""
+"""Programs that start many runs of `jaxtickets.main`."""

@@ -1,24 +1,21 @@
-"""Runs one experiment over a grid of config values, a process a grid point.
+"""Runs one experiment over a grid of config values, one process per grid point.
 
     python -m launch.sweep --config=configs/gan_digits.py:quick --grid=seed=0,1,2 --grid=prune.rate=0.2,0.5 \\
         --jobs=2 --sweepdir=sweeps/rates -- --config.train.steps=2000
 
-Each point has its workdir in the sweep's directory (`seed=0,prune.rate=0.2`) and its output in `logs/`. What follows
-`--` goes to every run. A second start skips what is finished and resumes the rest, so that a grid can also be
-extended. At the end there are `summary.csv` and `comparison.png`.
+Each point has a workdir in the sweep's directory (`seed=0,prune.rate=0.2`) and its output in `logs/`. Flags after `--`
+go to every run. A second start skips finished runs and resumes the others; its grid may have more points. At the end
+the sweep writes `summary.csv` and `comparison.png`.
 
-JAX takes most of a GPU's memory for one process. On a machine with several GPUs, `--devices_per_job=1 --jobs=4`
-shows each of four parallel runs a GPU of its own; it shares out `CUDA_VISIBLE_DEVICES` where that is set, and
-GPUs 0, 1, 2, ... otherwise.
+JAX takes most of a GPU's memory for one process. On a machine with several GPUs, `--devices_per_job=1 --jobs=4` gives
+each of four parallel runs one GPU: of `CUDA_VISIBLE_DEVICES` if that is set, else of GPUs 0, 1, 2, ...
 
 Exit status: 0 when every run finished, 1 when some failed, 2 for a mistake in the flags, 130 when stopped by Ctrl-C
 or SIGTERM.
 """
 
-import itertools
 import json
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -29,32 +26,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from absl import app, flags
+from absl import flags
 
 if not __package__:
     # `python launch/sweep.py` puts launch/ on the path, not the directory that holds jaxtickets/.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from jaxtickets import files
+from jaxtickets import cli, files
 from jaxtickets.errors import UserError
 from jaxtickets.report import compare, summary_table
+from jaxtickets.workdir import Workdir
+from launch.grid import Point, grid_points
 
 COMMAND = (sys.executable, "-m", "jaxtickets.main")
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60
-MAX_NAME = 200
-CLOSING = {"(": ")", "[": "]", "{": "}"}
-
-
-class Point(NamedTuple):
-    """One point of the grid: the name of its directory, and its config values as text."""
-
-    name: str
-    values: dict[str, str]
 
 
 class Job(NamedTuple):
-    """A run that is going on."""
+    """A run that has been started."""
 
     point: Point
     process: subprocess.Popen
@@ -73,17 +63,17 @@ def sweep(
     dry_run: bool = False,
     command: Sequence[str] = COMMAND,
 ) -> int:
-    """Runs every point of the grid that is not finished yet.
+    """Runs every point of the grid that is not finished yet, and compares all runs.
 
     Args:
       config: `PATH[:variant]`, as `jaxtickets.main` takes it.
       grid: `field=value,value,...` for each config field that varies.
-      sweepdir: holds a workdir for each point.
-      jobs: how many runs go on at a time.
+      sweepdir: the directory of the sweep, with one workdir per point.
+      jobs: the number of runs at a time.
       extra: further flags for every run.
-      devices_per_job: how many GPUs each run sees; 0 leaves that alone.
-      dry_run: print the commands only.
-      command: the program that takes the flags of `jaxtickets.main`.
+      devices_per_job: the number of GPUs that each run sees; 0 changes nothing.
+      dry_run: print the commands and start nothing.
+      command: the program, which takes the flags of `jaxtickets.main`.
 
     Returns:
       The exit status: 0 if all runs finished, 1 if some failed, 130 if the sweep was stopped.
@@ -95,10 +85,10 @@ def sweep(
     points = grid_points(grid)
     environments = slot_environments(jobs, devices_per_job)
     if not Path(config.partition(":")[0]).is_file():
-        raise UserError(f"--config={config}: there is no such file")
+        raise UserError(f"--config={config}: no such file; allowed are the files of configs/")
     for flag in extra:
         if not flag.startswith("-"):
-            raise UserError(f"{flag}: not a flag; what follows -- is passed to every run")
+            raise UserError(f"{flag}: not a flag; allowed after -- are flags, which every run is given")
     _check_same_sweep(sweepdir, config, extra)
     commands = {
         point.name: [
@@ -110,7 +100,7 @@ def sweep(
         ]
         for point in points
     }
-    waiting = [point for point in points if not _is_finished(sweepdir / point.name)]
+    waiting = [point for point in points if not Workdir(sweepdir / point.name).is_finished]
     for point in points:
         if point not in waiting:
             print(f"{point.name}: finished already, skipped")
@@ -128,77 +118,16 @@ def sweep(
     return 1 if failures else 0
 
 
-def grid_points(grid: Sequence[str]) -> list[Point]:
-    """Every combination of the values in `field=value,value,...`; the last field varies fastest.
-
-    Raises:
-      UserError: an entry cannot be read, a field is given twice, or two points would share a directory.
-    """
-    axes: dict[str, list[str]] = {}
-    for entry in grid:
-        field, equals, values = entry.partition("=")
-        field = field.strip().removeprefix("config.")
-        if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", field):
-            raise UserError(f"--grid={entry}: write FIELD=VALUE,VALUE,... such as prune.rate=0.2,0.5")
-        if field in axes:
-            raise UserError(f"--grid={entry}: the field {field} is given twice")
-        axes[field] = split_values(values)
-    if not axes:
-        raise UserError("--grid is missing: write --grid=FIELD=VALUE,VALUE,... once for each field that varies")
-    points: dict[str, Point] = {}
-    for combination in itertools.product(*axes.values()):
-        values = dict(zip(axes, combination, strict=True))
-        name = directory_name(values)
-        if name in points:
-            raise UserError(f"--grid: {values} and {points[name].values} would both be stored in {name}")
-        if len(name) > MAX_NAME:
-            raise UserError(f"--grid: the directory name {name} is longer than {MAX_NAME} characters")
-        points[name] = Point(name, values)
-    return list(points.values())
-
-
-def split_values(text: str) -> list[str]:
-    """Splits at the commas that are outside brackets and quotes.
-
-    Raises:
-      UserError: a value is empty, or a bracket or quote is not closed.
-    """
-    values, start, closing, quote = [], 0, [], ""
-    for position, character in enumerate(text):
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "'\"":
-            quote = character
-        elif character in CLOSING:
-            closing.append(CLOSING[character])
-        elif character in CLOSING.values():
-            if not closing or closing.pop() != character:
-                raise UserError(f"--grid: unmatched {character} in {text}")
-        elif character == "," and not closing:
-            values.append(text[start:position].strip())
-            start = position + 1
-    values.append(text[start:].strip())
-    if quote or closing:
-        raise UserError(f"--grid: unmatched {quote or 'bracket'} in {text}")
-    if not all(values):
-        raise UserError(f"--grid: an empty value in {text!r}")
-    return values
-
-
-def directory_name(values: dict[str, str]) -> str:
-    """`seed=0,prune.rate=0.2`, with what file systems may not take replaced.
-
-    Fields that have a single value are named too, so that names stay the same when a grid is extended.
-    """
-    return ",".join(f"{field}={re.sub(r'[^A-Za-z0-9.+-]+', '_', value).strip('_')}" for field, value in values.items())
-
-
 def slot_environments(jobs: int, devices_per_job: int) -> list[dict[str, str]]:
-    """The environment variables that each of `jobs` parallel runs gets beside the inherited ones."""
+    """The environment variables that each of `jobs` parallel runs gets beside the inherited ones.
+
+    Raises:
+      UserError: one of the numbers is too small, or there are too few GPUs.
+    """
     if jobs < 1:
-        raise UserError(f"--jobs={jobs}: at least 1 is needed")
+        raise UserError(f"--jobs={jobs}: allowed is a whole number of at least 1")
     if devices_per_job < 0:
-        raise UserError(f"--devices_per_job={devices_per_job}: 0 or more is needed")
+        raise UserError(f"--devices_per_job={devices_per_job}: allowed is a whole number of at least 0")
     if not devices_per_job:
         return [{}] * jobs
     needed = jobs * devices_per_job
@@ -216,7 +145,7 @@ def _run_all(
     environments: Sequence[dict[str, str]],
     sweepdir: Path,
 ) -> tuple[dict[str, str], bool]:
-    """Returns why runs failed, by name, and whether the sweep was stopped before all had run."""
+    """Returns the reasons of the failed runs by name, and whether the sweep was stopped before all had run."""
     queue = list(waiting)
     running: dict[int, Job] = {}
     failures: dict[str, str] = {}
@@ -247,7 +176,7 @@ def _start(point: Point, command: Sequence[str], environment: dict[str, str], sw
     with log.open("ab") as file:
         file.write(f"$ {shlex.join(command)}\n".encode())
         file.flush()
-        # A session of its own keeps the terminal's Ctrl-C from the run; the sweep passes it on once.
+        # In a new session the terminal's Ctrl-C does not reach the run; the sweep passes it on once.
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -261,9 +190,9 @@ def _start(point: Point, command: Sequence[str], environment: dict[str, str], sw
 
 
 def _failure(job: Job, sweepdir: Path) -> str | None:
-    """Why a run that has ended failed, with the last line that it printed; None if it finished."""
+    """The reason why a run that has ended failed, with its last line of output; None if it finished."""
     status = job.process.returncode
-    if status == 0 and _is_finished(sweepdir / job.point.name):
+    if status == 0 and Workdir(sweepdir / job.point.name).is_finished:
         return None
     cause = "no verdict" if status == 0 else f"exit status {status}" if status > 0 else f"signal {-status}"
     with job.log.open("rb") as file:
@@ -274,7 +203,7 @@ def _failure(job: Job, sweepdir: Path) -> str | None:
 
 
 def _end(processes: Sequence[subprocess.Popen]) -> None:
-    """Asks the runs to end, and ends those that have not within a minute or at a second Ctrl-C."""
+    """Asks the runs to end; kills those that have not ended within a minute, or at a second Ctrl-C."""
     for process in processes:
         _signal_group(process, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_SECONDS
@@ -305,16 +234,13 @@ def _signals_interrupt() -> Iterator[None]:
 
 
 def _summarise(points: Sequence[Point], failures: dict[str, str], sweepdir: Path) -> None:
-    started = [sweepdir / p.name for p in points if p.name in failures or (sweepdir / p.name / "config.json").exists()]
+    places = {point.name: sweepdir / point.name for point in points}
+    started = [place for name, place in places.items() if name in failures or Workdir(place).is_started]
     if started:
         rows = compare(started, sweepdir, failed=failures)
         print(f"\n{summary_table(rows)}\n{sweepdir / 'summary.csv'}, {sweepdir / 'comparison.png'}")
     for name, reason in failures.items():
         print(f"{name}: {reason}")
-
-
-def _is_finished(workdir: Path) -> bool:
-    return (workdir / "verdict.json").exists()
 
 
 def _check_same_sweep(sweepdir: Path, config: str, extra: Sequence[str]) -> None:
@@ -325,59 +251,45 @@ def _check_same_sweep(sweepdir: Path, config: str, extra: Sequence[str]) -> None
     asked = {"config": config, "extra": list(extra)}
     for key, value in asked.items():
         if stored.get(key) != value:
-            raise UserError(f"--sweepdir={sweepdir}: holds a sweep with {key} {stored.get(key)}, not {value}")
+            raise UserError(
+                f"--sweepdir={sweepdir}: holds a sweep with {key} {stored.get(key)}, not {value}; "
+                "give another --sweepdir, or the same flags to resume"
+            )
 
 
 def _remember_sweep(sweepdir: Path, config: str, extra: Sequence[str]) -> None:
     files.replace(sweepdir / "sweep.json", json.dumps({"config": config, "extra": list(extra)}).encode())
 
 
-def _default_sweepdir(config: str) -> str:
-    path, _, variant = config.partition(":")
-    return str(Path("sweeps") / "-".join(filter(None, [Path(path).stem, variant])))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line (None is this process's); returns the exit status."""
+    defined = flags.FlagValues()
+    flags.DEFINE_string("config", None, "The config file: FILE[:VARIANT].", flag_values=defined)
+    flags.DEFINE_multi_string("grid", [], "FIELD=VALUE,VALUE,... for one config field that varies", flag_values=defined)
+    flags.DEFINE_integer("jobs", 1, "The number of runs at a time.", flag_values=defined)
+    flags.DEFINE_string(
+        "sweepdir", None, "Where the workdirs go (default: sweeps/<config>[-<variant>]).", flag_values=defined
+    )
+    flags.DEFINE_integer(
+        "devices_per_job", 0, "The number of GPUs that each run sees; 0 changes nothing.", flag_values=defined
+    )
+    flags.DEFINE_bool("dry_run", False, "Print the commands and start nothing.", flag_values=defined)
 
-
-def _define_flags() -> None:
-    flags.DEFINE_string("config", None, "The config file: PATH[:variant].", required=True)
-    flags.DEFINE_multi_string("grid", [], "FIELD=VALUE,VALUE,...; once for each config field that varies.")
-    flags.DEFINE_integer("jobs", 1, "How many runs go on at a time.")
-    flags.DEFINE_string("sweepdir", None, "Where the workdirs go; by default sweeps/<config>[-<variant>].")
-    flags.DEFINE_integer("devices_per_job", 0, "How many GPUs each run sees; 0 leaves CUDA_VISIBLE_DEVICES alone.")
-    flags.DEFINE_bool("dry_run", False, "Print the commands and start nothing.")
-
-
-def _parse(arguments: Sequence[str]) -> list[str]:
-    try:
-        return flags.FLAGS(arguments)
-    except flags.Error as error:
-        # absl itself would exit with status 1, which here means that a run failed.
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _main(arguments: Sequence[str]) -> int:
-    values = flags.FLAGS
-    try:
+    def run(extra):
+        if defined.config is None:
+            raise UserError(cli.NO_CONFIG)
         return sweep(
-            values.config,
-            values.grid,
-            values.sweepdir or _default_sweepdir(values.config),
-            jobs=values.jobs,
-            extra=arguments[1:],
-            devices_per_job=values.devices_per_job,
-            dry_run=values.dry_run,
+            defined.config,
+            defined.grid,
+            defined.sweepdir or cli.default_directory("sweeps", defined.config),
+            jobs=defined.jobs,
+            extra=extra,
+            devices_per_job=defined.devices_per_job,
+            dry_run=defined.dry_run,
         )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
 
-
-def main() -> None:
-    """The command line."""
-    # Defined here, not on import, because jaxtickets.main has a flag --config too.
-    _define_flags()
-    app.run(_main, flags_parser=_parse)
+    return cli.call(run, defined, arguments, __doc__)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,7 +15,9 @@ import pytest
 from jaxtickets import config as config_lib
 from jaxtickets import masks as mask_lib
 from jaxtickets import models
-from jaxtickets.experiments import EXPERIMENTS, Run, Setup
+from jaxtickets.experiments import METHODS
+from jaxtickets.runs import Run, Setup
+from jaxtickets.workdir import Workdir
 
 ROOT = Path(__file__).parent.parent
 
@@ -86,18 +88,16 @@ def init(components, seed: int = 0):
     return jax.jit(partial(models.init, components))(jax.random.key(seed))
 
 
-def share(setup: Setup, base: Setup) -> Setup:
-    """Gives `setup` what `base` has compiled; their configs differ in nothing that this depends on."""
-    names = ("_init", "_compiled", "_step_bytes", "evaluator", "losses", "tempered_losses", "flows")
-    setup.__dict__.update({name: getattr(base, name) for name in names})
-    return setup
+def open_run(setup: Setup, path: Path, seed: int | None = None) -> Run:
+    """The run of a setup in the workdir `path`."""
+    return Run(setup, Workdir(path), seed)
 
 
 def finish(setup: Setup, path: Path, seed: int | None = None):
     """Runs or resumes an experiment, whose config must be valid, to its end: `(run, verdict)`."""
     config_lib.validate(setup.config, jax.local_device_count())
-    with Run(setup, path, seed) as run:
-        EXPERIMENTS[setup.config.experiment](run)
+    with open_run(setup, path, seed) as run:
+        METHODS[setup.config.experiment].recipe(run)
         return run, run.finish()
 
 
@@ -123,21 +123,30 @@ class Killed(BaseException):
     """Stands for the process's end at an arbitrary point."""
 
 
-def kill_after(setup: Setup, steps: int) -> None:
-    """Makes training with `setup` end with `Killed` once it has done so many steps, or would in the call after."""
-    done, _ = 0, setup.step_bytes  # Of the programs before they are wrapped.
+class Dying:
+    """Programs of a setup with which training ends with `Killed` after a number of steps, or in the call after it."""
 
-    def and_die(compiled, steps_of_call):
+    def __init__(self, programs, steps: int):
+        self._programs, self._left = programs, steps
+
+    def get(self, step: int, n: int = 1):
+        program = self._programs.get(step, n)
+
         def step_and_die(*arguments):
-            nonlocal done
-            done += steps_of_call
-            if done > steps:
+            self._left -= n
+            if self._left < 0:
                 raise Killed
-            return compiled(*arguments)
+            return program(*arguments)
 
         return step_and_die
 
-    setup._compiled = {
-        moving: and_die(compiled, setup.steps_per_call if isinstance(moving[0], tuple) else 1)
-        for moving, compiled in setup._compiled.items()
-    }
+    def step_bytes(self):
+        return self._programs.step_bytes()
+
+    def release(self):
+        self._programs.release()
+
+
+def kill_after(setup: Setup, steps: int) -> None:
+    """Makes training with `setup` end with `Killed` once it has done so many steps, or would in the call after."""
+    setup.programs = Dying(setup.programs, steps)

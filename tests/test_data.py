@@ -1,5 +1,6 @@
-"""The datasets: embedded, in the formats of the published archives, and from folders."""
+"""The data sets: embedded, in the formats of the published archives, from folders, and from arrays."""
 
+import dataclasses
 import importlib.util
 import io
 import multiprocessing
@@ -13,8 +14,9 @@ import pytest
 from PIL import Image
 
 from jaxtickets import cache, data, files
-from jaxtickets.data import sources
+from jaxtickets.data import decoding, faces, painting
 from jaxtickets.errors import UserError
+from jaxtickets.fields import Registry
 
 NEEDS_TENSORFLOW = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow") is None, reason="TFDS prepares downloaded datasets with TensorFlow"
@@ -65,7 +67,7 @@ def test_digits_are_all_1797_handwritten_digits(data_dir):
 @pytest.mark.parametrize(
     ("name", "classes"), [("digits", 10), ("cifar10", 10), ("mnist", 10), ("celeb_a", 0), ("synthetic_faces", 0)]
 )
-def test_classes_are_known_before_anything_is_prepared_and_attributes_are_none(name, classes, tmp_path):
+def test_classes_are_known_before_preparing_and_attributes_are_none(name, classes, tmp_path):
     assert data.classes(name, str(tmp_path / "none")) == classes
     assert not (tmp_path / "none").exists()
 
@@ -85,7 +87,7 @@ def test_digits_are_resized_to_the_asked_size(data_dir):
     np.testing.assert_array_equal(large[0, ..., 0], np.asarray(expected))
 
 
-def test_preparing_the_embedded_data_prints_one_line_on_standard_error_only(data_dir, capfd):
+def test_preparing_prints_one_line_on_standard_error_only(data_dir, capfd):
     data.load("digits", "train", 8, data_dir)
     out, err = capfd.readouterr()
     assert out == ""
@@ -96,7 +98,7 @@ def load_digits_in_a_process(directory, queue):
     queue.put(data.load("digits", "train", 16, directory).images.sum())
 
 
-def test_processes_that_prepare_the_same_dataset_at_once_do_not_break_each_other(data_dir):
+def test_processes_can_prepare_the_same_data_set_at_once(data_dir):
     spawn = multiprocessing.get_context("spawn")
     queue = spawn.Queue()
     workers = [spawn.Process(target=load_digits_in_a_process, args=(data_dir, queue)) for _ in range(3)]
@@ -111,14 +113,8 @@ def test_processes_that_prepare_the_same_dataset_at_once_do_not_break_each_other
 # --- synthetic faces ---
 
 
-def faces():
-    from jaxtickets.data import synthetic_faces
-
-    return synthetic_faces
-
-
 def test_a_face_is_a_function_of_seed_and_index_alone():
-    draw, render = faces().draw_face, faces().render
+    draw, render = faces.draw_face, painting.render
     backwards = [render(draw(i)) for i in (5, 4, 3)]
     for image, index in zip(backwards, (5, 4, 3), strict=True):
         np.testing.assert_array_equal(image, render(draw(index)))
@@ -127,10 +123,10 @@ def test_a_face_is_a_function_of_seed_and_index_alone():
 
 
 def test_faces_differ_and_every_attribute_takes_both_values():
-    drawn = [faces().draw_face(i) for i in range(2000)]
+    drawn = [faces.draw_face(i) for i in range(2000)]
     assert len(set(drawn)) == 2000
-    table = np.array([list(faces().attributes(face).values()) for face in drawn])
-    names = np.array(faces().ATTRIBUTES)
+    table = np.array([list(faces.attributes(face).values()) for face in drawn])
+    names = np.array(faces.ATTRIBUTES)
     assert not names[(table.mean(0) < 0.01) | (table.mean(0) > 0.95)].tolist()
 
 
@@ -143,36 +139,36 @@ def test_attributes_that_exclude_each_other_are_never_both_true():
         ("Goatee", "No_Beard", "Full_Beard"),
     ]
     for index in range(500):
-        truths = faces().attributes(faces().draw_face(index))
+        truths = faces.attributes(faces.draw_face(index))
         assert all(sum(truths[name] for name in group) <= 1 for group in groups)
 
 
 def test_attributes_can_be_seen_in_the_pixels():
-    import dataclasses
-
-    face = dataclasses.replace(faces().draw_face(0), light=0.0, glasses="none", hat="none", tilt=0.0, yaw=0.0)
+    face = dataclasses.replace(faces.draw_face(0), light=0.0, glasses="none", hat="none", tilt=0.0, yaw=0.0)
     black, blond = (
-        faces().render(dataclasses.replace(face, hair_style="short", bangs=True, hair_colour=colour)).astype(int)
+        painting.render(dataclasses.replace(face, hair_style="short", bangs=True, hair_colour=colour)).astype(int)
         for colour in ("black", "blond")
     )
     assert np.abs(black - blond).max() > 100
-    pale, dark = (faces().render(dataclasses.replace(face, skin=skin)).mean() for skin in ("pale", "dark"))
+    pale, dark = (painting.render(dataclasses.replace(face, skin=skin)).mean() for skin in ("pale", "dark"))
     assert pale > dark + 5
-    left, right = (faces().render(dataclasses.replace(face, light=light)) for light in (-1.0, 1.0))
+    left, right = (painting.render(dataclasses.replace(face, light=light)) for light in (-1.0, 1.0))
     assert left[:, :32].mean() > right[:, :32].mean()
 
 
 def test_synthetic_faces_have_the_attribute_interface_of_celeb_a(data_dir, monkeypatch):
-    monkeypatch.setattr(faces().SyntheticFaces, "COUNTS", {"train": 12, "test": 5})
+    from jaxtickets.data.synthetic_faces import SyntheticFaces
+
+    monkeypatch.setattr(SyntheticFaces, "COUNTS", {"train": 12, "test": 5})
     train, test = (data.load("synthetic_faces", split, 64, data_dir) for split in data.SPLITS)
     assert train.images.shape == (12, 64, 64, 3) and test.images.shape == (5, 64, 64, 3)
     assert train.labels.dtype == np.uint8 and train.labels.shape == (12, len(train.label_names))
     assert {"Smiling", "Eyeglasses", "Black_Hair", "Bald", "Looking_Left"} <= set(train.label_names)
     for part, first in ((train, 0), (test, 12)):
         for i, (image, label) in enumerate(zip(part.images, part.labels, strict=True)):
-            face = faces().draw_face(first + i)
-            np.testing.assert_array_equal(image, faces().render(face))
-            assert dict(zip(part.label_names, label.astype(bool), strict=True)) == faces().attributes(face)
+            face = faces.draw_face(first + i)
+            np.testing.assert_array_equal(image, painting.render(face))
+            assert dict(zip(part.label_names, label.astype(bool), strict=True)) == faces.attributes(face)
 
 
 @pytest.mark.slow
@@ -182,7 +178,7 @@ def test_all_22000_faces_are_prepared(data_dir):
     assert len({image.tobytes() for image in train.images[:4000]}) == 4000
 
 
-# --- the published archives, written here in small ---
+# --- the published archives, small copies written here ---
 
 
 def replace_downloads(monkeypatch, archives):
@@ -287,7 +283,7 @@ def test_celeb_a_is_read_from_its_archive_and_cropped_to_178_pixels(tmp_path, da
 
 
 @NEEDS_TENSORFLOW
-def test_a_closed_network_gives_one_line_with_three_ways_out_and_leaves_nothing(data_dir, monkeypatch):
+def test_a_closed_network_is_one_line_with_three_ways_out_and_leaves_nothing(data_dir, monkeypatch):
     import socket
 
     def closed(*_, **__):
@@ -308,7 +304,7 @@ def test_a_closed_network_gives_one_line_with_three_ways_out_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("name", ["celeb_a", "cifar10", "mnist", "lsun/church_outdoor"])
-def test_without_tensorflow_the_message_names_the_extra_and_the_other_ways(name, data_dir, monkeypatch):
+def test_without_tensorflow_the_error_names_the_extra_and_the_other_ways(name, data_dir, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda *names: None if names[0] == "tensorflow" else find(*names))
     with pytest.raises(UserError, match=r'pip install -e "\.\[tfds\]".*synthetic_faces.*folder:PATH.*:quick'):
@@ -369,12 +365,12 @@ def test_images_of_any_form_become_square_rgb(tmp_path):
 def test_cropping_keeps_the_centre():
     stripes = np.zeros((10, 30, 3), np.uint8)
     stripes[:, 10:20] = 200
-    assert (sources.to_array(encoded(Image.fromarray(stripes)), 10, 3) == 200).all()
+    assert (decoding.to_array(encoded(Image.fromarray(stripes)), 10, 3) == 200).all()
 
 
 def test_reducing_does_not_alias():
     checks = ((np.indices((64, 64)).sum(0) % 2) * 255).astype(np.uint8)
-    reduced = sources.to_array(encoded(Image.fromarray(checks)), 16, 1).astype(int)
+    reduced = decoding.to_array(encoded(Image.fromarray(checks)), 16, 1).astype(int)
     assert np.abs(reduced - 127.5).max() < 20
 
 
@@ -383,8 +379,8 @@ def test_a_second_load_reads_the_cache_alone(tmp_path, data_dir, monkeypatch):
     write_folder(root, 5)
     first = data.load(f"folder:{root}", "train", 16)
     digits = data.load("digits", "test", 16, data_dir)
-    monkeypatch.setattr(sources, "decode", lambda *_: pytest.fail("decoded again"))
-    monkeypatch.setattr(sources.TfdsSource, "_prepare", lambda *_: pytest.fail("prepared again"))
+    monkeypatch.setattr(decoding, "decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(data.Tfds, "_prepare", lambda *_: pytest.fail("prepared again"))
     again = data.load(f"folder:{root}", "train", 16)
     np.testing.assert_array_equal(first.images, again.images)
     assert isinstance(again.images, np.memmap) and not again.images.flags.writeable
@@ -434,7 +430,123 @@ def test_folders_without_images_are_refused(tmp_path):
         data.check("folder:")
 
 
+# --- arrays ---
+
+
+def use(monkeypatch, load, **facts):
+    """Makes `stripes` a data set of gray images for one test, in the place of an earlier one."""
+    monkeypatch.setitem(data.SOURCES, "stripes", data.Arrays("stripes", load, channels=1, **facts))
+
+
+def stripes(split):
+    """Five gray images of 8x8 pixels and their labels, others for each split."""
+    values = np.arange(5) + (split == "test")
+    return np.repeat(values, 64).reshape(5, 8, 8, 1).astype(np.uint8), values % 3
+
+
+def test_a_data_set_can_be_made_of_arrays(monkeypatch, data_dir):
+    monkeypatch.setattr(data, "SOURCES", Registry("data.name", *data.SOURCES.values()))
+    data.SOURCES.add(data.Arrays("stripes", stripes, channels=1, classes=3, label_names=("a", "b", "c")))
+    assert (data.channels("stripes"), data.classes("stripes")) == (1, 3)
+    data.check("stripes", 8, data_dir)
+    for split in data.SPLITS:
+        loaded = data.load("stripes", split, 8, data_dir)
+        images, labels = stripes(split)
+        np.testing.assert_array_equal(loaded.images, images)
+        np.testing.assert_array_equal(loaded.labels, labels)
+        assert loaded.labels.dtype == np.int32 and loaded.label_names == ("a", "b", "c")
+    with pytest.raises(UserError, match="digits.*fashion_mnist, stripes, lsun/<category>"):
+        data.check("strips")
+    with pytest.raises(ValueError, match="stripes"):
+        data.SOURCES.add(data.Arrays("stripes", stripes))
+
+
+def test_arrays_are_cropped_and_resized_as_files_are(monkeypatch, tmp_path):
+    root = tmp_path / "images"
+    pictures = write_folder(root, 6)
+    wide = np.stack([np.concatenate([np.zeros_like(image), image, image], 1) for image in pictures.values()])
+    for name, image in zip(pictures, wide, strict=True):
+        (root / name).write_bytes(encoded(Image.fromarray(image)))
+    monkeypatch.setitem(data.SOURCES, "wide", data.Arrays("wide", lambda split: (wide, None)))
+    order = np.argsort(list(pictures))[1:]
+    from_files = data.load(f"folder:{root}", "train", 13).images
+    np.testing.assert_array_equal(data.load("wide", "train", 13).images[order], from_files)
+
+
+def test_arrays_can_have_attributes(monkeypatch):
+    images, truths = stripes("train")[0], np.array([[1, 0], [0, 0], [1, 1], [0, 1], [1, 0]])
+    use(monkeypatch, lambda split: (images, truths == 1), label_names=("Bright", "Striped"))
+    loaded = data.load("stripes", "train", 4)
+    np.testing.assert_array_equal(loaded.labels, truths)
+    assert loaded.labels.dtype == np.uint8 and data.classes("stripes") == 0
+
+
+@pytest.mark.parametrize("changed", ["images", "labels", "label names"])
+def test_changed_arrays_are_decoded_again(changed, monkeypatch):
+    images, labels = stripes("train")
+    names = ("a", "b", "c")
+    use(monkeypatch, lambda split: (images, labels), classes=3, label_names=names)
+    data.load("stripes", "train", 8)
+    images, labels, names = {
+        "images": (images + 1, labels, names),
+        "labels": (images, labels[::-1], names),
+        "label names": (images, labels, ("a", "b", "d")),
+    }[changed]
+    use(monkeypatch, lambda split: (images, labels), classes=3, label_names=names)
+    loaded = data.load("stripes", "train", 8)
+    np.testing.assert_array_equal(loaded.images, images)
+    np.testing.assert_array_equal(loaded.labels, labels)
+    assert loaded.label_names == names
+
+
+def test_arrays_with_a_version_are_loaded_once_per_version(monkeypatch):
+    calls = []
+
+    def load(split):
+        calls.append(split)
+        return stripes(split)
+
+    for version, expected in (("1", 1), ("1", 1), ("2", 2)):
+        use(monkeypatch, load, classes=3, version=version)
+        data.load("stripes", "train", 8)
+        assert len(calls) == expected
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "facts", "message"),
+    [
+        (np.zeros((2, 8, 8, 1)), None, {}, r"images of 'train' are float64.*uint8 \[n, height, width, 1\]"),
+        (np.zeros((2, 8, 8, 3), np.uint8), None, {}, r"\[2, 8, 8, 3\]"),
+        (np.zeros((2, 8, 8), np.uint8), None, {}, r"\[2, 8, 8\]"),
+        (np.zeros((2, 8, 8, 1), np.uint8), [0, 3], {"classes": 3}, "labels.*from 0 to 2"),
+        (np.zeros((2, 8, 8, 1), np.uint8), [0], {"classes": 3}, "labels"),
+        (np.zeros((2, 8, 8, 1), np.uint8), None, {"classes": 3}, "labels"),
+        (np.zeros((2, 8, 8, 1), np.uint8), [0, 1], {"classes": 3, "label_names": ("a",)}, "label_names"),
+        (np.zeros((2, 8, 8, 1), np.uint8), [0, 1], {}, "classes="),
+        (np.zeros((0, 8, 8, 1), np.uint8), None, {}, "no images"),
+    ],
+)
+def test_arrays_of_another_form_are_refused(images, labels, facts, message, monkeypatch):
+    use(monkeypatch, lambda split: (images, labels), **facts)
+    with pytest.raises(UserError, match=message):
+        data.load("stripes", "train", 8)
+    assert not list(cache.directory("data").rglob("*.npy"))
+
+
 # --- names, sizes, places ---
+
+
+def test_every_source_can_be_found_by_its_name(data_dir):
+    for name in (*data.SOURCES, "lsun/bedroom", "folder:somewhere", "stl10"):
+        source = data.find(name, data_dir)
+        assert source.name == name and source.channels in (1, 3)
+    assert data.find("digits", data_dir).data_dir == data_dir
+
+
+def test_keys_of_decoded_images_stay_what_they_were(data_dir):
+    keys = {"digits": "digits-1.0.0", "synthetic_faces": "synthetic_faces-1.0.0", "lsun/bedroom": "lsun-bedroom-3.1.0"}
+    for name, key in keys.items():
+        assert {data.find(name, data_dir).key(split) for split in data.SPLITS} == {key}
 
 
 def test_unknown_names_are_refused_with_the_allowed_ones():
@@ -465,7 +577,7 @@ def test_impossible_sizes_splits_and_directories_are_refused(tmp_path, data_dir)
         data.check("digits", 8, str(tmp_path / "file"))
 
 
-def test_gray_datasets_have_one_channel():
+def test_gray_data_sets_have_one_channel():
     assert [data.channels(name) for name in ("digits", "mnist", "fashion_mnist")] == [1, 1, 1]
     assert [data.channels(name) for name in ("synthetic_faces", "celeb_a", "cifar10", "folder:x")] == [3, 3, 3, 3]
 

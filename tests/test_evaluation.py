@@ -1,4 +1,6 @@
-"""Metrics and sample grids of networks whose output is known."""
+"""Metrics and sample grids of networks whose output is known, and metrics that are registered from outside."""
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +8,13 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from jaxtickets import data, evaluation, models
-from jaxtickets.objectives import Objective
-from jaxtickets.train import to_float
+from jaxtickets import data, metrics
+from jaxtickets.errors import UserError
+from jaxtickets.examples import to_float
+from jaxtickets.metrics import FEATURE_NETWORKS, METRICS, FeatureNetwork, Metric, classifier
+from jaxtickets.metrics.features import features_of_images
+from jaxtickets.metrics.grid import image_grid
+from jaxtickets.objectives import OBJECTIVES, Objective, normal
 
 
 @pytest.fixture(scope="module")
@@ -16,46 +22,83 @@ def digits(data_directory):
     return [np.asarray(data.load("digits", split, 16, data_directory).images) for split in ("train", "test")]
 
 
-def evaluator(data_directory, digits, **functions):
-    config = tiny("gan_digits", data_directory, **{"eval.samples": 1024, "eval.batch_size": 256})
+@pytest.fixture
+def register():
+    """Adds a plug-in to a registry for one test."""
+    added = []
+
+    def add(registry, plugin):
+        registry.add(plugin)
+        added.append((registry, plugin.name))
+
+    yield add
+    for registry, name in added:
+        del registry[name]
+
+
+def evaluator(data_directory, digits, name="gan_digits", chosen=(), **functions):
+    config = tiny(name, data_directory, **{"eval.samples": 1024, "eval.batch_size": 256, "eval.metrics": chosen})
+    metrics.check(config, OBJECTIVES[config.objective.name])
     objective = Objective(**{"components": {}, "players": {}, **functions})
-    return evaluation.make_evaluator(objective, config, *digits)
+    return metrics.make_evaluator(objective, config, *digits)
 
 
-def test_the_feature_network_tells_digits_apart_and_is_trained_only_once(data_directory, digits, monkeypatch):
-    network = evaluation.feature_network("digits", data_directory)
+def noise(params, batch_stats, keys, labels):
+    """Samples that are nothing but their latents."""
+    assert labels is None
+    return jnp.tanh(jnp.resize(normal(keys, 4), (len(keys), 16, 16, 1)))
+
+
+def constant_error(params, batch_stats, images, keys):
+    """Held-out terms of reconstructions that are 0.25 too bright everywhere."""
+    return {"reconstruction_error": jnp.square(images - (images + 0.25)).mean(axis=(1, 2, 3))}
+
+
+def identity(params, batch_stats, images):
+    return images
+
+
+class Seen:
+    """Collects arrays from compiled functions."""
+
+    def __init__(self):
+        self._arrays = []
+
+    def add(self, array):
+        jax.debug.callback(lambda array: self._arrays.append(np.asarray(array)), array)
+
+    def take(self):
+        """The rows collected since the last call."""
+        jax.effects_barrier()
+        rows = np.concatenate(self._arrays) if self._arrays else np.zeros(0)
+        self._arrays.clear()
+        return rows
+
+
+def test_the_feature_network_tells_digits_apart_and_is_trained_only_once(data_directory, monkeypatch):
+    network = FEATURE_NETWORKS["digits"].load(data_directory)
     assert network.accuracy > 0.95
-    monkeypatch.setattr(evaluation.features, "train", None)
-    again = evaluation.feature_network("digits", data_directory)
+    monkeypatch.setattr(classifier, "train", None)
+    again = FEATURE_NETWORKS["digits"].load(data_directory)
     assert again.digest == network.digest
     assert again.accuracy == network.accuracy
 
 
 def test_real_images_are_near_the_training_set_and_noise_is_far(data_directory, digits):
-    train_images, test_images = digits
-    real = jnp.asarray(np.resize(test_images, (256, 16, 16, 1)))
-
-    def generate_real(params, batch_stats, latents, labels):
-        return to_float(real)
-
-    def generate_noise(params, batch_stats, latents, labels):
-        return jnp.tanh(jnp.resize(latents, (256, 16, 16, 1)))
-
+    real = jnp.asarray(np.resize(digits[1], (256, 16, 16, 1)))
     near, far = (
-        evaluator(data_directory, digits, generate=generate).evaluate({}, {}, 0)["fd_digits"]
-        for generate in (generate_real, generate_noise)
+        evaluator(data_directory, digits, sample=sample).evaluate({}, {}, 0)["fd_digits"]
+        for sample in (lambda params, batch_stats, keys, labels: to_float(real), noise)
     )
     assert near < 10
     assert far > 20 * near
 
 
 def test_the_reconstruction_error_of_a_known_error_is_that_error(data_directory, digits):
-    def evaluate(params, batch_stats, images, keys):
-        return {"reconstruction_error": jnp.square(images - (images + 0.25)).mean(axis=(1, 2, 3))}
-
-    judged = evaluator(data_directory, digits, evaluate=evaluate, reconstruct=lambda params, stats, images: images)
+    judged = evaluator(data_directory, digits, "ae_digits", evaluate=constant_error, reconstruct=identity)
     assert judged.metric == "reconstruction_error"
-    assert judged.evaluate({}, {}, 0)["reconstruction_error"] == pytest.approx(0.0625, rel=1e-4)
+    assert judged.label == f"mean squared error on {len(digits[1]):,} held-out images"
+    assert judged.evaluate({}, {}, 0) == {"reconstruction_error": pytest.approx(0.0625, rel=1e-4)}
 
 
 def test_means_over_all_examples_are_summarized_once_they_are_complete(data_directory, digits):
@@ -63,35 +106,33 @@ def test_means_over_all_examples_are_summarized_once_they_are_complete(data_dire
         bright = images.mean(axis=(1, 2, 3)) > -0.4
         return {"reconstruction_error": jnp.ones(len(images)), "shares": jnp.stack([bright, ~bright], axis=1)}
 
-    judged = evaluator(
-        data_directory,
-        digits,
-        evaluate=evaluate,
-        summarize=lambda means: {"reconstruction_error": means["reconstruction_error"], "share": means["shares"][0]},
-        reconstruct=lambda params, stats, images: images,
-    )
+    def summarize(means):
+        usage = {"codebook_usage": means["shares"][0], "codebook_perplexity": means["shares"].sum()}
+        return {"reconstruction_error": means["reconstruction_error"], **usage}
+
+    judged = evaluator(data_directory, digits, "vq_vae", evaluate=evaluate, summarize=summarize, reconstruct=identity)
     share = np.mean((digits[1] / 127.5 - 1).mean(axis=(1, 2, 3)) > -0.4)
     assert 0.1 < share < 0.9
-    assert judged.evaluate({}, {}, 0) == pytest.approx({"reconstruction_error": 1, "share": share}, rel=1e-5)
+    expected = {"reconstruction_error": 1, "codebook_usage": share, "codebook_perplexity": 1}
+    row = judged.evaluate({}, {}, 0)
+    assert row == pytest.approx(expected, rel=1e-5)
+    assert list(row) == list(expected)
 
 
 def test_a_row_of_a_conditional_generators_grid_shows_one_class_and_samples_are_of_all_classes(data_directory, digits):
-    classes, seen = 5, []
+    classes, seen = 5, Seen()
 
-    def generate(params, batch_stats, latents, labels):
-        jax.debug.callback(lambda labels: seen.append(np.asarray(labels)), labels)
+    def sample(params, batch_stats, keys, labels):
+        seen.add(labels)
         return jnp.broadcast_to(labels[:, None, None, None] / classes, (len(labels), 16, 16, 1))
 
-    components = {"generator": models.Component(None, (4,), classes)}
-    judged = evaluator(data_directory, digits, components=components, generate=generate)
+    judged = evaluator(data_directory, digits, sample=sample, classes=classes)
     centres = judged.samples({}, {}, 0)[32::68, 32::68, 0].astype(int)
     values = np.round((np.arange(8) % classes / classes + 1) * 127.5)  # The eighth row shows the third class again.
     np.testing.assert_allclose(centres, np.broadcast_to(values[:, None], (8, 8)), atol=1)
-    jax.effects_barrier()
-    seen.clear()
+    seen.take()
     judged.evaluate({}, {}, 0)
-    jax.effects_barrier()
-    counts = np.bincount(np.concatenate(seen), minlength=classes)
+    counts = np.bincount(seen.take(), minlength=classes)
     assert counts.sum() == 1024
     assert counts.max() - counts.min() <= 8
 
@@ -100,7 +141,8 @@ def test_an_autoencoders_grid_has_rows_of_originals_above_their_reconstructions(
     judged = evaluator(
         data_directory,
         digits,
-        evaluate=lambda params, stats, images, keys: {"reconstruction_error": images.mean(axis=(1, 2, 3))},
+        "ae_digits",
+        evaluate=constant_error,
         reconstruct=lambda params, stats, images: -images,
     )
     grid = judged.samples({}, {}, 0).astype(int)
@@ -111,17 +153,187 @@ def test_an_autoencoders_grid_has_rows_of_originals_above_their_reconstructions(
 
 def test_a_grid_shows_the_images_in_reading_order():
     values = np.linspace(-1, 1, 64)
-    grid = evaluation.image_grid(np.broadcast_to(values[:, None, None, None], (64, 32, 32, 3)))
+    grid = image_grid(np.broadcast_to(values[:, None, None, None], (64, 32, 32, 3)))
     assert grid.shape == (8 * 68 - 4, 8 * 68 - 4, 3)
     centres = grid[32::68, 32::68, 0].astype(int)
     np.testing.assert_array_equal(centres.ravel(), np.round((values + 1) * 127.5))
 
 
-def test_the_same_latents_are_drawn_each_time(data_directory, digits):
-    def generate(params, batch_stats, latents, labels):
-        assert labels is None
-        return jnp.tanh(jnp.resize(latents, (len(latents), 16, 16, 1)))
-
-    judged = evaluator(data_directory, digits, generate=generate)
+def test_the_same_samples_are_drawn_each_time(data_directory, digits):
+    judged = evaluator(data_directory, digits, sample=noise)
     np.testing.assert_array_equal(judged.samples({}, {}, 0), judged.samples({}, {}, 0))
     assert judged.evaluate({}, {}, 0) == judged.evaluate({}, {}, 0)
+
+
+@pytest.mark.parametrize("seed", [3, 2**32 - 1])
+def test_the_key_of_a_sample_is_the_seeds_folded_with_the_samples_number(data_directory, digits, seed):
+    seen = Seen()
+
+    def sample(params, batch_stats, keys, labels):
+        seen.add(jax.random.key_data(keys))
+        return noise(params, batch_stats, keys, labels)
+
+    judged = evaluator(data_directory, digits, sample=sample)
+    fold = lambda number: jax.random.fold_in(jax.random.key(np.uint32(seed)), number)  # noqa: E731
+    expected = np.asarray(jax.random.key_data(jax.vmap(fold)(np.arange(1024))))
+    judged.samples({}, {}, seed)
+    np.testing.assert_array_equal(seen.take(), expected[:64])
+    judged.evaluate({}, {}, seed)
+    np.testing.assert_array_equal(sorted(map(tuple, seen.take())), sorted(map(tuple, expected)))
+
+
+# Metrics that are chosen by name, and metrics and feature networks from outside the package.
+
+
+def test_a_vaes_metrics_are_its_games_and_the_columns_keep_their_order(data_directory, digits):
+    def evaluate(params, batch_stats, images, keys):
+        return {name: jnp.full(len(images), value) for name, value in values.items()}
+
+    values = {"negative_elbo": 3.0, "reconstruction": 2.0, "kl": 1.0}
+    judged = evaluator(data_directory, digits, "vae_digits", sample=noise, evaluate=evaluate)
+    assert (judged.metric, judged.better) == ("fd_digits", "lower")
+    assert judged.label == "Frechet distance in digits features, 1,024 samples"
+    row = judged.evaluate({}, {}, 0)
+    assert list(row) == ["fd_digits", "kl", "negative_elbo", "reconstruction"]
+    assert {name: row[name] for name in values} == values
+    judged = evaluator(data_directory, digits, "vae_digits", ("negative_elbo",), sample=noise, evaluate=evaluate)
+    assert judged.metric == "negative_elbo"
+    assert judged.evaluate({}, {}, 0) == values
+
+
+def test_a_metric_on_held_out_images_is_one_line_of_a_registry(data_directory, digits, register):
+    def ratio(means, config):
+        return (10 * math.log10(4 / means["reconstruction_error"]),)  # Images span 2, from -1 to 1.
+
+    psnr = Metric(
+        "psnr",
+        "peak signal-to-noise ratio on {held_out:,} held-out images of {data.name}",
+        terms=("reconstruction_error",),
+        columns=("psnr",),
+        measure=ratio,
+        better="higher",
+    )
+    register(METRICS, psnr)
+    functions = {"evaluate": constant_error, "reconstruct": identity}
+    judged = evaluator(data_directory, digits, "ae_digits", ("psnr", "reconstruction_error"), **functions)
+    assert (judged.metric, judged.better) == ("psnr", "higher")
+    assert judged.label == f"peak signal-to-noise ratio on {len(digits[1]):,} held-out images of digits"
+    expected = {"psnr": 10 * math.log10(4 / 0.0625), "reconstruction_error": 0.0625}
+    row = judged.evaluate({}, {}, 0)
+    assert row == pytest.approx(expected, rel=1e-4)
+    assert list(row) == list(expected)
+    assert evaluator(data_directory, digits, "ae_digits", **functions).metric == "reconstruction_error"
+
+
+class Rows:
+    """A feature network from outside: the mean of each row of pixels."""
+
+    name, digest = "rows", "1"
+
+    def __init__(self):
+        self.seen = Seen()
+
+    def __call__(self, images):
+        features = images.mean(axis=(2, 3))
+        self.seen.add(features)
+        return features
+
+
+def on_samples(name, measure, columns=()):
+    return Metric(name, name, features="rows", columns=columns or (name,), measure=measure)
+
+
+def test_metrics_on_samples_share_one_generation_and_one_embedding(data_directory, digits, register):
+    generated, network = Seen(), Rows()
+
+    def sample(params, batch_stats, keys, labels):
+        generated.add(jnp.zeros(len(keys)))
+        return jnp.full((len(keys), 16, 16, 1), 0.25)
+
+    def means(generated, training, config):
+        return len(generated.array), generated.array.mean(), training.array.mean()
+
+    register(FEATURE_NETWORKS, FeatureNetwork("rows", lambda data_dir: network))
+    register(
+        METRICS, on_samples("gap", lambda one, other, config: (abs(one.gaussian.mean - other.gaussian.mean).max(),))
+    )
+    register(METRICS, on_samples("brightness", means, ("count", "generated", "training")))
+    judged = evaluator(data_directory, digits, chosen=("gap", "brightness", "fd"), sample=sample)
+    assert len(network.seen.take()) == len(digits[0])
+    row = judged.evaluate({}, {}, 0)
+    assert len(generated.take()) == 1024
+    assert len(network.seen.take()) == 1024 + len(digits[0])  # The training images again, for their array.
+    real = digits[0] / 127.5 - 1
+    assert list(row) == ["gap", "count", "generated", "training", "fd_digits"]
+    assert row["gap"] == pytest.approx(abs(0.25 - real.mean(axis=(0, 2, 3))).max(), rel=1e-4)
+    assert (row["count"], row["generated"]) == (1024, 0.25)
+    assert row["training"] == pytest.approx(real.mean(), rel=1e-4)
+    judged.evaluate({}, {}, 1)
+    assert len(network.seen.take()) == 1024
+
+
+def test_the_gaussian_of_the_training_images_is_computed_only_once(digits):
+    network = Rows()
+    network.digest = "of the test of the cache"
+    first = features_of_images(network, digits[0], 256).gaussian
+    assert len(network.seen.take()) == len(digits[0])
+    again = features_of_images(network, digits[0], 256).gaussian
+    assert len(network.seen.take()) == 0
+    np.testing.assert_array_equal(first.mean, again.mean)
+    np.testing.assert_array_equal(first.covariance, again.covariance)
+
+
+def test_held_out_images_pass_once_for_all_metrics(data_directory, digits):
+    seen = Seen()
+
+    def evaluate(params, batch_stats, images, keys):
+        seen.add(images.mean(axis=(1, 2, 3)))
+        return {
+            name: jnp.ones(len(images)) for name in ("reconstruction_error", "codebook_usage", "codebook_perplexity")
+        }
+
+    chosen = ("codebook", "reconstruction_error")
+    judged = evaluator(data_directory, digits, "vq_vae", chosen, evaluate=evaluate, reconstruct=identity)
+    assert (judged.metric, judged.better) == ("codebook_usage", "higher")
+    judged.evaluate({}, {}, 0)
+    np.testing.assert_allclose(
+        np.sort(seen.take()), np.sort((digits[1] / 127.5 - 1).mean(axis=(1, 2, 3))), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen", "allowed"),
+    [
+        ("ae_digits", ("fd",), "reconstruction_error"),
+        ("ae_digits", ("reconstruction_error", "codebook"), "reconstruction_error"),
+        ("gan_digits", ("reconstruction_error",), "fd"),
+        ("vae_digits", ("reconstruction_error",), "fd, negative_elbo"),
+        ("vq_vae", ("negative_elbo",), "reconstruction_error, codebook"),
+    ],
+)
+def test_a_metric_that_the_game_cannot_serve_is_refused(data_directory, name, chosen, allowed):
+    config = tiny(name, data_directory, **{"eval.metrics": chosen})
+    game = config.objective.name
+    with pytest.raises(UserError) as refused:
+        metrics.check(config, OBJECTIVES[game])
+    assert str(refused.value) == (
+        f"config.eval.metrics={chosen!r}: allowed is a tuple of some of {allowed} with config.objective.name={game!r}"
+    )
+
+
+def test_a_chosen_metric_checks_the_config(data_directory, register):
+    def refuse(config):
+        raise UserError(f"{config.data.name} is refused")
+
+    register(METRICS, Metric("strict", "", terms=("reconstruction_error",), check=refuse))
+    config = tiny("ae_digits", data_directory)
+    metrics.check(config, OBJECTIVES["autoencoder"])
+    config.eval.metrics = ("reconstruction_error", "strict")
+    with pytest.raises(UserError, match="digits is refused"):
+        metrics.check(config, OBJECTIVES["autoencoder"])
+
+
+@pytest.mark.parametrize("given", [{}, {"features": "digits", "terms": ("kl",)}, {"terms": ("kl",), "better": "more"}])
+def test_a_metric_reads_either_samples_or_held_out_images_and_has_a_direction(given):
+    with pytest.raises(ValueError, match="metric 'wrong'"):
+        Metric("wrong", "", **given)

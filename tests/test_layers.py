@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxtickets.models import convolution, layers
+from jaxtickets.models import convolution, initializers, layers, norms
 from jaxtickets.models.residual import Embedding, SelfAttention
 
 FLOAT64 = layers.Style(norm="none", dtype=jnp.float64)
@@ -32,9 +32,9 @@ def normal(*shape, seed=0):
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (layers.dcgan_init, nn.initializers.normal(0.02)),
-        (layers.he_init, nn.initializers.he_normal()),
-        (layers.xavier_init, nn.initializers.xavier_uniform()),
+        (initializers.dcgan_init, nn.initializers.normal(0.02)),
+        (initializers.he_init, nn.initializers.he_normal()),
+        (initializers.xavier_init, nn.initializers.xavier_uniform()),
     ],
 )
 def test_initial_weights_are_those_of_flax_bit_for_bit(ours, theirs, shape):
@@ -54,7 +54,7 @@ def plain_conv(x, kernel, stride=1, padding=0):
 
 
 def plain_conv_transpose(x, kernel, stride, padding):
-    """The same operation without a gradient of its own: a convolution of the dilated input."""
+    """The transposed convolution as a convolution of the dilated input, differentiated by JAX."""
     pads = [(size - 1 - padding,) * 2 for size in kernel.shape[:2]]
     flipped = kernel[::-1, ::-1]
     return lax.conv_general_dilated(
@@ -92,13 +92,13 @@ def assert_same_function(ours, plain, *arguments):
         np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
-# With few channels XLA's convolutions, with more the products of XLA's CPU back end.
+# Few channels go through XLA's convolutions on CPUs, more channels through matrix products.
 CHANNELS = [(3, 5), (convolution.NARROW, convolution.NARROW + 1)]
 
 
 @pytest.fixture
 def filtered(monkeypatch):
-    """Minimal filtering wherever it can be."""
+    """Minimal filtering wherever it is possible, however narrow the layer."""
     for limit in ("NARROW", "WIDE", "LARGE"):
         monkeypatch.setattr(convolution, limit, 1)
 
@@ -132,9 +132,9 @@ def test_conv_transpose_equals_the_plain_operation_in_value_and_gradients(size, 
 @pytest.mark.parametrize(
     ("height", "width", "kernel_size", "stride", "padding"),
     [
-        *[(20, 18, 4, 2, 1), (8, 12, 4, 2, 1), (4, 4, 4, 2, 1), (8, 2, 4, 2, 1)],  # Large maps, small and smallest.
+        *[(20, 18, 4, 2, 1), (8, 12, 4, 2, 1), (4, 4, 4, 2, 1), (8, 2, 4, 2, 1)],  # Large, small and smallest maps.
         *[(9, 8, 3, 1, 1), (4, 3, 3, 1, 1), (2, 1, 3, 1, 1), (1, 2, 1, 1, 1), (4, 5, 1, 1, 0), (5, 5, 4, 1, 0)],
-        *[(5, 7, 3, 2, 1), (9, 8, 5, 3, 2), (8, 7, 3, 2, 0), (6, 6, 1, 2, 0)],  # Kernels that strides cut unevenly.
+        *[(5, 7, 3, 2, 1), (9, 8, 5, 3, 2), (8, 7, 3, 2, 0), (6, 6, 1, 2, 0)],  # Sizes that the stride does not divide.
         (3, 5, 5, 3, 2),
     ],
 )
@@ -210,7 +210,7 @@ def test_projections_equal_the_convolutions_that_they_replace_in_value_and_gradi
     assert_same_function(partial(applied, layers.Project), projected, normal(2, 4, 4, 6), kernel)
 
 
-# Spectral norm. Each layer is applied to the inputs that give its kernel back, as a matrix [everything else, out].
+# Spectral norm. Each layer is applied to inputs for which its outputs are its kernel as a matrix [everything else, out].
 
 _options = {"use_bias": False, "spectral": True, "dtype": jnp.float64}
 _spectral = layers.Style(spectral=True, dtype=jnp.float64)
@@ -224,7 +224,7 @@ SPECTRAL = {
 
 @partial(jax.jit, static_argnums=0)
 def train_pass(name, kernel, u):
-    """`(the normalised kernel as a matrix, the next u)`."""
+    """`(normalised kernel as a matrix, next u)` after one training pass."""
     layer, parameter, _, inputs = SPECTRAL[name]
     variables = {"params": {parameter: kernel}, "batch_stats": {"u": u}}
     y, moved = layer.apply(variables, *inputs, mutable=["batch_stats"])
@@ -238,7 +238,7 @@ def fresh_u(name):
 
 
 def power_iteration(kernel, u):
-    """Miyato et al. 2018, algorithm 1: `(the singular value of W, u, v)` for W: [out, everything else]."""
+    """`(singular value of W, u, v)` for W: [out, everything else], by algorithm 1 of Miyato et al. 2018."""
     w = np.asarray(kernel).reshape(-1, kernel.shape[-1]).T
     v = w.T @ u / np.linalg.norm(w.T @ u)
     u = w @ v / np.linalg.norm(w @ v)
@@ -279,7 +279,7 @@ def test_evaluation_divides_by_the_singular_value_of_the_stored_u_and_moves_noth
     layer = SPECTRAL["dense"][0]
     y, moved = layer.apply({"params": {"kernel": kernel}, "batch_stats": {"u": u}}, np.eye(7), mutable=["params"])
     assert "batch_stats" not in moved
-    # u^T W v = ||W^T u|| with the v that belongs to u.
+    # u^T W v = ||W^T u|| for v = W^T u / ||W^T u||.
     np.testing.assert_allclose(y, kernel / np.linalg.norm(kernel @ u), rtol=1e-10)
 
 
@@ -297,7 +297,7 @@ def test_spectral_norm_equals_pytorchs_in_value_and_gradient():
     kernel, u = normal(7, 5), normal(5, seed=1)
     linear = torch.nn.Linear(7, 5, bias=False, dtype=torch.float64)
     linear.weight.data = torch.tensor(np.asarray(kernel).T.copy())
-    # Over the transposed matrix, so that PyTorch too computes our v from our u first.
+    # dim=1 transposes the matrix, so that PyTorch also computes v from u first, as we do.
     torch.nn.utils.parametrizations.spectral_norm(linear, dim=1)
     linear.parametrizations.weight[0]._v.copy_(torch.tensor(np.asarray(u / jnp.linalg.norm(u))))
     y = linear(torch.eye(7, dtype=torch.float64))
@@ -314,7 +314,7 @@ def test_the_spectral_norm_of_an_emptied_kernel_is_zero_and_finite():
     for _ in range(2):
         effective, u = train_pass("dense", kernel, u)
         np.testing.assert_array_equal(effective, 0)
-        assert np.linalg.norm(u) == pytest.approx(1)  # It is ready for weights that grow back.
+        assert np.linalg.norm(u) == pytest.approx(1)  # So that weights can grow back.
     gradient = jax.grad(lambda kernel: train_pass("dense", kernel, u)[0].sum())(kernel)
     assert np.isfinite(gradient).all()
 
@@ -341,7 +341,7 @@ def test_layer_norm_is_over_the_whole_image_with_a_scale_and_a_bias_for_each_cha
 def test_channels_that_layer_norm_does_not_see_count_as_zeros():
     x, scale, bias = normal(2, 3, 4, 5), normal(5), normal(5, seed=1)
     padded = [jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, 3)]) for leaf in (x, scale, bias)]
-    module = layers.LayerNorm(8, "channels", nn.initializers.ones, jnp.float64)
+    module = norms.LayerNorm(8, "channels", nn.initializers.ones, jnp.float64)
     y, whole = (
         module.apply({"params": {"scale": scale, "bias": bias}}, x) for x, scale, bias in ((x, scale, bias), padded)
     )

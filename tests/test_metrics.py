@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from jaxtickets.metrics import Gaussian, features, frechet_distance
+from jaxtickets.metrics import Gaussian, classifier, frechet_distance
 from jaxtickets.metrics.frechet import fit_gaussian
 
 
@@ -56,9 +56,9 @@ def test_the_feature_network_is_deterministic_and_survives_a_file():
     labels = np.arange(256) % 2
     images = np.clip(rng.normal(80, 30, size=(256, 16, 16, 1)) + 90 * labels[:, None, None, None], 0, 255)
     images = images.astype(np.uint8)
-    first, second = (features.train("shades", images, labels, images, labels) for _ in range(2))
+    first, second = (classifier.train("shades", images, labels, images, labels) for _ in range(2))
     assert first.digest == second.digest
     assert first.accuracy == 1.0
-    restored = first.replace(params=features.unflatten(features.flatten(first.params)))
+    restored = first.replace(params=classifier.unflatten(classifier.flatten(first.params)))
     assert restored.digest == first.digest
     assert restored(images[:4] / 127.5 - 1).shape == (4, 64)

@@ -1,4 +1,4 @@
-"""Batches as a function of (seed, step) alone, from images on the device or streamed from the host."""
+"""Batches of images, on the device or streamed from the host; their order is a function of (seed, step) alone."""
 
 import queue
 import threading
@@ -9,22 +9,26 @@ from itertools import groupby
 import jax
 import numpy as np
 
-# Device memory left to the model, its moments and its activations when images move in.
+# Images of at most this size live in device memory; the rest is for parameters, optimiser moments and activations.
 DEVICE_BYTES = 4 << 30
-# So many steps' indices are sent to the devices together: one by one they cost a fast step a few percent of its time.
+# The number of steps whose indices are sent to the devices together. Sent step by step they would cost a fast step a
+# few percent of its time.
 ROWS = 64
 
 
 @lru_cache(maxsize=16)
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
-    """The order of `n` images in an epoch: `[n]` int32, a function of its arguments alone."""
+    """Returns the order of `n` images in an epoch: `[n]` int32, a function of its arguments alone."""
     order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(n).astype(np.int32)
     order.flags.writeable = False
     return order
 
 
 def indices(seed: int, start: int, stop: int, n: int, batch_size: int) -> Iterator[np.ndarray]:
-    """The `[batch_size]` image indices of steps `start` to `stop`; what an epoch leaves over is dropped."""
+    """Yields the `[batch_size]` image indices of each step from `start` to below `stop`.
+
+    The images that an epoch leaves after its last whole batch are dropped.
+    """
     per_epoch = n // batch_size
     for step in range(start, stop):
         first = step % per_epoch * batch_size
@@ -32,10 +36,13 @@ def indices(seed: int, start: int, stop: int, n: int, batch_size: int) -> Iterat
 
 
 def blocks(start: int, stop: int, length: int, is_due: Callable[[int], bool]) -> Iterator[range]:
-    """The steps `start` to `stop` as the blocks that one call each does: `length` steps together, or one alone.
+    """Yields the steps from `start` to below `stop` in blocks, one per call: `length` steps together, or one alone.
 
     Blocks lie at the multiples of `length`, wherever training starts, so that a resumed run does each step in the
-    same program. If something is due (`is_due(step)`, after so many steps) inside a block its steps come alone.
+    same program. If something is due inside a block, its steps come one by one.
+
+    Args:
+      is_due: whether something is due after the given number of steps.
     """
     step = start
     while step < stop:
@@ -47,29 +54,32 @@ def blocks(start: int, stop: int, length: int, is_due: Callable[[int], bool]) ->
 
 
 def fits_on_device(images) -> bool:
-    """Whether `images` may live in device memory."""
+    """Returns whether `images` are small enough to live in device memory."""
     return images.nbytes <= DEVICE_BYTES
 
 
 @cache
 def _put(group):
-    """Sends a tree whose leaves have a leading axis of devices; a program, compiled once, because that is fastest."""
+    """Returns a function that splits a tree over the devices `group`, by the leading axis of its leaves.
+
+    It is a compiled program, because that sends fastest, and is compiled once per shape.
+    """
     return jax.pmap(lambda tree: tree, devices=group)
 
 
 def _split(chosen: Iterable[np.ndarray], devices: int) -> np.ndarray:
-    """The `[batch]` indices of some steps as `[devices, steps, batch / devices]`."""
+    """Stacks the `[batch]` indices of some steps as `[devices, steps, batch / devices]`."""
     return np.stack([batch.reshape(devices, -1) for batch in chosen], axis=1)
 
 
 def resident(data, chosen, blocks: Iterable[range], devices: int, rows: int = ROWS, group=None):
-    """`(block, data, indices: [devices, rows, batch / devices])` for each of `blocks`, as `train.make_step` takes them.
+    """Yields `(block, data, indices: [devices, rows, batch / devices])` per block, the inputs of `train.make_step`.
 
     Args:
       data: a pytree of arrays `[devices, n, ...]`, already on the devices.
       chosen: `(start, stop) -> the [batch] indices of each of those steps`.
       blocks: ranges of steps, one after another, none of them across a multiple of `rows`.
-      rows: the indices of so many steps, from a multiple of `rows` on, are sent together.
+      rows: the number of steps, from a multiple of it on, whose indices are sent together.
       group: the devices; None: all local ones.
     """
     for number, together in groupby(blocks, lambda block: block.start // rows):
@@ -79,9 +89,12 @@ def resident(data, chosen, blocks: Iterable[range], devices: int, rows: int = RO
 
 
 def streamed(data, chosen, blocks: Iterable[range], devices: int, prefetch: int = 2, group=None):
-    """The same for data on the host: the images of a block are gathered and sent while the steps before it run.
+    """Yields the same for data on the host: gathers and sends the images of a block while the steps before it run.
 
-    data: a pytree of arrays `[n, ...]`, possibly memory maps.
+    Args:
+      data: a pytree of arrays `[n, ...]`, possibly memory maps.
+      chosen, blocks, group: see `resident`.
+      prefetch: the number of blocks that may wait on the devices.
     """
     ready = queue.Queue(prefetch)
     stopped = threading.Event()
@@ -99,7 +112,7 @@ def streamed(data, chosen, blocks: Iterable[range], devices: int, prefetch: int 
 
     def gather():
         try:
-            places = {}  # Of the images of each step among those that are sent.
+            places = {}  # by length of a block: which of the images that are sent each step takes
             for block in blocks:
                 if stopped.is_set():
                     return

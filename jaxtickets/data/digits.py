@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits as a TFDS dataset that needs neither a network nor TensorFlow."""
+"""scikit-learn's handwritten digits as a TFDS data set that needs neither a network nor TensorFlow."""
 
 import io
 
@@ -9,14 +9,14 @@ TEST_EVERY = 6
 
 
 def to_bytes(gray: np.ndarray) -> np.ndarray:
-    """Maps scikit-learn's gray levels 0..16 to uint8 0..255, rounded to the nearest."""
+    """Maps scikit-learn's gray levels 0 to 16 to uint8 0 to 255, rounded to the nearest."""
     return np.round(gray * (255 / 16)).astype(np.uint8)
 
 
 def is_test(labels: np.ndarray) -> np.ndarray:
-    """Marks every sixth image of each class, in scikit-learn's order.
+    """Returns bool `[n]`: which images are for testing, every sixth of each class in scikit-learn's order.
 
-    labels: [n], int. Returns bool [n].
+    labels: `[n]` int.
     """
     marks = np.zeros(len(labels), bool)
     for label in np.unique(labels):

@@ -1,9 +1,7 @@
 """Pruning at initialisation: SNIP, GraSP, SynFlow, magnitude or random."""
 
-from functools import partial
-
-from jaxtickets.experiments.compacted import train_compacted
-from jaxtickets.experiments.run import Run
+from jaxtickets.experiments.method import Method
+from jaxtickets.experiments.protocol import Run
 from jaxtickets.train import rewind
 
 
@@ -13,8 +11,16 @@ def at_init(run: Run) -> None:
     Lee, Ajanthan, Torr 2019 (SNIP, algorithm 1); Wang, Zhang, Grosse 2020 (GraSP, algorithm 1); Tanaka et al. 2020
     (SynFlow, algorithm 1, in its many small steps).
     """
-    train = partial(train_compacted, run) if run.config.prune.structure == "channel" else run.round
+    train = run.compacted_round if run.config.prune.structure == "channel" else run.round
     run.round(0, run.dense_masks, run.initial_state)
     for round_ in range(1, len(run.levels)):
         masks = run.pruned(round_, run.dense_masks, run.initial_state)
         train(round_, masks, rewind(run.initial_state, masks))
+
+
+AT_INIT = Method(
+    "at_init",
+    at_init,
+    scores=lambda score: score.weights is not None and score.at_init,
+    channel_scores=lambda score: score.scores_channels,
+)

@@ -1,20 +1,48 @@
 """Early-bird tickets: found in the first epochs, and trained on as a smaller network."""
 
-import json
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxtickets import pruning, snapshots, workdir
+from jaxtickets import pruning
 from jaxtickets.errors import UserError
-from jaxtickets.experiments.compacted import train_compacted
-from jaxtickets.experiments.run import Run
+from jaxtickets.experiments.method import REWIND, Method, check_rewind, only_magnitude
+from jaxtickets.experiments.protocol import Run
+from jaxtickets.fields import Field, at_least, choice, fraction_or_steps, refuse, share, whole
 from jaxtickets.progress import say
 from jaxtickets.pruning.channels import from_weight_masks
 from jaxtickets.pruning.early_bird import hamming_distances, pack
 from jaxtickets.train import TrainState, rewind
+
+FIELDS = (
+    Field("early_bird.every", 0, whole(0), "The number of steps between two masks of the search; 0 is an epoch."),
+    Field("early_bird.queue", 5, whole(2), "The number of masks in a row that must be alike."),
+    Field(
+        "early_bird.threshold",
+        0.1,
+        share(),
+        "Masks are alike if their normalised Hamming distances to the newest are all below this.",
+    ),
+    Field(
+        "early_bird.until",
+        0.25,
+        fraction_or_steps(),
+        "The search's budget: below 1 a fraction of training, else a number of steps.",
+    ),
+    Field(
+        "early_bird.on_no_early_bird",
+        "train_dense",
+        choice("train_dense", "take_last", "fail"),
+        "What happens if no ticket has emerged within the budget.",
+    ),
+    Field(
+        "early_bird.gamma_penalty",
+        0.0,
+        at_least(0),
+        "The weight of the sum of all |gamma| of the channels to prune in the loss, while the search goes on.",
+    ),
+)
 
 
 def early_bird(run: Run) -> None:
@@ -36,13 +64,17 @@ def train_ticket(run: Run, round_: int) -> None:
     found = search(run, round_)
     start = found.state if run.config.rewind == "none" or found.is_dense else run.rewind_point
     is_smaller = run.config.prune.structure == "channel" and not found.is_dense
-    train = partial(train_compacted, run) if is_smaller else run.round
+    train = run.compacted_round if is_smaller else run.round
     columns = early_bird_columns(found)
     train(round_, found.masks, rewind(start, found.masks), seconds=found.seconds, columns=columns)
 
 
 class Found(NamedTuple):
-    """What a search ends with: masks, the dense network's state, the epoch if a ticket has emerged, the seconds."""
+    """The end of a search.
+
+    masks: the ticket's. state: the dense network's. epoch: when the ticket emerged, None if it has not. seconds: of the
+    search.
+    """
 
     masks: Any
     state: TrainState
@@ -62,22 +94,24 @@ def search(run: Run, round_: int) -> Found:
       UserError: none has within the budget, and `config.early_bird.on_no_early_bird` is "fail".
     """
     options, history = run.config.early_bird, _History(run, round_)
-    masks, state, seconds = run.saved_masks(round_), None, 0.0
+    masks, state = run.saved_masks(round_), None
     if masks is None:
-        for state, seconds in run.searched(round_, run.setup.search_steps):
+
+        def draw(state, seconds):
+            nonlocal masks
             masks = run.pruned(round_, run.dense_masks, state)
             history.add(int(state.step), seconds, masks)
-            if history.emerged is not None:
-                break
-        else:
+            return history.emerged is not None
+
+        state = run.search(round_, draw, options.gamma_penalty)
+        if history.emerged is None:
             message = history.failure()
             if options.on_no_early_bird == "fail":
                 raise UserError(message)
             if options.on_no_early_bird == "train_dense":
                 masks = run.dense_masks
             say(f"round {round_}: {message}; config.early_bird.on_no_early_bird={options.on_no_early_bird!r}")
-        snapshots.save(run.search_path(round_), state)
-        snapshots.save_masks(run.masks_path(round_), masks)
+        run.end_search(round_, masks, state)
     state = run.search_end(round_) if state is None else state
     epoch = None if history.emerged is None else history.epochs[history.emerged]
     if epoch is not None:
@@ -86,17 +120,16 @@ def search(run: Run, round_: int) -> Found:
 
 
 class _History:
-    """The masks that a search has drawn, and how far each is from each other, in `search/NNN.json` and `.npz`.
+    """The masks that a search has drawn, and how far each is from each other, as the workdir keeps them.
 
     Distances are over channels, or over single weights if these are pruned.
     """
 
     def __init__(self, run: Run, round_: int):
-        self._run, self._options = run, run.config.early_bird
-        self._json, self._npz = (run.path / "search" / f"{round_:03d}.{kind}" for kind in ("json", "npz"))
+        self._run, self._round, self._options = run, round_, run.config.early_bird
         self.steps, self.seconds, self._masks, self.distances = [], [], [], np.zeros((0, 0))
-        if self._json.exists() and self._npz.exists():
-            saved, masks = json.loads(self._json.read_text()), np.load(self._npz)["masks"]
+        if found := run.place.read_search(round_):
+            saved, masks = found
             n = min(len(saved["steps"]), len(masks))  # A kill may have come between the two files.
             self.steps, self.seconds, self._masks = saved["steps"][:n], saved["seconds"][:n], list(masks[:n])
             self.distances = np.array(saved["distances"])[:n, :n]
@@ -104,8 +137,7 @@ class _History:
     @property
     def epochs(self) -> list[float]:
         """The epoch of each mask."""
-        per_epoch = len(self._run.setup.images) // self._run.config.train.batch_size
-        return [step / per_epoch for step in self.steps]
+        return [step / self._run.timeline.per_epoch for step in self.steps]
 
     @property
     def emerged(self) -> int | None:
@@ -118,30 +150,27 @@ class _History:
         self.steps, self.seconds = self.steps[:earlier], self.seconds[:earlier]
         self._masks, distances = self._masks[:earlier], self.distances[:earlier, :earlier]
         is_channels = self._run.config.prune.structure == "channel"
-        units = from_weight_masks(masks, self._run.setup.axis_names.params) if is_channels else masks
+        units = from_weight_masks(masks, self._run.networks.axis_names.params) if is_channels else masks
         newest = pack(units)
         row = hamming_distances(newest, self._masks, sum(leaf.size for leaf in jax.tree.leaves(units)))
         self.distances = np.block([[distances, row[:, None]], [row[None, :], np.zeros((1, 1))]])
         self.steps.append(step)
         self.seconds.append(round(seconds, 3))
         self._masks.append(newest)
-        workdir.write_arrays(self._npz, masks=np.stack(self._masks))
-        workdir.write_json(
-            self._json,
-            {
-                "unit": "channels" if is_channels else "weights",
-                "steps": self.steps,
-                "epochs": self.epochs,
-                "seconds": self.seconds,
-                "queue": self._options.queue,
-                "threshold": self._options.threshold,
-                "emerged": self.emerged,
-                "distances": self.distances.tolist(),
-            },
-        )
+        content = {
+            "unit": "channels" if is_channels else "weights",
+            "steps": self.steps,
+            "epochs": self.epochs,
+            "seconds": self.seconds,
+            "queue": self._options.queue,
+            "threshold": self._options.threshold,
+            "emerged": self.emerged,
+            "distances": self.distances.tolist(),
+        }
+        self._run.place.write_search(self._round, content, np.stack(self._masks))
 
     def failure(self) -> str:
-        """Why there is no ticket: how near the masks came."""
+        """The message that no ticket has emerged, with the masks that came nearest."""
         queue, n = self._options.queue, len(self.steps)
         widest = [self.distances[end, end - queue + 1 : end].max() for end in range(queue - 1, n)]
         nearest = int(np.argmin(widest))
@@ -153,8 +182,46 @@ class _History:
 
 
 def early_bird_columns(found: Found | None = None) -> dict:
-    """What rounds.csv has in this experiment beside the usual."""
+    """The columns of rounds.csv that only this experiment has."""
     return {
         "emergence_epoch": found and found.epoch,
         "search_seconds": found.seconds if found else 0.0,
     }
+
+
+def search_steps(config, steps: int, per_epoch: int) -> range:
+    """The steps of a training of `steps` steps after which the search draws a mask."""
+    options = config.early_bird
+    every = options.every or per_epoch
+    last = round(options.until * steps) if options.until < 1 else int(options.until)
+    if last >= steps:
+        refuse("early_bird.until", options.until, f"a step before the end of training, which is step {steps}")
+    if last < every * options.queue:
+        refuse(
+            "early_bird.until",
+            options.until,
+            f"at least {every * options.queue} steps, for config.early_bird.queue={options.queue} masks that are "
+            f"{every} steps apart; it is {last} of {steps} steps",
+        )
+    return range(every, last + 1, every)
+
+
+def _check(config):
+    if config.rewind not in ("state", "none"):
+        given = f"config.experiment={config.experiment!r}"
+        refuse("rewind", config.rewind, f"state or none with {given}: there is no trained network at the search's end")
+    if (penalty := config.early_bird.gamma_penalty) and config.prune.score != "gamma":
+        refuse("early_bird.gamma_penalty", penalty, "0.0 with a config.prune.score other than 'gamma'")
+    check_rewind(config)
+
+
+EARLY_BIRD = Method(
+    "early_bird",
+    early_bird,
+    fields=(REWIND, *FIELDS),
+    check=_check,
+    scores=only_magnitude,
+    channel_scores=lambda score: score.channels is not None and score.weights is None,
+    rewinds_late=True,
+    search_steps=search_steps,
+)

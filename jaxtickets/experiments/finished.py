@@ -1,14 +1,11 @@
-"""Reading the tickets and the rounds of a finished run; nothing is ever written there."""
+"""The tickets and the rounds of a finished run; nothing is ever written there."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from PIL import Image
-
-from jaxtickets import snapshots, tickets, workdir
+from jaxtickets import snapshots, tickets
 from jaxtickets.errors import UserError
+from jaxtickets.workdir import Workdir
 
 
 class Finished(NamedTuple):
@@ -17,7 +14,7 @@ class Finished(NamedTuple):
     config: as JSON values. params, batch_stats: of the rewind point, nested dicts of NumPy arrays. rows: `rounds.csv`.
     """
 
-    path: Path
+    place: Workdir
     config: dict
     params: dict[str, Any]
     batch_stats: dict[str, Any]
@@ -34,16 +31,14 @@ def read(path: Path, field: str, seed: int) -> Finished:
     Raises:
       UserError: there is no finished run.
     """
-    place = path / f"seed_{seed}" if (path / f"seed_{seed}").is_dir() else path
+    place = Workdir(path).seed(seed)
     try:
-        config = json.loads((place / "config.json").read_text())["config"]
-        if not (place / "verdict.json").is_file():
-            raise OSError("no verdict")
-        point = snapshots.restore_raw(place / "snapshots" / "rewind")
-        if not (rows := workdir.read_csv(place / "rounds.csv")):
-            raise OSError("no rounds")
+        config, rows = place.read_config(), place.read_rounds()
+        if config is None or not place.is_finished or not rows:
+            raise OSError("no finished run")
+        point = snapshots.restore_raw(place.snapshot("rewind"))
         masks = {
-            row["round"]: snapshots.restore_masks_raw(place / "masks" / f"{row['round']:03d}", point["params"])
+            row["round"]: snapshots.restore_masks_raw(place.masks(row["round"]), point["params"])
             for row in rows
             if row["round"]
         }
@@ -63,24 +58,4 @@ def read_ticket(path: Path) -> Finished:
     """
     ticket = tickets.load_ticket(path)
     masks = {ticket.metadata["verdict"]["winning_round"]: ticket.masks}
-    return Finished(path, ticket.metadata["config"], ticket.params, ticket.batch_stats, masks, [])
-
-
-def adopt(run, path: Path, row: dict, level: int, layers: list[dict] | None = None, **changes) -> None:
-    """Records the round `row` of the workdir `path`, with changed columns, as the round `level` of `run`.
-
-    What it has logged is logged here too. Its rows of `layers.csv` are `layers`, if given.
-    """
-    if run.is_finished(level):
-        return
-    if layers is None:
-        layers = [
-            {name: value for name, value in layer.items() if name != "round"}
-            for layer in workdir.read_csv(path / "layers.csv")
-            if layer["round"] == row["round"]
-        ]
-    grid = np.asarray(Image.open(path / "samples" / f"round_{row['round']:03d}.png"))
-    for logged in workdir.read_scalars(path, row["round"]):
-        scalars = {name: value for name, value in logged.items() if name not in ("round", "step", "split", "seconds")}
-        run.log(level, logged["step"], logged["split"], logged["seconds"], scalars)
-    run.adopt({**row, "round": level, **changes}, layers, grid)
+    return Finished(Workdir(path), ticket.metadata["config"], ticket.params, ticket.batch_stats, masks, [])

@@ -1,6 +1,7 @@
 """Iterative magnitude pruning with late rewinding."""
 
-from jaxtickets.experiments.run import Run
+from jaxtickets.experiments.method import REWIND, Method, any_score, check_rewind
+from jaxtickets.experiments.protocol import Run
 
 
 def imp(run: Run) -> None:
@@ -16,3 +17,15 @@ def imp(run: Run) -> None:
             masks = run.pruned(round_, masks, trained)
             start = run.rewound(masks, trained)
         run.round(round_, masks, start)
+
+
+IMP = Method(
+    "imp",
+    imp,
+    fields=(REWIND,),
+    check=check_rewind,
+    scores=any_score,
+    provides=("dense",),
+    rewinds_late=True,
+    is_chained=lambda config: config.rewind in ("learning_rate", "none"),
+)

@@ -1,6 +1,7 @@
 """One-shot pruning with rewinding: the ablation of iterating."""
 
-from jaxtickets.experiments.run import Run
+from jaxtickets.experiments.method import REWIND, Method, any_score, check_rewind
+from jaxtickets.experiments.protocol import Run
 
 
 def one_shot(run: Run) -> None:
@@ -9,3 +10,8 @@ def one_shot(run: Run) -> None:
     for round_ in range(1, len(run.levels)):
         masks = run.pruned(round_, run.dense_masks, run.dense)
         run.round(round_, masks, run.rewound(masks, run.dense))
+
+
+ONE_SHOT = Method(
+    "one_shot", one_shot, fields=(REWIND,), check=check_rewind, scores=any_score, provides=("dense",), rewinds_late=True
+)

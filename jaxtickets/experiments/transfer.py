@@ -7,19 +7,30 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from jaxtickets import data, models, workdir
+from jaxtickets import data, models
 from jaxtickets.errors import UserError
 from jaxtickets.experiments import finished
-from jaxtickets.experiments.run import Run
+from jaxtickets.experiments.method import Method
+from jaxtickets.experiments.protocol import Run
+from jaxtickets.fields import Field, refuse, some_of, text
+from jaxtickets.objectives import all_components, check_components
 from jaxtickets.progress import say
 from jaxtickets.train import rewind
 
+FIELDS = (
+    Field("transfer.of", "", text(), "The workdir of a finished run, or a ticket file, whose tickets are transferred."),
+    Field("transfer.components", (), some_of(all_components), "The components that are transferred; none named: all."),
+)
 # What a component is in a network of the other kind (Kalibhat et al. 2021, section 4.3).
 COUNTERPARTS = {"generator": "decoder", "discriminator": "encoder", "decoder": "generator", "encoder": "discriminator"}
 
 
 class Match(NamedTuple):
-    """layers: `{layer here: layer there}`, all that moves; dense: layers here without a counterpart; unused: there."""
+    """Which layers of a ticket go where.
+
+    layers: `{layer here: layer there}` of all that moves. dense: layers here without a counterpart. unused: layers
+    there that do not move.
+    """
 
     layers: dict[str, str]
     dense: list[str]
@@ -32,10 +43,10 @@ def transfer(run: Run) -> None:
     Parameters and batch statistics move, layer by layer, by name. Layers without a counterpart start from this
     network's own initialisation and stay dense. Optimisers start anew.
     """
-    origin, match = source(run.setup, run.seed)
+    origin, match = source(run.networks, run.seed)
     for line in describe(match):
         say(line)
-    workdir.write_json(run.path / "transfer.json", match._asdict())
+    run.place.write_transfer(match._asdict())
     run.expect(1 + len(origin.masks))
     run.round(0, run.dense_masks, run.initial_state)
     start = run.initial_state
@@ -49,19 +60,20 @@ def transfer(run: Run) -> None:
         run.round(round_, masks, rewind(run.rewind_point, masks))
 
 
-def source(setup, seed: int) -> tuple[finished.Finished, Match]:
+def source(networks, seed: int) -> tuple[finished.Finished, Match]:
     """The tickets that `config.transfer.of` names, and which of their layers go where.
 
     Raises:
       UserError: there is no ticket, or the architectures do not match.
     """
-    path, chosen = Path(setup.config.transfer.of), setup.config.transfer.components
+    path, chosen = Path(networks.config.transfer.of), networks.config.transfer.components
     is_file = path.suffix == ".safetensors"
     origin = finished.read_ticket(path) if is_file else finished.read(path, "transfer.of", seed)
     model, there = ConfigDict(origin.config["model"]), origin.config["data"]["name"]
     classes = data.classes(there, None) if model.conditional else 0
     names_there = models.axis_names(models.build(model, data.channels(there), classes)).params
-    return origin, match(setup.params, setup.axis_names.params, origin.params, names_there, chosen, str(path))
+    names = networks.axis_names.params
+    return origin, match(networks.params, names, origin.params, names_there, chosen, str(path))
 
 
 def match(params, axis_names, params_there, axis_names_there, chosen=(), path="") -> Match:
@@ -114,7 +126,7 @@ def match(params, axis_names, params_there, axis_names_there, chosen=(), path=""
 
 
 def describe(match: Match) -> list[str]:
-    """What moves and what does not, in words."""
+    """Lines that say which layers move and which do not."""
     moving = ", ".join(there if there == here else f"{there} -> {here}" for here, there in match.layers.items())
     lines = [f"transferred: {moving}"]
     if match.dense:
@@ -153,3 +165,12 @@ def _moved(tree, tree_there, match):
         if other is not None and np.shape(other) == np.shape(leaf):
             flat[path] = other
     return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _check(config):
+    if not config.transfer.of:
+        refuse("transfer.of", "", "the workdir of a finished run or a ticket file")
+    check_components(config, "transfer.components", config.transfer.components)
+
+
+TRANSFER = Method("transfer", transfer, fields=FIELDS, check=_check, prunes=False, source=source)

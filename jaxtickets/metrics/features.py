@@ -1,119 +1,86 @@
-"""A small feature network, trained on labelled images, in whose features Frechet distances are taken.
-
-It is no Inception network: distances in it are called `fd_<name>`, never FID, and are comparable only between runs
-whose network has the same `digest`.
-"""
+"""Feature networks by name, as plug-ins, and the features of many images in one of them."""
 
 import hashlib
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
 
-import flax.linen as nn
-import flax.struct
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import traverse_util
+from safetensors.numpy import load_file, save
 
-VERSION = 1  # Raised whenever the network or its training changes, so that cached weights are not reused.
-STEPS = 400
-BATCH_SIZE = 128
-
-
-class _Classifier(nn.Module):
-    """Three strided convolutions and 64 features, from which the labels are read off linearly."""
-
-    outputs: int
-
-    @nn.compact
-    def __call__(self, images):
-        x = images
-        for width in (32, 64, 64):
-            x = nn.relu(nn.Conv(width, (3, 3), strides=(2, 2))(x))
-        features = nn.relu(nn.Dense(64)(x.reshape(x.shape[0], -1)))
-        return features, nn.Dense(self.outputs)(features)
+from jaxtickets import cache, files
+from jaxtickets.examples import to_float
+from jaxtickets.fields import Field, Registry, no_check
+from jaxtickets.metrics import classifier
+from jaxtickets.metrics.frechet import Gaussian, fit_gaussian
 
 
-def _loss(logits, labels):
-    """Cross entropy for classes `[batch]`, binary cross entropy for attributes `[batch, attributes]`."""
-    if labels.ndim == 1:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-    return optax.sigmoid_binary_cross_entropy(logits, labels).mean()
-
-
-@flax.struct.dataclass
+@dataclass(frozen=True)
 class FeatureNetwork:
-    """name: what it was trained on; size and channels: of its input; accuracy: on held-out images, in [0, 1]."""
+    """A network in whose features images are compared.
 
-    params: Any
-    name: str = flax.struct.field(pytree_node=False)
-    size: int = flax.struct.field(pytree_node=False)
-    channels: int = flax.struct.field(pytree_node=False)
-    outputs: int = flax.struct.field(pytree_node=False)
-    accuracy: float = flax.struct.field(pytree_node=False)
-
-    def __call__(self, images):
-        """Features `[batch, 64]` of `images: [batch, h, w, c]` in [-1, 1], of any size, grey or colour."""
-        if images.shape[-1] != self.channels:
-            images = images.mean(axis=-1, keepdims=True)
-            images = jnp.repeat(images, self.channels, axis=-1)
-        images = jax.image.resize(images, (images.shape[0], self.size, self.size, self.channels), "bilinear")
-        return _Classifier(self.outputs).apply({"params": self.params}, images)[0]
-
-    @property
-    def digest(self) -> str:
-        """Sixteen hexadecimal digits that tell two networks apart."""
-        sha = hashlib.sha256()
-        for leaf in jax.tree.leaves(self.params):
-            sha.update(np.asarray(leaf).tobytes())
-        return sha.hexdigest()[:16]
-
-
-def train(name: str, images, labels, held_out_images, held_out_labels, seed: int = 0) -> FeatureNetwork:
-    """A network trained from `seed` to tell the labels of `images: [n, size, size, channels]` uint8 apart.
-
-    Args:
-      name: what the features are called after.
-      labels: `[n]` classes or `[n, attributes]` zeros and ones.
-      held_out_images, held_out_labels: where `accuracy` is measured; same shapes.
-      seed: of the initial weights and the order of the images.
+    Attributes:
+      name, fields, check: see `jaxtickets.fields`.
+      load: `(data_dir) -> network`, called once per run; prepared data sets are in `data_dir`, or in the usual place if
+        it is None. The network is a pure function: it takes `images: [batch, h, w, c]`, float32 in [-1, 1], of any
+        size, grey or colour, and returns features `[batch, n]`. It has two attributes: its `name`, and a `digest`, a
+        text that changes with its weights.
     """
-    labels = np.asarray(labels, np.int32 if np.ndim(labels) == 1 else np.float32)
-    held_out_labels = np.asarray(held_out_labels)
-    outputs = int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]
-    classifier = _Classifier(outputs)
-    optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, STEPS))
 
-    @jax.jit
-    def init(key):
-        params = classifier.init(key, jnp.zeros((1, *images.shape[1:])))["params"]
-        return params, optimizer.init(params)
-
-    @jax.jit
-    def step(params, opt_state, batch, batch_labels):
-        def loss(params):
-            return _loss(classifier.apply({"params": params}, batch / 127.5 - 1)[1], batch_labels)
-
-        updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state)
-        return optax.apply_updates(params, updates), opt_state
-
-    params, opt_state = init(jax.random.key(seed))
-    rng = np.random.default_rng(seed)
-    for _ in range(STEPS):
-        chosen = np.sort(rng.choice(len(images), min(BATCH_SIZE, len(images)), replace=False))
-        params, opt_state = step(params, opt_state, images[chosen].astype(np.float32), labels[chosen])
-
-    logits = jax.jit(classifier.apply)({"params": params}, np.asarray(held_out_images, np.float32) / 127.5 - 1)[1]
-    guesses = logits.argmax(axis=-1) if labels.ndim == 1 else logits > 0
-    accuracy = float(np.mean(np.asarray(guesses) == held_out_labels))
-    return FeatureNetwork(params, name, images.shape[1], images.shape[3], outputs, accuracy)
+    name: str
+    load: Callable
+    fields: tuple[Field, ...] = ()
+    check: Callable = no_check
 
 
-def flatten(params) -> dict[str, np.ndarray]:
-    """`{slash-joined path: array}`, for a file."""
-    return {path: np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(params, sep="/").items()}
+def trained_on(dataset: str, image_size: int, name: str) -> FeatureNetwork:
+    """A feature network that this machine trains on the labels of a data set, on first use."""
+    return FeatureNetwork(name, partial(classifier.load, name, dataset, image_size))
 
 
-def unflatten(arrays):
-    """The inverse of `flatten`."""
-    return traverse_util.unflatten_dict(arrays, sep="/")
+FEATURE_NETWORKS = Registry(
+    "eval.features",
+    trained_on("digits", 16, name="digits"),
+    trained_on("synthetic_faces", 32, name="faces"),
+)
+
+
+class Features:
+    """The features of a set of images in one network, computed when a metric asks for them."""
+
+    def __init__(self, batches: Callable[[], Iterable], file: Path | None = None):
+        """batches: returns the features in batches `[n, features]`; file: keeps their Gaussian, if given."""
+        self._batches, self._file = batches, file
+
+    @cached_property
+    def array(self) -> np.ndarray:
+        """`[images, features]` float32."""
+        return np.concatenate([np.asarray(batch) for batch in self._batches()])
+
+    @cached_property
+    def gaussian(self) -> Gaussian:
+        """Their mean and covariance."""
+        if self._file is None:
+            return fit_gaussian(self._batches())
+        if not self._file.exists():
+            files.replace(self._file, save(fit_gaussian(self._batches())._asdict()))
+        return Gaussian(**load_file(self._file))
+
+
+def features_of_images(network, images, batch_size: int) -> Features:
+    """The features of uint8 `images: [n, h, w, c]`; their Gaussian is kept in the user's cache directory."""
+    sha = hashlib.sha256(f"{network.digest} {images.shape}".encode())
+    sha.update(np.ascontiguousarray(images[:: max(1, len(images) // 2000)]).tobytes())
+    embed = jax.jit(lambda images: network(to_float(images)))
+    return Features(
+        lambda: (embed(batch) for batch in batches(images, batch_size)),
+        cache.directory("features") / f"{network.name}-{sha.hexdigest()[:16]}.safetensors",
+    )
+
+
+def batches(images, batch_size: int):
+    """Consecutive batches of `images`, on the host; the last one may be smaller."""
+    for start in range(0, len(images), batch_size):
+        yield np.asarray(images[start : start + batch_size])

@@ -1,4 +1,4 @@
-"""The Frechet distance between two sets of features, each summed up as a Gaussian."""
+"""The Frechet distance between two sets of features, each summarised as a Gaussian."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -14,7 +14,7 @@ class Gaussian(NamedTuple):
 
 
 def fit_gaussian(batches: Iterable[np.ndarray]) -> Gaussian:
-    """The mean and the covariance of features that come in batches `[n, features]`."""
+    """Returns the mean and the covariance of features, given in batches `[n, features]`."""
     features = np.concatenate([np.asarray(batch, np.float64) for batch in batches])
     return Gaussian(features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False)))
 

@@ -1,13 +1,13 @@
-"""Convolutions and their transposes, and how XLA is asked for them and for their gradients.
+"""Convolutions and transposed convolutions whose forward and backward passes are fast on CPUs too.
 
-Three operations make up all of it, each linear in two of the images x, the kernel k and the outputs y:
+They consist of three operations, each linear in two of the images x, the kernel k and the outputs y:
 <y, C(x, k)> = <x, T(y, k)> = <k, W(x, y)>. C is the strided convolution, T its transpose, W the kernel's gradient. The
-derivatives of C are T and W, those of T are C and W.
+derivatives of C are T and W; the derivatives of T are C and W.
 
-On accelerators they are XLA's convolutions. Its CPU back end runs many of them at a fraction of the rate of the matrix
-products that they consist of (benchmarks/fast_layers.py), so there those are written as products, a row of the kernel
-at a time; those of wide 4x4 kernels of stride 2 as 9 products in the place of 16; and those of the smallest maps a
-position at a time, without the taps that meet nothing but padding. All are the same functions, up to the order of sums.
+On accelerators all three are XLA's convolutions. XLA's CPU back end runs many convolutions at a fraction of the rate of
+the matrix products that they consist of (benchmarks/fast_layers.py). On CPUs these are written as matrix products: one
+per row of the kernel; for wide 4x4 kernels of stride 2, 9 products instead of 16; on the smallest maps one per
+position, without the taps that meet nothing but padding. The functions are the same up to the order of sums.
 """
 
 from functools import partial
@@ -16,20 +16,21 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Kernels of fewer inputs or outputs, such as those of images, make products too narrow to be faster.
+# Kernels with fewer inputs or outputs than this, such as those that read or make images, give products too narrow to be
+# faster.
 NARROW = 16
-# XLA's convolutions are as fast as products on output maps of more positions than this, if they have several taps.
+# On output maps of more positions than this, XLA's convolutions with several taps are as fast as products.
 SMALL_MAP = 64
-# On output maps of no more positions than this, each has a product of its own.
+# On output maps of at most this many positions, each position has a product of its own.
 FEW = 4
-# From so many inputs and outputs, and so many outputs of a channel times them, products take longer than the sums by
-# which 9 of them replace 16.
+# 9 products and their sums are faster than 16 products from this number of channels on, inputs and outputs alike, and
+# from this number of channels times positions of the output map.
 WIDE, LARGE = 128, 4096
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv(x, kernel, stride: int = 1, padding: int = 0):
-    """The convolution of `x: [batch, h, w, in]` with `kernel: [kh, kw, in, out]`, zeros on each side."""
+    """The convolution of `x: [batch, h, w, in]` with `kernel: [kh, kw, in, out]`, with `padding` zeros on each side."""
     return _convolved(x, kernel, stride, padding)
 
 
@@ -50,8 +51,8 @@ conv.defvjp(_conv_forward, _conv_backward)
 def conv_transpose(x, kernel, stride: int, padding: int):
     """The transposed convolution of `x: [batch, h, w, in]` with `kernel: [kh, kw, in, out]`.
 
-    The same function as PyTorch's `ConvTranspose2d`: the transpose of the strided convolution
-    that takes `[batch, stride * (h - 1) + kh - 2 * padding, ..., out]` to `x`'s shape.
+    The same function as PyTorch's `ConvTranspose2d`: the transpose of the strided convolution that takes
+    `[batch, stride * (h - 1) + kh - 2 * padding, ..., out]` to the shape of `x`.
     """
     return _conv_transposed(x, kernel, stride, padding)
 
@@ -129,7 +130,7 @@ def _transposed(y, kernel, sizes, stride, padding):
         return _images(blocks, sizes, stride, padding)
 
     def summed(y, kernel):
-        # Else whoever reads the result, such as each pass of a norm, sums up the products again.
+        # Without the barrier XLA sums up the products again for each reader of the result, such as each pass of a norm.
         return lax.optimization_barrier(products(y, kernel))
 
     return lax.platform_dependent(y, kernel, cpu=summed, default=plain)
@@ -150,7 +151,7 @@ def _kernel_gradient(x, y, kernel_size, stride, padding):
     def products(x, y):
         if _are_few(y.shape[1:3]):
             return transpose(_by_position, x, y)
-        # A product whose first factor is transposed on the fly is a third slower than one that finds it transposed.
+        # A product is a third slower if it transposes its first factor itself.
         transposed = lax.optimization_barrier(y.reshape(-1, y.shape[-1]).T)
         blocks = _blocks(x, kernel_size, y.shape[1:3], stride, padding)
         rows = _rows(blocks, [-(-taps // stride) for taps in kernel_size])
@@ -179,7 +180,7 @@ def _plain(x, kernel, stride, padding):
 
 
 def _by_position(x, kernel, stride, padding):
-    """C, a product for each output position: of the pixels of the image that it sees, and their taps."""
+    """C with one product per output position, of the pixels that the kernel meets there and their taps."""
 
     def seen(size, taps):
         for start in range(-padding, size + padding - taps + 1, stride):
@@ -196,8 +197,8 @@ def _by_position(x, kernel, stride, padding):
     return jnp.stack([jnp.stack([output(height, width) for width in widths], 1) for height in heights], 1)
 
 
-# Strided convolutions as those of stride 1 with smaller kernels: `stride` x `stride` pixels become the channels of one
-# block, and kernels whose size the stride does not divide get taps of zero.
+# A strided convolution is a convolution of stride 1 with a smaller kernel: `stride` x `stride` pixels become the
+# channels of one block, and a kernel whose size the stride does not divide gets taps of zero.
 
 
 def _blocks(x, kernel_size, positions, stride, padding):
@@ -221,7 +222,7 @@ def _images(blocks, sizes, stride, padding):
 
 
 def _small(kernel, stride):
-    """The kernel that blocks meet: `[rows, columns, stride * stride * in, out]`."""
+    """The smaller kernel, which convolves blocks: `[rows, columns, stride * stride * in, out]`."""
     rows, columns = (-(-taps // stride) for taps in kernel.shape[:2])
     pads = [(0, n * stride - taps) for n, taps in zip((rows, columns), kernel.shape[:2], strict=True)]
     kernel = jnp.pad(kernel, (*pads, (0, 0), (0, 0)))
@@ -230,7 +231,7 @@ def _small(kernel, stride):
 
 
 def _rows(blocks, kernel_size):
-    """For each row of the smaller kernel the blocks that it meets, side by side: `[batch, h, w, columns * in]`."""
+    """For each row of the smaller kernel, the blocks that it meets, side by side: `[batch, h, w, columns * in]`."""
     rows, columns = kernel_size
     height, width = blocks.shape[1] - rows + 1, blocks.shape[2] - columns + 1
     x = jnp.concatenate([blocks[:, :, column : column + width] for column in range(columns)], axis=-1)
@@ -238,9 +239,10 @@ def _rows(blocks, kernel_size):
 
 
 def _kernel(matrices, kernel_size, stride):
-    """The inverse of `_small`, from the transposes of its rows, `[rows, out, columns * in]`.
+    """The inverse of `_small`: the kernel, from the transposes of its rows, `[rows, out, columns * in]`.
 
-    (Transposed one by one, each would be a part of its product, and that the slow kind.)
+    The rows are transposed together, because XLA would fold the transposition of a single row into its product, which
+    makes that product slow.
     """
     rows, columns = (-(-taps // stride) for taps in kernel_size)
     kernel = matrices.reshape(rows, matrices.shape[1], columns, stride, stride, -1).transpose(0, 3, 2, 4, 5, 1)
@@ -248,9 +250,9 @@ def _kernel(matrices, kernel_size, stride):
     return kernel[: kernel_size[0], : kernel_size[1]]
 
 
-# Minimal filtering (Winograd 1980; for convolutions Lavin, Gray 2016). Of two taps g, two outputs from three inputs d:
-# m = ((d0 - d1) g0, d1 (g0 + g1), (d1 - d2) g1), outputs = (m0 + m1, m1 - m2): three products in the place of four, and
-# over two axes nine in the place of sixteen. Its steps are linear, so the transpose goes back by theirs.
+# Minimal filtering (Winograd 1980; for convolutions Lavin, Gray 2016). For two taps g, two outputs from three inputs d:
+# m = ((d0 - d1) g0, d1 (g0 + g1), (d1 - d2) g1), outputs = (m0 + m1, m1 - m2): three products instead of four, and nine
+# instead of sixteen over two axes. Each step is linear, so the transpose consists of the transposes of the steps.
 
 
 def _can_filter(x, kernel, positions, stride):
@@ -261,7 +263,7 @@ def _can_filter(x, kernel, positions, stride):
 
 
 def _over_both_axes(transform, grid):
-    """`transform`, of a sequence to a tuple, of the rows and then of the columns of a grid of arrays."""
+    """A grid of arrays after `transform`, which takes a sequence to a tuple, of its rows and then of its columns."""
     columns = zip(*map(transform, grid), strict=True)
     return list(zip(*map(transform, columns), strict=True))
 
@@ -275,7 +277,7 @@ def _multiplied(grid, matrices):
 
 
 def _filtered(blocks, kernel):
-    """The convolution of `[batch, h + 1, w + 1, in]` with `[2, 2, in, out]`, h and w even: `[batch, h, w, out]`."""
+    """The convolution of `[batch, h + 1, w + 1, in]` with `[2, 2, in, out]` for even h, w: `[batch, h, w, out]`."""
     batch, height, width = blocks.shape[0], blocks.shape[1] - 1, blocks.shape[2] - 1
     tiles = [[blocks[:, i : i + height - 1 : 2, j : j + width - 1 : 2] for j in range(3)] for i in range(3)]
     tiles = _over_both_axes(lambda d: (d[0] - d[1], d[1], d[1] - d[2]), tiles)

@@ -1,9 +1,9 @@
 """The convolutional stacks of DCGAN, SNGAN's CNN, the convolutional VAE and the convolutional autoencoder.
 
-`Up` is a generator or a decoder, `Down` a discriminator or an encoder. A stage is named by its larger
-resolution (`up_16` makes 16x16 maps, `down_16` reads them) and its resolution decides how many channels
-it has, so stages of the same name have the same shapes whether they belong to a GAN or to a VAE, and a
-ticket can move between the two. Channels are called after the stage that makes them.
+`Up` is a generator or a decoder, `Down` a discriminator or an encoder. A stage is named by its larger resolution:
+`up_16` makes 16x16 maps, `down_16` reads them. The resolution also decides the number of channels, so stages of the
+same name have the same shapes in a GAN and in a VAE, and a ticket can move between the two. Channels have the name of
+the stage that makes them.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ def identity(x):
 
 
 def to_float32(x):
-    """What a network gives is float32 at least, whatever it computes in."""
+    """A network's outputs as float32, or as float64 if they are; whatever dtype the network computes in."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -40,7 +40,7 @@ class Stage(nn.Module):
             self.kind,
             self.features,
             self.kernel_size,
-            use_bias=self.style.norm != "batch",  # A batch norm takes away what a bias adds.
+            use_bias=self.style.norm != "batch",  # A batch norm cancels a bias.
             inputs=self.inputs,
             outputs=self.outputs,
             name="conv",
@@ -50,20 +50,20 @@ class Stage(nn.Module):
 
 
 class Stack(nn.Module):
-    """The sizes of a stack of stages."""
+    """A stack of stages; this base class has its sizes and makes its stages."""
 
     width: int
     image_size: int
-    base: int  # The resolution of the smallest maps: 4 in DCGAN, 2 in the VAE.
+    base: int  # The resolution of the smallest maps: 4 in DCGAN, 2 in the convolutional VAE.
     style: Style = Style()
 
     def resolutions(self) -> list[int]:
-        """`base`, twice that, and so on up to the image size."""
+        """The resolutions of the maps: `base`, 2 x `base`, and so on up to the image size."""
         steps = (self.image_size // self.base).bit_length()
         return [self.base << step for step in range(steps)]
 
     def features(self, resolution: int) -> int:
-        """`width` channels at half the image size, twice as many at half of that, and so on."""
+        """The number of channels: `width` at half the image size, 2 x `width` at a quarter, and so on."""
         return self.width * self.image_size // (2 * resolution)
 
     def stage(self, kind, features, kernel_size, name, inputs, style=None, **options):
@@ -72,7 +72,7 @@ class Stack(nn.Module):
         )
 
     def last_stage(self, kind, features, kernel_size, name, inputs, activation, **options):
-        """The stage that makes what is seen from outside: no norm, and channels without a name."""
+        """The stage that makes the network's output: it has no norm, and its channels have no name."""
         style = dataclasses.replace(self.style, norm="none", activation=activation)
         return style.block(Stage)(kind, features, kernel_size, style, inputs, None, options, name=name)
 
@@ -81,7 +81,7 @@ class Up(Stack):
     """`[batch, latent]` -> images `[batch, image_size, image_size, channels]`, float32 in [-1, 1]."""
 
     channels: int = 3
-    image_layer: bool = False  # Whether a 3x3 convolution makes the image, rather than the last transposed one.
+    image_layer: bool = False  # Whether a further 3x3 convolution makes the image, not the last transposed one.
 
     @nn.compact
     def __call__(self, latents, train: bool, labels=None):
@@ -118,9 +118,9 @@ class Down(Stack):
 
 
 class PairedDown(Stack):
-    """The same function of other stages: a 3x3 convolution, then a 4x4 one of stride 2, at each resolution.
+    """The discriminator of SNGAN's CNN (Miyato et al. 2018, table 3); inputs and outputs are those of `Down`.
 
-    The discriminator of SNGAN's CNN (Miyato et al. 2018, table 3).
+    At each resolution it has a 3x3 convolution and then a 4x4 convolution of stride 2.
     """
 
     out_features: int = 1

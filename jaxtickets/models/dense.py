@@ -1,4 +1,4 @@
-"""Fully connected encoders and decoders, their layers named from the image inwards as in `convolutional`."""
+"""Fully connected encoders and decoders; layer 1 is the one next to the image."""
 
 import flax.linen as nn
 
@@ -7,7 +7,10 @@ from jaxtickets.models.layers import Dense, Style
 
 
 class DenseDown(nn.Module):
-    """Images `[batch, h, w, c]` in [-1, 1], flattened, through the `hidden` sizes -> `[batch, out_features]`."""
+    """Images `[batch, h, w, c]` in [-1, 1] -> `[batch, out_features]`.
+
+    `hidden` has the sizes of the hidden layers, from the image inwards.
+    """
 
     hidden: tuple[int, ...]
     out_features: int
@@ -24,7 +27,7 @@ class DenseDown(nn.Module):
 
 
 class DenseUp(nn.Module):
-    """`[batch, latent]` through the `hidden` sizes backwards -> images `[batch, *image_shape]`, float32 in [-1, 1]."""
+    """`[batch, latent]` -> images `[batch, *image_shape]`, float32 in [-1, 1]; `hidden` is as in `DenseDown`."""
 
     hidden: tuple[int, ...]
     image_shape: tuple[int, int, int]

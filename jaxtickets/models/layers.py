@@ -1,71 +1,27 @@
-"""Flax layers whose kernels are stored as `[height, width, in, out]` and run fast.
+"""Fast Flax layers with kernels `[height, width, in, out]`, and the style that the layers of a network share.
 
-A layer is exact against the plain `jax.lax` operation in value and gradient; what differs is how XLA is asked for it.
-Each layer names the channels of its kernel's axes (`models.axis_names`), and records how often the plain operation uses
-each place of its kernel, so that FLOPs can be counted from shapes alone (`models.kernel_uses`).
+Each layer equals the plain `jax.lax` operation in value and gradient, but asks XLA for it in a faster way. It names the
+channels along its kernel's axes (`models.axis_names`), and records how often the plain operation uses each tap of its
+kernel, so that FLOPs can be counted from shapes alone (`models.kernel_uses`).
 """
 
 import dataclasses
 import inspect
-import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.core import FrozenDict
-from jax import lax
 
 from jaxtickets.models.convolution import conv, conv_transpose
-
-# The named scope of work on weights, which is done once a batch.
-SPECTRAL_NORM = "spectral_norm"
-
-
-def initializer(draw: Callable, size: Callable) -> Callable:
-    """An initializer of kernels `[..., in, out]`: `size(shape)` times what `draw` gives.
-
-    It draws a vector: the numbers are those for the kernel's shape, but there XLA's CPU back end unrolls the loops over
-    its few taps, and takes five times as long to compile.
-    """
-
-    def init(key, shape, dtype=float):
-        values = draw(key, shape=(math.prod(shape),), dtype=dtype) * jnp.asarray(size(shape), dtype)
-        return values.reshape(shape)
-
-    return init
-
-
-def _fans(shape):
-    taps = math.prod(shape[:-2])
-    return taps * shape[-2], taps * shape[-1]
-
-
-def _he(shape):
-    # 0.8796... is the standard deviation of what `truncated_normal` draws.
-    return np.sqrt(np.float32(2 / _fans(shape)[0])) / np.float32(0.87962566103423978)
-
-
-# Radford, Metz, Chintala 2016, section 3: weights from N(0, 0.02).
-dcgan_init = initializer(nn.initializers.normal(0.02), lambda shape: 1)
-# He et al. 2015, section 2.2, and Glorot, Bengio 2010, equation 16; as `jax.nn.initializers` has them, bit for bit.
-he_init = initializer(partial(jax.random.truncated_normal, lower=-2, upper=2), _he)
-xavier_init = initializer(
-    partial(jax.random.uniform, minval=-1), lambda shape: np.sqrt(3 * np.float32(2 / sum(_fans(shape))))
-)
-
-
-def dcgan_scale_init(key, shape, dtype=jnp.float32):
-    """Scales of batch norms from N(1, 0.02), as in DCGAN's code."""
-    return 1 + dcgan_init(key, shape, dtype)
+from jaxtickets.models.initializers import dcgan_init, dcgan_scale_init, named
+from jaxtickets.models.norms import ConditionalBatchNorm, LayerNorm, spectral_normalize
 
 
 def _widen(kernel):
-    """The 4x4 kernel that is a 3x3 kernel after (or before) a sum over 2x2 pixels."""
+    """The 4x4 kernel of a sum over 2x2 pixels and a 3x3 convolution, one after the other in either order."""
     padded = jnp.pad(kernel, ((1, 1), (1, 1), (0, 0), (0, 0)))
     return padded[:-1, :-1] + padded[1:, :-1] + padded[:-1, 1:] + padded[1:, 1:]
 
@@ -73,8 +29,8 @@ def _widen(kernel):
 def upsample_conv(x, kernel):
     """Nearest-neighbour upsampling by 2, then a 3x3 convolution with padding 1: `[batch, 2h, 2w, out]`.
 
-    Upsampling is the transposed convolution of stride 2 with ones(2, 2); so both together are that of the
-    widened kernel: 16 products a pixel of `x` instead of 36, and no map of four times `x`'s size in between.
+    Upsampling is the transposed convolution of stride 2 with ones(2, 2). So both together are one such convolution with
+    the widened kernel: 16 products per pixel of `x` instead of 36, and no map of four times `x`'s size in between.
     """
     return conv_transpose(x, _widen(kernel[::-1, ::-1]), 2, 1)
 
@@ -100,7 +56,7 @@ def pool(x):
 
 @flax.struct.dataclass
 class Static:
-    """What a layer records of its shapes: part of a tree's structure, so that `jax.eval_shape` keeps its value."""
+    """A value that a layer records of its shapes; as part of a tree's structure it survives `jax.eval_shape`."""
 
     value: Any = flax.struct.field(pytree_node=False)
 
@@ -108,9 +64,9 @@ class Static:
 def tap_uses(size: int, positions: int, kernel_size: int, stride: int = 1, padding: int = 0) -> tuple[int, ...]:
     """How often each tap of a kernel meets a pixel rather than padding, along one axis.
 
-    The kernel lies at so many `positions`, `stride` pixels apart, the first of them `padding` pixels before the `size`
-    pixels of the axis. Those are read in a convolution and made in a transposed one, whose positions are its input's
-    pixels.
+    The axis has `size` pixels. The kernel lies at `positions` positions, `stride` pixels apart, the first one `padding`
+    pixels before the axis starts. A convolution reads these pixels; a transposed convolution writes them, and its
+    positions are the pixels of its input.
     """
     return tuple(
         sum(0 <= stride * position + tap - padding < size for position in range(positions))
@@ -118,38 +74,10 @@ def tap_uses(size: int, positions: int, kernel_size: int, stride: int = 1, paddi
     )
 
 
-def named(init: Callable, *names: str | None) -> Callable:
-    """An initialiser whose parameter remembers the channel name of each of its axes (`models.axis_names`)."""
-    return nn.with_logical_partitioning(init, names)
-
-
-def _unit(vector):
-    return vector / (jnp.linalg.norm(vector) + 1e-12)
-
-
-@jax.named_scope(SPECTRAL_NORM)
-def spectral_normalize(module: nn.Module, kernel):
-    """`kernel` over its largest singular value as a matrix `[everything else, out]` (Miyato et al. 2018, section 2).
-
-    One power iteration a training pass; the left vector `u` lives beside the batch statistics and, like them, moves
-    only in training. The gradient goes through the singular value, with its vectors held constant (algorithm 1).
-    """
-    matrix = kernel.reshape(-1, kernel.shape[-1])
-    u = module.variable(
-        "batch_stats", "u", lambda: _unit(jax.random.normal(module.make_rng("params"), matrix.shape[-1:]))
-    )
-    left = _unit(u.value)  # A running average of unit vectors is shorter than one.
-    right = _unit(lax.stop_gradient(matrix) @ left)
-    if module.is_mutable_collection("batch_stats") and not module.is_initializing():
-        moved = right @ lax.stop_gradient(matrix)
-        left = u.value = jnp.where(moved.any(), _unit(moved), left)  # An emptied kernel has no direction.
-    return kernel / jnp.maximum(right @ matrix @ left, 1e-12)
-
-
 class _Kernel(nn.Module):
-    """What the layers below share: a kernel, an optional bias and a computing dtype.
+    """A layer with a kernel, an optional bias and a computing dtype.
 
-    A layer says what its kernel does in `apply_kernel(x, kernel)`, and how many `spatial` axes the kernel has.
+    Subclasses define `apply_kernel(x, kernel)` and `spatial`, the number of spatial axes of the kernel.
     """
 
     spatial = 2
@@ -160,8 +88,8 @@ class _Kernel(nn.Module):
     dtype: Any = jnp.float32
     kernel_init: Callable = dcgan_init
     spectral: bool = False
-    inputs: str | None = None  # The names of the channels that are read and made.
-    outputs: str | None = None
+    inputs: str | None = None  # The name of the channels that the layer reads.
+    outputs: str | None = None  # The name of the channels that the layer makes.
 
     def parameters(self, in_features: int):
         size = (self.kernel_size,) * self.spatial
@@ -180,9 +108,11 @@ class _Kernel(nn.Module):
         return y if bias is None else y + bias
 
     def record_uses(self, sizes=(), positions=(), stride: int = 1, padding: int = 0):
-        """Notes how often an image uses each tap; see `tap_uses`, of whose numbers there is one for each axis here.
+        """Records how often one image uses each tap of the kernel.
 
-        Without sizes each weight is used once.
+        Args:
+          sizes, positions: one number per spatial axis; without them each weight is used once.
+          stride, padding: see `tap_uses`.
         """
         taps = [tap_uses(*axis, self.kernel_size, stride, padding) for axis in zip(sizes, positions, strict=True)]
         self.sow("kernel_uses", "kernel", Static(tuple(taps)))
@@ -256,69 +186,22 @@ class Dense(_Kernel):
         return x @ kernel
 
 
-class ConditionalBatchNorm(nn.Module):
-    """Batch norm with a scale and a bias for each class (Dumoulin et al. 2017; Miyato, Koyama 2018)."""
-
-    classes: int
-    channels: str
-    axis_name: str | None
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x, train: bool, labels):
-        statistics = nn.BatchNorm(
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            use_scale=False,
-            use_bias=False,
-            axis_name=self.axis_name,
-            dtype=self.dtype,
-            name="statistics",
-        )
-        shape = (self.classes, x.shape[-1])
-        scale = self.param("scale", named(nn.initializers.ones, None, self.channels), shape)
-        bias = self.param("bias", named(nn.initializers.zeros, None, self.channels), shape)
-        scale, bias = (table[labels][:, None, None].astype(self.dtype) for table in (scale, bias))
-        return statistics(x) * scale + bias
-
-
-class LayerNorm(nn.Module):
-    """Layer norm over each whole image of `x: [batch, h, w, c]` (Gulrajani et al. 2017, section 4).
-
-    Scale and bias are one a channel. Mean and variance are those of `features` channels: what a compacted network
-    lacks of them counts as zeros, which it is in the masked network.
-    """
-
-    features: int
-    channels: str
-    scale_init: Callable
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x):
-        scale = self.param("scale", named(self.scale_init, self.channels), x.shape[-1:])
-        bias = self.param("bias", named(nn.initializers.zeros, self.channels), x.shape[-1:])
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        present = x.shape[-1] / self.features
-        mean = present * x.mean(axis=(1, 2, 3), keepdims=True)
-        mean_square = present * jnp.square(x).mean(axis=(1, 2, 3), keepdims=True)
-        variance = jnp.maximum(mean_square - jnp.square(mean), 0)
-        return ((x - mean) * (lax.rsqrt(variance + 1e-5) * scale) + bias).astype(self.dtype)
-
-
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """What the layers of a network have in common.
+    """The attributes that all layers of a network share.
 
     Attributes:
-      norm: "none", "batch" or "layer", between a convolution and its activation.
+      norm: "none", "batch" or "layer", the norm between a convolution and its activation.
       spectral: whether every kernel is divided by its largest singular value.
-      squash: what brings the images that a network makes to [-1, 1].
-      classes: above 0 batch norms have a scale and a bias for each of so many classes.
+      activation: the activation function.
+      squash: the function that brings the images that a network makes to [-1, 1].
+      kernel_init: the initializer of kernels.
+      scale_init: the initializer of the scales of norms.
+      classes: the number of classes for which batch norms have a scale and a bias each; 0 is unconditional.
+      dtype: the dtype in which layers compute; parameters are float32.
       axis_name: the mapped axis over which batch statistics are averaged, or None.
-      channels: how many there are of each name that has fewer than the architecture says (`models.narrow`).
-      rematerialize: whether a backward pass computes what lies inside each block again, from the block's input.
+      channels: `{channel name: count}` where there are fewer channels than in the architecture (`models.narrow`).
+      rematerialize: whether a backward pass computes the activations inside each block again, from the block's input.
     """
 
     norm: str = "batch"
@@ -334,21 +217,29 @@ class Style:
     rematerialize: bool = False
 
     def block(self, kind: type[nn.Module]) -> type[nn.Module]:
-        """The module `kind`, a stage or a block, in this style; it must be called with positional arguments alone."""
+        """The module class `kind`, a stage or a block, rematerialised if the style says so.
+
+        The module must be called with positional arguments only.
+        """
         if not self.rematerialize:
             return kind
         arguments = list(inspect.signature(kind.__call__).parameters)
         return nn.remat(kind, static_argnums=tuple(place for place, name in enumerate(arguments) if name == "train"))
 
     def layer(self, kind: type[nn.Module], features: int, *sizes: int, outputs: str | None = None, **options):
-        """A layer of this kind and kernel size in this style, with so many features unless `outputs` has fewer."""
+        """A layer of class `kind` in this style: `kind(features, *sizes, ...)`.
+
+        It has fewer features where `channels` says so for `outputs`, the name of the channels that it makes.
+        """
         style = {"dtype": self.dtype, "kernel_init": self.kernel_init, "spectral": self.spectral}
         return kind(self.channels.get(outputs, features), *sizes, outputs=outputs, **style, **options)
 
     def normalize(self, x, channels: str, features: int, train: bool, labels=None, name: str = "norm"):
-        """`x: [batch, h, w, channels]` normalised, in a submodule `name`; to be called in a compact method.
+        """`x: [batch, h, w, c]`, normalised by a submodule called `name`; must be called in a compact method.
 
-        features: how many channels of that name the architecture has; `x` has fewer in a compacted network.
+        Args:
+          channels: the name of the channels of `x`.
+          features: the number of channels of this name in the architecture; `x` has fewer in a compacted network.
         """
         if self.norm == "none":
             return x

@@ -1,7 +1,8 @@
 """The encoder, decoder and codebook of the VQ-VAE (van den Oord, Vinyals, Kavukcuoglu 2017).
 
-The channels are width, 2 x width, 4 x width, 8 x width as in the paper's reference (32-64-128-256). The first two
-convolutions halve the resolution, so that 32x32 images become 8x8 codes, as in van den Oord et al., section 4.1.
+The numbers of channels are width, 2 x width, 4 x width and 8 x width, as in the paper's reference (32-64-128-256). The
+first two convolutions halve the resolution, so that 32x32 images become 8x8 codes, as in van den Oord et al., section
+4.1.
 """
 
 import math
@@ -10,11 +11,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxtickets.models.convolutional import Stack, to_float32
-from jaxtickets.models.layers import Conv, ConvTranspose, Static, Style, named
+from jaxtickets.models.initializers import named
+from jaxtickets.models.layers import Conv, ConvTranspose, Static, Style
 
 
 class ResidualLayer(nn.Module):
-    """`x` plus activation, 3x3, activation, 1x1: two residual layers follow the encoder and start the decoder."""
+    """`x` plus the activation, a 3x3 convolution, the activation and a 1x1 convolution of `x`, one after another.
+
+    Two residual layers end the encoder and two start the decoder.
+    """
 
     features: int
     style: Style
@@ -30,7 +35,7 @@ class ResidualLayer(nn.Module):
 
 
 class QuantizedDown(Stack):
-    """Images `[batch, size, size, channels]` -> vectors to be quantised `[batch, base, base, code_size]`."""
+    """The encoder: images `[batch, size, size, channels]` -> `[batch, base, base, code_size]`, not quantised yet."""
 
     code_size: int = 32
 
@@ -48,7 +53,7 @@ class QuantizedDown(Stack):
 
 
 class QuantizedUp(Stack):
-    """Code vectors `[batch, base, base, code_size]` -> images `[batch, size, size, channels]`, float32 in [-1, 1]."""
+    """The decoder: codes `[batch, base, base, code_size]` -> images `[batch, size, size, channels]` in [-1, 1]."""
 
     channels: int = 3
 
@@ -67,12 +72,12 @@ class QuantizedUp(Stack):
 
 
 class Codebook(nn.Module):
-    """Vectors `[batch, h, w, code_size]` -> `(nearest codes, of the same shape, and their indices [batch, h, w])`.
+    """Vectors `[batch, h, w, code_size]` -> `(nearest codes [batch, h, w, code_size], their indices [batch, h, w])`.
 
-    The codes are the parameter `embedding: [codes, code_size]`, at first uniform within 1 / sqrt(codes) of 0; or, with
-    a `decay` above 0, no parameter but running averages of the vectors that are nearest to each code, which move in
-    training passes (van den Oord et al. 2017, appendix A.1). Averages are over positions, not sums, so that devices
-    can be averaged.
+    The codes are the parameter `embedding: [codes, code_size]`, initially uniform within 1 / sqrt(codes) of 0. With a
+    `decay` above 0 they are no parameter: each code is a running average of the vectors that are nearest to it, and
+    moves in training passes (van den Oord et al. 2017, appendix A.1). These are means over positions, not sums, so that
+    they can be averaged over devices.
     """
 
     codes: int

@@ -1,8 +1,8 @@
 """Residual stacks: SNGAN's ResNet, SAGAN, ResNet-DCGAN and the ResNet VAE.
 
-As in `convolutional`, a stage is named by its larger resolution and two stages of one name and one number of channels
-have the same shapes in a GAN and in a VAE. The channels that a block's sum makes are called after the block, unless its
-shortcut is the identity: then the sum runs on in the channels of its input.
+As in `convolutional`, a block is named by its larger resolution, and two blocks of the same name and number of
+channels have the same shapes in a GAN and in a VAE. The channels of a block's sum have the name of the block, unless
+its shortcut is the identity: then they are the channels of its input.
 """
 
 from collections.abc import Callable
@@ -13,16 +13,22 @@ import jax.numpy as jnp
 
 from jaxtickets.models import layers
 from jaxtickets.models.convolutional import Stack, to_float32
-from jaxtickets.models.layers import Conv, ConvPool, Dense, Static, Style, Unproject, UpsampleConv, named
+from jaxtickets.models.initializers import named
+from jaxtickets.models.layers import Conv, ConvPool, Dense, Static, Style, Unproject, UpsampleConv
+from jaxtickets.models.norms import spectral_normalize
 
 
 class UpBlock(nn.Module):
-    """Norm, activation, upsampling, 3x3, norm, activation, 3x3, plus a 1x1 shortcut (Miyato et al. 2018, figure 4a)."""
+    """Norm, activation, upsampling, 3x3, norm, activation, 3x3, plus a 1x1 shortcut (Miyato et al. 2018, figure 4a).
+
+    `in_features` is the number of input channels in the architecture, here as in all blocks; a compacted network has
+    fewer.
+    """
 
     features: int
     style: Style
     inputs: str
-    in_features: int  # As in all blocks, those of the architecture: a compacted network has fewer.
+    in_features: int
 
     @nn.compact
     def __call__(self, x, train: bool, labels=None):
@@ -34,7 +40,7 @@ class UpBlock(nn.Module):
         )(y)
         y = style.activation(style.normalize(y, hidden, self.features, train, labels, name="norm_2"))
         y = style.layer(Conv, self.features, 3, padding=1, inputs=hidden, outputs=self.name, name="conv_2")(y)
-        # A 1x1 convolution and upsampling commute; before it there are a quarter of the pixels.
+        # A 1x1 convolution and upsampling commute; there are a quarter of the pixels before upsampling.
         shortcut = style.layer(
             Conv, self.features, 1, use_bias=False, inputs=self.inputs, outputs=self.name, name="shortcut"
         )
@@ -44,8 +50,9 @@ class UpBlock(nn.Module):
 class DownBlock(nn.Module):
     """Norm, activation, 3x3, norm, activation, 3x3, the mean over 2x2 pixels if `down`, plus a shortcut.
 
-    The shortcut is a 1x1 convolution if the block changes resolution or channels, else the identity. The `first` block
-    reads images and starts with its convolution (Miyato et al. 2018, figure 4b and the code's optimised block).
+    The shortcut is a 1x1 convolution if the block changes the resolution or the number of channels, else the identity.
+    The `first` block reads images and starts with its convolution (Miyato et al. 2018, figure 4b and the code's
+    optimised block).
     """
 
     features: int
@@ -80,14 +87,15 @@ class DownBlock(nn.Module):
         return y + shortcut(layers.pool(x) if self.down else x)  # The mean and a 1x1 convolution commute.
 
     def outputs(self) -> str:
-        """The name of the channels that the block makes."""
+        """The name of the block's output channels."""
         return self.inputs if not self.down and self.in_features == self.features else self.name
 
 
 class SelfAttention(nn.Module):
     """`x + gamma * attention(x)` over all positions of `x: [batch, h, w, c]` (Zhang et al. 2019, section 3).
 
-    gamma starts at 0. As in their code, keys have c / 8 and values c / 2 channels, both max-pooled over 2x2 pixels.
+    gamma starts at 0. As in their code, queries and keys have c / 8 channels and values c / 2; keys and values are
+    max-pooled over 2x2 pixels.
     """
 
     features: int
@@ -105,7 +113,7 @@ class SelfAttention(nn.Module):
         def pooled(x):
             return nn.max_pool(x, (2, 2), (2, 2)).reshape(batch, height * width // 4, -1)
 
-        # Queries and keys meet in a product, so that their channels are the same ones.
+        # Queries are multiplied by keys, so their channels are the same.
         keyed, valued = f"{self.name}/key", f"{self.name}/value"
         queries = conv(max(1, channels // 8), "query", self.inputs, keyed, x).reshape(batch, height * width, -1)
         keys = pooled(conv(max(1, channels // 8), "key", self.inputs, keyed, x))
@@ -119,20 +127,25 @@ class SelfAttention(nn.Module):
 
 
 class ResidualStack(Stack):
-    """Fields: flat: `width` channels at every resolution. attention: the resolution of self-attention, or 0."""
+    """A stack of residual blocks; a base class like `Stack`.
+
+    Fields:
+      flat: whether every resolution has `width` channels.
+      attention: the resolution of the self-attention, or 0 for none.
+    """
 
     flat: bool = False
     attention: int = 0
 
     def features(self, resolution: int) -> int:
-        """As in `Stack`, but never less than `width`."""
+        """The number of channels: as in `Stack`, but at least `width`."""
         return self.width if self.flat else max(self.width, super().features(resolution))
 
 
 class ResUp(ResidualStack):
     """`[batch, latent]` -> images `[batch, image_size, image_size, channels]`, float32 in [-1, 1].
 
-    With `spread` the projection makes one pixel, which is repeated to `base` x `base`.
+    With `spread` the projection makes a single pixel, which is repeated to `base` x `base` pixels.
     """
 
     channels: int = 3
@@ -160,10 +173,12 @@ class ResDown(ResidualStack):
     """Images `[batch, image_size, image_size, channels]` in [-1, 1] -> `[batch, out_features]`, float32.
 
     Fields:
+      out_features: the number of outputs.
       stem: whether a 3x3 convolution comes before the blocks.
-      blocks: how many blocks follow at the smallest resolution.
-      pool: how the last maps become one vector, `jnp.sum` or `jnp.mean` over pixels.
-      classes: above 0, the vector's product with its class's embedding is added (Miyato, Koyama 2018, equation 4).
+      blocks: the number of further blocks at the smallest resolution.
+      pool: `jnp.sum` or `jnp.mean`, which makes one vector of the pixels of the last maps.
+      classes: above 0, the inner product of this vector and its class's embedding is added (Miyato, Koyama 2018,
+        equation 4).
     """
 
     out_features: int = 1
@@ -198,7 +213,7 @@ class ResDown(ResidualStack):
 
 
 class Embedding(nn.Module):
-    """A vector for each class: `labels: [batch]` -> `[batch, features]`."""
+    """One vector per class: `labels: [batch]` -> `[batch, features]`."""
 
     classes: int
     style: Style
@@ -209,5 +224,5 @@ class Embedding(nn.Module):
         init = named(self.style.kernel_init, None, self.outputs)
         table = self.param("embedding", init, (self.classes, features))
         if self.style.spectral:
-            table = layers.spectral_normalize(self, table)
+            table = spectral_normalize(self, table)
         return table[labels].astype(self.style.dtype)

@@ -1,26 +1,40 @@
-"""Objectives by name; each takes the components of a model and `config.objective`."""
+"""Objectives (training games) by name, as plug-ins, and what they are made of."""
 
+from jaxtickets.fields import Registry, refuse
 from jaxtickets.objectives.augmentation import AUGMENTATIONS
-from jaxtickets.objectives.autoencoders import autoencoder, vae, vq_vae
-from jaxtickets.objectives.gan import gan
-from jaxtickets.objectives.losses import DISTILLED, LOSSES, SMOOTHED
-from jaxtickets.objectives.objective import Objective, Player, normal
+from jaxtickets.objectives.autoencoders import AUTOENCODER, VAE, VQ_VAE
+from jaxtickets.objectives.gan import GAN
+from jaxtickets.objectives.losses import LOSSES
+from jaxtickets.objectives.objective import Batch, Game, Objective, Player, fold, normal
 from jaxtickets.objectives.penalties import PENALTIES
 
-OBJECTIVES = {"gan": gan, "vae": vae, "vq_vae": vq_vae, "autoencoder": autoencoder}
+OBJECTIVES = Registry("objective.name", GAN, VAE, VQ_VAE, AUTOENCODER)
+
+
+def all_components() -> list[str]:
+    """The names of the components that the registered games train."""
+    return list(dict.fromkeys(name for game in OBJECTIVES.values() for name in game.components))
+
+
+def check_components(config, field: str, names) -> None:
+    """Refuses, in the value of a field, names of components that the config's game does not train."""
+    components = OBJECTIVES[config.objective.name].components
+    if not set(names) <= set(components):
+        allowed = f"some of {' and '.join(components)} with config.objective.name={config.objective.name!r}"
+        refuse(field, names, allowed)
+
 
 __all__ = [
     "AUGMENTATIONS",
-    "DISTILLED",
     "LOSSES",
     "OBJECTIVES",
     "PENALTIES",
-    "SMOOTHED",
+    "Batch",
+    "Game",
     "Objective",
     "Player",
-    "autoencoder",
-    "gan",
+    "all_components",
+    "check_components",
+    "fold",
     "normal",
-    "vae",
-    "vq_vae",
 ]

@@ -1,12 +1,16 @@
-"""Differentiable augmentation: what the discriminator sees, real or generated, is changed at random on its way there.
+"""Differentiable augmentation: random changes of the images, real or generated, before a discriminator sees them.
 
 With few real images the discriminator otherwise learns them by heart (Zhao et al. 2020). Each function takes one image
 `[height, width, channels]` in [-1, 1] and a key; the ranges are those of their section 3 and their code.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
+from jaxtickets.fields import Field, Registry, no_check
 from jaxtickets.objectives.objective import fold
 
 
@@ -42,11 +46,26 @@ def cutout(image, key):
     return image * ~(within[0][:, None] & within[1])[:, :, None]
 
 
-AUGMENTATIONS = {"color": color, "translation": translation, "cutout": cutout}
+class Augmentation(NamedTuple):
+    """An augmentation as a plug-in: `function(image, key) -> image`."""
+
+    function: Callable
+    fields: tuple[Field, ...] = ()
+    check: Callable = no_check
+
+    @property
+    def name(self) -> str:
+        """What `config.objective.augmentations` calls it."""
+        return self.function.__name__
+
+
+AUGMENTATIONS = Registry(
+    "objective.augmentations", Augmentation(color), Augmentation(translation), Augmentation(cutout)
+)
 
 
 def augment(names, images, keys):
     """`images: [batch, h, w, c]` through the named augmentations in turn, with `keys: [batch]`."""
     for tag, name in enumerate(names):
-        images = jax.vmap(AUGMENTATIONS[name])(images, fold(keys, tag))
+        images = jax.vmap(AUGMENTATIONS[name].function)(images, fold(keys, tag))
     return images

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxtickets import models
-from jaxtickets.objectives.objective import Objective, Player, normal
+from jaxtickets.fields import Field, at_least
+from jaxtickets.objectives.objective import Batch, Game, Objective, Player, normal
 
 
 def squared_error(images, reconstructions):
@@ -17,13 +18,14 @@ def gaussian_kl(mean, log_variance):
     return 0.5 * (jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance).sum(axis=-1)
 
 
-def vae(components, options) -> Objective:
+def vae(components, config) -> Objective:
     """The (beta-)VAE: squared error summed over pixels + beta x KL, averaged over the batch.
 
     Squared error is the negative log likelihood of a Gaussian decoder with variance 1/2, up to a constant, so
     `negative_elbo` = reconstruction + KL, whatever beta is, in nats up to that constant
     (Kingma, Welling 2014, equation 3; beta: Higgins et al. 2017, equation 4).
     """
+    options = config.objective
     (latent_size,) = components["decoder"].input_shape
 
     def terms(params, batch_stats, images, keys, train):
@@ -33,9 +35,8 @@ def vae(components, options) -> Objective:
         reconstructions, batch_stats = models.apply(components, params, batch_stats, "decoder", latents, train)
         return squared_error(images, reconstructions), gaussian_kl(mean, log_variance), batch_stats
 
-    def loss(params, batch_stats, images, keys, labels=None, teacher=None):
-        del labels, teacher
-        reconstruction, kl, batch_stats = terms(params, batch_stats, images, keys, train=True)
+    def loss(params, batch_stats, batch: Batch):
+        reconstruction, kl, batch_stats = terms(params, batch_stats, batch.images, batch.keys, train=True)
         value = (reconstruction + options.beta * kl).mean()
         scalars = {"loss": value, "reconstruction": reconstruction.mean(), "kl": kl.mean()}
         return value, (batch_stats, scalars)
@@ -44,35 +45,37 @@ def vae(components, options) -> Objective:
         reconstruction, kl, _ = terms(params, batch_stats, images, keys, train=False)
         return {"negative_elbo": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
 
-    def generate(params, batch_stats, latents, labels=None):
-        del labels
+    def decode(params, batch_stats, latents):
         return models.apply(components, params, batch_stats, "decoder", latents, train=False)[0]
+
+    def sample(params, batch_stats, keys, labels=None):
+        del labels
+        return decode(params, batch_stats, normal(keys, latent_size))
 
     def reconstruct(params, batch_stats, images):
         code, _ = models.apply(components, params, batch_stats, "encoder", images, train=False)
-        return generate(params, batch_stats, code[:, :latent_size])
+        return decode(params, batch_stats, code[:, :latent_size])
 
     return Objective(
         components=components,
         players={"vae": Player(("encoder", "decoder"), loss)},
         evaluate=evaluate,
-        generate=generate,
+        sample=sample,
         reconstruct=reconstruct,
     )
 
 
-def autoencoder(components, options) -> Objective:
+def autoencoder(components, config) -> Objective:
     """The autoencoder: mean squared error over pixels and channels, images in [-1, 1]."""
-    del options
+    del config
 
     def error(params, batch_stats, images, train):
         code, batch_stats = models.apply(components, params, batch_stats, "encoder", images, train)
         reconstructions, batch_stats = models.apply(components, params, batch_stats, "decoder", code, train)
         return jnp.square(images - reconstructions).mean(axis=(1, 2, 3)), reconstructions, batch_stats
 
-    def loss(params, batch_stats, images, keys, labels=None, teacher=None):
-        del keys, labels, teacher
-        errors, _, batch_stats = error(params, batch_stats, images, train=True)
+    def loss(params, batch_stats, batch: Batch):
+        errors, _, batch_stats = error(params, batch_stats, batch.images, train=True)
         return errors.mean(), (batch_stats, {"loss": errors.mean()})
 
     def evaluate(params, batch_stats, images, keys):
@@ -90,15 +93,16 @@ def autoencoder(components, options) -> Objective:
     )
 
 
-def vq_vae(components, options) -> Objective:
+def vq_vae(components, config) -> Objective:
     """The VQ-VAE (van den Oord, Vinyals, Kavukcuoglu 2017, equation 3), all terms as means over their elements.
 
     Mean squared error + (sg[z] - e)^2 + commitment x (z - sg[e])^2 for encoder outputs z, their nearest codes e and the
     stopped gradient sg. The decoder reads z + sg[e - z]: e itself, while its gradient reaches the encoder as it is
     (straight-through). Where codes are running averages (`config.model.codebook_decay`), the second term has no
-    parameter and is left out. There is no prior over codes, so nothing is generated: the metric is the
+    parameter and is left out. There is no prior over codes, so nothing is sampled: the metric is the
     reconstruction error, and beside it the usage of the codebook.
     """
+    options = config.objective
 
     def terms(params, batch_stats, images, train):
         vectors, batch_stats = models.apply(components, params, batch_stats, "encoder", images, train)
@@ -107,8 +111,8 @@ def vq_vae(components, options) -> Objective:
         reconstructions, batch_stats = models.apply(components, params, batch_stats, "decoder", straight_through, train)
         return reconstructions, vectors, nearest, indices, batch_stats
 
-    def loss(params, batch_stats, images, keys, labels=None, teacher=None):
-        del keys, labels, teacher
+    def loss(params, batch_stats, batch: Batch):
+        images = batch.images
         reconstructions, vectors, nearest, _, batch_stats = terms(params, batch_stats, images, train=True)
         scalars = {
             "reconstruction_error": jnp.square(images - reconstructions).mean(),
@@ -143,3 +147,22 @@ def vq_vae(components, options) -> Objective:
         summarize=summarize,
         reconstruct=reconstruct,
     )
+
+
+VAE = Game(
+    name="vae",
+    make=vae,
+    components=("encoder", "decoder"),
+    metrics=("fd", "negative_elbo"),
+    fields=(Field("objective.beta", 1.0, at_least(0), "The weight of the KL term."),),
+)
+VQ_VAE = Game(
+    name="vq_vae",
+    make=vq_vae,
+    components=("encoder", "decoder", "codebook"),
+    metrics=("reconstruction_error", "codebook"),
+    fields=(Field("objective.commitment", 0.25, at_least(0), "The weight of the commitment term."),),
+)
+AUTOENCODER = Game(
+    name="autoencoder", make=autoencoder, components=("encoder", "decoder"), metrics=("reconstruction_error",)
+)

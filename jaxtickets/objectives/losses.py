@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxtickets import models
+from jaxtickets.fields import Field, Registry, no_check, refuse
+
 
 class Loss(NamedTuple):
     """discriminator: `(real outputs, fake outputs) -> loss`; generator: `(fake outputs) -> loss`."""
@@ -66,6 +69,44 @@ def bernoulli_divergence(teacher, student):
     return (cross_entropy - optax.sigmoid_binary_cross_entropy(teacher, probability)).mean()
 
 
-DISTILLED = ("non_saturating", "hinge")  # Losses whose outputs are a probability's logits, or near enough.
-LOSSES = {"non_saturating": non_saturating, "least_squares": least_squares, "hinge": hinge, "wasserstein": wasserstein}
-SMOOTHED = ("non_saturating", "least_squares")  # Those that take a `real_label`.
+def _check_wasserstein(config):
+    options, norm = config.objective, models.discriminator_norm(config.model)
+    if not (options.clip or options.penalty != "none" or norm == "spectral"):
+        allowed = (
+            "that with a bounded critic: config.objective.clip above 0, a config.objective.penalty, or "
+            "config.model.discriminator_norm='spectral'"
+        )
+        refuse("objective.loss", options.loss, allowed)
+
+
+class GanLoss(NamedTuple):
+    """A loss as a plug-in.
+
+    Attributes:
+      make: `() -> Loss`, or `(real_label) -> Loss` if `smoothed`.
+      smoothed: whether the target of real images can be smoothed (`config.objective.real_label`).
+      distilled: whether outputs are the logits of a probability, or near enough, so that a discriminator can teach
+        another.
+      clipped: whether the loss is that of a critic whose weights can be clipped.
+    """
+
+    make: Callable
+    smoothed: bool = False
+    distilled: bool = False
+    clipped: bool = False
+    fields: tuple[Field, ...] = ()
+    check: Callable = no_check
+
+    @property
+    def name(self) -> str:
+        """What `config.objective.loss` calls it."""
+        return self.make.__name__
+
+
+LOSSES = Registry(
+    "objective.loss",
+    GanLoss(non_saturating, smoothed=True, distilled=True),
+    GanLoss(least_squares, smoothed=True),
+    GanLoss(hinge, distilled=True),
+    GanLoss(wasserstein, clipped=True, check=_check_wasserstein),
+)

@@ -1,11 +1,30 @@
-"""What an objective is: pure losses over one parameter pytree, one for each player."""
+"""What an objective is: pure losses over one parameter pytree, one for each player of a training game."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 
 from jaxtickets import models
+from jaxtickets.fields import Field, no_check
+
+
+class Batch(NamedTuple):
+    """What a loss reads beside parameters and batch statistics.
+
+    Attributes:
+      images: `[batch, height, width, channels]`, float32 in [-1, 1].
+      keys: `[batch]`, one random key per example, so that numbers do not depend on how a batch is split over devices.
+      labels: `[batch]` int32 classes, or None; only conditional networks need them.
+      teacher: None, or the dense run's trained components that the objective asked for (`Objective.teacher`):
+        `params` and `batch_stats`, each `{component: {layer: ...}}`, and `weight`, 0.0 in the dense run and 1.0 later.
+    """
+
+    images: Any
+    keys: Any
+    labels: Any = None
+    teacher: Any = None
 
 
 class Player(NamedTuple):
@@ -13,42 +32,71 @@ class Player(NamedTuple):
 
     Attributes:
       components: the components that it trains.
-      loss: `(params, batch_stats, images, keys, labels, teacher) -> (loss, (batch_stats, scalars))`. `teacher` is
-        None, or a discriminator to be followed: its `params` and `batch_stats`, and the `weight` of the term.
+      loss: `(params, batch_stats, batch: Batch) -> (loss, (batch_stats, scalars))`.
       every: it moves in each step whose number (from 1) this divides.
+      learning_rate: its own; None is `config.optimizer.learning_rate`.
       constrain: what its parameters go through after each of its moves, or None.
-      averaged: whether a running average of its parameters is kept, and evaluated in their place.
+      ema_decay: above 0 a running average of its parameters is kept with this decay, and evaluated in their place.
+      tempered: `(temperature) -> loss` with the outputs of a classifier in it divided by a temperature; None where
+        the loss has no such outputs.
     """
 
     components: tuple[str, ...]
     loss: Callable
     every: int = 1
+    learning_rate: float | None = None
     constrain: Callable | None = None
-    averaged: bool = False
+    ema_decay: float = 0.0
+    tempered: Callable | None = None
 
 
 class Objective(NamedTuple):
     """The players of a training game and what can be asked of the trained networks.
 
-    All functions are pure and take parameters that are already masked. `images: [batch, height, width,
-    channels]` are float32 in [-1, 1]; `keys: [batch]` hold one random key an example, so that the numbers do not
-    depend on how a batch is split over devices; `labels: [batch]` int32 are only needed by conditional networks.
+    All functions are pure and take parameters that are already masked. Shapes are those of `Batch`.
 
     Attributes:
-      components: the Flax modules by component name.
+      components: the Flax modules by component name (`models.Component`).
       players: the players by name, in the order of their moves.
-      evaluate: `(params, batch_stats, images, keys) -> {metric: [batch, ...]}` in evaluation mode, or None.
-      summarize: `{metric: mean over all examples} -> {metric: number}`, or None if the means are what is wanted.
-      generate: `(params, batch_stats, latents: [batch, latent_size], labels) -> images`, or None.
+      evaluate: `(params, batch_stats, images, keys) -> {term: [batch, ...]}` in evaluation mode, or None.
+      summarize: `{term: mean over all examples} -> {column: number}`, or None if the means are what is wanted.
+      sample: `(params, batch_stats, keys: [batch], labels) -> images`; draws its own noise from the keys. Or None.
+      classes: above 0 `sample` needs `labels: [batch]` int32 below that.
       reconstruct: `(params, batch_stats, images) -> images`, or None.
+      kept: the components that start each round as the dense run has trained them, instead of rewinding.
+      teacher: the components of the trained dense run that the losses of later rounds are given (`Batch.teacher`).
     """
 
     components: dict[str, models.Component]
     players: dict[str, Player]
     evaluate: Callable | None = None
     summarize: Callable | None = None
-    generate: Callable | None = None
+    sample: Callable | None = None
+    classes: int = 0
     reconstruct: Callable | None = None
+    kept: tuple[str, ...] = ()
+    teacher: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Game:
+    """An objective as a plug-in: `config.objective.name` chooses it.
+
+    Attributes:
+      name, fields, check: see `jaxtickets.fields`.
+      make: `(components: {name: models.Component}, config) -> Objective`.
+      components: the names of the components that it trains.
+      metrics: the metrics that judge it where `config.eval.metrics` is empty; the first decides the verdict.
+      registries: of the plug-ins that its own fields choose from, such as losses.
+    """
+
+    name: str
+    make: Callable
+    components: tuple[str, ...]
+    metrics: tuple[str, ...]
+    fields: tuple[Field, ...] = ()
+    check: Callable = no_check
+    registries: tuple = ()
 
 
 def normal(keys, size: int):

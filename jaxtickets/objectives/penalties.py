@@ -1,11 +1,18 @@
-"""Penalties on the discriminator's gradient with respect to its images, one value an example.
+"""Penalties on the discriminator's gradient with respect to its images, one value per example.
 
 Each takes `critic: images -> outputs [batch, 1]`, which must judge every image alone (no batch norm), the real
-and the generated images, and one key an example, and gives the mean over the batch before it is weighted.
+and the generated images, and one key per example, and gives the mean over the batch before it is weighted.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from jaxtickets.fields import Field, Registry, at_least, no_check
+
+WEIGHT = Field("objective.penalty_weight", 10.0, at_least(0), "The weight of the penalty in the discriminator's loss.")
 
 
 def _gradient_norms_squared(critic, images):
@@ -47,4 +54,17 @@ def dragan(critic, real, fake, keys):
     return _distance_from_one(critic, real + between * spread * noise)
 
 
-PENALTIES = {"wgan_gp": wgan_gp, "r1": r1, "dragan": dragan}
+class Penalty(NamedTuple):
+    """A penalty as a plug-in: `function(critic, real, fake, keys) -> penalty`."""
+
+    function: Callable
+    fields: tuple[Field, ...] = (WEIGHT,)
+    check: Callable = no_check
+
+    @property
+    def name(self) -> str:
+        """What `config.objective.penalty` calls it."""
+        return self.function.__name__
+
+
+PENALTIES = Registry("objective.penalty", Penalty(wgan_gp), Penalty(r1), Penalty(dragan))

@@ -1,11 +1,13 @@
-"""Scores -> selection -> masks, as pure functions over pytrees."""
+"""Pruning: scores -> selection -> masks, as pure functions over pytrees."""
 
+from jaxtickets.fields import Registry
 from jaxtickets.pruning.channels import CHANNEL_SCORES
 from jaxtickets.pruning.early_bird import emergence
 from jaxtickets.pruning.regrowth import cosine, drop_and_grow
+from jaxtickets.pruning.schedules import cubic, levels, sparsities
+from jaxtickets.pruning.score import Score
 from jaxtickets.pruning.scores import (
-    SCORES,
-    STEPS,
+    WEIGHT_SCORES,
     gradients,
     grasp,
     magnitude,
@@ -15,12 +17,13 @@ from jaxtickets.pruning.scores import (
     snip,
     synflow,
 )
-from jaxtickets.pruning.selection import cubic, densities, parse_structure, prune, sparsities
+from jaxtickets.pruning.selection import densities, parse_structure, prune
+
+SCORES = Registry("prune.score", *WEIGHT_SCORES, *CHANNEL_SCORES)
 
 __all__ = [
-    "CHANNEL_SCORES",
     "SCORES",
-    "STEPS",
+    "Score",
     "cosine",
     "cubic",
     "densities",
@@ -28,6 +31,7 @@ __all__ = [
     "emergence",
     "gradients",
     "grasp",
+    "levels",
     "magnitude",
     "magnitude_change",
     "movement",

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
+from jaxtickets.pruning.score import Score
 from jaxtickets.pruning.selection import keep_highest, prune
 
 SCOPES = ("global", "component", "layerwise")
@@ -32,7 +33,7 @@ def _leaves(tree, axis_names):
 
 
 def groups(params, axis_names) -> dict[str, dict[str, int]]:
-    """`{component: {channel name: how many}}`.
+    """The number of channels of each name: `{component: {channel name: number}}`.
 
     Raises:
       ValueError: two axes of one name differ in size.
@@ -94,12 +95,12 @@ def filter_mean(scores, axis_names):
 
 
 def filter_l1(params, axis_names):
-    """The mean of |w| over a channel's filter: its L1 norm (Li et al. 2017, section 3.1), a weight."""
+    """The mean of |w| over a channel's filter: its L1 norm (Li et al. 2017, section 3.1) over its number of weights."""
     return filter_mean(jax.tree.map(np.abs, params), axis_names)
 
 
 def filter_l2(params, axis_names):
-    """The root mean square over a channel's filter: its L2 norm, by the root of its weights."""
+    """The root mean square over a channel's filter: its L2 norm over the root of its number of weights."""
     return jax.tree.map(np.sqrt, filter_mean(jax.tree.map(np.square, params), axis_names))
 
 
@@ -121,7 +122,7 @@ def prunable(scores, masks, axis_names):
 
 
 def _pools(scores, scope, alone):
-    """`{what a threshold decides over: sizes of its names}`."""
+    """The sizes of the names that one threshold decides over: `{where: [size of each name]}`."""
     pools = {}
     for path, leaf in mask_lib.named_leaves(scores).items():
         component = path.partition("/")[0]
@@ -272,4 +273,8 @@ def from_weight_masks(masks, axis_names):
     return kept
 
 
-CHANNEL_SCORES = {score.__name__: score for score in (gamma, filter_l1, filter_l2)}
+CHANNEL_SCORES = (
+    Score("gamma", channels=gamma, wants="batch norm"),
+    Score("filter_l1", channels=filter_l1),
+    Score("filter_l2", channels=filter_l2),
+)

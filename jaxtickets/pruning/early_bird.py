@@ -1,4 +1,7 @@
-"""When a mask that is drawn again and again has stopped moving (You et al. 2020, section 3.2)."""
+"""Detection of early-bird tickets: when a mask that is drawn again and again has stopped moving.
+
+You et al. 2020, section 3.2.
+"""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Scores: how much each prunable weight matters. The lowest are pruned first.
+"""Scores of weights: how much each prunable weight matters. The lowest are pruned first.
 
 Each is a function `(params, masks, ...) -> scores` over pytrees `{component: {layer: ...}}`, with `None` on leaves
 that are not prunable. What it needs beside parameters and masks it names as an argument:
@@ -6,8 +6,9 @@ that are not prunable. What it needs beside parameters and masks it names as an 
   start: the parameters at the rewind point.
   movement: the sums over training of -gradient * weight, like the parameters.
   seed: a whole number.
+  batch_stats: the batch statistics.
   losses: `{names of components: loss}`; `loss(params, batch) -> scalar` takes the parameters of these components. A GAN
-    has one for each player: the discriminator's weights are scored by the discriminator's loss, with its penalty
+    has one per player: the discriminator's weights are scored by the discriminator's loss, with its penalty
     if it has one, the generator's by the generator's loss; encoder, decoder and codebook share theirs.
   batches: what the losses are evaluated on and averaged over, a sequence of pytrees.
   flows: `{component: flow}`; see `synflow`.
@@ -20,6 +21,10 @@ import jax
 import numpy as np
 
 from jaxtickets import masks as mask_lib
+from jaxtickets.fields import Field, above, refuse, whole
+from jaxtickets.pruning.channels import groups
+from jaxtickets.pruning.score import Score
+from jaxtickets.pruning.selection import parse_structure
 
 
 def _prunable(function, masks, params, *others):
@@ -50,6 +55,12 @@ def random(params, masks, seed):
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf, mask: None if mask is None else _uniform(path, leaf.shape, seed), params, masks
     )
+
+
+def random_channels(params, axis_names, seed):
+    """Uniform random numbers for each channel, the same for the same seed and channel name."""
+    channels = jax.tree.map(lambda size: np.ones(size, bool), groups(params, axis_names))
+    return random(channels, channels, seed)
 
 
 def _uniform(path, shape, seed):
@@ -151,7 +162,7 @@ def synflow(params, masks, flows):
 
     R is the sum of what a component made linear gives for an input of ones, with the absolute value of every parameter.
     Over R, the scores of each layer of a chain sum to 1, whatever component it belongs to: the conservation that keeps
-    layers from collapsing when pruning in many small steps (their algorithm 1; `STEPS`).
+    layers from collapsing when pruning in many small steps (their algorithm 1; `Score.steps`).
 
     flows: `{component: flow}`; `flow(params) -> R` takes the component's parameters, already non-negative.
     """
@@ -165,6 +176,25 @@ def synflow(params, masks, flows):
     return scores
 
 
-SCORES = {score.__name__: score for score in (magnitude, magnitude_change, movement, random, snip, grasp, synflow)}
-# Over how many steps of exponentially falling density a score is meant to prune (Tanaka et al. 2020, algorithm 1).
-STEPS = {"synflow": 100}
+BATCHES = Field(
+    "prune.score_batches", 10, whole(1), "The number of batches over which the score's gradient is averaged."
+)
+TEMPERATURE = Field(
+    "prune.temperature", 200.0, above(0), "What the outputs of a discriminator are divided by while weights are scored."
+)
+
+
+def _check_synflow(config):
+    if parse_structure(config.prune.structure).kind == "n:m":
+        refuse("prune.structure", config.prune.structure, "one that many small steps can lead to with synflow")
+
+
+WEIGHT_SCORES = (
+    Score("magnitude", magnitude, at_init=True),
+    Score("magnitude_change", magnitude_change),
+    Score("movement", movement),
+    Score("random", random, random_channels, at_init=True),
+    Score("snip", snip, mean_of_weights=True, at_init=True, fields=(BATCHES,)),
+    Score("grasp", grasp, mean_of_weights=True, at_init=True, fields=(BATCHES, TEMPERATURE)),
+    Score("synflow", synflow, mean_of_weights=True, at_init=True, steps=100, check=_check_synflow),
+)

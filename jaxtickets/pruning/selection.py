@@ -12,33 +12,16 @@ from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
 
 SCOPES = ("global", "component", "layerwise", "uniform", "erk")
-SCHEDULES = ("constant_rate", "cubic")
 STRUCTURES = "weight, filter, channel, block:ROWSxCOLUMNS such as block:4x4, or N:M such as 2:4"
-SAMPLE = 1 << 18  # How many scores are sorted to guess where the threshold is.
-CHUNK = 1 << 18  # How many scores are compared at a time, so that they stay in a core's cache.
-
-
-def cubic(final: float, progress: float) -> float:
-    """final * (1 - (1 - progress)^3), for progress in [0, 1]: fast first, then slow (Zhu, Gupta 2017, equation 1)."""
-    return final * (1 - (1 - progress) ** 3)
-
-
-def sparsities(rate: float, rounds: int, schedule: str = "constant_rate") -> list[float]:
-    """The sparsity after 0, 1, ..., `rounds` rounds.
-
-    "constant_rate": each round prunes `rate` of what remains, 1 - (1 - rate)^n. "cubic": the same final sparsity on
-    the curve of Zhu and Gupta.
-    """
-    constant = [1 - (1 - rate) ** done for done in range(rounds + 1)]
-    if schedule == "constant_rate":
-        return constant
-    return [cubic(constant[-1], done / max(1, rounds)) for done in range(rounds + 1)]
+SAMPLE = 1 << 18  # The number of scores that are sorted to guess where the threshold is.
+CHUNK = 1 << 18  # The number of scores that are compared at a time, so that they stay in a core's cache.
 
 
 class Structure(NamedTuple):
-    """What is pruned together: kind is "weight", "filter", "block" (of `sizes` in x out) or "n:m" (`sizes` = n, m).
+    """The unit that is pruned whole.
 
-    Or "channel": filters with all that reads them, over several layers (`pruning.channels`).
+    kind is "weight", "filter", "block" (of `sizes` in x out), "n:m" (`sizes` = n, m), or "channel": filters with all
+    that reads them, over several layers (`pruning.channels`).
     """
 
     kind: str
@@ -66,7 +49,7 @@ def parse_structure(text: str) -> Structure:
 
 
 class _Layer(NamedTuple):
-    """One prunable leaf as units that are pruned whole. `ids` gives each weight's unit; None: each is its own."""
+    """One prunable leaf as units that are pruned whole. `ids` gives the unit of each weight; None: each is its own."""
 
     name: str
     shape: tuple[int, ...]
@@ -265,8 +248,8 @@ def prune(scores, masks, sparsity: float, scope: str = "global", min_per_layer: 
       scope: what one threshold decides over: "global" all layers together; "component" those of one component;
         "layerwise" each layer, to the same sparsity; "uniform" and "erk" each layer, to its share of one exact
         total (see `densities`).
-      min_per_layer: at least so many weights (filters, blocks) stay in each layer. 0 allows a layer to be emptied,
-        with a warning that names it; of filters one always stays.
+      min_per_layer: the number of weights (filters, blocks) that stay in each layer at least. 0 allows a layer to be
+        emptied, with a warning that names it; of filters one always stays.
       structure: "weight"; "filter", the weights of one output channel; "block:RxC", R inputs x C outputs at one
         position of a kernel; "N:M", N of each M consecutive weights along the input axis (`sparsity` must be
         1 - N/M). A layer whose inputs M doesn't divide stays as it is.

@@ -1,4 +1,4 @@
-"""Plots, tables and the HTML page of a run, and the comparison of several, from the workdirs' files alone."""
+"""Plots, tables and the HTML page of a run, and comparisons of runs, made from the files of workdirs alone."""
 
 import os
 from pathlib import Path
@@ -9,17 +9,17 @@ from jaxtickets.report.drawing import png
 from jaxtickets.report.levels import levels
 from jaxtickets.report.page import page
 from jaxtickets.report.plots import figures
-from jaxtickets.report.reading import Workdir, read
+from jaxtickets.report.reading import Results, read
 from jaxtickets.report.table import rounds_table, summary_table
 
-__all__ = ["Workdir", "build", "compare", "levels", "read", "rounds_table", "summary", "summary_table"]
+__all__ = ["Results", "build", "compare", "levels", "read", "rounds_table", "summary", "summary_table"]
 
 
 def build(workdir: str | os.PathLike) -> Path:
-    """Writes `plots/*.png` and `report.html` into a workdir, whose run may still be going on.
+    """Writes the plots and the HTML page into a workdir, whose run may still be going on.
 
     Returns:
-      The path of `report.html`.
+      The path of the page.
 
     Raises:
       UserError: `workdir` is not a workdir.
@@ -27,13 +27,17 @@ def build(workdir: str | os.PathLike) -> Path:
     run = read(workdir)
     plots = {name: png(figure) for name, figure in figures(run).items()}
     for name, image in plots.items():
-        files.replace(run.path / "plots" / f"{name}.png", image)
-    files.replace(run.path / "report.html", page(run, plots).encode())
-    return run.path / "report.html"
+        files.replace(run.workdir.plot(name), image)
+    files.replace(run.workdir.report_page, page(run, plots).encode())
+    return run.workdir.report_page
 
 
 def summary(workdir: str | os.PathLike) -> str:
-    """The table of rounds and the verdict, for the terminal."""
+    """The table of rounds and the verdict's sentence, for the terminal.
+
+    Raises:
+      UserError: `workdir` is not a workdir.
+    """
     run = read(workdir)
     verdict = run.verdict["message"] if run.verdict else "The run is not finished."
     return f"{rounds_table(run.rounds, run.verdict, run.seed_rounds)}\n\n{verdict}"

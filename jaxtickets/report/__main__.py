@@ -1,30 +1,32 @@
-"""`python -m jaxtickets.report WORKDIR` reports on one run; several workdirs are compared."""
+"""Reports on one run, or compares several: `python -m jaxtickets.report WORKDIR [WORKDIR ...] [--out=DIR]`."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 
+from absl import flags
+
+from jaxtickets import cli
 from jaxtickets.errors import UserError
 from jaxtickets.report import build, compare, levels, summary, summary_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(prog="python -m jaxtickets.report", description=__doc__)
-    parser.add_argument("workdirs", metavar="WORKDIR", nargs="+")
-    parser.add_argument("--out", metavar="DIR", default=None, help="where a comparison is written (default: .)")
-    options = parser.parse_args(arguments)
-    try:
-        if len(options.workdirs) == 1:
-            if options.out is not None:
-                raise UserError("--out is for several workdirs; one workdir's report is written into it")
-            _report(options.workdirs[0])
-        else:
-            _compare(options.workdirs, options.out or ".")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """The command line (None is this process's); returns the exit status."""
+    defined = flags.FlagValues()
+    defined.set_gnu_getopt()  # Flags may follow workdirs.
+    out = flags.DEFINE_string("out", None, "Where a comparison is written (default: .).", flag_values=defined)
+    return cli.call(lambda workdirs: _run(workdirs, out.value), defined, arguments, __doc__)
+
+
+def _run(workdirs: Sequence[str], out_dir: str | None) -> None:
+    if not workdirs:
+        raise UserError("no workdir is given; give one for its report, or several to compare them")
+    if len(workdirs) > 1:
+        _compare(workdirs, out_dir or ".")
+    elif out_dir is not None:
+        raise UserError("--out is for several workdirs; one workdir's report is written into it")
+    else:
+        _report(workdirs[0])
 
 
 def _report(workdir: str) -> None:

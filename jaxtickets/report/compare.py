@@ -1,10 +1,10 @@
-"""The comparison of several runs: `summary.csv` and `comparison.png`."""
+"""The comparison of runs as one table and one plot: `summary.csv` and `comparison.png`."""
 
 import json
 import os
 import textwrap
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,16 @@ from jaxtickets import files
 from jaxtickets.errors import UserError
 from jaxtickets.report.drawing import DENSE, INK, WIDTH, clean, interval_band, png, sparsity_axis, value_axis
 from jaxtickets.report.reading import (
-    Workdir,
+    Results,
+    direction,
     is_finite,
+    is_higher_better,
     main_metric,
     metric_columns,
     metric_label,
     read,
     winning_round,
 )
-from jaxtickets.workdir import write_csv
 
 FIELD_PREFIX = "config."
 MAX_LEGEND = 24
@@ -40,16 +41,16 @@ def compare(
     """Writes `summary.csv` and `comparison.png` over several runs into `out_dir`.
 
     Args:
-      workdirs: finished or not.
-      out_dir: made when it does not exist.
+      workdirs: of runs that may still be going on.
+      out_dir: created if it does not exist.
       failed: names of the workdirs whose run is known to have failed; these need not be readable.
 
     Returns:
-      The rows of `summary.csv`: the run's name, the config fields that differ between the runs (`config.seed`),
+      The rows of `summary.csv`, one per run: its name, the config fields that differ between the runs (`config.seed`),
       its status, and the dense, winning and best values of its metric.
 
     Raises:
-      UserError: a workdir outside `failed` is not a workdir, or the same workdir is given twice.
+      UserError: one of `workdirs` that is not in `failed` is not a workdir, or one is given twice.
     """
     paths = [Path(workdir) for workdir in workdirs]
     names = run_names(paths)
@@ -62,25 +63,26 @@ def compare(
                 raise
     fields = differing_fields([run.config for run in runs.values()])
     rows = [
-        _row(name, runs.get(name), fields, is_failed=path.name in failed)
+        _row(name, runs.get(name), fields, runs.values(), is_failed=path.name in failed)
         for name, path in zip(names, paths, strict=True)
     ]
-    write_csv(Path(out_dir) / "summary.csv", rows)
+    files.write_csv(Path(out_dir) / "summary.csv", rows)
     files.replace(Path(out_dir) / "comparison.png", png(comparison_figure(runs, fields)))
     return rows
 
 
 def differing_fields(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The dotted names of the config fields that do not have one value in all of `configs`."""
+    """The dotted names of the config fields whose values are not the same in all of `configs`."""
     flat = [_flatten(config) for config in configs]
     names = dict.fromkeys(name for fields in flat for name in fields)
     return [name for name in names if len({json.dumps(fields.get(name)) for fields in flat}) > 1]
 
 
-def comparison_figure(runs: Mapping[str, Workdir], fields: Sequence[str]) -> Figure:
-    """The runs' common metric against sparsity; runs that differ in the seed alone share a colour.
+def comparison_figure(runs: Mapping[str, Results], fields: Sequence[str]) -> Figure:
+    """The common metric of the runs against sparsity, one line per run.
 
-    A run over several seeds is the line of its means, with their confidence intervals if the runs are few.
+    Runs that differ in the seed alone have the same colour. A run over several seeds is the line of its means, with
+    confidence intervals if there are few runs.
     """
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     axes = figure.subplots()
@@ -89,12 +91,10 @@ def comparison_figure(runs: Mapping[str, Workdir], fields: Sequence[str]) -> Fig
     colours = _colours(list(dict.fromkeys(labels.values())))
     seen: set[str] = set()
     densities, values = [], []
-    verdict = None
     for name, run in runs.items():
         rows = [row for row in run.rounds if is_finite(row.get(metric))]
         if not rows:
             continue
-        verdict = verdict or run.verdict
         label = labels[name]
         colour, shown = colours[label], None if label in seen or len(seen) >= MAX_LEGEND else label
         seen.add(label)
@@ -118,27 +118,31 @@ def comparison_figure(runs: Mapping[str, Workdir], fields: Sequence[str]) -> Fig
         axes.scatter([], [], s=60, marker="D", color="white", edgecolors=INK, label="winning ticket")
     value_axis(axes, values)
     sparsity_axis(axes, densities, most_ticks=14)
-    axes.set_ylabel(f"{metric_label(metric, verdict)}\n(lower is better)", color=INK)
+    verdict = verdict_on(metric, runs.values())
+    axes.set_ylabel(f"{metric_label(metric, verdict)}\n({direction(verdict)})", color=INK)
     legend = figure.legend(loc="outside right upper", frameon=False, fontsize=8.5, labelcolor=INK)
     legend.set_title(_more(len(seen)), prop={"size": 8.5})
     return figure
 
 
 def run_names(paths: Sequence[Path]) -> list[str]:
-    """The directories' names; whole paths where two have the same name.
+    """The names of the directories; their whole paths if two have the same name.
 
     Raises:
       UserError: the same workdir is given twice.
     """
     repeated = [path for path, count in Counter(path.resolve() for path in paths).items() if count > 1]
     if repeated:
-        raise UserError(f"{repeated[0]}: given twice")
+        raise UserError(f"{repeated[0]}: given twice; give each workdir once")
     names = [path.resolve().name for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
-def common_metric(runs: Sequence[Workdir]) -> str | None:
-    """The metric that most runs have, and most are about; None if no two runs have one in common."""
+def common_metric(runs: Sequence[Results]) -> str | None:
+    """The metric that most runs have; among several, the one that most verdicts are about.
+
+    None if no two runs have a metric in common.
+    """
     started = [run for run in runs if run.rounds]
     having = Counter(metric for run in started for metric in metric_columns(run.rounds))
     about = Counter(main_metric(run.rounds, run.verdict) for run in started)
@@ -146,13 +150,22 @@ def common_metric(runs: Sequence[Workdir]) -> str | None:
     return best if having[best] >= min(2, len(started)) else None
 
 
-def _row(name: str, run: Workdir | None, fields: Sequence[str], is_failed: bool) -> dict[str, Any]:
+def verdict_on(metric: str | None, runs: Iterable[Results]) -> dict[str, Any] | None:
+    """A verdict about the metric, which tells its label and its direction for all runs; None if no run has one."""
+    verdicts = (run.verdict for run in runs if run.verdict)
+    return next((verdict for verdict in verdicts if verdict.get("metric") == metric), None)
+
+
+def _row(
+    name: str, run: Results | None, fields: Sequence[str], runs: Iterable[Results], is_failed: bool
+) -> dict[str, Any]:
     config = _flatten(run.config) if run else {}
     rounds = run.rounds if run else []
     verdict = (run.verdict if run else None) or {}
     metric = main_metric(rounds, verdict)
     values = [row[metric] for row in rounds if is_finite(row.get(metric))]
     seconds = [row.get("train_seconds") for row in ((run.seed_rounds or rounds) if run else [])]
+    best = max if is_higher_better(verdict_on(metric, runs)) else min
     dense = verdict.get("dense", next((row[metric] for row in rounds if metric and row["round"] == 0), None))
     return {
         "name": name,
@@ -163,19 +176,19 @@ def _row(name: str, run: Workdir | None, fields: Sequence[str], is_failed: bool)
         "winning_round": verdict.get("winning_round"),
         "winning_sparsity": verdict.get("sparsity"),
         "winning_value": verdict.get("value"),
-        "best_value": min(values, default=None),
+        "best_value": best(values, default=None),
         "total_seconds": round(sum(filter(is_finite, seconds)), 1),
     }
 
 
-def _status(run: Workdir) -> str:
+def _status(run: Results) -> str:
     if run.verdict:
         return "finished"
     return f"{len(run.seed_rounds or run.rounds)} rounds so far"
 
 
-def _labels(runs: Mapping[str, Workdir], fields: Sequence[str]) -> dict[str, str]:
-    """What differs between the runs, but for the seed; the runs' names where that is much."""
+def _labels(runs: Mapping[str, Results], fields: Sequence[str]) -> dict[str, str]:
+    """The labels of the runs: the fields that differ, without the seed; their names if many fields differ."""
     named = [field for field in fields if field != "seed"] or fields
     if not 0 < len(named) <= MAX_LABEL_FIELDS:
         return {name: name for name in runs}
@@ -208,5 +221,5 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A config value as one cell: text and numbers as they are, lists and the rest as JSON."""
+    """A config value as one cell: a text or number as it is, everything else as JSON."""
     return value if isinstance(value, str | int | float) and not isinstance(value, bool) else json.dumps(value)

@@ -1,4 +1,4 @@
-"""What the plots share: colours, axes, and the way to a PNG file."""
+"""Colours, axes and PNG files, shared by all plots."""
 
 import io
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ LINE, DENSE, BAND, WINNER = "#2563a6", "#6b7280", "#dfeadf", "#d9480f"
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
+    """The figure as the content of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
@@ -32,7 +32,7 @@ def interval_band(
     colour: Any,
     label: str | None = None,
 ) -> list[float]:
-    """Shades the confidence intervals of a run over several seeds, and returns their ends; nothing of other runs."""
+    """Shades the confidence intervals of a run over several seeds; returns their ends, [] for a run of one seed."""
     known = [(row["density"], *bounds) for row in rows if (bounds := interval(row, verdict, metric))]
     if not known:
         return []
@@ -42,7 +42,7 @@ def interval_band(
 
 
 def value_axis(axes: Axes, values: Sequence[float]) -> None:
-    """A log scale on y, with plain numbers at 1, 2 and 5 of each decade, for `values` that span more than one."""
+    """Makes y a log scale with plain numbers at 1, 2 and 5 of each decade, if `values` span more than one decade."""
     if min(values) <= 0 or max(values) <= 10 * min(values):
         return
     axes.set_yscale("log")
@@ -52,9 +52,9 @@ def value_axis(axes: Axes, values: Sequence[float]) -> None:
 
 
 def sparsity_axis(axes: Axes, densities: Sequence[float], most_ticks: int = 22) -> None:
-    """Makes x the density on a falling log scale, on which rounds of a constant rate are equally far apart.
+    """Makes x the density on a falling log scale, on which rounds of a constant pruning rate are equally far apart.
 
-    The ticks are the rounds' own sparsities, as many as there is room for.
+    The ticks are sparsities of rounds, as many as there is room for.
     """
     axes.set_xscale("log")
     low, high = min(densities), max(densities)
@@ -72,7 +72,7 @@ def sparsity_axis(axes: Axes, densities: Sequence[float], most_ticks: int = 22) 
 
 
 def clean(axes: Axes) -> None:
-    """The look that all line plots share."""
+    """Gives a line plot the common look: light axes and horizontal grid lines."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.grid(axis="y", color=FAINT, linewidth=0.6)

@@ -1,4 +1,4 @@
-"""The comparison of several runs at the sparsities that they share: `levels.csv` and its table."""
+"""The comparison of runs at the sparsities that they share: `levels.csv` and its table."""
 
 import os
 from collections import Counter
@@ -8,24 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from jaxtickets.report.compare import common_metric, run_names
-from jaxtickets.report.reading import Workdir, flops_share, interval, is_finite, read, significant, wins
+from jaxtickets.files import write_csv
+from jaxtickets.report.compare import common_metric, run_names, verdict_on
+from jaxtickets.report.reading import Results, direction, flops_share, interval, is_finite, read, significant, wins
 from jaxtickets.report.table import aligned, table_width
-from jaxtickets.workdir import write_csv
 
 MAX_WIDTH = 130
 
 
 def levels(workdirs: Sequence[str | os.PathLike], out_dir: str | os.PathLike) -> str:
-    """Writes `levels.csv` into `out_dir`: the runs' common metric at each sparsity that two or more of them have.
+    """Writes `levels.csv` into `out_dir`: the common metric of the runs at each sparsity that two or more of them have.
 
-    Sparsities are the same if they agree to 0.1 %; of two rounds of a run that do, the later one counts.
+    Sparsities are the same if they agree to 0.1 %; of two such rounds of one run, the later one counts.
 
     Returns:
-      The same as a table, a line a run and a column a sparsity, with notes on how to read it and what is not in it.
+      A table with one row per run and one column per sparsity, and notes on how to read it and which runs it lacks.
 
     Raises:
-      UserError: a workdir is not one, or the same workdir is given twice.
+      UserError: one of `workdirs` is not a workdir, or is given twice.
     """
     paths = [Path(workdir) for workdir in workdirs]
     runs = {name: read(path) for name, path in zip(run_names(paths), paths, strict=True)}
@@ -36,16 +36,16 @@ def levels(workdirs: Sequence[str | os.PathLike], out_dir: str | os.PathLike) ->
     if not rows:
         return "There is no table by sparsity, because no two of the runs have a metric in common."
     left_out = [name for name in runs if name not in {row["run"] for row in rows}]
-    title = f"{metric} by weights pruned [%], lower is better ({file}):"
+    title = f"{metric} by weights pruned [%], {direction(verdict_on(metric, runs.values()))} ({file}):"
     return "\n".join([title, "", _table(rows), *_notes(rows, left_out)])
 
 
-def level_rows(runs: Mapping[str, Workdir], metric: str | None) -> list[dict[str, Any]]:
-    """The rows of `levels.csv`: one for the dense round of each run that has the metric, one for each shared sparsity.
+def level_rows(runs: Mapping[str, Results], metric: str | None) -> list[dict[str, Any]]:
+    """The rows of `levels.csv`: for each run with the metric, its dense round and its rounds of a shared sparsity.
 
-    `sparsity` is the shared one. `flops` is `flops_effective / flops_dense`; it, `params_kept` and the round's own
-    `train_seconds` are means over the seeds. `low` and `high` are only there over several seeds, `wins` only if
-    there is a verdict on the metric.
+    `sparsity` is the shared one. `flops` is `flops_effective / flops_dense`. `flops`, `params_kept` and the
+    `train_seconds` of the round are means over the seeds. `low` and `high` are given for several seeds only, `wins`
+    only if the verdict is about the metric.
     """
     by_run = {
         name: {round(row["sparsity"], 3): row for row in run.rounds if is_finite(row.get(metric))}
@@ -97,7 +97,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _cell(row: Mapping[str, Any]) -> str:
-    """The value, half its confidence interval, and a star for a win; a blank in its place keeps the digits aligned."""
+    """The value, half its confidence interval, and a star for a win; else a blank, which keeps the digits aligned."""
     text = significant(row["mean"])
     if row["low"] is not None:
         decimals = len(text.partition(".")[2])
@@ -108,7 +108,9 @@ def _cell(row: Mapping[str, Any]) -> str:
 def _notes(rows: Sequence[dict[str, Any]], left_out: Sequence[str]) -> list[str]:
     notes = []
     if any(row["wins"] for row in rows):
-        notes.append("* within the tolerance of the run's own dense value; over several seeds, shown to be.")
+        notes.append(
+            "* within the tolerance of the run's own dense value; over several seeds, shown to be so by the test."
+        )
     if any(row["low"] is not None for row in rows):
         notes.append("± half the confidence interval of the mean over the seeds.")
     if all(row["sparsity"] == 0 for row in rows):

@@ -1,4 +1,4 @@
-"""The report of one run as a single HTML file that needs nothing beside it."""
+"""The report of one run as a single HTML file that needs no other file."""
 
 import base64
 import json
@@ -10,8 +10,10 @@ from typing import Any
 
 from jaxtickets.report.plots import shown_searches
 from jaxtickets.report.reading import (
-    Workdir,
+    Results,
+    direction,
     is_finite,
+    is_higher_better,
     judged_rounds,
     metric_label,
     percent,
@@ -64,19 +66,19 @@ summary { cursor: pointer; }
 """
 
 CAPTIONS = {
-    "losses": "Training curves, a line a round. Long curves are averaged over stretches of steps, and the vertical"
+    "losses": "Training curves, one line per round. Long curves are averaged over stretches of steps, and the vertical"
     " axis leaves out the most extreme 1 % of the points.",
     "layers": "Weights pruned in each prunable layer, in percent. In brackets, the layer's weights before pruning.",
     "samples": "The first two rows of each round's grid: the same latents, or images and their reconstructions.",
 }
 
 
-def page(run: Workdir, plots: Mapping[str, bytes]) -> str:
+def page(run: Results, plots: Mapping[str, bytes]) -> str:
     """The report's HTML.
 
     Args:
-      run: what `workdir.read` returned.
-      plots: PNG files by the names that `plots.figures` gives them.
+      run: the results of the run.
+      plots: the content of PNG files, by the names that `plots.figures` gives them.
     """
     title = escape(f"{experiment_name(run)}: {config_name(run)}")
     of_seed = f" of seed {min(run.seeds)}" if run.seeds else ""
@@ -87,7 +89,7 @@ def page(run: Workdir, plots: Mapping[str, bytes]) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{title}</title><style>{STYLE}</style></head><body>",
             f"<h1>{title}</h1>",
-            f'<div class="soft">{escape(str(run.path))}</div>',
+            f'<div class="soft">{escape(str(run.workdir.path))}</div>',
             *_verdict(run),
             *_section("Rounds", _rounds(run)),
             *_section("Seeds", _seeds(run)),
@@ -101,8 +103,8 @@ def page(run: Workdir, plots: Mapping[str, bytes]) -> str:
     )
 
 
-def experiment_name(run: Workdir) -> str:
-    """What kind of experiment ran, with its score or the kind of control; "run" when the config does not say it."""
+def experiment_name(run: Results) -> str:
+    """The method, with its score or the kind of control; "run" if the config does not name one."""
     name = run.config.get("experiment")
     if not isinstance(name, str):
         return "run"
@@ -111,13 +113,13 @@ def experiment_name(run: Workdir) -> str:
     return f"{name}, {detail}" if detail and name in ("at_init", "branch", "imp", "one_shot") else name
 
 
-def config_name(run: Workdir) -> str:
-    """The config file and variant in the run's command; the workdir's name when there is none."""
+def config_name(run: Results) -> str:
+    """The config file and variant in the run's command; the workdir's name if there is none."""
     match = re.search(r"--?config[= ](\S+)", str(run.origin.get("command", "")))
-    return match[1].strip("'\"").rpartition("/")[2] if match else run.path.resolve().name
+    return match[1].strip("'\"").rpartition("/")[2] if match else run.workdir.path.resolve().name
 
 
-def _verdict(run: Workdir) -> Iterable[str]:
+def _verdict(run: Results) -> Iterable[str]:
     if run.verdict is None:
         complete = Counter(row["seed"] for row in run.seed_rounds)
         of_seeds = ", ".join(f"{count} of seed {seed}" for seed, count in sorted(complete.items()))
@@ -131,7 +133,7 @@ def _verdict(run: Workdir) -> Iterable[str]:
     for name, value in _facts(run.verdict, wins):
         yield f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
     yield "</dl>"
-    note = f"{run.verdict.get('metric')}: {label}. Lower is better."
+    note = f"{run.verdict.get('metric')}: {label}. {direction(run.verdict).capitalize()}."
     if run.seed_rounds:
         note += f" Means over {len(run.verdict['seeds'])} seeds, with their {run.verdict['confidence']:.0%} confidence"
         note += " intervals. p: one-sided Welch test that the mean is within the tolerance."
@@ -144,10 +146,10 @@ def _facts(verdict: Mapping[str, Any], wins: bool) -> Iterable[tuple[str, str]]:
         yield "weights pruned", f"{percent(verdict['sparsity'])} %"
         yield "weights kept, one in", f"{1 / (1 - verdict['sparsity']):.1f}"
         yield f"{metric}, winning ticket", significant(verdict.get("value"))
-    several = "dense runs", "within tolerance up to"
-    dense, limit = several if judged_rounds(verdict) else ("dense run", "still a win up to")
+    several = "dense runs", "within tolerance"
+    dense, limit = several if judged_rounds(verdict) else ("dense run", "still a win")
     yield f"{metric}, {dense}", significant(verdict.get("dense"))
-    yield limit, significant(verdict.get("threshold"))
+    yield f"{limit} {'down' if is_higher_better(verdict) else 'up'} to", significant(verdict.get("threshold"))
 
 
 def _section(title: str, lines: Iterable[str]) -> Iterable[str]:
@@ -157,7 +159,7 @@ def _section(title: str, lines: Iterable[str]) -> Iterable[str]:
         yield from lines
 
 
-def _rounds(run: Workdir) -> Iterable[str]:
+def _rounds(run: Results) -> Iterable[str]:
     if not run.rounds:
         return
     columns = measured_columns(run.rounds, run.verdict, run.seed_rounds)
@@ -194,19 +196,18 @@ def _tenths(value: Any, unit: float = 1.0) -> str:
     return f"{value / unit:,.1f}" if is_finite(value) else "-"
 
 
-def _seeds(run: Workdir) -> Iterable[str]:
+def _seeds(run: Results) -> Iterable[str]:
     if not run.seeds:
         return
     links = []
-    for seed, path in run.seeds.items():
-        is_there = (path / "report.html").exists()
-        links.append(
-            f'<a href="{path.name}/report.html">seed {seed}</a>' if is_there else f"seed {seed} (not finished)"
-        )
+    for seed, workdir in run.seeds.items():
+        link = workdir.report_page.relative_to(run.workdir.path).as_posix()
+        is_there = workdir.report_page.exists()
+        links.append(f'<a href="{link}">seed {seed}</a>' if is_there else f"seed {seed} (not finished)")
     yield f"<p>Each seed is a run of its own, with its own report: {', '.join(links)}.</p>"
 
 
-def _grids(run: Workdir) -> Iterable[str]:
+def _grids(run: Results) -> Iterable[str]:
     if not run.samples:
         return
     # Later names take precedence where one round is two of these.
@@ -223,7 +224,7 @@ def _grids(run: Workdir) -> Iterable[str]:
     yield "</div>"
 
 
-def _search(run: Workdir, plots: Mapping[str, bytes]) -> Iterable[str]:
+def _search(run: Results, plots: Mapping[str, bytes]) -> Iterable[str]:
     if "search" not in plots:
         return
     search = run.searches[max(run.searches)]
@@ -239,13 +240,13 @@ def _search(run: Workdir, plots: Mapping[str, bytes]) -> Iterable[str]:
     yield _figure(plots["search"], caption, "heatmap")
 
 
-def _plots(run: Workdir, plots: Mapping[str, bytes]) -> Iterable[str]:
+def _plots(run: Results, plots: Mapping[str, bytes]) -> Iterable[str]:
     for name, image in plots.items():
         if name == "search":  # It has a section of its own.
             continue
         caption = CAPTIONS.get(name, "")
         if name == f"metric_{(run.verdict or {}).get('metric')}":
-            caption = "Lower is better."
+            caption = f"{direction(run.verdict).capitalize()}."
         yield _figure(image, caption, "strip" if name == "samples" else "plot")
 
 
@@ -256,7 +257,7 @@ def _figure(image: bytes, caption: str, kind: str) -> str:
     return f'<figure><img class="{kind}" alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
 
 
-def _origin(run: Workdir) -> Iterable[str]:
+def _origin(run: Results) -> Iterable[str]:
     if run.origin.get("command"):
         yield f"<pre>{escape(str(run.origin['command']))}</pre>"
     versions = run.origin.get("versions") or {}
@@ -269,7 +270,7 @@ def _origin(run: Workdir) -> Iterable[str]:
         yield f'<div class="soft">{name}: {escape(str(value or "unknown"))}</div>'
 
 
-def _config(run: Workdir) -> Iterable[str]:
+def _config(run: Results) -> Iterable[str]:
     text = escape(json.dumps(run.config, indent=2))
     yield f"<details><summary>All {_leaves(run.config)} fields</summary><pre>{text}</pre></details>"
 

@@ -1,4 +1,4 @@
-"""The plots of one run: metrics, losses, sparsity of the layers, samples, the search for a ticket."""
+"""The plots of one run: metrics, losses, the sparsity of each layer, samples, and the search for a ticket."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -27,9 +27,11 @@ from jaxtickets.report.drawing import (
     value_axis,
 )
 from jaxtickets.report.reading import (
-    Workdir,
+    Results,
+    direction,
     epoch_text,
     is_finite,
+    is_higher_better,
     main_metric,
     metric_columns,
     metric_label,
@@ -46,8 +48,8 @@ MAX_ANNOTATED_CELLS = 700
 MAX_SEARCHES = 4
 
 
-def figures(run: Workdir) -> dict[str, Figure]:
-    """Every plot that the run's files allow, by file name without its ending."""
+def figures(run: Results) -> dict[str, Figure]:
+    """All plots for which the run has data, by file name without its ending."""
     drawn = {}
     main = main_metric(run.rounds, run.verdict)
     for metric in sorted(metric_columns(run.rounds), key=lambda name: name != main):
@@ -73,7 +75,7 @@ def metric_figure(
 ) -> Figure:
     """One metric against sparsity, with the dense run, the tolerance and the winning ticket.
 
-    Over several seeds, `rows` are the means, and `seed_rows` become dots.
+    Over several seeds, `rows` are the means, and each of `seed_rows` is a dot.
     """
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -85,7 +87,8 @@ def metric_figure(
         label = f"dense {'runs, mean' if seed_rows else 'run'} ({significant(dense)})"
         axes.axhline(dense, color=DENSE, linewidth=1.2, linestyle="--", label=label)
     if is_main and is_finite(dense) and is_finite(verdict.get("threshold")):
-        label = f"within tolerance (up to {significant(verdict['threshold'])})"
+        way = "down" if is_higher_better(verdict) else "up"
+        label = f"within tolerance ({way} to {significant(verdict['threshold'])})"
         axes.axhspan(dense, verdict["threshold"], color=BAND, linewidth=0, zorder=0, label=label)
     confidence = f"{(verdict or {}).get('confidence', 0):.0%} interval of the mean"
     values += interval_band(axes, rows, verdict, metric, LINE, confidence)
@@ -102,7 +105,7 @@ def metric_figure(
             axes.scatter(row["density"], row[metric], s=130, color=WINNER, marker="D", zorder=5, label=label)
     value_axis(axes, values)
     sparsity_axis(axes, [row["density"] for row in rows])
-    better = "\n(lower is better)" if is_main else ""  # Of other metrics, codebook usage for one, more may be better.
+    better = f"\n({direction(verdict)})" if is_main else ""  # The verdict tells nothing about other metrics.
     axes.set_ylabel(metric_label(metric, verdict) + better, color=INK)
     clean(axes)
     if axes.get_legend_handles_labels()[0]:
@@ -111,7 +114,7 @@ def metric_figure(
 
 
 def losses_figure(metrics: Sequence[dict[str, Any]]) -> Figure:
-    """Each training curve against the step, a line a round."""
+    """Each training curve against the step, one line per round."""
     names = curve_names(metrics)
     columns = min(2, len(names))
     height = -(-len(names) // columns)
@@ -175,7 +178,7 @@ def layers_figure(layers: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def samples_figure(run: Workdir) -> Figure:
+def samples_figure(run: Results) -> Figure:
     """The first two rows of each round's sample grid."""
     sparsities = {row["round"]: row["sparsity"] for row in run.rounds}
     columns = 1 if len(run.samples) <= 4 else 2 if len(run.samples) <= 12 else 3
@@ -191,19 +194,19 @@ def samples_figure(run: Workdir) -> Figure:
         title = f"round {number}"
         if number in sparsities:
             title += f" · {percent(sparsities[number])} % pruned"
-        wins = number == winning_round(run.verdict)
-        if wins:
+        is_winner = number == winning_round(run.verdict)
+        if is_winner:
             title += " · winning ticket"
-        axes.set_title(title, loc="left", fontsize=9.5, color=WINNER if wins else INK)
+        axes.set_title(title, loc="left", fontsize=9.5, color=WINNER if is_winner else INK)
     return figure
 
 
 def search_figure(searches: Mapping[int, dict[str, Any]], rows: Sequence[dict[str, Any]]) -> Figure:
-    """The distance between the masks of each two epochs, a panel a round (You et al. 2020, figure 3).
+    """The distances between the masks of all pairs of epochs, one panel per round (You et al. 2020, figure 3).
 
     Args:
-      searches: files of `search/` by round; `distances` is [n, n] in [0, 1], `epochs` is [n].
-      rows: the rows of `rounds.csv`, of rounds that have finished.
+      searches: the searches by round; `distances` is [n, n] in [0, 1], `epochs` is [n].
+      rows: the rows of `rounds.csv`.
     """
     sparsities = {row["round"]: row["sparsity"] for row in rows}
     columns = min(2, len(searches))
@@ -242,7 +245,7 @@ def search_figure(searches: Mapping[int, dict[str, Any]], rows: Sequence[dict[st
 
 
 def shown_searches(searches: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """At most four of the searches, spread evenly, so that the first and the last are always there."""
+    """At most four of the searches, evenly spaced, the first and the last among them."""
     rounds = sorted(searches)
     places = np.linspace(0, len(rounds) - 1, min(len(rounds), MAX_SEARCHES)).round().astype(int)
     return {rounds[place]: searches[rounds[place]] for place in places}
@@ -256,7 +259,7 @@ def corner(grid: Image.Image) -> np.ndarray:
 
 
 def curve_names(metrics: Sequence[dict[str, Any]]) -> list[str]:
-    """The scalars of the training rows that are worth a panel, losses first."""
+    """The names of at most six scalars of the training rows, losses first."""
     names = dict.fromkeys(
         name
         for row in metrics
@@ -268,7 +271,7 @@ def curve_names(metrics: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def curve(metrics: Sequence[dict[str, Any]], number: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The steps and values of one scalar in one round; a long curve becomes the means of 80 stretches."""
+    """The steps and values of one scalar in one round; a long curve is averaged over 80 stretches of steps."""
     points = [
         (row["step"], row[name])
         for row in metrics
@@ -280,7 +283,7 @@ def curve(metrics: Sequence[dict[str, Any]], number: int, name: str) -> tuple[np
 
 
 def round_colours(rounds: Sequence[int]) -> dict[int, Any]:
-    """A colour a round, from dark (dense) to light (sparse)."""
+    """One colour per round, from dark (dense) to light (sparse)."""
     # The last tenth of viridis is too light to read on white.
     shades = np.linspace(0, 0.9, max(2, len(rounds)))
     return {number: matplotlib.colormaps["viridis"](shade) for number, shade in zip(rounds, shades, strict=False)}
@@ -301,7 +304,7 @@ def _round_bar(figure: Figure, panels: np.ndarray, rounds: Sequence[int]) -> Non
 
 
 def _distances(axes: Axes, search: Mapping[str, Any], colours: ScalarMappable) -> None:
-    """One search: a cell for each two masks, a line around those that are close, a diamond for the ticket."""
+    """Draws one search: a cell for each pair of masks, a line around close pairs, and a diamond for the ticket."""
     epochs, distances = np.array(search["epochs"]), np.array(search["distances"])
     steps = np.diff(epochs) if len(epochs) > 1 else np.ones(1)
     edges = np.array([epochs[0] - steps[0] / 2, *(epochs[:-1] + np.diff(epochs) / 2), epochs[-1] + steps[-1] / 2])

@@ -1,16 +1,14 @@
-"""Reading a workdir: the files of one run, finished or not, as plain lists and dictionaries."""
+"""The results of one run, finished or not, as plain lists and dictionaries, and how to read them."""
 
-import json
 import math
 import os
-import re
 import statistics
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtickets.errors import UserError
-from jaxtickets.workdir import read_csv
+from jaxtickets.workdir import Workdir
 
 ROUND_COLUMNS = (
     "seed",
@@ -29,65 +27,74 @@ ROUND_COLUMNS = (
 )
 
 
-class Workdir(NamedTuple):
-    """What one run left behind; `verdict` is None while the run is unfinished.
+class Results(NamedTuple):
+    """The content of a workdir.
 
-    In a run over several seeds, each seed has a workdir of its own; `seeds` and `seed_rounds` are empty in other runs.
+    In a run over several seeds, each seed has a workdir of its own; in other runs `seeds` and `seed_rounds` are empty.
+
+    Attributes:
+      workdir: where the results are from.
+      config: the config as JSON values.
+      origin: what the run was started with: command, versions, devices, git revision.
+      metrics: the logged scalars, one row per logging step.
+      rounds: one row per finished round; over several seeds, the means of the seeds that have finished the round.
+      seed_rounds: one row per seed and round.
+      layers: one row per round and prunable layer.
+      verdict: the content of `verdict.json`; None while the run is unfinished.
+      samples: the sample grids by round; over several seeds, those of the first one.
+      seeds: the workdirs of the seeds.
+      searches: how the masks of each early-bird search moved, by round; over several seeds, those of the first one.
     """
 
-    path: Path
+    workdir: Workdir
     config: dict[str, Any]
-    origin: dict[str, Any]  # versions, devices, git_revision, command
+    origin: dict[str, Any]
     metrics: list[dict[str, Any]]
-    rounds: list[dict[str, Any]]  # over several seeds, the means of the seeds that have finished the round
-    seed_rounds: list[dict[str, Any]]  # a row a seed and round
+    rounds: list[dict[str, Any]]
+    seed_rounds: list[dict[str, Any]]
     layers: list[dict[str, Any]]
     verdict: dict[str, Any] | None
-    samples: dict[int, Path]  # over several seeds, those of the first one
-    seeds: dict[int, Path]  # the seeds' workdirs
-    searches: dict[int, dict[str, Any]]  # how the masks moved, by round; over several seeds, those of the first one
+    samples: dict[int, Path]
+    seeds: dict[int, Workdir]
+    searches: dict[int, dict[str, Any]]
 
 
-def read(path: str | os.PathLike) -> Workdir:
+def read(path: str | os.PathLike) -> Results:
     """Reads a workdir.
 
-    A line, row or search that a kill cut short is left out; of a row that a resumed run wrote twice, the later one
-    counts.
+    A line, row or search that a kill has cut short is left out. Of a row that a resumed run has written again, the
+    later one counts.
 
     Raises:
       UserError: `path` is no directory, or it has no readable `config.json`.
     """
-    path = Path(path)
-    if not path.is_dir():
+    workdir = Workdir(path)
+    if not workdir.path.is_dir():
         raise UserError(f"{path}: there is no such directory")
-    record = _read_json(path / "config.json")
-    if record is None or not isinstance(record.get("config"), dict):
+    origin = workdir.read_origin()
+    if origin is None:
         raise UserError(f"{path}: not a workdir, because it has no readable config.json")
-    rounds = _last_of_each(read_csv(path / "rounds.csv"), ("seed", "round"))
+    rounds = _last_of_each(workdir.read_rounds(), ("seed", "round"))
     is_several = bool(rounds) and "seed" in rounds[0]
-    seeds = _numbered(path, "seed_") if is_several else {}
-    shown = seeds[min(seeds)] if seeds else path
-    return Workdir(
-        path=path,
-        config=record["config"],
-        origin={key: value for key, value in record.items() if key != "config"},
-        metrics=_last_of_each(_read_jsonl(path / "metrics.jsonl"), ("round", "step", "split")),
+    seeds = workdir.seed_dirs() if is_several else {}
+    shown = seeds[min(seeds)] if seeds else workdir
+    return Results(
+        workdir=workdir,
+        config=origin.pop("config"),
+        origin=origin,
+        metrics=_last_of_each(workdir.read_scalars(), ("round", "step", "split")),
         rounds=mean_rows(rounds) if is_several else rounds,
         seed_rounds=rounds if is_several else [],
-        layers=_last_of_each(read_csv(path / "layers.csv"), ("round", "layer")),
-        verdict=_read_json(path / "verdict.json"),
-        samples=_numbered(shown / "samples", "round_", ".png"),
+        layers=_last_of_each(workdir.read_layers(), ("round", "layer")),
+        verdict=workdir.read_verdict(),
+        samples=shown.list_samples(),
         seeds=seeds,
-        searches={
-            number: search
-            for number, file in _numbered(shown / "search", "", ".json").items()
-            if (search := _read_json(file)) and _is_search(search)
-        },
+        searches={round_: search for round_, search in shown.read_searches().items() if _is_search(search)},
     )
 
 
 def mean_rows(seed_rounds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a round: the mean of each column over the seeds that have finished the round."""
+    """One row per round: the mean of each column over the seeds that have finished the round."""
     groups: dict[int, list[dict[str, Any]]] = {}
     for row in seed_rounds:
         groups.setdefault(row["round"], []).append(row)
@@ -119,34 +126,44 @@ def metric_label(metric: str, verdict: dict[str, Any] | None) -> str:
 
 
 def judged_rounds(verdict: dict[str, Any] | None) -> dict[int, dict[str, Any]]:
-    """What the verdict over several seeds says of each round; empty for one seed, and while the run is unfinished."""
+    """The verdict's entry for each round of a run over several seeds; empty for one seed, and in an unfinished run."""
     return {row["round"]: row for row in (verdict or {}).get("rounds", ())}
 
 
 def interval(row: dict[str, Any], verdict: dict[str, Any] | None, metric: str) -> tuple[float, float] | None:
-    """The confidence interval of the metric's mean over the seeds, where the verdict gives one."""
+    """The confidence interval of the metric's mean over the seeds; None where the verdict gives none."""
     judged = judged_rounds(verdict).get(row["round"], {})
     bounds = judged.get("low"), judged.get("high")
     return bounds if metric == (verdict or {}).get("metric") and all(map(is_finite, bounds)) else None
 
 
+def is_higher_better(verdict: dict[str, Any] | None) -> bool:
+    """Whether a higher value of the verdict's metric is better; if the verdict does not say, a lower one is."""
+    return (verdict or {}).get("better") == "higher"
+
+
+def direction(verdict: dict[str, Any] | None) -> str:
+    """The words "lower is better" or "higher is better", for the verdict's metric."""
+    return f"{'higher' if is_higher_better(verdict) else 'lower'} is better"
+
+
 def wins(row: dict[str, Any], verdict: dict[str, Any] | None) -> bool:
-    """Whether this round's metric is no worse than the verdict's threshold; of several seeds, shown to be so."""
+    """Whether this round's metric is no worse than the verdict's threshold; over several seeds, shown to be so."""
     if judged := judged_rounds(verdict):
         return bool(judged.get(row["round"], {}).get("wins"))
     if not verdict or not is_finite(verdict.get("threshold")):
         return False
-    value = row.get(verdict.get("metric"))
-    return is_finite(value) and value <= verdict["threshold"]
+    value, threshold = row.get(verdict.get("metric")), verdict["threshold"]
+    return is_finite(value) and (value >= threshold if is_higher_better(verdict) else value <= threshold)
 
 
 def winning_round(verdict: dict[str, Any] | None) -> int | None:
-    """The round of the winning ticket, if there is one."""
+    """The round of the winning ticket; None if no round wins, and while the run is unfinished."""
     return verdict.get("winning_round") if verdict else None
 
 
 def flops_share(row: dict[str, Any]) -> float | None:
-    """The multiplications that are left, as a share of the dense network's in [0, 1]; None where they are unknown."""
+    """The FLOPs that are left, as a share of the dense network's in [0, 1]; None where they are unknown."""
     if not is_finite(row.get("flops_effective")) or not row.get("flops_dense"):
         return None
     return row["flops_effective"] / row["flops_dense"]
@@ -168,7 +185,7 @@ def epoch_text(epoch: float) -> str:
 
 
 def significant(value: Any) -> str:
-    """A metric's value in four significant digits, never in exponents where it can be avoided."""
+    """A metric's value in four significant digits, without an exponent where possible."""
     if not isinstance(value, int | float):
         return "-"
     if value and math.isfinite(value) and 1e-4 <= abs(value) < 1e6:
@@ -181,15 +198,8 @@ def _mean(values: Sequence[Any]) -> float | None:
     return statistics.fmean(values) if all(isinstance(value, int | float) for value in values) else None
 
 
-def _numbered(parent: Path, prefix: str, suffix: str = "") -> dict[int, Path]:
-    """The files or directories `<prefix><number><suffix>`, by their number."""
-    pattern = re.compile(re.escape(prefix) + r"(\d+)" + re.escape(suffix))
-    found = {int(match[1]): file for file in parent.glob(f"{prefix}*") if (match := pattern.fullmatch(file.name))}
-    return dict(sorted(found.items()))
-
-
 def _is_search(search: dict[str, Any]) -> bool:
-    """Whether a file of `search/` has all that its plot needs, a row and a column of distances for each mask."""
+    """Whether the content of a search file has all that its plot needs; `distances` has one row and column per mask."""
     epochs, distances, emerged = search.get("epochs"), search.get("distances"), search.get("emerged")
     return (
         _are_numbers(epochs)
@@ -204,26 +214,6 @@ def _is_search(search: dict[str, Any]) -> bool:
 
 def _are_numbers(values: Any) -> bool:
     return isinstance(values, list) and bool(values) and all(map(is_finite, values))
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _read_jsonl(path: Path) -> Iterable[dict[str, Any]]:
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            yield row
 
 
 def _last_of_each(rows: Iterable[dict[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:

@@ -26,15 +26,15 @@ FOUND = "found at epoch"
 def rounds_table(
     rows: Sequence[dict[str, Any]], verdict: dict[str, Any] | None, seed_rows: Sequence[dict[str, Any]] = ()
 ) -> str:
-    """The rounds of one run, a line each.
+    """The rounds of one run as a table, one line per round.
 
     Args:
       rows: the rows of `rounds.csv`; over several seeds, their means.
       verdict: the content of `verdict.json`, or None while the run is unfinished.
-      seed_rows: the rows of each seed.
+      seed_rows: the rows of each seed of a run over several seeds.
 
     Returns:
-      At most 110 characters a line. Columns that do not fit are named below the table.
+      Lines of at most 110 characters. Columns that do not fit are named below the table.
     """
     if not rows:
         return "No round has finished yet."
@@ -50,10 +50,11 @@ def rounds_table(
 def measured_columns(
     rows: Sequence[dict[str, Any]], verdict: dict[str, Any] | None, seed_rows: Sequence[dict[str, Any]] = ()
 ) -> dict[str, list[str]]:
-    """The metrics' columns by their headers, a cell a round, the verdict's metric first.
+    """The columns of the metrics by their headers, one cell per round, the verdict's metric first.
 
-    Over several seeds, that metric comes with its interval and p-value, or while there is none with each seed's value.
-    Behind it, where tickets were searched for in training, is the epoch at which the round's was found.
+    Over several seeds the first column has intervals, and p-values follow; while there is no verdict, the values of
+    each seed follow. In a run that searches for early-bird tickets, the next column is the epoch at which the round's
+    ticket was found.
     """
     main = main_metric(rows, verdict)
     if main is None:
@@ -75,7 +76,7 @@ def measured_columns(
 
 
 def summary_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The runs of a comparison, a line each, from the rows that `compare` returns."""
+    """The runs of a comparison as a table, one line per run, from the rows that `compare` returns."""
     header = ["run", "status", "metric", "dense", "winning sparsity %", "winning value", "best value", "total s"]
     lines = [
         [
@@ -94,7 +95,7 @@ def summary_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def round_mark(row: dict[str, Any], verdict: dict[str, Any] | None) -> str:
-    """What this round is: the dense run, the winning ticket, or whether it is a win as well; "" without a verdict."""
+    """The last cell of a round: dense, winning ticket, or whether the round wins as well; "" without a verdict."""
     if row["round"] == winning_round(verdict):
         return "winning ticket"
     if row["round"] == 0:
@@ -106,18 +107,18 @@ def round_mark(row: dict[str, Any], verdict: dict[str, Any] | None) -> str:
 
 
 def kept_parameters(row: dict[str, Any]) -> str:
-    """The count of parameters that are not pruned, in whole numbers where seeds differ."""
+    """The number of parameters that are not pruned; a mean over seeds is rounded."""
     return f"{row['params_kept']:,.0f}" if is_finite(row.get("params_kept")) else "-"
 
 
 def flops_percent(row: dict[str, Any]) -> str:
-    """The multiplications that are left, in percent of the dense network's."""
+    """The FLOPs that are left, in percent of the dense network's."""
     share = flops_share(row)
     return "-" if share is None else f"{100 * share:.1f}"
 
 
 def aligned(header: Sequence[str], lines: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:
-    """A table with a rule under its header; cells are right-aligned but for the columns in `left`."""
+    """A table with a rule under its header; cells are right-aligned except in the columns `left`."""
     widths = [max(len(line[column]) for line in (header, *lines)) for column in range(len(header))]
 
     def joined(cells: Sequence[str]) -> str:
@@ -154,7 +155,7 @@ def _rounds_table(rows: Sequence[dict[str, Any]], verdict: dict[str, Any] | None
 
 
 def _found(rows: Sequence[dict[str, Any]], seed_rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The epoch at which each round's ticket was found; the mean of the seeds that found one, and how many did."""
+    """The epoch at which each round's ticket was found: the mean of the seeds that found one, with their number."""
     cells = []
     for row in rows:
         epochs = [other["emergence_epoch"] for other in seed_rows or rows if other["round"] == row["round"]]

@@ -1,4 +1,4 @@
-"""What a config says of its networks; no data is read for it."""
+"""The networks of a config, and what they cost; no data is read for them."""
 
 from functools import cached_property
 
@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxtickets import config as config_lib
-from jaxtickets import data, flops, models, train
+from jaxtickets import cost, data, models
 from jaxtickets import masks as mask_lib
-from jaxtickets.experiments import scoring
+from jaxtickets.devices import AXIS
 from jaxtickets.objectives import OBJECTIVES
 from jaxtickets.pruning import channels
+from jaxtickets.runs import scoring
 
 
 class Networks:
@@ -29,12 +30,15 @@ class Networks:
         self.config, self.levels = config, config_lib.levels(config)
         self._channels = data.channels(config.data.name)
         self._classes = data.classes(config.data.name, config.data.dir or None) if config.model.conditional else 0
-        components = self.components(train.AXIS if config.sync_batch_norm else None)
-        self.objective = OBJECTIVES[config.objective.name](components, config.objective)
-        options = config.prune
+        self.objective = self.make_objective(AXIS if config.sync_batch_norm else None)
+        components, options = self.objective.components, config.prune
         self.params, self.batch_stats = jax.eval_shape(lambda: models.init(components, jax.random.key(0)))
         self.dense_masks = mask_lib.ones(self.params, options.include, options.exclude, options.components)
         scoring.check(self)
+
+    def make_objective(self, axis_name=None):
+        """The config's objective; batch statistics are averaged over the mapped axis `axis_name`, if there is one."""
+        return OBJECTIVES[self.config.objective.name].make(self.components(axis_name), self.config)
 
     def components(self, axis_name=None, **sizes):
         """The config's networks, or whole ones of other sizes, whose batch statistics are averaged over `axis_name`."""
@@ -48,8 +52,18 @@ class Networks:
 
     @cached_property
     def axis_names(self):
-        """See `models.axis_names`."""
+        """The names of the parameters' and batch statistics' axes; see `models.axis_names`."""
         return models.axis_names(self.objective.components)
+
+    @property
+    def json_config(self) -> dict:
+        """The config as plain JSON values."""
+        return config_lib.to_dict(self.config)
+
+    @property
+    def json_defaults(self) -> dict:
+        """The default of every field, as plain JSON values."""
+        return config_lib.to_dict(config_lib.get_config())
 
     # What they cost.
 
@@ -62,11 +76,11 @@ class Networks:
         return 2 * sum(models.products(self.objective.components).values())
 
     def flops(self, masks=None) -> int:
-        """Of one example's forward pass through every component; with masks, of the kept weights alone."""
-        return self._flops_of_products + sum(flops.forward(self._uses, self.params, masks).values())
+        """The FLOPs of one example's forward pass through every component; with masks, of the kept weights alone."""
+        return self._flops_of_products + sum(cost.forward(self._uses, self.params, masks).values())
 
     def flops_with(self, channel_masks) -> float:
-        """The same without the pruned channels. (Attention's two products are counted as they are.)"""
+        """The FLOPs without those of the pruned channels. (Attention's two products are counted as they are.)"""
         shares = channels.kept_shares(self.params, self.axis_names.params, channel_masks)
-        left = sum(cost * shares[path] for path, cost in flops.forward(self._uses, self.params).items())
+        left = sum(flops * shares[path] for path, flops in cost.forward(self._uses, self.params).items())
         return self._flops_of_products + left

@@ -1,23 +1,34 @@
-"""Which ticket wins."""
+"""The verdict on a run, or on several seed runs: which ticket wins."""
 
 import numpy as np
 
 TICKET = "ticket"
 
 
-def judge(rows: list[dict], metric: str, label: str, tolerance: float, subject: str = TICKET) -> dict:
-    """The winning ticket: the sparsest round whose metric is at most (1 + tolerance) x the dense run's.
+def judge(
+    rows: list[dict], metric: str, label: str, tolerance: float, subject: str = TICKET, better: str = "lower"
+) -> dict:
+    """The winning ticket of one run: the sparsest round whose metric is within the tolerance of the dense run's.
 
-    Lower metrics are better. Round 0 is the dense run and can't win; `winning_round` is None if no round does.
-    `subject` is what the message calls a round.
+    If lower metrics are better, that is at most (1 + tolerance) x the dense run's; if higher ones are, at least
+    (1 - tolerance) x the dense run's. Round 0 is the dense run and can't win; `winning_round` is None if no round wins.
+
+    Args:
+      rows: the rows of `rounds.csv`.
+      metric: the column that decides.
+      label: the metric in words.
+      subject: the message's word for a round.
+      better: "lower" or "higher".
     """
+    is_lower = better == "lower"
     dense, *pruned = rows
-    threshold = dense[metric] * (1 + tolerance)
-    winners = [row for row in pruned if row[metric] <= threshold]
+    threshold = dense[metric] * _factor(tolerance, better)
+    winners = [row for row in pruned if (row[metric] <= threshold if is_lower else row[metric] >= threshold)]
     best = max(winners, key=lambda row: row["sparsity"], default=None)
     verdict = {
         "metric": metric,
         "metric_label": label,
+        "better": better,
         "tolerance": tolerance,
         "dense": dense[metric],
         "threshold": threshold,
@@ -32,7 +43,7 @@ def judge(rows: list[dict], metric: str, label: str, tolerance: float, subject: 
             f"{metric} {best[metric]:.4g} against {against}."
         )
     elif pruned:
-        closest = min(pruned, key=lambda row: row[metric])
+        closest = (min if is_lower else max)(pruned, key=lambda row: row[metric])
         verdict["message"] = (
             f"No winning {subject}: every pruned round is worse than {against}; "
             f"the best is round {closest['round']} with {metric} {closest[metric]:.4g}."
@@ -43,20 +54,28 @@ def judge(rows: list[dict], metric: str, label: str, tolerance: float, subject: 
 
 
 def judge_seeds(
-    rows: list[dict], metric: str, label: str, tolerance: float, confidence: float, subject: str = TICKET
+    rows: list[dict],
+    metric: str,
+    label: str,
+    tolerance: float,
+    confidence: float,
+    subject: str = TICKET,
+    better: str = "lower",
 ) -> dict:
-    """The winning ticket over several seeds: the sparsest round that a test says is within tolerance.
+    """The winning ticket over several seeds: the sparsest round that a test shows to be within the tolerance.
 
     A round wins if a one-sided Welch test (1947; unequal variances) rejects, at the level 1 - `confidence`, that its
-    mean over the seeds is more than (1 + tolerance) x the dense runs' mean: a test of non-inferiority, so that noise
-    speaks against a ticket and not for it. Intervals are Student's for the mean.
+    mean over the seeds is more than (1 + tolerance) x the dense runs' mean, or less than (1 - tolerance) x that mean if
+    higher metrics are better. This is a test of non-inferiority: noise speaks against a ticket and not for it.
+    Intervals are Student's for the mean.
 
     Args:
-      rows: those of every seed's `rounds.csv`, each with its `seed`.
+      rows: the rows of every seed's `rounds.csv`, each with its `seed`.
+      metric, label, subject, better: see `judge`.
     """
     from scipy import stats  # Slow to import, and one seed needs none.
 
-    by_round = {}
+    factor, by_round = _factor(tolerance, better), {}
     for row in rows:
         by_round.setdefault(row["round"], []).append(row)
     dense = np.array([row[metric] for row in by_round[0]])
@@ -64,7 +83,7 @@ def judge_seeds(
     for round_, group in sorted(by_round.items()):
         values = np.array([row[metric] for row in group])
         mean, half = values.mean(), stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
-        p_value = _welch(values, (1 + tolerance) * dense) if round_ else None
+        p_value = _welch(values, factor * dense, better) if round_ else None
         rounds.append(
             {
                 "round": round_,
@@ -80,11 +99,12 @@ def judge_seeds(
     verdict = {
         "metric": metric,
         "metric_label": label,
+        "better": better,
         "tolerance": tolerance,
         "confidence": confidence,
         "seeds": sorted({row["seed"] for row in rows}),
         "dense": rounds[0]["mean"],
-        "threshold": (1 + tolerance) * rounds[0]["mean"],
+        "threshold": factor * rounds[0]["mean"],
         "rounds": rounds,
         "winning_round": best["round"] if best else None,
         "sparsity": best["sparsity"] if best else None,
@@ -108,13 +128,20 @@ def judge_seeds(
     return verdict
 
 
-def _welch(values, limits):
-    """The p-value of "the mean of `values` is not below that of `limits`"."""
+def _factor(tolerance, better):
+    """The worst metric that can still win, over the dense run's."""
+    return 1 + tolerance if better == "lower" else 1 - tolerance
+
+
+def _welch(values, limits, better):
+    """The p-value of "the mean of `values` is not better than that of `limits`"."""
     if np.ptp(values) == np.ptp(limits) == 0:  # Where nothing varies there is nothing to test.
-        return float(values.mean() > limits.mean())
+        is_worse = values.mean() > limits.mean() if better == "lower" else values.mean() < limits.mean()
+        return float(is_worse)
     from scipy import stats
 
-    return float(stats.ttest_ind(values, limits, equal_var=False, alternative="less").pvalue)
+    alternative = "less" if better == "lower" else "greater"
+    return float(stats.ttest_ind(values, limits, equal_var=False, alternative=alternative).pvalue)
 
 
 def _interval(row):

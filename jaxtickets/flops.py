@@ -1,9 +1,8 @@
-"""FLOPs and parameters of a config's networks, layer by layer, before and after pruning.
+"""The command that shows FLOPs and parameters of a config's networks, layer by layer, before and after pruning.
 
 python -m jaxtickets.flops --config=configs/gan_digits.py [--workdir=RUN [--round=N]]
 """
 
-import json
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,24 +10,28 @@ from typing import NamedTuple
 
 import jax
 
+from jaxtickets import cli, data, models, snapshots
 from jaxtickets import config as config_lib
-from jaxtickets import data, main, models, pruning, snapshots, workdir
 from jaxtickets.compact import compacted_config
+from jaxtickets.cost import Layer, layers
 from jaxtickets.errors import UserError
-from jaxtickets.experiments.networks import Networks
-from jaxtickets.experiments.scoring import pruned
-from jaxtickets.flops import Layer, layers
-from jaxtickets.objectives import OBJECTIVES
+from jaxtickets.experiments import METHODS
+from jaxtickets.origin import differences
+from jaxtickets.pruning import SCORES
 from jaxtickets.pruning.channels import from_weight_masks
 from jaxtickets.report.table import MAX_WIDTH, aligned, table_width
+from jaxtickets.runs.networks import Networks
+from jaxtickets.runs.scoring import pruned
+from jaxtickets.workdir import Workdir
 
 
 def table(before: list[Layer], after: list[Layer] | None = None, masked: bool = False) -> str:
-    """Layers and their totals, a line each, at most 110 characters wide.
+    """The layers and their totals as text, one line each, at most 110 characters wide.
 
     Args:
-      after: the same layers, of fewer channels or weights, to be printed beside those of before.
-      masked: whether `after` counts kept weights of kernels that stay as large as they are.
+      before: the layers of a network.
+      after: the same layers with fewer channels or weights, printed beside `before`.
+      masked: whether `after` counts the kept weights of kernels that keep their size.
     """
     lines = "FLOPs in millions for one image: of a forward pass, and of its part in a train step."
     if after is None:
@@ -62,7 +65,7 @@ def _compared(before, after, masked, unit, kernels):
 
 
 def _with_totals(rows) -> list[tuple[str, Layer]]:
-    """`(what the line is called, row)`: each component's total, then its layers; last the total of all."""
+    """`(label of the line, row)`: for each component its total, then its layers; last the total of all."""
 
     def total(component, some):
         sums = (sum(column) for column in zip(*(row[3:] for row in some), strict=True))
@@ -89,7 +92,7 @@ def _mega(flops):
 
 
 class Comparison(NamedTuple):
-    """What `table` takes."""
+    """The arguments of `table`."""
 
     before: list[Layer]
     after: list[Layer] | None = None
@@ -99,24 +102,27 @@ class Comparison(NamedTuple):
 def config_layers(config, masks=None) -> list[Layer]:
     """The layers of the networks that a config describes; no data is loaded.
 
-    What `config.train.rematerialize` computes again is not counted: it changes what a step takes, not what it computes.
+    Activations that `config.train.rematerialize` computes again count once: they change what a step costs, not what it
+    computes.
     """
     config = config.copy_and_resolve_references()
     config.train.rematerialize = False
     image_shape = (config.model.image_size, config.model.image_size, data.channels(config.data.name))
-    distilled = bool(config.objective.distillation)
-    # Outside the mapped axis over which a train step averages batch statistics.
-    networks = Networks(config)
-    objective = OBJECTIVES[config.objective.name](networks.components(), config.objective)
-    return layers(objective, image_shape, config.train.batch_size, distilled, masks)
+    # `Networks.objective` averages batch statistics over the train step's mapped axis, which does not exist here.
+    return layers(Networks(config).make_objective(), image_shape, config.train.batch_size, masks)
 
 
 def compared(config, path: Path | None = None, round_: int | None = None) -> Comparison:
-    """What a config's networks cost, and what they cost after pruning.
+    """The cost of a config's networks before and after pruning.
 
-    After is the network of a round: with its masks, in the workdir of a run; else pruned to its level by the initial
-    weights. With `config.model.channels`, and no round asked for, it is the network with so many channels, and before
-    is the one with all.
+    After pruning is a round: of the run in the workdir `path`, with its masks; without a workdir, the initial weights
+    pruned to the round's level. With `config.model.channels`, and without workdir and round, the network with these
+    channels is compared with the network with all.
+
+    Args:
+      config: the validated config.
+      path: the workdir of a run.
+      round_: the round; by default the last.
 
     Raises:
       UserError: see `round_masks`; or the config has no such round.
@@ -139,19 +145,19 @@ def compared(config, path: Path | None = None, round_: int | None = None) -> Com
 
 
 def _is_pruned(config):
-    return config.experiment not in ("dense", "branch", "transfer")  # The last two have another run's masks.
+    return METHODS[config.experiment].prunes
 
 
 def preview_masks(config, round_: int | None = None):
-    """The masks of a round, by default the last, if the initial weights were pruned to its level.
+    """The initial weights' masks, pruned to the level of a round, by default the last.
 
-    By `config.prune.score` if that reads weights alone, else by their magnitude.
+    They are pruned by `config.prune.score` if it reads weights only, else by magnitude.
 
     Raises:
       UserError: the config has no such round.
     """
     config = config.copy_and_resolve_references()
-    if config.prune.score not in ("magnitude", "random", *pruning.CHANNEL_SCORES):
+    if not SCORES[config.prune.score].reads_weights_only:
         config.prune.score = "filter_l1" if config.prune.structure == "channel" else "magnitude"
     networks = Networks(config)
     if round_ is None:
@@ -159,48 +165,50 @@ def preview_masks(config, round_: int | None = None):
     if not 0 <= round_ < len(networks.levels):
         raise UserError(f"--round={round_}: the config has no such round; allowed are 0 to {len(networks.levels) - 1}")
     params, batch_stats = jax.jit(partial(models.init, networks.components()))(jax.random.key(config.seed))
-    run = SimpleNamespace(config=config, setup=networks, seed=config.seed)
+    run = SimpleNamespace(config=config, networks=networks, seed=config.seed)
     state = SimpleNamespace(params=params, batch_stats=batch_stats)
     return pruned(run, state, networks.dense_masks, networks.levels[round_])
 
 
 def round_masks(config, path: Path, round_: int | None = None):
-    """The masks of a finished round, by default the last one, of the run in a workdir; of several seeds, the config's.
+    """The masks of a finished round, by default the last, of the run in a workdir; of several seeds, the config's.
 
     Raises:
       UserError: there is no such round, or the run has other networks than the config.
     """
-    place = path / f"seed_{config.seed}" if (path / f"seed_{config.seed}").is_dir() else path
+    run = Workdir(path).seed(config.seed)
     try:
-        there = json.loads((place / "config.json").read_text())["config"]
-        networks = {"model": there["model"], "data": {"name": there["data"]["name"]}}
-    except (OSError, ValueError, KeyError):
+        there = _choice_of_networks(run.read_config() or {})
+    except KeyError:
         raise UserError(f"--workdir={path}: has no readable config.json; allowed is the workdir of a run") from None
-    here = config_lib.to_dict(config)
-    if differing := workdir.differences(networks, {"model": here["model"], "data": {"name": here["data"]["name"]}}):
+    if differing := differences(there, _choice_of_networks(config_lib.to_dict(config))):
         raise UserError(f"--workdir={path} belongs to a run of other networks: {differing}; give that run's --config")
-    folder = place / "masks"
-    finished = {row["round"] for row in workdir.read_csv(place / "rounds.csv")}
-    rounds = sorted(number for number in finished if snapshots.exists(folder / f"{number:03d}"))
+    finished = {row["round"] for row in run.read_rounds()}
+    rounds = sorted(number for number in finished if snapshots.exists(run.masks(number)))
     if not rounds:
         raise UserError(f"--workdir={path}: no round with masks has finished there; allowed is one where some has")
     if round_ is None:
         round_ = rounds[-1]
     if round_ not in rounds:
         raise UserError(f"--round={round_}: {path} has no such masks; allowed are {', '.join(map(str, rounds))}")
-    return snapshots.restore_masks_raw(folder / f"{round_:03d}", Networks(config).params)
+    return snapshots.restore_masks_raw(run.masks(round_), Networks(config).params)
+
+
+def _choice_of_networks(config: dict) -> dict:
+    """The part of a config, of JSON values, that decides the shapes of the networks' parameters."""
+    return {"model": config["model"], "data": {"name": config["data"]["name"]}}
 
 
 def run() -> None:
-    """The command line; a user's mistake is one line on standard error and exit status 2."""
+    """Runs the command; a user's mistake is one line on standard error and exit status 2."""
 
     def show(config, path, round):
         config_lib.validate(config, jax.local_device_count())
         print(table(*compared(config, path, round)))
         if path is None and _is_pruned(config) and not config.model.channels:
-            print("After: pruned by the initial weights. Of a run, by those it has trained: --workdir=RUN [--round=N]")
+            print("After: the initial weights, pruned. For the masks of a run, give --workdir=RUN [--round=N]")
 
-    main.start(show, round="The round of the config, or of --workdir, that is compared (default: the last).")
+    cli.start(show, round="The round that is compared, of the config or of --workdir (default: the last).")
 
 
 if __name__ == "__main__":

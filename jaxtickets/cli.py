@@ -1,0 +1,197 @@
+"""Command lines: flags, errors of one line, `--help`, and the list of all config fields.
+
+A user's mistake is one line on standard error, which begins with `jaxtickets: `, and exit status 2.
+"""
+
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from jaxtickets.errors import UserError
+from jaxtickets.fields import refuse
+
+PREFIX = "jaxtickets: "
+MISTAKE = 2  # The exit status.
+HELP = ("--help", "-help", "-h", "-?", "--helpshort")
+CONFIG_HELP = "A file of configs/, with `:quick` for its small variant."
+WORKDIR_HELP = "Where results go (default: runs/<config>[-<variant>])."
+NO_CONFIG = "--config is missing; give a file of configs/, for example --config=configs/gan_digits.py"
+WIDTH = 100  # Characters per line of --help.
+PAGE_HEAD = """# The fields of a config
+
+`jaxtickets.cli.fields_page()` generates this page from the declarations of the fields. A flag changes a field:
+`--config.prune.rate=0.3`, or `--config.prune.components="('generator',)"` for a tuple. A field that nothing in the
+chosen config reads must keep its default."""
+
+
+def fail(error: UserError) -> int:
+    """Prints a user's mistake on standard error; returns the exit status."""
+    print(f"{PREFIX}{error}", file=sys.stderr)
+    return MISTAKE
+
+
+def call(
+    function: Callable[[list[str]], int | None],
+    defined: flags.FlagValues,
+    arguments: Sequence[str] | None,
+    usage: str,
+) -> int:
+    """Calls `function` with the arguments that are no flags, once the flags are parsed.
+
+    Args:
+      function: returns an exit status, or None for success.
+      defined: the command's flags, whose values are set here.
+      arguments: without the program's name; None is this process's.
+      usage: what the command does, for `--help`.
+
+    Returns:
+      The exit status: that of `function`, or 2 for a mistake.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if _wants_help(arguments):
+        print(_usage(usage, defined, list(defined)))
+        return 0
+    try:
+        return function(_parsed(defined, [sys.argv[0], *arguments])[1:]) or 0
+    except UserError as error:
+        return fail(error)
+
+
+def start(function: Callable, /, **whole_numbers: str) -> NoReturn:
+    """Calls `function(config, workdir or None, <whole numbers by name>)` with what the command line says, and exits.
+
+    Args:
+      whole_numbers: the help of each flag that the command has beside --config and --workdir. A whole number that the
+        command line does not give is None.
+    """
+    from ml_collections import config_flags  # Commands that read no config do without it.
+
+    names = ["config", "workdir", *whole_numbers]
+    config = config_flags.DEFINE_config_file("config", None, CONFIG_HELP)
+    workdir = flags.DEFINE_string("workdir", None, WORKDIR_HELP)
+    numbers = {name: flags.DEFINE_integer(name, None, text) for name, text in whole_numbers.items()}
+
+    def parse(argv):
+        if _wants_help(argv[1:]):
+            usage = sys.modules[function.__module__].__doc__
+            print(_usage(usage, flags.FLAGS, names), fields_help(), sep="\n\n")
+            sys.exit()
+        return _parse_with_config(argv)
+
+    def called(argv):
+        if len(argv) > 1:
+            allowed = ", ".join(f"--{name}" for name in names)
+            raise UserError(f"{argv[1]}: not a flag; allowed are {allowed} and --config.<field>")
+        if config.value is None:
+            raise UserError(NO_CONFIG)
+        absl_logging.set_verbosity(absl_logging.WARNING)  # At the default, Orbax logs every file.
+        path = Path(workdir.value) if workdir.value else None
+        function(config.value, path, **{name: flag.value for name, flag in numbers.items()})
+
+    try:
+        app.run(called, flags_parser=parse)
+    except UserError as error:
+        sys.exit(fail(error))
+
+
+def default_directory(parent: str, config: str | None = None) -> Path:
+    """The directory in `parent` that is named after a config: `gan_digits`, or `gan_digits-quick` for a variant.
+
+    Args:
+      config: `FILE[:VARIANT]`; None is the --config of this process (see `start`).
+    """
+    if config is None:
+        from ml_collections import config_flags
+
+        config = config_flags.get_config_filename(flags.FLAGS["config"])
+    name, _, variant = config.partition(":")
+    return Path(parent) / "-".join(filter(None, [Path(name).stem, variant]))
+
+
+def _parse_with_config(argv):
+    """Parses the global flags, the config's among them; returns the other arguments.
+
+    Raises:
+      UserError: the config file, a field of the config, its value or another flag can't be understood.
+    """
+    from jaxtickets import config as config_lib
+
+    for argument in argv[1:]:
+        if match := re.match(r"--?config\.([^=]+)", argument):
+            config_lib.check_field(match[1])
+        elif (match := re.match(r"--?config=([^:]+)", argument)) and not Path(match[1]).is_file():
+            raise UserError(f"--config={match[1]}: no such file; allowed are the files of configs/")
+    return _parsed(flags.FLAGS, argv)
+
+
+def _parsed(defined, argv):
+    """Sets the values of flags; returns the program's name and the arguments that are no flags."""
+    try:
+        return defined(argv)
+    except flags.Error as error:
+        text = str(error).strip()
+    if match := re.match(r"flag --config\.([^=]+)=(.*?): ", text):
+        from jaxtickets import config as config_lib
+
+        refuse(match[1], match[2], config_lib.fields()[match[1]].check.allowed())
+    if match := re.match(r"flag --(\w+)=(.*?): invalid literal for int", text):
+        raise UserError(f"--{match[1]}={match[2]}: allowed is a whole number")
+    # An error in a config file ends with what the file has raised.
+    raise UserError(text.splitlines()[-1].removeprefix("jaxtickets.errors.UserError: "))
+
+
+# Help.
+
+
+def fields_help() -> str:
+    """All fields of the config as text: default, meaning, allowed values, and readers."""
+    from jaxtickets import config as config_lib
+
+    lines = ["Fields of the config, each with its default; --config.<field>=<value> changes one:"]
+    for name, field in config_lib.fields().items():
+        about = f"{field.help} Allowed: {field.check.allowed()}. Read by: {config_lib.readers(name)}."
+        lines += ["", f"  {name} = {field.default!r}", _indented(about)]
+    return "\n".join(lines)
+
+
+def fields_page() -> str:
+    """All fields of the config as the Markdown page docs/fields.md: one table per group of fields.
+
+    This writes the page: `python -c "from jaxtickets import cli; print(cli.fields_page(), end='')" > docs/fields.md`.
+    """
+    from jaxtickets import config as config_lib
+
+    groups = {}
+    for name, field in config_lib.fields().items():
+        cells = (f"`{name}`", f"`{field.default!r}`", field.check.allowed(), field.help, config_lib.readers(name))
+        row = " | ".join(cell.replace("|", "\\|") for cell in cells)
+        groups.setdefault(name.rpartition(".")[0], []).append(f"| {row} |")
+    lines = [PAGE_HEAD]
+    for group, rows in groups.items():
+        lines += ["", f"## {group or 'The experiment'}", ""]
+        lines += ["| field | default | allowed | meaning | read by |", "|---|---|---|---|---|", *rows]
+    return "\n".join(lines) + "\n"
+
+
+def _wants_help(arguments):
+    before = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return any(argument in HELP for argument in before)
+
+
+def _usage(text, defined, names):
+    lines = [text.strip(), "", "Flags:"]
+    for name in names:
+        flag = defined[name]
+        default = "" if flag.default in (None, []) else f" (default: {flag.default})"
+        lines += [f"  --{name}", _indented(" ".join(f"{flag.help}{default}".split()))]
+    return "\n".join(lines)
+
+
+def _indented(text):
+    return textwrap.fill(text, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False)

@@ -1,0 +1,34 @@
+"""The config of an experiment: its fields, its validation, and the steps of training that follow from it."""
+
+from jaxtickets.config.schema import (
+    check_field,
+    fields,
+    flat,
+    get_config,
+    is_quick,
+    levels,
+    method,
+    readers,
+    subject,
+    to_dict,
+)
+from jaxtickets.config.timeline import Timeline, make_timeline
+from jaxtickets.config.validation import validate
+from jaxtickets.fields import refuse
+
+__all__ = [
+    "Timeline",
+    "check_field",
+    "fields",
+    "flat",
+    "get_config",
+    "is_quick",
+    "levels",
+    "make_timeline",
+    "method",
+    "readers",
+    "refuse",
+    "subject",
+    "to_dict",
+    "validate",
+]

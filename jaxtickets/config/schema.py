@@ -1,0 +1,306 @@
+"""The fields of the config: those that every run reads, and those that the registered plug-ins bring."""
+
+import difflib
+import json
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from jaxtickets import data
+from jaxtickets.errors import UserError
+from jaxtickets.experiments import METHODS, Method
+from jaxtickets.fields import (
+    Check,
+    Field,
+    Registry,
+    above,
+    at_least,
+    choice,
+    fraction_or_steps,
+    number,
+    some_of,
+    switch,
+    text,
+    texts,
+    whole,
+)
+from jaxtickets.metrics import METRICS
+from jaxtickets.models import NETWORKS
+from jaxtickets.objectives import OBJECTIVES, all_components
+from jaxtickets.optimizers import OPTIMIZERS
+from jaxtickets.pruning import SCORES, parse_structure
+from jaxtickets.pruning.schedules import SCHEDULES
+from jaxtickets.pruning.selection import SCOPES, STRUCTURES
+
+REGISTRIES = (METHODS, NETWORKS, OBJECTIVES, OPTIMIZERS, data.SOURCES, SCORES, METRICS)
+
+
+def _counts(value):
+    counts = value.values() if isinstance(value, dict) else [None]
+    return all(isinstance(names, dict) and all(map(whole(1).possible, names.values())) for names in counts)
+
+
+def _structure(value):
+    try:
+        return isinstance(value, str) and bool(parse_structure(value))
+    except UserError:
+        return False
+
+
+def _sparsities(value):
+    is_possible = number(lambda sparsity: 0 < sparsity < 1, "").possible
+    return isinstance(value, tuple | list) and all(map(is_possible, value))
+
+
+_PATTERNS = Check(texts, lambda: "a tuple of regular expressions over paths such as generator/up_16/conv/kernel")
+
+CORE = (
+    Field("experiment", "imp", choice(METHODS), "The method: how tickets are found, or what is held against them."),
+    Field("seed", 0, whole(0, 2**32 - 1), "The seed of every random number."),
+    Field(
+        "seeds",
+        1,
+        whole(1, 1000),
+        "Above 1 the experiment runs for seed, seed + 1, ..., and the verdict is a test over these seed runs.",
+    ),
+    Field(
+        "tickets_per_host",
+        1,
+        whole(1),
+        "The number of seed runs that train at a time, each on its share of the host's devices.",
+    ),
+    Field(
+        "confidence",
+        0.95,
+        number(lambda value: 0.5 <= value < 1, "a number from 0.5 to below 1"),
+        "The confidence of the intervals and the test over several seeds.",
+    ),
+    Field("dtype", "float32", choice("float32", "bfloat16"), "What the networks compute in; parameters are float32."),
+    Field("sync_batch_norm", True, switch(), "Whether batch-norm statistics are averaged over the devices."),
+    Field(
+        "rewind_step",
+        0.0,
+        fraction_or_steps(zero=True),
+        "The step of the rewind point: below 1 a fraction of training, else a number of steps; 0: the initialisation.",
+    ),
+    Field(
+        "tolerance",
+        0.1,
+        at_least(0, " (0.1 allows 10% worse)"),
+        "How much worse than the dense run's a winning ticket's metric may be, as a fraction of it.",
+    ),
+    Field("model.name", "dcgan", choice(NETWORKS), "The networks."),
+    Field("model.width", 128, whole(1), "The number of channels of a convolution at half the image size, or of units."),
+    Field("model.latent_size", 32, whole(1), "The number of latents of one image."),
+    Field("model.image_size", 32, whole(1), "Height and width of the images in pixels."),
+    Field(
+        "model.channels",
+        {},
+        Check(_counts, lambda: "{component: {channel name: a whole number of at least 1}}"),
+        "The number of channels of a compacted network, where there are fewer: {component: {channel name: number}}.",
+    ),
+    Field("objective.name", "gan", choice(OBJECTIVES), "The objective: the training game and its losses."),
+    Field("optimizer.name", "adam", choice(OPTIMIZERS), "The optimiser."),
+    Field("optimizer.learning_rate", 2e-4, above(0), "The learning rate of every player that has none of its own."),
+    Field(
+        "optimizer.weight_decay", 0.0, at_least(0), "The L2 penalty: this times the weight is added to the gradient."
+    ),
+    Field(
+        "optimizer.final_rate",
+        1.0,
+        number(lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+        "The learning rate at the end of training over that at the start; it falls linearly.",
+    ),
+    Field("data.name", "cifar10", text(), "The data set: the name of a source, folder:PATH, or a name in TFDS."),
+    Field("data.dir", "", text(), "The directory of TFDS's data sets; empty: TFDS's own."),
+    Field("data.flip", False, switch(), "Whether images are mirrored at random."),
+    Field(
+        "data.placement",
+        "auto",
+        choice("auto", "device", "host"),
+        "Where the images live: on the device, on the host (they stream), or by their size.",
+    ),
+    Field("train.batch_size", 100, whole(2), "The number of images of a batch, over all devices."),
+    Field("train.epochs", 0, whole(0), "The length of training in epochs. Exactly one of epochs and steps is above 0."),
+    Field("train.steps", 0, whole(0), "The length of training in steps."),
+    Field(
+        "train.steps_per_call",
+        0,
+        whole(0),
+        "The number of steps that one program does in a loop; 0 is the platform's default, 1 no loop.",
+    ),
+    Field("train.log_every", 100, whole(1), "The number of steps between two rows of metrics.jsonl."),
+    Field(
+        "train.checkpoint_every",
+        1000,
+        whole(0),
+        "The number of steps between two saved train states; 0 saves at the ends of rounds only.",
+    ),
+    Field(
+        "train.rematerialize",
+        False,
+        switch(),
+        "Whether activations within a block are computed again in the backward pass, to save memory.",
+    ),
+    Field("prune.score", "magnitude", choice(SCORES), "How much each weight or channel matters."),
+    Field("prune.rounds", 20, whole(0), "The number of rounds after the dense run."),
+    Field(
+        "prune.rate",
+        0.2,
+        number(lambda value: 0 < value < 1, "a number between 0 and 1, both excluded"),
+        "The fraction of the remaining weights that each round prunes.",
+    ),
+    Field(
+        "prune.schedule",
+        "constant_rate",
+        choice(*SCHEDULES),
+        "The sparsity of each round: a constant rate, or cubic: to the same sparsity in the end, faster at first.",
+    ),
+    Field(
+        "prune.sparsities",
+        (),
+        Check(_sparsities, lambda: "a tuple of numbers between 0 and 1"),
+        "The sparsity of each round, in the place of rounds, rate and schedule.",
+    ),
+    Field(
+        "prune.scope",
+        "global",
+        choice(*SCOPES),
+        "The weights over which one threshold decides; with uniform or erk each layer has its share.",
+    ),
+    Field(
+        "prune.structure",
+        "weight",
+        Check(_structure, lambda: f"one of {STRUCTURES}"),
+        "What is pruned whole; 2:4 keeps two of four.",
+    ),
+    Field(
+        "prune.target",
+        "sparsity",
+        choice("sparsity", "flops"),
+        "What a round's number is the share of: pruned units, or (channels) saved FLOPs.",
+    ),
+    Field(
+        "prune.channel_multiple",
+        1,
+        whole(1),
+        "Channels: each layer keeps a multiple of this number (8: whole vector registers).",
+    ),
+    Field("prune.components", (), some_of(all_components), "The components that are pruned; none named: all."),
+    Field("prune.include", (r"(kernel|embedding)$",), _PATTERNS, "The parameters that can be pruned."),
+    Field("prune.exclude", (), _PATTERNS, "The parameters among these that are not pruned."),
+    Field(
+        "prune.min_per_layer", 0, whole(0), "The number of weights, filters or channels that each layer keeps at least."
+    ),
+    Field(
+        "eval.metrics",
+        (),
+        some_of(METRICS),
+        "The metrics after each round; the first decides the verdict. None named: those of the objective.",
+    ),
+    Field("eval.samples", 10_000, whole(2), "The number of samples that metrics are taken over."),
+    Field("eval.batch_size", 250, whole(1), "The number of images that are sampled or judged at a time."),
+)
+
+
+def registries() -> Iterator[Registry]:
+    """Every registry of plug-ins, those of an objective's own parts included."""
+    for registry in REGISTRIES:
+        yield registry
+        for plugin in registry.values():
+            yield from getattr(plugin, "registries", ())
+
+
+def fields() -> dict[str, Field]:
+    """Every field by its name, grouped: first those without a group.
+
+    Raises:
+      ValueError: two plug-ins bring different fields of one name.
+    """
+    found = {field.name: field for field in CORE}
+    for registry in registries():
+        for plugin in registry.values():
+            for field in plugin.fields:
+                if found.setdefault(field.name, field) != field:
+                    raise ValueError(
+                        f"{field.name}: {plugin.name} brings another field of a name that there is already"
+                    )
+    groups = list(dict.fromkeys(name.rpartition(".")[0] for name in found))
+    return {name: found[name] for group in groups for name in found if name.rpartition(".")[0] == group}
+
+
+def readers(name: str) -> str:
+    """Who reads a field, in words."""
+    field = fields()[name]
+    kinds = {registry.selector: names for registry in registries() if (names := registry.readers(field))}
+    if field.needs:
+        kinds[METHODS.selector] = [method.name for method in METHODS.values() if field.needs in method.provides]
+    return "; ".join(f"{kind} {', '.join(names)}" for kind, names in kinds.items()) or "every run"
+
+
+def get_config() -> ConfigDict:
+    """Every field with its default; the files in `configs/` start from it."""
+    tree = {}
+    for name, field in fields().items():
+        *groups, last = name.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[last] = field.default
+    return ConfigDict(tree)
+
+
+def to_dict(config: ConfigDict) -> dict:
+    """The config as plain JSON values."""
+    return json.loads(config.to_json_best_effort())
+
+
+def flat(config, prefix: str = "", known: dict[str, Field] | None = None) -> dict:
+    """`{dotted field: value}`; a field that is a dictionary is one value."""
+    known, values = fields() if known is None else known, {}
+    for key, value in config.items():
+        name = prefix + key
+        if isinstance(value, ConfigDict):
+            values |= {name: value.to_dict()} if name in known else flat(value, f"{name}.", known)
+        else:
+            values[name] = value
+    return values
+
+
+def is_quick(variant: str) -> bool:
+    """Whether a config file was asked for its small variant: `configs/<name>.py:quick`.
+
+    Raises:
+      UserError: the file was asked for another variant.
+    """
+    if variant not in ("", "quick"):
+        raise UserError(f"--config=...:{variant}: no such variant; allowed is :quick, or none for the full experiment")
+    return variant == "quick"
+
+
+def check_field(name: str) -> None:
+    """Refuses the name of a field that does not exist, and tells the nearest ones.
+
+    Raises:
+      UserError: there is no such field.
+    """
+    known = fields()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        same_group = [other for other in known if other.split(".")[0] == name.split(".")[0]]
+        raise UserError(f"config.{name}: no such field; allowed are {', '.join(near or same_group or known)}")
+
+
+def method(config: ConfigDict) -> Method:
+    """The method of the experiment."""
+    return METHODS[config.experiment]
+
+
+def levels(config: ConfigDict) -> list[float]:
+    """The level of each round (`prune.target` says of what), round 0 with its 0.0 included."""
+    return method(config).levels(config.prune)
+
+
+def subject(config: ConfigDict) -> str:
+    """What the verdict is about: a ticket, or a control of one."""
+    return method(config).subject(config)

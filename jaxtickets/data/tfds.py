@@ -1,0 +1,224 @@
+"""Data sets of TFDS: published ones by name, and those of builders that this package brings."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import io
+import logging
+import os
+import pathlib
+import pkgutil
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+
+from jaxtickets import cache
+from jaxtickets.data.source import Examples, Source, reason
+from jaxtickets.errors import UserError
+from jaxtickets.progress import say
+
+ALTERNATIVES = (
+    "use --config.data.name=synthetic_faces (no download), --config.data.name=folder:PATH (a directory or zip of"
+    " images), or the small variant of the config, --config=<config>.py:quick"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tfds(Source):
+    """A TFDS data set with an `image` feature, prepared on first use.
+
+    Attributes:
+      name: TFDS's name, with the variant after a slash if there are several.
+      channels: the number of channels of its images: 1 (gray) or 3 (RGB).
+      builder: where its builder class is, as "module:class", if TFDS does not have it; imported on first use.
+      needs_tensorflow: whether preparing it needs TensorFlow. Reading what is prepared never does.
+      how_long: how long preparing it takes, in the message that announces it.
+      needs_variant: whether the name must give a variant.
+      allowed: the names that errors offer instead, for a name that TFDS may not have; `verify` leaves a source without
+        them alone.
+      data_dir: where it is prepared; None is TFDS's own directory.
+    """
+
+    name: str
+    channels: int = 3
+    builder: str = ""
+    needs_tensorflow: bool = True
+    how_long: str = "with a download"
+    needs_variant: bool = False
+    allowed: str = ""
+    data_dir: str | None = None
+
+    def at(self, data_dir: str | None) -> "Tfds":
+        return dataclasses.replace(self, data_dir=data_dir)
+
+    def verify(self) -> None:
+        if self.allowed:
+            with quiet():
+                self.builder_class()
+
+    def key(self, split: str) -> str:
+        """Returns name and version. Needs no prepared data."""
+        return f"{self._file_name}-{self._builder().version}"
+
+    @property
+    def classes(self) -> int:
+        features = self._builder().info.features
+        return getattr(features["label"], "num_classes", None) or 0 if "label" in features else 0
+
+    def open(self, split: str) -> Examples:
+        """Prepares the data set if it is not, and opens `split` ('train' or 'test').
+
+        A data set without a test split gives its validation split instead, and one without either every image after
+        the first nine tenths (TFDS shuffles what it stores, so that is a random tenth).
+        """
+        import tensorflow_datasets as tfds
+
+        with cache.lock(f"prepare-{self._file_name}"), quiet():
+            builder = self._builder()
+            if not builder.is_prepared():
+                self._prepare(builder)
+                builder = self._builder()
+        held_out = next((part for part in ("test", "validation") if part in builder.info.splits), None)
+        part = {"train": "train" if held_out else "train[:90%]", "test": held_out or "train[90%:]"}[split]
+        # Pillow decodes later: TFDS would use OpenCV where that is installed, and the two differ on JPEG.
+        data = builder.as_data_source(part, decoders={"image": tfds.decode.SkipDecoding()})
+        features = builder.info.features
+        if "attributes" in features:
+            names = tuple(features["attributes"])
+        else:
+            names = tuple(getattr(features["label"], "names", None) or ()) if "label" in features else ()
+
+        def read(start, stop):
+            records = data.__getitems__(list(range(start, stop)))
+            return [(record["image"], _label(record, names), f"image {start + i}") for i, record in enumerate(records)]
+
+        return Examples(len(data), read, names)
+
+    def builder_class(self):
+        """Returns the TFDS builder class. Raises UserError for a name that TFDS does not have."""
+        if self.builder:
+            return pkgutil.resolve_name(self.builder)
+        import tensorflow_datasets as tfds
+
+        dataset, _, config = self.name.partition("/")
+        try:
+            cls = tfds.builder_cls(dataset)
+        except Exception as error:  # TFDS raises different errors for an unknown name and for a malformed one.
+            raise UserError(f"data.name={self.name!r} is unknown; allowed: {self.allowed}") from error
+        configs = [known.name for known in cls.BUILDER_CONFIGS]
+        if (config or self.needs_variant) and config not in configs:
+            variants = ", ".join(f"{dataset}/{known}" for known in configs) or dataset
+            raise UserError(f"data.name={self.name!r}: no such variant of {dataset}; allowed: {variants}")
+        return cls
+
+    @property
+    def _file_name(self) -> str:
+        return self.name.replace("/", "-")
+
+    def _builder(self):
+        config = self.name.partition("/")[2]
+        with quiet():
+            try:
+                builder = self.builder_class()(
+                    data_dir=self.data_dir, file_format="array_record", **({"config": config} if config else {})
+                )
+            except ValueError as error:
+                if "File format is already set" not in str(error):
+                    raise
+                raise UserError(
+                    f"data.name={self.name!r} is prepared in another file format than array_record in"
+                    f" {self.data_dir or 'the TFDS directory'}; give another directory with --config.data.dir"
+                ) from error
+        if "image" not in builder.info.features:
+            raise UserError(f"data.name={self.name!r} has no 'image' feature; allowed: {self.allowed}")
+        return builder
+
+    def _prepare(self, builder) -> None:
+        if self.needs_tensorflow and importlib.util.find_spec("tensorflow") is None:
+            raise UserError(
+                f"data.name={self.name!r} is not prepared in {builder.data_dir}, and preparing it needs TensorFlow:"
+                f' pip install -e ".[tfds]"; or {ALTERNATIVES}'
+            )
+        say(f"preparing {self.name} (once, {self.how_long}) in {builder.data_dir}")
+        import tensorflow_datasets as tfds
+
+        try:
+            # Google's bucket holds no array_record files, so asking there costs time and never helps.
+            config = tfds.download.DownloadConfig(try_download_gcs=False)
+            if self.needs_tensorflow:
+                _keep_tensorflow_off_accelerators()
+            with _few_retries():
+                builder.download_and_prepare(download_config=config)
+        except BaseException as error:
+            _remove_leftovers(builder)
+            if not isinstance(error, Exception):
+                raise
+            if self.builder and not isinstance(error, OSError):
+                raise
+            raise UserError(
+                f"data.name={self.name!r} could not be prepared: {reason(error)}; {ALTERNATIVES}"
+            ) from error
+
+
+def _label(record, names):
+    if "attributes" in record:
+        return [bool(record["attributes"][name]) for name in names]
+    return int(record["label"]) if "label" in record and np.ndim(record["label"]) == 0 else None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences TFDS's progress bars, its prints on standard output, and its log lines below an error."""
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    loggers = [logging.getLogger(name) for name in ("absl", "urllib3")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _few_retries() -> Iterator[None]:
+    """Lets a download give up after four retries: with TFDS's ten a machine without a network waits three minutes."""
+    from tensorflow_datasets.core.download import downloader
+
+    usual = getattr(downloader, "MAX_RETRIES", None)
+    downloader.MAX_RETRIES = 4
+    try:
+        yield
+    finally:
+        downloader.MAX_RETRIES = usual
+
+
+def _keep_tensorflow_off_accelerators() -> None:
+    """Keeps TensorFlow, which TFDS only uses to copy and encode, from taking the accelerator's memory from JAX."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow as tf
+
+    with contextlib.suppress(RuntimeError):  # raised where the caller has started TensorFlow already
+        tf.config.set_visible_devices([], "GPU")
+
+
+def _remove_leftovers(builder) -> None:
+    """Removes incomplete downloads of this data set and the directories that are empty then; complete ones stay."""
+    root = pathlib.Path(builder.data_dir).expanduser()
+    for _ in builder.name, *((builder.builder_config.name,) if builder.builder_config else ()), "version":
+        root = root.parent
+    downloads = root / "downloads"
+    for part in (downloads / builder.name).rglob("*.tmp.*"):
+        shutil.rmtree(part, ignore_errors=True)
+    for part in (downloads / "extracted").glob("incomplete.*"):
+        shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(builder.data_dir, ignore_errors=True)
+    empty = (downloads / builder.name, downloads / "extracted", downloads, pathlib.Path(builder.data_dir).parent)
+    for part in (*empty, root / builder.name, root):
+        with contextlib.suppress(OSError):
+            part.rmdir()

@@ -1,0 +1,71 @@
+"""What an experiment's method is, as a plug-in, and the fields that several methods share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jaxtickets.fields import Field, choice, no_check, refuse
+from jaxtickets.pruning import levels
+
+REWINDS = ("state", "weights", "learning_rate", "none")
+REWIND = Field(
+    "rewind",
+    "state",
+    choice(*REWINDS),
+    "What goes back before a round: the whole train state, the weights only, the learning_rate only, or none "
+    "(fine-tuning).",
+)
+
+
+def check_rewind(config) -> None:
+    """Refuses fine-tuning that has no learning rate left. The check of methods that read `REWIND`."""
+    if config.rewind == "none" and config.optimizer.final_rate == 0:
+        refuse("rewind", "none", "that with config.optimizer.final_rate above 0: fine-tuning goes on at the final rate")
+
+
+def any_score(score) -> bool:
+    """Every score of weights."""
+    return score.weights is not None
+
+
+def only_magnitude(score) -> bool:
+    """The magnitude of weights alone: that of methods whose rule is fixed, or that prune nothing."""
+    return score.name == "magnitude"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to find tickets, or a control of them; `config.experiment` chooses it.
+
+    Attributes:
+      name, fields, check: see `jaxtickets.fields`.
+      recipe: `(run: experiments.protocol.Run) -> None` trains all rounds.
+      scores: whether the method can prune weights by a `pruning.Score`.
+      channel_scores: the same for channels; None: it can't prune channels.
+      provides: the capabilities that fields may need (`Field.needs`). "dense": rounds start after a trained dense run
+        and go back from it.
+      levels: `(config.prune) -> the level of each round`.
+      prunes: whether rounds have levels of the method's own, so that a config must have some.
+      rewinds_late: whether the rewind point may lie behind the initialisation (`config.rewind_step`).
+      is_chained: `(config) -> whether a round goes on from weights that only the round before had`.
+      update_steps: `(config, steps) -> range` of the steps before which the masks of a round may change.
+      search_steps: `(config, steps, steps per epoch) -> range` of the steps after which a search draws a mask.
+      subject: `(config) -> what the verdict calls a round`.
+      source: `(networks, seed) -> what the method needs of another run`. Raises UserError if that can't be had; called
+        before anything is written.
+    """
+
+    name: str
+    recipe: Callable
+    fields: tuple[Field, ...] = ()
+    check: Callable = no_check
+    scores: Callable = only_magnitude
+    channel_scores: Callable | None = None
+    provides: tuple[str, ...] = ()
+    levels: Callable = levels
+    prunes: bool = True
+    rewinds_late: bool = False
+    is_chained: Callable = lambda config: False
+    update_steps: Callable | None = None
+    search_steps: Callable | None = None
+    subject: Callable = lambda config: "ticket"
+    source: Callable | None = None

@@ -1,0 +1,163 @@
+"""Fields of the config, checks of their values, and registries of the plug-ins that read them.
+
+A plug-in (a score, a method, an objective, a network, a metric, a data source) is an object with three attributes:
+
+  name: how the config chooses it.
+  fields: the `Field`s that it reads and that not every plug-in of its kind reads.
+  check: `(config) -> None`, which refuses what contradicts it; called only when the plug-in is chosen.
+
+It stands in the `Registry` of its kind, whose `selector` is the field of the config that chooses. `jaxtickets.config`
+gathers the fields from the registries and validates a config without knowing any plug-in.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from jaxtickets.errors import UserError
+
+
+class Check(NamedTuple):
+    """possible: whether a value may be given; allowed: what may be, in words, asked for when a value is refused."""
+
+    possible: Callable[[Any], bool]
+    allowed: Callable[[], str]
+
+
+class Field(NamedTuple):
+    """One field of the config.
+
+    Attributes:
+      name: its path, such as "prune.temperature".
+      default: its value where a config file says nothing.
+      check: which values are possible.
+      help: what it means, in one line.
+      needs: a capability that the chosen method must provide (`Method.provides`) for the field to be read; "" is none.
+    """
+
+    name: str
+    default: Any
+    check: Check
+    help: str
+    needs: str = ""
+
+
+class Registry(dict):
+    """Plug-ins of one kind by name, in the order in which they were added."""
+
+    def __init__(self, selector: str, *plugins):
+        """selector: the field of the config that chooses from them: a name, or a tuple of names."""
+        super().__init__()
+        self.selector = selector
+        for plugin in plugins:
+            self.add(plugin)
+
+    def add(self, plugin) -> None:
+        """Adds a plug-in.
+
+        Raises:
+          ValueError: there is another one of its name.
+        """
+        if self.get(plugin.name, plugin) is not plugin:
+            raise ValueError(f"{self.selector}: there is a plug-in called {plugin.name!r} already")
+        self[plugin.name] = plugin
+
+    def chosen(self, value) -> list:
+        """The plug-ins that a value of the selector names; a name that is no plug-in's, such as "none", names none."""
+        names = (value,) if isinstance(value, str) else value
+        return [self[name] for name in names if name in self]
+
+    def readers(self, field: Field) -> list[str]:
+        """The names of the plug-ins that read a field; none: it is not this kind's."""
+        return [plugin.name for plugin in self.values() if field in plugin.fields]
+
+
+def no_check(config) -> None:
+    """The check of a plug-in that contradicts nothing."""
+
+
+def refuse(field: str, value, allowed: str):
+    """Raises the one-line error of a field."""
+    raise UserError(f"config.{field}={value!r}: allowed is {allowed}")
+
+
+# Checks of values.
+
+
+def number(is_possible: Callable[[float], bool], allowed: str) -> Check:
+    """A finite number, not a bool, for which `is_possible` holds."""
+
+    def possible(value):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return is_number and is_possible(value)
+
+    return Check(possible, lambda: allowed)
+
+
+def above(low: float) -> Check:
+    return number(lambda value: value > low, f"a number above {low}")
+
+
+def at_least(low: float, remark: str = "") -> Check:
+    return number(lambda value: value >= low, f"a number of at least {low}{remark}")
+
+
+def share() -> Check:
+    return number(lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+
+
+def fraction() -> Check:
+    return number(lambda value: 0 <= value < 1, "a number from 0 to below 1")
+
+
+def fraction_or_steps(zero: bool = False) -> Check:
+    """Below 1 a fraction of training, else a number of steps."""
+    between = "from 0 to below 1" if zero else "between 0 and 1"
+    return number(
+        lambda value: (value >= 0 if zero else value > 0) and (value < 1 or value == int(value)),
+        f"a fraction of training {between}, or a whole number of steps",
+    )
+
+
+def whole(low: int, high: int | None = None) -> Check:
+    allowed = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
+
+    def possible(value):
+        is_int = isinstance(value, int) and not isinstance(value, bool)
+        return is_int and low <= value and (high is None or value <= high)
+
+    return Check(possible, lambda: allowed)
+
+
+def switch() -> Check:
+    return Check(lambda value: isinstance(value, bool), lambda: "True or False")
+
+
+def text() -> Check:
+    return Check(lambda value: isinstance(value, str), lambda: "a text")
+
+
+def _names(choices: Iterable[str | Mapping]) -> list[str]:
+    return [name for choice in choices for name in ([choice] if isinstance(choice, str) else choice)]
+
+
+def choice(*choices: str | Mapping) -> Check:
+    """One of the names given, and of those in the registries given; these may grow later."""
+    return Check(lambda value: value in _names(choices), lambda: f"one of {', '.join(_names(choices))}")
+
+
+def some_of(*choices: str | Mapping | Callable[[], Iterable[str]]) -> Check:
+    """A tuple of different names, each of them one of `choice(*choices)`; a callable gives its names when asked."""
+
+    def names():
+        return _names(choice() if callable(choice) else choice for choice in choices)
+
+    def possible(value):
+        return texts(value) and set(value) <= set(names()) and len(set(value)) == len(value)
+
+    return Check(possible, lambda: f"a tuple of some of {', '.join(names())}")
+
+
+def texts(value) -> bool:
+    """Whether `value` is a tuple or list of texts."""
+    return isinstance(value, tuple | list) and all(isinstance(item, str) for item in value)

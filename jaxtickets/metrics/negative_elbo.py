@@ -1,0 +1,10 @@
+"""The negative evidence lower bound (ELBO) on held-out images, and its two terms."""
+
+from jaxtickets.metrics.metric import Metric
+
+NEGATIVE_ELBO = Metric(
+    "negative_elbo",
+    "negative ELBO on {held_out:,} held-out images, in nats up to a constant",
+    terms=("kl", "negative_elbo", "reconstruction"),
+    main="negative_elbo",
+)

@@ -1,0 +1,53 @@
+"""Initializers of kernels `[..., in, out]` and of batch-norm scales, and the names of a parameter's axes."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def initializer(draw: Callable, size: Callable) -> Callable:
+    """An initializer of kernels `[..., in, out]`: `draw(key, shape, dtype)` times `size(shape)`.
+
+    It draws a vector and reshapes it. The numbers are those drawn for the kernel's shape, but for that shape XLA's CPU
+    back end unrolls the loops over the few taps and takes five times as long to compile.
+    """
+
+    def init(key, shape, dtype=float):
+        values = draw(key, shape=(math.prod(shape),), dtype=dtype) * jnp.asarray(size(shape), dtype)
+        return values.reshape(shape)
+
+    return init
+
+
+def _fans(shape):
+    taps = math.prod(shape[:-2])
+    return taps * shape[-2], taps * shape[-1]
+
+
+def _he(shape):
+    # 0.8796... is the standard deviation of a normal distribution truncated to [-2, 2].
+    return np.sqrt(np.float32(2 / _fans(shape)[0])) / np.float32(0.87962566103423978)
+
+
+# Radford, Metz, Chintala 2016, section 3: weights from N(0, 0.02).
+dcgan_init = initializer(nn.initializers.normal(0.02), lambda shape: 1)
+# He et al. 2015, section 2.2, and Glorot, Bengio 2010, equation 16; equal to `jax.nn.initializers` bit for bit.
+he_init = initializer(partial(jax.random.truncated_normal, lower=-2, upper=2), _he)
+xavier_init = initializer(
+    partial(jax.random.uniform, minval=-1), lambda shape: np.sqrt(3 * np.float32(2 / sum(_fans(shape))))
+)
+
+
+def dcgan_scale_init(key, shape, dtype=jnp.float32):
+    """Scales of batch norms from N(1, 0.02), as in DCGAN's code."""
+    return 1 + dcgan_init(key, shape, dtype)
+
+
+def named(init: Callable, *names: str | None) -> Callable:
+    """An initializer of a parameter that keeps the channel name of each of its axes (`models.axis_names`)."""
+    return nn.with_logical_partitioning(init, names)

@@ -1,0 +1,72 @@
+"""What a run was started with: the content of config.json, and the comparison of the configs of two runs."""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("jaxtickets", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+
+
+def origin(config: dict) -> dict:
+    """The config (JSON values) with the command, the versions, the devices and the source that run it now."""
+    import jax  # Comparing configs does without it.
+
+    return {
+        "config": config,
+        "command": shlex.join(sys.orig_argv),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
+        "cpu_count": os.cpu_count(),
+        "git_revision": _git_revision(),
+    }
+
+
+def completed(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict:
+    """A config with the default of every field that it lacks; both nested, of JSON values."""
+    whole = {**defaults, **config}
+    for name, group in config.items():
+        if isinstance(group, dict) and isinstance(defaults.get(name), dict):
+            whole[name] = completed(group, defaults[name])
+    return whole
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The fields in which two configs differ, in words: `train.steps is 100 there and 200 here; ...`; "" for none."""
+    old, new = (_flat(json.loads(json.dumps(config))) for config in (there, here))
+    return "; ".join(
+        f"{key} is {old.get(key, 'absent')!r} there and {new.get(key, 'absent')!r} here"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    )
+
+
+def _flat(tree, prefix=""):
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _versions():
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def _git_revision():
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,120 @@
+"""Inputs of the pruning scores: collects from a run whatever each score's signature asks for, and prunes by it."""
+
+import jax
+import numpy as np
+
+from jaxtickets import masks as mask_lib
+from jaxtickets import pruning
+from jaxtickets.errors import UserError
+from jaxtickets.pruning import SCORES, channels
+from jaxtickets.pruning.score import needs
+
+# For each argument that a score may have after its first two: where a run has it.
+INPUTS = {
+    "start": lambda run, state, masks: run.rewind_point.params,
+    "movement": lambda run, state, masks: state.movement,
+    "seed": lambda run, state, masks: run.seed,
+    "batch_stats": lambda run, state, masks: state.batch_stats,
+    "losses": lambda run, state, masks: run.setup.losses,
+    "tempered_losses": lambda run, state, masks: run.setup.tempered_losses,
+    "batches": lambda run, state, masks: [
+        run.setup.scoring_batch(state, masks, step) for step in range(run.config.prune.score_batches)
+    ],
+    "flows": lambda run, state, masks: run.setup.flows,
+}
+
+
+def pruned(run, state, masks, level: float):
+    """`masks` pruned to a level (`config.prune.target`) by `config.prune.score` of the weights of `state`.
+
+    In one step; or, with a score that is meant for it, in many steps of exponentially falling density. A pruned channel
+    takes all weights with it that make or read it.
+
+    Args:
+      run: what has the `config`, the `seed`, the `networks` and what else `INPUTS` reads of a run.
+    """
+    score, options = SCORES[run.config.prune.score], run.config.prune
+    before = 1 - mask_lib.sparsity(masks)
+    for step in range(1, score.steps + 1):
+        target = level if step == score.steps else 1 - before * ((1 - level) / before) ** (step / score.steps)
+        if options.structure == "channel":
+            scores = _channel_scores(run, score, state, masks)
+            masks = _without_channels(run.networks, *_with_filters(run.networks, state.params, scores), target)
+        else:
+            scores = _inputs(score.weights, state.params, masks, run, state, masks)
+            masks = pruning.prune(scores, masks, target, options.scope, options.min_per_layer, options.structure)
+    return masks
+
+
+def _inputs(function, first, second, run, state, masks):
+    """`function(first, second, ...)` with what its further arguments are called."""
+    return function(first, second, **{name: INPUTS[name](run, state, masks) for name in needs(function)})
+
+
+def _channel_scores(run, score, state, masks):
+    names = run.networks.axis_names.params
+    if score.channels is not None:
+        return _inputs(score.channels, state.params, names, run, state, masks)
+    return channels.filter_mean(_inputs(score.weights, state.params, masks, run, state, masks), names)
+
+
+def _with_filters(networks, params, scores):
+    """`(channel scores, names of the groups that are ranked on their own)`, as `channels.select` takes them.
+
+    Channels that have no score go by the L1 norm of their filters, each group on its own.
+    """
+    filters = channels.filter_l1(params, networks.axis_names.params)
+    alone = mask_lib.named_leaves(filters).keys() - mask_lib.named_leaves(scores).keys()
+    return {component: {**own, **scores[component]} for component, own in filters.items()}, alone
+
+
+def _without_channels(networks, scores, alone, level):
+    """The masks with the channels pruned that have the lowest scores, as many as the level says."""
+    options, names = networks.config.prune, networks.axis_names.params
+    scores = channels.prunable(scores, networks.dense_masks, names)
+    how = {"scope": options.scope, "min_channels": max(1, options.min_per_layer), "alone": alone}
+    how["multiple"] = options.channel_multiple
+    if options.target == "flops":
+        cost = lambda kept: networks.flops_with(kept) / networks.flops()  # noqa: E731
+        kept = channels.select_by_cost(scores, cost, 1 - level, **how)
+    else:
+        kept = channels.select(scores, level, **how)
+    return jax.tree.map(
+        lambda ones, mask: mask if ones is not None and mask is not None else ones,
+        networks.dense_masks,
+        channels.to_weight_masks(kept, networks.params, names),
+        is_leaf=lambda leaf: leaf is None,
+    )
+
+
+def check(networks) -> None:
+    """Refuses, before anything is trained, channels that can't be pruned to the config's levels.
+
+    Raises:
+      UserError: a level leaves too few channels of some name, or the network has no channel that the score is for.
+    """
+    options, names = networks.config.prune, networks.axis_names
+    if options.structure != "channel":
+        return
+    ones = lambda tree: jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), tree)  # noqa: E731
+    params, score = ones(networks.params), SCORES[options.score]
+    scores = channels.filter_l1(params, names.params)
+    if score.channels is not None and not set(needs(score.channels)) - {"batch_stats"}:
+        given = {name: ones(networks.batch_stats) for name in needs(score.channels)}
+        scores = score.channels(params, names.params, **given)
+        if not any(scores.values()):
+            others = " and ".join(other.name for other in SCORES.values() if _scores_all(other))
+            raise UserError(
+                f"config.prune.score={score.name!r}: allowed are {others} with config.model.name="
+                f"{networks.config.model.name!r}, which has no {score.wants}"
+            )
+    for level in networks.levels[1:]:
+        try:
+            _without_channels(networks, *_with_filters(networks, params, scores), level)
+        except UserError as error:
+            raise UserError(f"config.prune: {level:g} can't be had with structure 'channel': {error}") from None
+
+
+def _scores_all(score):
+    """Whether it is a score of channels alone that reads their filters alone, so that every network has them."""
+    return score.weights is None and not needs(score.channels)

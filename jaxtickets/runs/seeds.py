@@ -1,0 +1,143 @@
+"""Running an experiment: one seed run, or several one after another or at a time."""
+
+import queue
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+
+import jax
+
+from jaxtickets import config as config_lib
+from jaxtickets.errors import UserError
+from jaxtickets.progress import Progress, bars, say, speaking_as
+from jaxtickets.runs.run import Run
+from jaxtickets.runs.setup import Setup
+from jaxtickets.runs.verdict import judge_seeds
+from jaxtickets.workdir import Workdir
+
+
+def seed_paths(config, path: Path) -> dict[int, Path]:
+    """The workdir of each seed run: `path` itself, or one in it for each of several seeds."""
+    if config.seeds == 1:
+        return {config.seed: path}
+    return {seed: Workdir(path).seed_dir(seed).path for seed in range(config.seed, config.seed + config.seeds)}
+
+
+def run(config, path: Path) -> dict:
+    """Runs or resumes the experiment for every seed in the workdir `path`; returns the verdict.
+
+    Raises:
+      UserError: what can only be seen once the data is there is wrong; nothing has been written then.
+    """
+    setup, method = Setup(config), config_lib.method(config)
+    places = {seed: Workdir(own) for seed, own in seed_paths(config, path).items()}
+    for seed in places if method.source else ():
+        method.source(setup, seed)
+    whole = Workdir(path)
+    if config.seeds == 1:
+        return _run_seed(config.seed, setup, whole)
+    whole.create(config_lib.to_dict(config), setup.json_defaults)
+
+    def run_seed(seed, setup, **shown):
+        say(f"seed {seed}, in {places[seed].path}")
+        return _run_seed(seed, setup, places[seed], **shown)
+
+    if config.tickets_per_host == 1:
+        for seed in places:
+            run_seed(seed, setup)
+            _tabulate(whole, places)
+    else:
+        setups = [Setup(config, like=setup, devices=group) for group in groups(config.tickets_per_host)]
+        with bars() as shown_in:
+            run_at_once(partial(run_seed, shown_in=shown_in), places, setups, partial(_tabulate, whole, places))
+    evaluator, subject = setup.evaluator, config_lib.subject(config)
+    how = (evaluator.metric, evaluator.label, config.tolerance, config.confidence, subject, evaluator.better)
+    verdict = judge_seeds(whole.read_rounds(), *how)
+    whole.write_verdict(verdict)
+    return verdict
+
+
+def _run_seed(seed, setup, place, shown_in=None):
+    """One seed's experiment; its display is in that of several that go on at a time, if given."""
+    with speaking_as(f"seed {seed}: " if shown_in else ""):
+        progress = Progress(len(setup.levels), setup.timeline.steps, shown_in)
+        with Run(setup, place, seed, progress) as one:
+            config_lib.method(setup.config).recipe(one)
+            return one.finish()
+
+
+def _tabulate(whole, places):
+    """Writes the table of all seeds that have finished."""
+    finished = [(seed, place) for seed, place in places.items() if place.is_finished]
+    whole.write_rounds([{"seed": seed, **row} for seed, place in finished for row in place.read_rounds()])
+
+
+def go_back(config, path: Path, round_: int) -> None:
+    """Takes the run, that of every seed, back to the start of a finished round (`Workdir.discard_from`).
+
+    Raises:
+      UserError: the workdir is another run's, or a seed has not finished the round; nothing is discarded then.
+    """
+    whole, defaults = Workdir(path), config_lib.to_dict(config_lib.get_config())
+    whole.check_same(config_lib.to_dict(config), defaults)
+    if config_lib.method(config).is_chained(config) and round_ > 1:
+        raise UserError(
+            f"--from_round={round_}: allowed are 0 and 1 with config.rewind={config.rewind!r}, which goes on from "
+            "weights that only the round before had"
+        )
+    places = [Workdir(own) for own in seed_paths(config, path).values()]
+    for place in places:
+        place.check_finished(round_)
+    whole.verdict.unlink(missing_ok=True)
+    for place in places:
+        place.discard_from(round_)
+
+
+# Several seeds at a time, each with devices of its own.
+
+
+def groups(at_once: int) -> list[tuple[jax.Device, ...]]:
+    """The local devices in `at_once` groups of equal size."""
+    devices = jax.local_devices()
+    size = len(devices) // at_once
+    return [tuple(devices[start : start + size]) for start in range(0, len(devices), size)]
+
+
+def run_at_once(
+    run_seed: Callable[[int, Setup], dict], seeds: Iterable[int], setups: list[Setup], finished: Callable[[], None]
+) -> None:
+    """Calls `run_seed(seed, setup)` for every seed, each in a thread, as many at a time as there are setups.
+
+    A setup has one seed at a time, and whatever that computes outside the mapped step is computed on the first of the
+    setup's devices. `finished()` is called here, after each seed. If a seed fails, or the user interrupts, the others
+    end at their next step, and the first error is raised.
+
+    Args:
+      setups: made from one another (`Setup(like=...)`), so that one event stops them all.
+    """
+    free = queue.SimpleQueue()
+    for setup in setups:
+        free.put(setup)
+
+    def run_where_free(seed):
+        setup = free.get()
+        try:
+            with jax.default_device(setup.devices[0]):
+                return run_seed(seed, setup)
+        except UserError as error:
+            raise UserError(f"seed {seed}: {error}") from None
+        finally:
+            free.put(setup)
+
+    with ThreadPoolExecutor(len(setups)) as pool:
+        futures = [pool.submit(run_where_free, seed) for seed in seeds]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                finished()
+        except BaseException:
+            setups[0].stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            say("stopping: every other seed ends after the step that it is in")
+            raise

@@ -1,0 +1,239 @@
+"""What all runs of a config share, whatever their seed: networks, data, compiled steps, metrics."""
+
+import threading
+from functools import cached_property, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtickets import config as config_lib
+from jaxtickets import data, metrics, models, train
+from jaxtickets import masks as mask_lib
+from jaxtickets.compact import compacted_config
+from jaxtickets.data import batches
+from jaxtickets.devices import Devices, device_count, replicate
+from jaxtickets.examples import example_keys, training_images
+from jaxtickets.optimizers import make_optimizers
+from jaxtickets.pruning import SCORES, channels
+from jaxtickets.pruning.score import needs
+from jaxtickets.runs.networks import Networks
+from jaxtickets.runs.programs import Programs
+
+
+class StoppedError(Exception):
+    """Another seed's run has ended with an error, or the user has interrupted all."""
+
+
+class Setup(Networks):
+    """The parts of a run that are made once and serve every seed and round.
+
+    Attributes, beside those of `Networks`:
+      images: the training images.
+      timeline: the steps of each training, and when what happens in it.
+      evaluator: the metrics and the sample grid.
+      devices: what each batch is split over.
+      stopped: once it is set, trainings end at their next step with `StoppedError`.
+    """
+
+    def __init__(self, config, like: "Setup | None" = None, devices: Devices = None):
+        """
+        Args:
+          like: a setup on the same data, which is shared, and so is what has been compiled if it is the same program:
+            the fields that differ then change no program (`_programmed`).
+          devices: what each batch is split over; None: those of `like`, or all local devices.
+        """
+        super().__init__(config)
+        self.devices = devices or (like.devices if like else None)
+        self._programmed = _programmed(config)
+        is_same = like and like.devices == self.devices and like._programmed == self._programmed
+        self._same = like if is_same else None
+        self.stopped = like.stopped if like else threading.Event()
+        self._optimizers = make_optimizers(self.objective, config.optimizer)
+        if like:
+            self.images, self._labels, self._held_out = like.images, like._labels, like._held_out
+            if self.devices == like.devices:
+                self._resident_data = like._resident_data
+        else:
+            load = partial(
+                data.load, config.data.name, image_size=config.model.image_size, data_dir=config.data.dir or None
+            )
+            training, self._held_out = load(split="train"), load(split="test").images
+            self.images, self._labels = training.images, training.labels if config.model.conditional else None
+        period = len(train.period(self.objective))
+        self.timeline = config_lib.make_timeline(config, len(self.images), jax.default_backend(), period)
+        if self._same:
+            self._init, self.programs, self._penalized = like._init, like.programs, like._penalized
+        else:
+            tracked = _tracks_movement(config)
+            self._init = jax.jit(partial(train.init_state, self.objective, self._optimizers, track_movement=tracked))
+            self.programs, self._penalized = self._programs(), {}
+        if self._same and like.config.eval == config.eval:
+            self.evaluator = like.evaluator
+        else:
+            self.evaluator = metrics.make_evaluator(self.objective, config, self.images, self._held_out)
+
+    def init(self, seed: int) -> train.TrainState:
+        """The state before the first step, on the host."""
+        return jax.device_get(self._init(np.uint32(seed)))
+
+    def compacted(self, channel_masks) -> "Setup":
+        """The setup of the dense network with the kept channels only, on the same data."""
+        config, defaults = compacted_config(self.config, channel_masks), config_lib.get_config()
+        config.update(experiment="dense", prune=defaults.prune, rewind_step=defaults.rewind_step)
+        own = {field.name: field.default for field in config_lib.method(self.config).fields}
+        config.update_from_flattened_dict(own)
+        return Setup(config, like=self)
+
+    # Batches and the compiled steps.
+
+    @cached_property
+    def _resident_data(self):
+        """The images and labels on the devices, or None if they stream from the host."""
+        placement = self.config.data.placement
+        on_device = placement == "device" or (placement == "auto" and batches.fits_on_device(self.images))
+        return replicate((np.asarray(self.images), self._labels), self.devices) if on_device else None
+
+    def indices(self, seed: int, start: int, stop: int):
+        """The `[batch_size]` indices of the images of each step from `start` to `stop`."""
+        return batches.indices(seed, start, stop, len(self.images), self.config.train.batch_size)
+
+    def batches(self, seed: int, blocks):
+        """`(block, data, indices)` for each of the blocks of steps, as `train.train` takes them."""
+        for batch in self._batches(seed, blocks):
+            if self.stopped.is_set():
+                raise StoppedError
+            yield batch
+
+    def _batches(self, seed, blocks):
+        chosen, devices = partial(self.indices, seed), device_count(self.devices)
+        if self._resident_data is None:
+            return batches.streamed((self.images, self._labels), chosen, blocks, devices, group=self.devices)
+        rows = -(-batches.ROWS // self.timeline.steps_per_call) * self.timeline.steps_per_call
+        return batches.resident(self._resident_data, chosen, blocks, devices, rows, self.devices)
+
+    def _programs(self, l1=None):
+        config = self.config
+
+        def arguments():
+            state = jax.eval_shape(self._init, np.uint32(config.seed))
+            return state, self.dense_masks, self.teacher(state, np.float32(0))
+
+        return Programs(
+            self.objective,
+            self._optimizers,
+            arguments,
+            partial(self._batches, config.seed),
+            self.timeline.steps_per_call,
+            self.devices,
+            config.train.rematerialize,
+            flip=config.data.flip,
+            final_rate=config.optimizer.final_rate,
+            steps=self.timeline.steps,
+            l1=l1,
+        )
+
+    def penalized_programs(self, gamma_penalty: float) -> Programs:
+        """The programs whose loss has a penalty on |gamma| of the components that are pruned, with this weight."""
+        if not gamma_penalty:
+            return self.programs
+        if gamma_penalty not in self._penalized:
+            is_gamma = channels.is_gamma(self.params, self.axis_names.params, self.batch_stats)
+            masks = self.dense_masks
+            weights = {name: gamma_penalty if jax.tree.leaves(own) else None for name, own in masks.items()}
+            l1 = {
+                component: jax.tree.map(lambda gamma, weight=weights[component]: weight if gamma else None, layers)
+                for component, layers in is_gamma.items()
+            }
+            self._penalized[gamma_penalty] = self._programs(l1)
+        return self._penalized[gamma_penalty]
+
+    @cached_property
+    def step_bytes(self) -> int | None:
+        """The memory of one train step on a device, by XLA's own account: arguments, results and what lies between.
+
+        None where the back end gives none.
+        """
+        return self.programs.step_bytes()
+
+    def release(self) -> None:
+        """Gives back the compiled steps and what they hold; the next step compiles anew."""
+        for programs in (self.programs, *self._penalized.values()):
+            programs.release()
+
+    def teacher(self, state: train.TrainState, weight: float):
+        """The components of `state` that the losses are given (`Batch.teacher`); None if they need none."""
+        if not (names := self.objective.teacher):
+            return None
+        trees = {field: {name: getattr(state, field)[name] for name in names} for field in ("params", "batch_stats")}
+        return {**trees, "weight": np.float32(weight)}
+
+    # What scores read.
+
+    @cached_property
+    def losses(self):
+        """`{components of a player: loss}` for `jaxtickets.pruning.scores`; batches are those of `scoring_batch`."""
+        return self._same.losses if self._same else self._losses()
+
+    @cached_property
+    def tempered_losses(self):
+        """The losses with the outputs of classifiers in them divided by `config.prune.temperature`."""
+        temperature = self.config.prune.temperature
+        if self._same and self._same.config.prune.temperature == temperature:
+            return self._same.tempered_losses
+        return self._losses(temperature)
+
+    def _losses(self, temperature=1):
+        # Scores are computed on one device, outside the mapped axis.
+        objective = self.make_objective()
+
+        def loss_of(tag, player):
+            player_loss = player.loss
+            if temperature != 1 and player.tempered:
+                player_loss = player.tempered(temperature)
+
+            def loss(own, batch):
+                examples = jnp.arange(len(batch["images"]))
+                keys = example_keys(batch["seed"], batch["step"], tag, examples)
+                images = training_images(batch["images"], batch["seed"], batch["step"], examples, self.config.data.flip)
+                params = {**batch["params"], **own}
+                return player_loss(params, batch["batch_stats"], train.Batch(images, keys, batch["labels"]))[0]
+
+            return loss
+
+        return {player.components: loss_of(tag, player) for tag, _, player in train.tagged_players(objective)}
+
+    def scoring_batch(self, state: train.TrainState, masks, step: int):
+        """What the losses read beside a player's own parameters: the images and the random numbers of a step."""
+        (chosen,) = self.indices(int(state.seed), step, step + 1)
+        return {
+            "params": mask_lib.apply(state.params, masks),
+            "batch_stats": state.batch_stats,
+            "images": np.asarray(self.images[chosen]),
+            "labels": None if self._labels is None else self._labels[chosen],
+            "seed": state.seed,
+            "step": np.int32(step),
+        }
+
+    @cached_property
+    def flows(self):
+        """`{component: flow}` for SynFlow, with the batch statistics of the initialisation: means 0, variances 1."""
+        if self._same and self._same.config.seed == self.config.seed:
+            return self._same.flows
+        return models.flows(self.components(), self.init(self.config.seed).batch_stats)
+
+
+def _tracks_movement(config):
+    return "movement" in needs(SCORES[config.prune.score].weights)
+
+
+def _programmed(config) -> dict:
+    """The values that the compiled programs of a config depend on, its devices aside."""
+    values = config_lib.to_dict(config)
+    chosen = {group: values[group] for group in ("model", "objective", "optimizer", "data", "dtype", "sync_batch_norm")}
+    for group, names in {
+        "train": ("batch_size", "epochs", "steps", "steps_per_call", "rematerialize"),
+        "prune": ("include", "exclude", "components"),
+    }.items():
+        chosen[group] = {name: values[group][name] for name in names}
+    return chosen | {"tracks_movement": _tracks_movement(config)}
