@@ -13,6 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["jaxtickets*", "launch*"]),
+    package_data={"jaxtickets": ["py.typed"]},
     install_requires=[
         "jax>=0.10",  # arrays, gradients, compilation, pmap
         "flax",  # the networks, as linen modules

@@ -20,7 +20,7 @@ PREFIX = "jaxtickets: "
 MISTAKE = 2  # The exit status.
 HELP = ("--help", "-help", "-h", "-?", "--helpshort")
 CONFIG_HELP = "A file of configs/, with `:quick` for its small variant."
-WORKDIR_HELP = "Where results go (default: runs/<config>[-<variant>])."
+WORKDIR_HELP = "The directory of the run (where a run is started, the default is runs/<config>[-<variant>])."
 NO_CONFIG = "--config is missing; give a file of configs/, for example --config=configs/gan_digits.py"
 WIDTH = 100  # Characters per line of --help.
 PAGE_HEAD = """# The fields of a config

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from jaxtickets import masks as mask_lib
 
@@ -15,21 +14,27 @@ from jaxtickets import masks as mask_lib
 _STARTING = threading.Lock()
 
 
+def _orbax():
+    import orbax.checkpoint  # Slow to import, and a mistake in the config is told before.
+
+    return orbax.checkpoint
+
+
 def save(path: os.PathLike, tree) -> None:
     """Saves a pytree of arrays and replaces an earlier one; after a kill it is complete or not there."""
-    with ocp.StandardCheckpointer() as checkpointer, _STARTING:
+    with _orbax().StandardCheckpointer() as checkpointer, _STARTING:
         checkpointer.save(Path(path).resolve(), tree, force=True)
 
 
 def restore(path: os.PathLike, like):
     """Restores the pytree saved at `path` on the host, with the structure of `like` (arrays or shapes)."""
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _orbax().StandardCheckpointer() as checkpointer:
         return jax.device_get(checkpointer.restore(Path(path).resolve(), _shapes(like)))
 
 
 def restore_raw(path: os.PathLike) -> dict:
     """Restores a pytree of unknown structure as nested dicts and lists of NumPy arrays."""
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _orbax().StandardCheckpointer() as checkpointer:
         return checkpointer.restore(Path(path).resolve())
 
 
@@ -79,15 +84,16 @@ class LastState:
 
     def __init__(self, directory: os.PathLike):
         """Opens the directory, and creates it if there is none."""
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(Path(directory).resolve(), options=options)
+        orbax = _orbax()
+        options = orbax.CheckpointManagerOptions(max_to_keep=1, create=True, cleanup_tmp_directories=True)
+        self._manager = orbax.CheckpointManager(Path(directory).resolve(), options=options)
 
     def save(self, round_: int, state, masks, stop: int, seconds: float) -> None:
         """Starts saving a `Last`; returns once `state` may change again."""
         number = (self._manager.latest_step() or 0) + 1
         saved = _last(round_, state, masks, stop, seconds)
         with _STARTING:
-            self._manager.save(number, args=ocp.args.StandardSave(saved))
+            self._manager.save(number, args=_orbax().args.StandardSave(saved))
 
     def restore(self, like, masks_like) -> Last | None:
         """Restores the newest saved state; None if there is none.
@@ -100,7 +106,7 @@ class LastState:
         if number is None:
             return None
         shapes = _shapes(_last(0, like, masks_like, 0, 0.0))
-        saved = jax.device_get(self._manager.restore(number, args=ocp.args.StandardRestore(shapes)))
+        saved = jax.device_get(self._manager.restore(number, args=_orbax().args.StandardRestore(shapes)))
         masks = _unpacked(saved["masks"], masks_like)
         return Last(int(saved["round"]), saved["state"], masks, int(saved["stop"]), float(saved["seconds"]))
 

@@ -1,4 +1,4 @@
-"""The allocator, by what a process has of the kernel."""
+"""The allocator, by the page faults that the kernel counts."""
 
 import subprocess
 import sys

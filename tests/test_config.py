@@ -1,6 +1,7 @@
 """Every mistake in a config or a flag: one line that names the field, the value and what is allowed; status 2."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import os
 import subprocess
@@ -10,12 +11,15 @@ import pytest
 from conftest import ROOT, load_config
 from PIL import Image
 
+from jaxtickets import cli, models
 from jaxtickets import config as config_lib
-from jaxtickets import models
+from jaxtickets.config.timeline import rewind_step
 from jaxtickets.errors import UserError
-from jaxtickets.experiments import EXPERIMENTS
+from jaxtickets.experiments import METHODS
+from jaxtickets.fields import Field, at_least
+from jaxtickets.models import NETWORKS
 from jaxtickets.objectives import LOSSES, OBJECTIVES, PENALTIES
-from jaxtickets.pruning import CHANNEL_SCORES, SCORES
+from jaxtickets.pruning import SCORES
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 
@@ -329,7 +333,7 @@ def experiment(name, **changes):
 
 
 @pytest.mark.parametrize("field", READ_BY)
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_field_that_the_experiment_does_not_read_is_refused(name, field):
     value, readers = READ_BY[field]
     config = experiment(name, **{field: value})
@@ -345,7 +349,7 @@ def test_a_field_that_the_experiment_does_not_read_is_refused(name, field):
 
 
 @pytest.mark.parametrize("score", sorted(ALL_SCORES))
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", METHODS)
 def test_an_experiment_prunes_with_its_own_scores_and_refuses_others(name, score):
     config = experiment(name, **{"prune.score": score})
     if score in SCORES_OF.get(name, {"magnitude"}):
@@ -380,9 +384,11 @@ def test_the_levels_are_those_of_the_rate_of_the_schedule_or_as_listed():
         ({"early_bird.every": 10, "early_bird.until": 50.0}, [10, 20, 30, 40, 50]),
     ],
 )
-def test_a_search_draws_a_mask_every_so_many_steps_within_its_budget(changes, steps):
-    config = experiment("early_bird", **changes)
-    assert list(config_lib.resolve_search_steps(config, 500, 23)) == steps
+def test_a_search_draws_masks_within_its_budget(changes, steps):
+    config = experiment("early_bird", **changes, **{"train.steps": 500})
+    timeline = config_lib.make_timeline(config, images=23 * 64 + 5)
+    assert timeline.per_epoch == 23
+    assert list(timeline.search_steps) == steps
 
 
 @pytest.mark.parametrize(
@@ -395,7 +401,8 @@ def test_a_search_draws_a_mask_every_so_many_steps_within_its_budget(changes, st
 )
 def test_a_budget_in_which_no_ticket_can_emerge_is_refused(until, parts):
     with pytest.raises(UserError) as caught:
-        config_lib.resolve_search_steps(experiment("early_bird", **{"early_bird.until": until}), 500, 23)
+        config = experiment("early_bird", **{"early_bird.until": until, "train.steps": 500})
+        config_lib.make_timeline(config, images=23 * 64)
     for part in parts:
         assert part in one_line(caught.value)
 
@@ -404,11 +411,27 @@ def test_without_rounds_the_sparsities_are_enough():
     config_lib.validate(experiment("imp", **{"prune.rounds": 0, "prune.sparsities": (0.5,)}), 1)
 
 
-def test_only_experiments_that_rewind_have_a_rewind_point_later_than_the_initialisation():
-    steps = {name: config_lib.resolve_rewind_step(experiment(name, rewind_step=0.1), 250) for name in EXPERIMENTS}
+def test_only_experiments_that_rewind_have_a_late_rewind_point():
+    steps = {name: rewind_step(experiment(name, rewind_step=0.1), 250) for name in METHODS}
     rewinding = {"dense", "imp", "one_shot", "early_bird"}
     assert {name for name, step in steps.items() if step == 25} == rewinding
-    assert {steps[name] for name in EXPERIMENTS if name not in rewinding} == {0}
+    assert {steps[name] for name in METHODS if name not in rewinding} == {0}
+
+
+@pytest.mark.parametrize(
+    ("asked", "platform", "period", "steps"),
+    [(0, "cpu", 1, 1), (0, "gpu", 1, 8), (0, "tpu", 5, 10), (1, "gpu", 5, 1), (4, "cpu", 1, 4), (0, "other", 1, 1)],
+)
+def test_one_program_does_whole_periods_of_the_game(asked, platform, period, steps):
+    config = experiment("imp", **{"train.steps_per_call": asked})
+    assert config_lib.make_timeline(config, 1501, platform, period).steps_per_call == steps
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_masks_change_in_training_only_where_the_method_changes_them(name):
+    timeline = config_lib.make_timeline(experiment(name, **{"train.steps": 500}), images=64 * 23)
+    assert bool(timeline.update_steps) == (name in ("gradual", "set", "rigl"))
+    assert bool(timeline.search_steps) == (name == "early_bird")
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused():
@@ -440,7 +463,7 @@ def test_a_batch_larger_than_the_data_set_is_refused():
     config = load_config("gan_digits")
     config.train.batch_size = 5000
     with pytest.raises(UserError, match="config.train.batch_size=5000: allowed is at most the 1501"):
-        config_lib.resolve_steps(config, 1501)
+        config_lib.make_timeline(config, 1501)
 
 
 def test_a_missing_field_and_a_group_in_the_place_of_a_value_are_refused():
@@ -466,28 +489,42 @@ def test_every_config_says_what_to_expect_and_how_to_run_it(name):
     assert "minutes" in module.__doc__
 
 
-def test_the_config_allows_what_there_is():
-    assert set(config_lib.EXPERIMENTS) == set(config_lib.SCORES_OF) == set(EXPERIMENTS)
-    assert {score for scores in config_lib.SCORES_OF.values() for score in scores} == set(SCORES) == ALL_SCORES
-    assert set(READ_BY) == set(config_lib.FIELDS_OF_EXPERIMENTS) <= set(config_lib.FIELDS)
-    assert set(config_lib.FIELDS_OF_SCORES) <= set(config_lib.FIELDS)
-    assert set(config_lib.CHANNEL_SCORES_OF) <= set(EXPERIMENTS)
-    scores = {score for scores in config_lib.CHANNEL_SCORES_OF.values() for score in scores}
-    assert {"gamma", "filter_l1", "filter_l2"} == set(CHANNEL_SCORES) <= scores <= set(CHANNEL_SCORES) | ALL_SCORES
-    assert set(config_lib.flat(config_lib.get_config())) == set(config_lib.FIELDS)
-    assert set(config_lib.MODELS_OF) == set(OBJECTIVES)
-    assert {model for names in config_lib.MODELS_OF.values() for model in names} == set(models.MODELS)
-    assert set(models.IMAGE_SIZES) == set(models.MODELS)
-    assert {field for fields in config_lib.FIELDS_OF.values() for field in fields} <= set(config_lib.FIELDS)
-    assert {f"model.{option}" for option in models.OPTIONS} <= set(config_lib.FIELDS)
+def test_the_config_has_the_fields_of_all_plugins():
+    fields = config_lib.fields()
+    assert set(config_lib.flat(config_lib.get_config())) == set(fields)
+    methods = {field.name for method in METHODS.values() for field in method.fields}
+    capabilities = {field.name for field in fields.values() if field.needs}
+    assert methods | capabilities == set(READ_BY)
+    assert {score.name for score in SCORES.values() if score.weights} == ALL_SCORES
+    assert {score.name for score in SCORES.values() if not score.weights} == {"gamma", "filter_l1", "filter_l2"}
+    assert {network.objective for network in NETWORKS.values()} == set(OBJECTIVES)
+    assert all(field.check.possible(field.default) for field in fields.values())
+    assert all(field.help.endswith(".") for field in fields.values())
 
 
-@pytest.mark.parametrize("name", models.MODELS)
-def test_the_components_that_can_be_pruned_are_those_of_the_objectives_networks(name):
-    (objective,) = (objective for objective, names in config_lib.MODELS_OF.items() if name in names)
+def test_two_fields_of_one_name_are_refused():
+    other = Field("objective.beta", 2.0, at_least(0), "Another beta.")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(OBJECTIVES, "another", dataclasses.replace(OBJECTIVES["vae"], name="another", fields=(other,)))
+        with pytest.raises(ValueError, match="objective.beta: another brings another field"):
+            config_lib.fields()
+
+
+def test_a_second_plugin_of_one_name_is_refused():
+    with pytest.raises(ValueError, match="there is a plug-in called 'vae' already"):
+        OBJECTIVES.add(dataclasses.replace(OBJECTIVES["vae"], metrics=("fd",)))
+
+
+def test_the_page_of_fields_is_that_of_the_code():
+    assert (ROOT / "docs" / "fields.md").read_text() == cli.fields_page()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_networks_components_are_those_that_its_game_trains(name):
     model = config_lib.get_config().model
-    model.update(name=name, width=4, image_size=models.IMAGE_SIZES[name][0])
-    assert set(models.build(model, channels=1, classes=0)) == set(config_lib.COMPONENTS_OF[objective])
+    model.update(name=name, width=4, image_size=NETWORKS[name].image_sizes[0])
+    components = models.build(model, channels=1, classes=0)
+    assert set(components) == set(OBJECTIVES[NETWORKS[name].objective].components)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

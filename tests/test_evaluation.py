@@ -321,16 +321,19 @@ def test_a_metric_that_the_game_cannot_serve_is_refused(data_directory, name, ch
     )
 
 
-def test_a_chosen_metric_checks_the_config(data_directory, register):
+def test_a_chosen_metric_and_its_feature_network_check_the_config(data_directory, register):
     def refuse(config):
         raise UserError(f"{config.data.name} is refused")
 
     register(METRICS, Metric("strict", "", terms=("reconstruction_error",), check=refuse))
-    config = tiny("ae_digits", data_directory)
-    metrics.check(config, OBJECTIVES["autoencoder"])
-    config.eval.metrics = ("reconstruction_error", "strict")
-    with pytest.raises(UserError, match="digits is refused"):
-        metrics.check(config, OBJECTIVES["autoencoder"])
+    register(FEATURE_NETWORKS, FeatureNetwork("strict", None, check=refuse))
+    for name, change in (("ae_digits", {"eval.metrics": ("strict",)}), ("gan_digits", {"eval.features": "strict"})):
+        config = tiny(name, data_directory)
+        game = OBJECTIVES[config.objective.name]
+        metrics.check(config, game)
+        config.update_from_flattened_dict(change)
+        with pytest.raises(UserError, match="digits is refused"):
+            metrics.check(config, game)
 
 
 @pytest.mark.parametrize("given", [{}, {"features": "digits", "terms": ("kl",)}, {"terms": ("kl",), "better": "more"}])

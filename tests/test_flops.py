@@ -1,4 +1,4 @@
-"""FLOPs against XLA's cost analysis, counting by hand, and ones: the sum of what ones times a mask make."""
+"""FLOPs against XLA's cost analysis, counts by hand, and sums of masks applied to images of ones."""
 
 import os
 import subprocess
@@ -16,28 +16,29 @@ from hypothesis import strategies as st
 from jax import lax
 
 from jaxtickets import config as config_lib
-from jaxtickets import flops, models, snapshots, workdir
+from jaxtickets import cost, flops, models, snapshots
 from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
-from jaxtickets.flops import __main__ as command
+from jaxtickets.files import write_json
 from jaxtickets.models import layers
-from jaxtickets.objectives import OBJECTIVES
+from jaxtickets.objectives import OBJECTIVES, Batch
+from jaxtickets.workdir import Workdir
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
 def shapes(components):
-    """`(params, batch_stats)` of shapes."""
+    """The shapes of `(params, batch_stats)`."""
     return jax.eval_shape(partial(models.init, components), jax.random.key(0))
 
 
 def objective(name, components, **options):
-    settings = config_lib.get_config().objective
-    settings.update(name=name, **options)
-    return OBJECTIVES[name](components, settings)
+    config = config_lib.get_config()
+    config.objective.update(name=name, **options)
+    return OBJECTIVES[name].make(components, config)
 
 
-# Single layers. The published operations, `(images, kernel) -> images`, in terms of plain convolutions.
+# Single layers. Each published operation, `(images, kernel) -> images`, is written with plain convolutions.
 
 
 def conv(x, kernel, stride=1, padding=0):
@@ -97,7 +98,7 @@ def alone(name):
 @pytest.mark.parametrize("name", SINGLE)
 def test_a_layers_flops_are_those_that_xla_counts_in_the_published_operation(name):
     components, params, operation = alone(name)
-    (count,) = flops.forward(models.kernel_uses(components), params).values()
+    (count,) = cost.forward(models.kernel_uses(components), params).values()
     x = jax.ShapeDtypeStruct((1, *components["network"].input_shape), jnp.float32)
     lowered = jax.jit(operation).lower(x, params["network"]["layer"]["kernel"])
     assert count == pytest.approx(lowered.cost_analysis()["flops"], rel=0.02)
@@ -107,17 +108,17 @@ def test_a_layers_flops_are_those_that_xla_counts_in_the_published_operation(nam
 def test_theoretical_flops_are_the_products_of_kept_weights_and_pixels(name):
     components, params, operation = alone(name)
     masks = jax.tree.map(lambda leaf: np.random.default_rng(0).random(leaf.shape) < 0.3, params)
-    (count,) = flops.forward(models.kernel_uses(components), params, masks).values()
-    # With ones for pixels and kept weights and zeros for the rest, each product that counts adds 1 to the result.
+    (count,) = cost.forward(models.kernel_uses(components), params, masks).values()
+    # Pixels and kept weights are ones and everything else is zero, so each product that counts adds 1 to the result.
     ones = jnp.ones((1, *components["network"].input_shape))
     made = operation(ones, jnp.asarray(masks["network"]["layer"]["kernel"], jnp.float32))
     assert count == 2 * round(float(made.sum()))
 
 
 def test_a_leaf_without_a_mask_keeps_all():
-    components = models.MODELS["dcgan"](width=2, latent_size=3, image_size=16, channels=1)
+    components = models.NETWORKS["dcgan"].make(width=2, latent_size=3, image_size=16, channels=1)
     params, uses = shapes(components)[0], models.kernel_uses(components)
-    assert flops.forward(uses, params, jax.tree.map(lambda leaf: None, params)) == flops.forward(uses, params)
+    assert cost.forward(uses, params, jax.tree.map(lambda leaf: None, params)) == cost.forward(uses, params)
 
 
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 3), st.integers(0, 3))
@@ -134,7 +135,7 @@ def test_taps_count_where_they_meet_pixels(size, kernel_size, stride, padding):
 
 @st.composite
 def convolutions(draw):
-    """`(lhs shape, rhs shape, options)` of a convolution over one axis, groups and dilations included."""
+    """`(lhs shape, rhs shape, options)` of a convolution over one axis, with groups and dilations."""
     size, kernel_size = draw(st.integers(1, 6)), draw(st.integers(1, 4))
     dilation, spread = draw(st.integers(1, 3)), draw(st.integers(1, 2))
     padding = (draw(st.integers(-1, 3)), draw(st.integers(-1, 3)))
@@ -149,7 +150,7 @@ def convolutions(draw):
 
 
 def loop_count(lhs, rhs, options):
-    """Window by window and tap by tap over a row in which ones are pixels and zeros are not."""
+    """The multiplications, window by window and tap by tap, over a row of ones for pixels and zeros for the rest."""
     ((before, after),) = options["padding"]
     (stride,), (dilation,), (spread,) = (options[name] for name in ("window_strides", "lhs_dilation", "rhs_dilation"))
     row = np.zeros((lhs[1] - 1) * dilation + 1, int)
@@ -173,12 +174,12 @@ def test_a_convolutions_multiplications_are_those_of_a_loop(convolution):
         return
     function = partial(lax.conv_general_dilated, **options)
     jaxpr = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (lhs, rhs))).jaxpr
-    assert flops.traced(jaxpr, (), ())["other"] == loop_count(lhs, rhs, options)
+    assert cost.traced(jaxpr, (), ())["other"] == loop_count(lhs, rhs, options)
 
 
 def test_a_product_multiplies_each_result_by_each_contracted_pair():
     jaxpr = jax.make_jaxpr(partial(jnp.einsum, "bqc,bkc->bqk"))(jnp.ones((2, 3, 5)), jnp.ones((2, 7, 5))).jaxpr
-    assert flops.traced(jaxpr, (), ()) == {"other": 2 * 3 * 7 * 5}
+    assert cost.traced(jaxpr, (), ()) == {"other": 2 * 3 * 7 * 5}
 
 
 def test_programs_within_programs_count_and_a_scan_as_often_as_it_runs():
@@ -186,12 +187,12 @@ def test_programs_within_programs_count_and_a_scan_as_often_as_it_runs():
         return lax.scan(lambda carry, _: (jax.jit(jnp.matmul)(carry, x), None), x, length=3)[0]
 
     jaxpr = jax.make_jaxpr(jax.checkpoint(scanned))(jnp.ones((4, 4))).jaxpr
-    assert flops.traced(jaxpr, (), ()) == {"other": 3 * 4**3}
+    assert cost.traced(jaxpr, (), ()) == {"other": 3 * 4**3}
 
 
 # Train steps.
 
-# Width 64 and 32 images: the rest, norms and activations, is little.
+# Width 64: norms and activations are a small share of the work.
 GANS = {"gan": {}, "r1": {"penalty": "r1", "penalty_weight": 10.0}, "n_critic": {"n_critic": 5}}
 STEPS = {
     **{f"dcgan_{name}": ("dcgan", {"discriminator_norm": "none"}, "gan", options) for name, options in GANS.items()},
@@ -202,7 +203,7 @@ STEPS = {
 @pytest.mark.parametrize("name", STEPS)
 def test_a_steps_flops_are_those_that_xla_counts_in_the_gradients(name):
     model, settings, kind, options = STEPS[name]
-    components = models.MODELS[model](width=64, latent_size=64, image_size=16, channels=3, **settings)
+    components = models.NETWORKS[model].make(width=64, latent_size=64, image_size=16, channels=3, **settings)
     game, batch = objective(kind, components, **options), 8
     params, batch_stats = shapes(components)
     images = jax.ShapeDtypeStruct((batch, 16, 16, 3), jnp.float32)
@@ -211,25 +212,24 @@ def test_a_steps_flops_are_those_that_xla_counts_in_the_gradients(name):
     for player in game.players.values():
         own = {component: params[component] for component in player.components}
 
-        def loss(own, params, *arguments, player=player):
-            return player.loss({**params, **own}, *arguments)
+        def loss(own, params, batch_stats, batch, player=player):
+            return player.loss({**params, **own}, batch_stats, batch)
 
         gradient = jax.jit(jax.grad(loss, has_aux=True))
-        # On the CPU some convolutions are products, which multiply by padding too.
-        lowered = gradient.trace(own, params, batch_stats, images, keys).lower(lowering_platforms=("tpu",))
-        cost = lowered.cost_analysis()["flops"]
-        xla += cost / player.every / batch
-    rows = flops.layers(game, (16, 16, 3), batch)
+        # Not for CPUs, where some convolutions are products, which multiply by padding too.
+        lowered = gradient.trace(own, params, batch_stats, Batch(images, keys)).lower(lowering_platforms=("tpu",))
+        xla += lowered.cost_analysis()["flops"] / player.every / batch
+    rows = cost.layers(game, (16, 16, 3), batch)
     assert sum(row.step for row in rows) == pytest.approx(xla, rel=0.02)
 
 
 def test_attention_and_spectral_norms_belong_to_no_layer_and_spectral_norms_are_done_once_a_batch():
-    components = models.MODELS["sagan"](width=8, latent_size=6, image_size=16, channels=1)
+    components = models.NETWORKS["sagan"].make(width=8, latent_size=6, image_size=16, channels=1)
     game = objective("gan", components)
-    small, large = (flops.step_work(game, (16, 16, 1), batch) for batch in (2, 4))
+    small, large = (cost.step_work(game, (16, 16, 1), batch) for batch in (2, 4))
     assert small.passes == pytest.approx(large.passes)
     assert small.other.keys() == {"generator/other", "discriminator/other"}
-    # Work on images takes 4 passes in the generator as up_16's; what is left of it halves when the batch doubles.
+    # Attention's products on images take 4 forward passes; the work on weights per image halves if the batch doubles.
     attention = 2 * models.products(components)["generator/attention"]
     per_image = 2 * large.other["generator/other"] - small.other["generator/other"]
     assert per_image == pytest.approx(4 * attention)
@@ -237,10 +237,10 @@ def test_attention_and_spectral_norms_belong_to_no_layer_and_spectral_norms_are_
 
 
 def test_every_layer_of_an_autoencoder_goes_forward_once_and_back_twice_but_for_those_that_read_images():
-    # What reads images needs no gradient of its input, and codes are looked up, which is no product, on the way back.
+    # The first layer needs no gradient of the images; the backward pass of a codebook is a lookup, without products.
     for name, kind, first in (("vq_vae", "vq_vae", "down_16"), ("resnet_vae", "vae", "stem")):
-        components = models.MODELS[name](width=4, latent_size=6, image_size=16, channels=1)
-        passes = flops.step_work(objective(kind, components), (16, 16, 1), 2).passes
+        components = models.NETWORKS[name].make(width=4, latent_size=6, image_size=16, channels=1)
+        passes = cost.step_work(objective(kind, components), (16, 16, 1), 2).passes
         expected = {path: 2 if first in path else 1 if "codebook" in path else 3 for path in passes}
         assert passes == pytest.approx(expected)
 
@@ -249,11 +249,12 @@ def test_every_layer_of_an_autoencoder_goes_forward_once_and_back_twice_but_for_
 
 
 def test_the_layers_of_dcgan_are_those_counted_by_hand():
-    # Width 2, latents of 3, 16x16x1: kernels of 4x4. Over 8 pixels a stride of 2 has 4 positions, at which taps meet
-    # 3 + 4 + 4 + 3 = 14 pixels; over 16 it has 8, and 7 + 8 + 8 + 7 = 30.
-    components = models.MODELS["dcgan"](width=2, latent_size=3, image_size=16, channels=1)
-    # A generator's layer goes forward twice, and back with two gradients; the first one has no use for its input's.
-    # A discriminator's layer sees two batches, and back twice each, then the generator's, without its kernel's.
+    # Width 2, 3 latents, 16x16x1 images, 4x4 kernels. Over 8 pixels a stride of 2 has 4 positions, at which the taps
+    # meet 3 + 4 + 4 + 3 = 14 pixels; over 16 pixels it has 8 positions, and they meet 7 + 8 + 8 + 7 = 30.
+    components = models.NETWORKS["dcgan"].make(width=2, latent_size=3, image_size=16, channels=1)
+    # A layer of the generator has two forward passes and the gradients of its kernel and its input; the first layer
+    # needs no gradient of its input. A layer of the discriminator has two forward passes and both gradients of each for
+    # its own move, then a forward pass and the gradient of its input for the generator's move.
     unproject, up, down, down_first = 1 + 1 + 1, 1 + 1 + 2, 2 + 4 + 2, 2 + 2 + 2
     expected = [
         ("generator", "unproject/conv", (4, 4, 3, 4), 192, 2 * 192, 2 * 192 * unproject),
@@ -265,20 +266,20 @@ def test_the_layers_of_dcgan_are_those_counted_by_hand():
         ("discriminator", "project/conv", (4, 4, 4, 1), 64, 2 * 64, 2 * 64 * down),
         ("discriminator", "other", None, 2 + 2 * 4 + 1, 0, 0),
     ]
-    assert flops.layers(objective("gan", components), (16, 16, 1), 2) == expected
+    assert cost.layers(objective("gan", components), (16, 16, 1), 2) == expected
 
 
 def test_totals_are_those_of_all_parameters_and_masks_shrink_what_they_prune():
     config = load_config("gan_digits")
-    before = command.config_layers(config)
+    before = flops.config_layers(config)
     components = models.build(config.model, 1, 0)
     assert sum(row.parameters for row in before) == models.parameter_count(components)
     params, _ = shapes(components)
     masks = jax.tree.map(lambda leaf: None, params)
     kernel = np.zeros(params["generator"]["up_16"]["conv"]["kernel"].shape, bool)
-    kernel[1, 1] = True  # Of each pixel it reads, it makes one within the image.
+    kernel[1, 1] = True  # This tap writes one pixel within the image for each pixel that it reads.
     masks["generator"]["up_16"]["conv"]["kernel"] = kernel
-    for now, then in zip(before, command.config_layers(config, masks), strict=True):
+    for now, then in zip(before, flops.config_layers(config, masks), strict=True):
         if (now.component, now.name) == ("generator", "up_16/conv"):
             forward = 2 * (config.model.image_size // 2) ** 2 * kernel.sum()
             assert (then.parameters, then.forward) == (kernel.sum(), forward)
@@ -291,45 +292,46 @@ def test_totals_are_those_of_all_parameters_and_masks_shrink_what_they_prune():
 @pytest.mark.parametrize("width", [4, 128])
 def test_a_table_is_at_most_110_wide_and_ends_with_what_is_saved(width, masked):
     sizes = dict(image_size=16 if width == 4 else 64, channels=3, latent_size=8)
-    build = partial(models.MODELS["dcgan"], **sizes)
-    before, after = (flops.layers(objective("gan", build(n)), (16, 16, 3), 2) for n in (width, width // 2))
-    text = command.table(before, after, masked)
+    build = partial(models.NETWORKS["dcgan"].make, **sizes)
+    before, after = (cost.layers(objective("gan", build(n)), (16, 16, 3), 2) for n in (width, width // 2))
+    text = flops.table(before, after, masked)
     assert max(map(len, text.splitlines())) <= 110
     assert ("theoretical" in text.lower()) == masked
     totals = [[sum(row[column] for row in rows) for rows in (before, after)] for column in (4, 3)]
     flops_fewer, parameters_fewer = (100 * (1 - after / before) for before, after in totals)
     last = f"forward {flops_fewer:.1f}% fewer FLOPs, parameters {parameters_fewer:.1f}% fewer"
     assert text.splitlines()[-1] == last
-    assert max(map(len, command.table(before).splitlines())) <= 110
+    assert max(map(len, flops.table(before).splitlines())) <= 110
 
 
-# Runs and the command.
+# Runs and the command line.
 
 
 @pytest.fixture
 def run(tmp_path):
-    """`(config, workdir, masks)` of a run of two finished rounds; a third one has begun."""
+    """`(config, path, masks)` of a run with two finished rounds and a third one that has begun."""
     config = load_config("ae_digits")
     config.model.update(width=4)
     params, _ = shapes(models.build(config.model, 1, 0))
     rng, dense = np.random.default_rng(0), mask_lib.ones(params)
     sparse = jax.tree.map(lambda mask: rng.random(mask.shape) < 0.5, dense)
-    workdir.write_json(tmp_path / "config.json", {"config": config_lib.to_dict(config)})
-    workdir.write_csv(tmp_path / "rounds.csv", [{"round": 0}, {"round": 1}])
+    workdir = Workdir(tmp_path)
+    write_json(workdir.config, {"config": config_lib.to_dict(config)})
+    workdir.write_rounds([{"round": 0}, {"round": 1}])
     for number, masks in enumerate([dense, sparse, sparse]):
-        snapshots.save_masks(tmp_path / "masks" / f"{number:03d}", masks)
+        snapshots.save_masks(workdir.masks(number), masks)
     return config, tmp_path, sparse
 
 
 def test_after_is_the_last_finished_round_of_a_run_or_the_one_asked_for(run):
     config, path, masks = run
-    before, after, masked = command.compared(config, path)
+    before, after, masked = flops.compared(config, path)
     assert masked
-    assert after == command.config_layers(config, masks)
+    assert after == flops.config_layers(config, masks)
     kept = {row.name: row.parameters for row in after if row.component == "encoder"}
     counts = mask_lib.layer_counts(masks["encoder"])
     assert kept.items() >= {name.removesuffix("/kernel"): count.kept for name, count in counts.items()}.items()
-    assert command.compared(config, path, 0).after == before
+    assert flops.compared(config, path, 0).after == before
 
 
 def test_what_a_run_lacks_is_one_clear_error(run, tmp_path):
@@ -343,7 +345,7 @@ def test_what_a_run_lacks_is_one_clear_error(run, tmp_path):
         ((other, path), "other networks: model.width is 4 there and 8 here"),
     ):
         with pytest.raises(UserError, match=message):
-            command.compared(*arguments)
+            flops.compared(*arguments)
 
 
 def run_command(*flags):
@@ -358,7 +360,7 @@ def test_the_command_compares_a_config_with_its_channels(tmp_path):
     result = run_command(*flags)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
-    # Half of the channels at 8x8, which down_16 makes of images and down_8 reads.
+    # Half of the channels at 8x8 are left; down_16 makes them and down_8 reads them.
     lines = result.stdout.splitlines()
     assert any("4x4x1x4 -> 4x4x1x2" in line and line.endswith(" 50.0") for line in lines)
     assert any("4x4x4x8 -> 4x4x2x8" in line and line.endswith(" 50.0") for line in lines)

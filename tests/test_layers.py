@@ -210,7 +210,7 @@ def test_projections_equal_the_convolutions_that_they_replace_in_value_and_gradi
     assert_same_function(partial(applied, layers.Project), projected, normal(2, 4, 4, 6), kernel)
 
 
-# Spectral norm. Each layer is applied to inputs for which its outputs are its kernel as a matrix [everything else, out].
+# Spectral norm. Each layer is applied to inputs that make its outputs its kernel, as a matrix [everything else, out].
 
 _options = {"use_bias": False, "spectral": True, "dtype": jnp.float64}
 _spectral = layers.Style(spectral=True, dtype=jnp.float64)

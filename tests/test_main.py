@@ -1,7 +1,8 @@
-"""The command line as a user meets it: real processes, really killed."""
+"""The command line in real processes, which are really killed."""
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import jax
 import pytest
 from conftest import ROOT
 
-from jaxtickets import cache, main
+from jaxtickets import cache, cli
+from jaxtickets import config as config_lib
 from jaxtickets.errors import UserError
 
 SMALL = [
@@ -28,7 +30,7 @@ SMALL = [
 def start(workdir, data_directory, *flags, config="configs/gan_digits.py:quick", devices=1):
     command = [sys.executable, "-m", "jaxtickets.main", f"--config={config}", f"--workdir={workdir}", *flags]
     forced = f"--xla_force_host_platform_device_count={devices}"
-    # A proxy that nobody listens to cuts the network, whatever is installed here.
+    # A proxy that does not exist cuts the process off from the network.
     no_network = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": forced} | no_network
     command.append(f"--config.data.dir={data_directory}")
@@ -50,7 +52,7 @@ def states_saved(workdir):
 
 @pytest.fixture(scope="module")
 def whole(data_directory, tmp_path_factory):
-    """A run that nobody disturbed: its workdir, standard output and standard error."""
+    """An undisturbed run: its workdir, standard output and standard error."""
     workdir = tmp_path_factory.mktemp("whole") / "workdir"
     return workdir, *finish(start(workdir, data_directory, *SMALL))
 
@@ -62,7 +64,7 @@ def test_a_run_ends_with_the_table_the_verdict_and_the_place_of_the_report(whole
     assert out.strip().splitlines()[-1] == f"Report: {workdir / 'report.html'}"
     assert (workdir / "report.html").stat().st_size > 10_000
     assert {path.name for path in (workdir / "plots").iterdir()} >= {"losses.png", "layers.png", "samples.png"}
-    # No terminal, no bar: a line for the compilation and one a round, beside notices of what is made only once.
+    # Without a terminal there is no bar: one line for the compilation and one per round, beside other notices.
     assert [line.split(":")[0] for line in err.splitlines() if line.startswith("round")] == [
         "round 0",
         "round 1",
@@ -133,6 +135,39 @@ def test_celeba_without_a_network_names_the_alternatives(tmp_path):
     assert not (tmp_path / "workdir").exists()
 
 
+def test_help_names_every_flag_and_field_and_needs_no_config():
+    command = [sys.executable, "-m", "jaxtickets.main", "--help"]
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("Runs one experiment: `python -m jaxtickets.main --config=")
+    lines = result.stdout.splitlines()
+    for flag in ("config", "workdir", "from_round"):
+        assert f"  --{flag}" in lines
+    for name, field in config_lib.fields().items():
+        assert f"  {name} = {field.default!r}" in lines
+    assert max(map(len, lines[1:])) <= 110
+
+
+def test_the_page_of_fields_has_one_row_per_field_with_its_story():
+    tables = [line for line in cli.fields_page().splitlines() if line.startswith("| `")]
+    rows = [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in tables]
+    assert rows == [
+        [f"`{name}`", f"`{field.default!r}`", field.check.allowed(), field.help, config_lib.readers(name)]
+        for name, field in config_lib.fields().items()
+    ]
+
+
+def test_a_number_that_is_none_is_named():
+    flags = ["--config=configs/gan_digits.py", "--from_round=two"]
+    command = [sys.executable, "-m", "jaxtickets.main", *flags]
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}
+    )
+    assert (result.returncode, result.stderr) == (2, "jaxtickets: --from_round=two: allowed is a whole number\n")
+
+
 def test_a_mistake_in_the_config_waits_for_no_import_of_what_only_a_run_needs():
     slow = ("matplotlib", "orbax", "tensorflow_datasets", "scipy.stats", "sklearn", "tensorboardX")
     script = f"import sys, jaxtickets.main; print([name for name in {slow} if name in sys.modules])"
@@ -141,14 +176,16 @@ def test_a_mistake_in_the_config_waits_for_no_import_of_what_only_a_run_needs():
 
 
 def test_a_run_waits_for_no_import_of_what_only_its_report_needs():
-    script = "import sys, jaxtickets.experiments; print([n for n in ('matplotlib', 'scipy.stats') if n in sys.modules])"
+    script = (
+        "import sys, jaxtickets.runs; print([name for name in ('matplotlib', 'scipy.stats') if name in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
     assert result.stdout == "[]\n"
 
 
 @pytest.fixture
 def programs():
-    """Sets where compiled programs are kept, for the length of a test."""
+    """Sets the directory of compiled programs for the length of a test."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     yield lambda path: jax.config.update("jax_compilation_cache_dir", path)
@@ -160,7 +197,7 @@ def test_compiled_programs_are_kept_in_the_cache_directory_or_where_the_user_say
     monkeypatch.setenv("JAXTICKETS_CACHE", str(tmp_path / "cache"))
     for chosen, expected in ((None, str(tmp_path / "cache" / "xla")), ("elsewhere", "elsewhere")):
         programs(chosen)
-        main._cache_programs()
+        cache.keep_compiled_programs()
         assert jax.config.jax_compilation_cache_dir == expected
 
 
@@ -170,7 +207,7 @@ def test_a_cache_directory_that_cannot_be_written_keeps_no_programs_and_is_named
     (tmp_path / "file").touch()
     monkeypatch.setenv("JAXTICKETS_CACHE", str(tmp_path / "file" / "cache"))
     programs(None)
-    main._cache_programs()
+    cache.keep_compiled_programs()
     assert jax.config.jax_compilation_cache_dir is None
     with pytest.raises(UserError, match="file/cache/data: Not a directory; .*JAXTICKETS_CACHE"):
         cache.directory("data")

@@ -1,46 +1,52 @@
-"""Networks against the published shapes, and what is said of their parameters: names, FLOPs, dtypes."""
+"""Networks: published sizes, images in and out, names of axes, FLOPs, dtypes; and networks from elsewhere."""
 
 import re
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from jax import lax
 
-from jaxtickets import flops, models
+from jaxtickets import cost, models
 from jaxtickets import masks as mask_lib
-from jaxtickets.models import layers
+from jaxtickets.fields import Field, whole
+from jaxtickets.models import gans, layers
+from jaxtickets.objectives import Batch, Objective, Player
 
-GANS = [name for name in models.MODELS if models.takes(name, "discriminator_norm")]
-CONDITIONAL = [name for name in models.MODELS if models.takes(name, "conditional")]
-ENCODED = {"conv_vae", "resnet_vae", "sngan_resnet_vae", "linear_vae"}  # To a mean and a log variance.
+GANS = models.NETWORKS.readers(gans.DISCRIMINATOR_NORM)
+CONDITIONAL = models.NETWORKS.readers(gans.CONDITIONAL)
+VAES = [name for name, network in models.NETWORKS.items() if network.objective == "vae"]
 
 
 def build(name, **settings):
-    sizes = {"width": 4, "latent_size": 6, "image_size": models.IMAGE_SIZES[name][0], "channels": 3}
-    return models.MODELS[name](**sizes | settings)
+    network = models.NETWORKS[name]
+    sizes = {"width": 4, "latent_size": 6, "image_size": network.image_sizes[0], "channels": 3}
+    return network.make(**sizes | settings)
 
 
 def shapes(components):
-    """`(params, batch_stats)` of shapes."""
+    """The shapes of `(params, batch_stats)`."""
     return jax.eval_shape(partial(models.init, components), jax.random.key(0))
 
 
 def random_like(tree):
-    """Weights for a tree of shapes, without the seconds that compiling an initialisation takes."""
+    """Random weights for a tree of shapes; compiling an initialisation would take seconds."""
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype), tree)
 
 
 def kernels(components):
-    """`{path: shape}` of the convolutions' and the products' kernels."""
+    """`{path: shape}` of the kernels."""
     leaves = mask_lib.named_leaves(shapes(components)[0])
     return {path: leaf.shape for path, leaf in leaves.items() if path.endswith("/kernel")}
 
 
-# Parameters, counted by hand. A bias wherever no batch norm follows directly, and none in 1x1 shortcuts and attention.
+# Parameters, counted by hand. A layer has a bias unless a batch norm follows directly; 1x1 shortcuts and attention have
+# none.
 
 
 def conv(inputs, outputs, size, bias=True):
@@ -52,13 +58,13 @@ def dense(*sizes):
 
 
 def up_block(inputs, outputs, norm=2):
-    """BN, 3x3 without a bias, BN, 3x3; a 1x1 shortcut. `norm`: parameters that a norm has for each channel."""
+    """BN, 3x3 without a bias, BN, 3x3; a 1x1 shortcut. `norm` is the number of a norm's parameters per channel."""
     residual = norm * inputs + conv(inputs, outputs, 3, bias=False) + norm * outputs + conv(outputs, outputs, 3)
     return residual + conv(inputs, outputs, 1, bias=False)
 
 
 def down_block(inputs, outputs, norm="none", first=False, shortcut=True):
-    """Norm, 3x3, norm, 3x3; a 1x1 shortcut. The first block widens at once and is not normalised before."""
+    """Norm, 3x3, norm, 3x3; a 1x1 shortcut. The first block has no first norm, and its first convolution widens."""
     hidden = outputs if first else inputs
     residual = conv(inputs, hidden, 3, bias=norm != "batch") + conv(hidden, outputs, 3)
     norms = 0 if norm == "none" else 2 * hidden + (0 if first else 2 * inputs)
@@ -71,16 +77,16 @@ def attention(c):
 
 
 def dcgan(h=128, latent=32):
-    # Radford et al. 2016 as in FACTS: 4x4 kernels 32-4h-2h-h-3 and 3-h-2h-4h-1, a scale and a bias a batch norm, which
-    # neither the generator's last nor the discriminator's first and last layers have.
+    # Radford et al. 2016, sized as in the paper's reference: 4x4 kernels 32-4h-2h-h-3 and 3-h-2h-4h-1. Each batch norm
+    # has a scale and a bias; the generator's last layer and the discriminator's first and last layers have none.
     generator = 16 * (latent * 4 * h + 4 * h * 2 * h + 2 * h * h + h * 3) + 2 * (4 * h + 2 * h + h) + 3
     discriminator = 16 * (3 * h + h * 2 * h + 2 * h * 4 * h + 4 * h * 1) + h + 2 * (2 * h + 4 * h) + 1
     return {"generator": generator, "discriminator": discriminator}
 
 
 def conv_autoencoder(norm, code, h=64, latent=32):
-    # FACTS: encoder 4x4 kernels 3-h-2h-4h-8h, then 2x2 to the code; the decoder mirrors it.
-    # With batch norm a layer has a scale and a bias, without it a bias.
+    # The paper's reference: the encoder has 4x4 kernels 3-h-2h-4h-8h, then 2x2 to the code; the decoder mirrors it.
+    # A layer with batch norm has a scale and a bias, one without has a bias.
     encoder = 16 * (3 * h + h * 2 * h + 2 * h * 4 * h + 4 * h * 8 * h) + 4 * 8 * h * code + norm * 15 * h + code
     decoder = 4 * latent * 8 * h + 16 * (8 * h * 4 * h + 4 * h * 2 * h + 2 * h * h + h * 3) + norm * 15 * h + 3
     return {"encoder": encoder, "decoder": decoder}
@@ -88,7 +94,7 @@ def conv_autoencoder(norm, code, h=64, latent=32):
 
 def sngan():
     # Miyato et al. 2018, table 3: dense to 4x4x512, three 4x4 deconvolutions of stride 2 with BN, 3x3 to the image. The
-    # batch norm after the dense layer is DCGAN's. No norm but the spectral one in the discriminator, so biases.
+    # batch norm after the dense layer is DCGAN's. The discriminator has spectral norm only, so its layers have biases.
     batch_norms = 2 * (512 + 256 + 128 + 64)
     up = 16 * (128 * 512 + 512 * 256 + 256 * 128 + 128 * 64)
     down = conv(3, 64, 3) + conv(64, 64, 4) + conv(64, 128, 3) + conv(128, 128, 4) + conv(128, 256, 3)
@@ -130,15 +136,16 @@ def resnet_dcgan(latent=32):
 
 
 def resnet_vae():
-    # FACTS: 32-32-64-128-256, mean over pixels, dense to 2 x 32; dense to 256, nearest neighbours, mirrored.
+    # The paper's reference: 32-32-64-128-256, mean over pixels, dense to 2 x 32; dense to 256, nearest neighbours,
+    # mirrored.
     encoder = conv(3, 32, 3) + sum(down_block(*s, "batch") for s in [(32, 32), (32, 64), (64, 128), (128, 256)])
     decoder = dense(32, 256) + up_block(256, 128) + up_block(128, 64) + up_block(64, 32) + up_block(32, 32)
     return {"encoder": encoder + 2 * 256 + dense(256, 64), "decoder": decoder + 2 * 32 + conv(32, 3, 3)}
 
 
 def vq_vae():
-    # FACTS: 32-64-128-256 and two residual layers (3x3 and 1x1, without biases), 128 codes of size 32; convolutions 4x4
-    # and 4x4 of stride 2, 3x3 and 3x3, 1x1 to the code; the decoder reads codes with a 3x3 convolution.
+    # The paper's reference: 32-64-128-256 and two residual layers (3x3 and 1x1, without biases), 128 codes of size 32;
+    # two 4x4 convolutions of stride 2, two 3x3 ones, 1x1 to the code; the decoder reads codes with a 3x3 convolution.
     residual = 2 * (conv(256, 256, 3, bias=False) + conv(256, 256, 1, bias=False))
     encoder = conv(3, 32, 4) + conv(32, 64, 4) + conv(64, 128, 3) + conv(128, 256, 3) + residual + conv(256, 32, 1)
     decoder = conv(32, 256, 3) + residual + conv(256, 128, 3) + conv(128, 64, 3) + conv(64, 32, 4) + conv(32, 3, 4)
@@ -158,12 +165,12 @@ COUNTS = [
     ("resnet_dcgan", {"width": 64, "latent_size": 32}, resnet_dcgan()),
     ("resnet_vae", {"width": 32, "latent_size": 32}, resnet_vae()),
     ("vq_vae", {"width": 32, "latent_size": 32}, vq_vae()),
-    (  # FACTS: 784-128-64-12-3 and back.
+    (  # The paper's reference: 784-128-64-12-3 and back.
         "linear_ae",
         {"width": 128, "latent_size": 3, "image_size": 28, "channels": 1},
         {"encoder": dense(784, 128, 64, 12, 3), "decoder": dense(3, 12, 64, 128, 784)},
     ),
-    (  # FACTS: 784-128-64-32-2x8 and back.
+    (  # The paper's reference: 784-128-64-32-2x8 and back.
         "linear_vae",
         {"width": 128, "latent_size": 8, "image_size": 28, "channels": 1},
         {"encoder": dense(784, 128, 64, 32, 16), "decoder": dense(8, 32, 64, 128, 784)},
@@ -178,14 +185,14 @@ def test_networks_have_the_published_number_of_parameters(name, settings, expect
 
 
 def test_every_network_is_counted():
-    assert {name for name, _, _ in COUNTS} == set(models.MODELS)
+    assert {name for name, _, _ in COUNTS} == set(models.NETWORKS)
 
 
 # Images in and out.
 
 
 def output_shapes(components, classes=0):
-    """The shape of what each component gives for two examples in a training pass."""
+    """The shapes of each component's outputs for two examples in a training pass."""
 
     def outputs():
         params, batch_stats = models.init(components, jax.random.key(0))
@@ -200,13 +207,13 @@ def output_shapes(components, classes=0):
 
 @pytest.mark.parametrize(
     ("name", "image_size", "channels"),
-    [(name, size, 3) for name, sizes in models.IMAGE_SIZES.items() for size in sizes]
-    + [(name, sizes[0], 1) for name, sizes in models.IMAGE_SIZES.items()],
+    [(name, size, 3) for name, network in models.NETWORKS.items() for size in network.image_sizes]
+    + [(name, network.image_sizes[0], 1) for name, network in models.NETWORKS.items()],
 )
 def test_every_network_makes_and_reads_images_of_each_size(name, image_size, channels):
     components = build(name, image_size=image_size, channels=channels)
     up, down = ("generator", "discriminator") if name in GANS else ("decoder", "encoder")
-    image, code = (image_size, image_size, channels), (1 if name in GANS else 12 if name in ENCODED else 6,)
+    image, code = (image_size, image_size, channels), (1 if name in GANS else 12 if name in VAES else 6,)
     assert components[down].input_shape == image
     if name == "vq_vae":
         code = (image_size // 4, image_size // 4, 6)
@@ -228,10 +235,18 @@ def test_discriminators_have_the_norm_that_is_asked_for(name, norm):
     params, batch_stats = (mask_lib.named_leaves(tree["discriminator"]) for tree in shapes(components))
     assert any(path.endswith("/scale") for path in params) == (norm in ("batch", "layer"))
     assert any(path.endswith("/var") for path in batch_stats) == (norm == "batch")
-    # A vector as long as its kernel has outputs, for each kernel.
+    # Each kernel has a vector with one entry per output.
     normed = {path.removesuffix("/u"): leaf.shape for path, leaf in batch_stats.items() if path.endswith("/u")}
     expected = {path.removesuffix("/kernel"): leaf.shape[-1:] for path, leaf in params.items() if "/kernel" in path}
     assert normed == (expected if norm == "spectral" else {})
+
+
+@pytest.mark.parametrize("norm", ["", *models.NORMS])
+@pytest.mark.parametrize("name", GANS)
+def test_the_norm_of_a_discriminator_is_the_one_asked_for_or_the_published_one(name, norm):
+    published = {"dcgan": "batch", "resnet_dcgan": "batch"}.get(name, "spectral")
+    model = {"name": name, "width": 4, "latent_size": 6, "image_size": 16, "discriminator_norm": norm}
+    assert models.discriminator_norm(model) == (norm or published)
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)
@@ -266,8 +281,8 @@ def test_codes_that_are_running_averages_are_no_parameters():
 
 # Names and shapes by which channels and tickets are found.
 
-# Sizes that no named axis has, with a width of 64: of kernels, images, latents, means and log variances, classes and
-# codes.
+# With a width of 64, the sizes of the axes without a name: those of kernels, images, latents, means and log variances,
+# classes and codes.
 NAMELESS = {1, 2, 3, 4, 5, 28 * 28 * 5, 7, 14, 9, 11}
 
 
@@ -278,7 +293,7 @@ def axes_of(name):
     return shapes(components)[0], models.axis_names(components).params
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", models.NETWORKS)
 def test_every_axis_has_a_name_but_those_of_images_latents_and_classes(name):
     params, names = axes_of(name)
     assert all(jax.tree.leaves(jax.tree.map(lambda leaf, axes: len(axes) == leaf.ndim, params, names)))
@@ -288,7 +303,7 @@ def test_every_axis_has_a_name_but_those_of_images_latents_and_classes(name):
     assert {axis for axis, size in sizes.items() if size not in NAMELESS} == named.keys()
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", models.NETWORKS)
 def test_axes_of_one_name_are_channels_that_one_layer_makes_and_another_reads(name):
     params, names = axes_of(name)
     for component in params:
@@ -298,7 +313,7 @@ def test_axes_of_one_name_are_channels_that_one_layer_makes_and_another_reads(na
             for channels, size in zip(axes[path], leaf.shape, strict=True):
                 assert channels is None or sizes.setdefault(channels, size) == size
         made, read = ({axes[path][end] for path in axes if path.endswith("/kernel")} for end in (-1, -2))
-        # Queries and keys meet in a product, so that no kernel reads them.
+        # Queries are multiplied by keys, so no kernel reads their channels.
         assert made - read == ({"attention/key"} if name == "sagan" else set())
         assert {channels for names in axes.values() for channels in names} <= made | {None}
 
@@ -345,7 +360,7 @@ def test_the_terms_of_a_residual_sum_have_the_same_channels(name):
     for block in blocks:
         *_, inputs, hidden = axes[f"{block}/conv_1/kernel"]
         *_, hidden_again, outputs = axes[f"{block}/conv_2/kernel"]
-        *_, start, end = axes.get(f"{block}/shortcut/kernel", (inputs, inputs))  # Else the shortcut is the identity.
+        *_, start, end = axes.get(f"{block}/shortcut/kernel", (inputs, inputs))  # Or it is the identity.
         assert (start, end, hidden_again) == (inputs, outputs, hidden)
         assert hidden not in (inputs, outputs)
 
@@ -361,7 +376,7 @@ def test_channels_run_on_through_blocks_whose_shortcut_is_the_identity():
     [
         # Three `up` and three `down` stages of one kernel each.
         ("dcgan", "conv_vae", ("generator/unproject", "discriminator/project"), 3 + 3),
-        # Generator: first and last layer, three blocks; discriminator: two blocks of three kernels, two of two.
+        # Generator: first and last layer, three blocks; discriminator: two blocks of three kernels, two of two kernels.
         ("sngan_resnet", "sngan_resnet_vae", ("discriminator/project",), 2 + 3 * 3 + 2 * 3 + 2 * 2),
         # Three blocks of three kernels each, the stem and the image layer.
         ("resnet_dcgan", "resnet_vae", ("generator/unproject", "discriminator/project"), 3 * 3 + 3 * 3 + 2),
@@ -391,31 +406,31 @@ def test_the_outer_layers_of_the_linear_autoencoder_and_vae_have_the_same_shapes
 
 @pytest.fixture
 def published(monkeypatch):
-    """The fast layers become the operations that they stand for, which take more products."""
+    """Replaces the fast layers by the published operations, which take more products."""
     conv = layers.conv
     monkeypatch.setattr(layers, "upsample_conv", lambda x, kernel: conv(layers.upsample(x), kernel, padding=1))
     monkeypatch.setattr(layers, "conv_pool", lambda x, kernel: layers.pool(conv(x, kernel, padding=1)))
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", models.NETWORKS)
 def test_flops_from_shapes_agree_with_xla(name, published):
-    batch = 32  # Work on weights, which spectral norms do, is done once a batch.
+    batch = 32  # Spectral norms are work on weights, which is done once per batch.
     components = build(name, width=64, latent_size=256)
     params, batch_stats = shapes(components)
-    work, products = flops.forward(models.kernel_uses(components), params), models.products(components)
+    work, products = cost.forward(models.kernel_uses(components), params), models.products(components)
     for key, part in components.items():
         images = jax.ShapeDtypeStruct((batch, *part.input_shape), jnp.float32)
         forward = jax.jit(lambda *args, key=key: models.apply(components, *args[:2], key, args[2], train=False)[0])
-        # On the CPU some convolutions are products, which multiply by padding too.
+        # Not for CPUs, where some convolutions are products, which multiply by padding too.
         lowered = forward.trace(params, batch_stats, images).lower(lowering_platforms=("tpu",))
         xla = lowered.cost_analysis()["flops"] / batch
         ours = sum(count for path, count in work.items() if path.startswith(f"{key}/"))
         ours += sum(2 * count for path, count in products.items() if path.startswith(f"{key}/"))
-        # XLA counts norms, activations and the squares of codes besides.
+        # XLA also counts norms, activations and the squares of codes.
         assert ours <= xla < 1.03 * ours
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", models.NETWORKS)
 def test_every_kernel_is_used(name):
     components = build(name)
     codes = {"codebook/embedding": (128, 6)} if name == "vq_vae" else {}
@@ -431,13 +446,13 @@ def test_what_is_used_is_a_parameter_also_where_codes_are_running_averages():
 
 
 def test_attention_multiplies_queries_by_keys_and_weights_by_values():
-    # At 8x8 of a 16x16 image, keys and values at 4x4; width 16: queries and keys of 2 channels, values of 8.
+    # A 16x16 image has queries at 8x8, keys and values at 4x4; of 16 channels queries and keys have 2, values 8.
     products = 64 * 16 * (2 + 8)
     found = models.products(build("sagan", width=16))
     assert found == {"generator/attention": products, "discriminator/attention": products}
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", models.NETWORKS)
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters_and_outputs(name):
     components = build(name, dtype=jnp.bfloat16)
     params, batch_stats = shapes(components)
@@ -447,7 +462,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters_and_outputs(
         results = jax.eval_shape(forward, params, batch_stats, x)
         assert {leaf.dtype for leaf in jax.tree.leaves((params, results))} == {jnp.dtype("float32")}
         spectral = any("/u" in path for path in mask_lib.named_leaves(batch_stats[key]))
-        # A spectral norm is a product of parameters, in float32 as they are.
+        # A spectral norm multiplies parameters, which are float32.
         kinds = ("stablehlo.convolution", *(() if spectral else ("stablehlo.dot_general",)))
         lines = forward.lower(params, batch_stats, x).as_text().splitlines()
         products = [line for line in lines if any(kind in line for kind in kinds)]
@@ -462,3 +477,117 @@ def test_bfloat16_outputs_are_rounded_to_bfloat16():
     assert np.isfinite(y).all()
     np.testing.assert_array_equal(y, y.astype(jnp.bfloat16).astype(jnp.float32))
     assert {leaf.dtype for leaf in jax.tree.leaves((y, moved))} == {jnp.dtype("float32")}
+
+
+# Components with several inputs, and networks from elsewhere.
+
+
+class Denoiser(nn.Module):
+    """Images `[batch, h, w, c]` and times `[batch]` -> images: two 3x3 convolutions, and a dense layer of the time."""
+
+    width: int = 5
+    style: layers.Style = layers.Style(norm="none")
+
+    @nn.compact
+    def __call__(self, images, times, train: bool, labels=None):
+        layer = self.style.layer
+        x = layer(layers.Conv, self.width, 3, padding=1, outputs="hidden", name="image")(images)
+        x += layer(layers.Dense, self.width, outputs="hidden", name="time")(times[:, None])[:, None, None]
+        out = layer(layers.Conv, images.shape[-1], 3, padding=1, inputs="hidden", name="out")
+        return out(self.style.activation(x))
+
+
+def denoiser(**fields):
+    return {"denoiser": models.Component(Denoiser(**fields), (8, 8, 1), more_inputs=((),))}
+
+
+# The number of pixels under a 3x3 kernel at each of 8 positions, and the number of positions at which a tap meets one.
+PIXELS, USES = np.array([2, 3, 3, 3, 3, 3, 3, 2]), np.array([7, 8, 7])
+
+
+def test_a_component_reads_several_inputs():
+    components = denoiser()
+    params, batch_stats = random_like(shapes(components))
+    images, times = np.random.default_rng(0).normal(size=(2, 8, 8, 1)), np.array([0.5, -3])
+    y, _ = models.apply(components, params, batch_stats, "denoiser", (images, times), train=True)
+    weights, numbers = params["denoiser"], ("NHWC", "HWIO", "NHWC")
+    conv = partial(lax.conv_general_dilated, window_strides=(1, 1), padding="SAME", dimension_numbers=numbers)
+    hidden = conv(images.astype(np.float32), weights["image"]["kernel"]) + weights["image"]["bias"]
+    hidden += (times[:, None] * weights["time"]["kernel"] + weights["time"]["bias"])[:, None, None]
+    expected = conv(jnp.maximum(hidden, 0), weights["out"]["kernel"]) + weights["out"]["bias"]
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_component_with_several_inputs_has_names_and_can_be_narrowed():
+    components = denoiser()
+    names = models.axis_names(components).params["denoiser"]
+    assert [names[layer]["kernel"] for layer in ("image", "time", "out")] == [
+        (None, None, None, "hidden"),
+        (None, "hidden"),
+        (None, None, "hidden", None),
+    ]
+    sizes = kernels(models.narrow(components, {"denoiser": {"hidden": 3}}))
+    assert sizes["denoiser/time/kernel"] == (1, 3)
+    assert models.parameter_count(components) == 9 * 5 + 5 + 5 + 5 + 9 * 5 + 1
+
+
+def test_the_flow_of_a_component_with_several_inputs_is_that_of_ones_in_each():
+    components = denoiser()
+    params, batch_stats = shapes(components)
+    ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape) * (leaf.ndim > 1), params)  # Biases are zero.
+    # With ones for weights, each of the 5 hidden channels is n + 1 at a pixel with n pixels around it, of which the
+    # time gives 1; n outputs read it.
+    n = np.outer(PIXELS, PIXELS)
+    assert models.flows(components, batch_stats)["denoiser"](ones["denoiser"]) == 5 * (n * (n + 1)).sum()
+
+
+def test_the_cost_of_a_component_with_several_inputs_is_counted():
+    components = denoiser()
+    params, _ = shapes(components)
+    uses = models.kernel_uses(components)
+    np.testing.assert_array_equal(uses["denoiser/image/kernel"][:, :, 0, 0], np.outer(USES, USES))
+    assert models.products(components) == {}
+    once = {"denoiser/image/kernel": 2 * 22**2 * 5, "denoiser/time/kernel": 2 * 5, "denoiser/out/kernel": 2 * 22**2 * 5}
+    assert cost.forward(uses, params) == once
+
+    def loss(params, batch_stats, batch: Batch):
+        times = jax.vmap(jax.random.uniform)(batch.keys)
+        y, batch_stats = models.apply(components, params, batch_stats, "denoiser", (batch.images, times), True)
+        return jnp.square(y - batch.images).mean(), (batch_stats, {})
+
+    objective = Objective(components, {"denoiser": Player(("denoiser",), loss)})
+    work = cost.step_work(objective, (8, 8, 1), 2)
+    # Each kernel is used and has a gradient; only the last layer needs the gradient of its input too.
+    assert work.passes == {"denoiser/image/kernel": 2, "denoiser/time/kernel": 2, "denoiser/out/kernel": 3}
+
+
+@pytest.fixture
+def toy():
+    """A network from outside the package, registered: it has a field of its own and takes classes."""
+    depth = Field("model.depth", 2, whole(1), "The number of convolutions of the toy network.")
+
+    def make(width, latent_size, image_size, channels, depth, classes, **style):
+        module = Denoiser(depth * width, layers.Style(norm="none", **style))
+        return {"denoiser": models.Component(module, (image_size, image_size, channels), classes, ((),))}
+
+    network = models.Network("toy", make, "denoising", image_sizes=(8,), fields=(depth, gans.CONDITIONAL))
+    models.NETWORKS.add(network)
+    yield {"name": "toy", "width": 3, "latent_size": 1, "image_size": 8}
+    del models.NETWORKS["toy"]
+
+
+def test_a_network_from_elsewhere_is_built_by_its_name_and_given_its_fields(toy):
+    (component,) = models.build(toy, 1, 10, dtype=jnp.bfloat16).values()
+    assert (component.module.width, component.classes, component.input_shapes) == (6, 0, ((8, 8, 1), ()))
+    assert component.module.style.dtype == jnp.bfloat16
+    (component,) = models.build({**toy, "depth": 4, "conditional": True}, 1, 10).values()
+    assert (component.module.width, component.classes) == (12, 10)
+
+
+@pytest.mark.parametrize("name", models.NETWORKS)
+def test_a_field_that_an_old_ticket_lacks_has_its_default(name):
+    network = models.NETWORKS[name]
+    old = {"name": name, "width": 4, "latent_size": 6, "image_size": network.image_sizes[0]}
+    defaults = {field.name.removeprefix("model."): field.default for field in network.fields}
+    assert models.build(old, 3, 10) == models.build({**old, **defaults, "channels": {}}, 3, 10)
+    assert models.build(old, 3, 10) == build(name)

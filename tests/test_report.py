@@ -11,6 +11,7 @@ from PIL import Image
 from jaxtickets import report
 from jaxtickets.errors import UserError
 from jaxtickets.report.__main__ import main
+from jaxtickets.report.compare import comparison_figure
 from jaxtickets.report.plots import corner, curve, metric_figure, search_figure, shown_searches
 from jaxtickets.report.reading import metric_columns, read, significant
 from jaxtickets.report.table import measured_columns
@@ -28,7 +29,7 @@ WINNER = 4
 
 
 def write_workdir(path, *, seed=0, rate=0.3, rounds=6, finished=True, winner=WINNER, distances=DISTANCES):
-    """A workdir such as a GAN run of `rounds` rounds leaves."""
+    """Writes a workdir as a GAN run of `rounds` rounds leaves it."""
     random = np.random.default_rng(seed)
     (path / "samples").mkdir(parents=True)
     config = {
@@ -100,9 +101,9 @@ def write_workdir(path, *, seed=0, rate=0.3, rounds=6, finished=True, winner=WIN
 
 
 def write_searches(path, *, epochs=12, emerged=(7, 5, 6, None, 4), unit="channels"):
-    """Makes the workdir one in which the ticket of each round but the dense one was searched for during training.
+    """Turns the workdir into that of an early-bird run, with a search in each round but the dense one.
 
-    `emerged` are the indices of the rounds' tickets among the masks drawn, one an epoch of 31 steps.
+    `emerged` has for each round the index of the ticket among the masks, which were drawn once per epoch of 31 steps.
     """
     record = json.loads((path / "config.json").read_text())
     record["config"]["experiment"] = "early_bird"
@@ -118,7 +119,7 @@ def write_searches(path, *, epochs=12, emerged=(7, 5, 6, None, 4), unit="channel
         row["step_bytes"] = round(48_300_000 * float(row["density"]))
         if number == 0:
             continue
-        # Scores move less and less, and with them the masks of the upper 70 %.
+        # Scores move less and less, and so do the masks, which keep the upper 70 %.
         moves = random.normal(size=(epochs, 400)) * np.exp(-np.arange(epochs) / 2.2)[:, None]
         scores = np.cumsum(moves, axis=0)
         masks = scores > np.quantile(scores, 0.3, axis=1, keepdims=True)
@@ -137,9 +138,9 @@ def write_searches(path, *, epochs=12, emerged=(7, 5, 6, None, 4), unit="channel
 
 
 def write_seeds(path, *, rounds=(6, 6, 6), rate=0.3, distances=DISTANCES, finished=True, emerged=None):
-    """A workdir such as a run over several seeds leaves, of which each has finished so many rounds.
+    """Writes a workdir as a run over several seeds leaves it; seed n has finished `rounds[n]` rounds.
 
-    `emerged` are the indices of each seed's tickets, as in `write_searches`, if there was a search.
+    `emerged` has the `emerged` of `write_searches` for each seed, if there was a search.
     """
     rows = []
     for seed, count in enumerate(rounds):
@@ -600,7 +601,7 @@ def test_the_summary_of_several_seeds_is_of_their_means(tmp_path, seeds):
 
 
 def cells(table):
-    """The cells of a table by its first column, and its header under ""."""
+    """The cells of a table by the first cell of their row; the header's are at ""."""
     lines = [re.split(r"\s{2,}", line.strip()) for line in table.splitlines() if "  " in line]
     return {"": lines[0][1:], **{line[0]: line[1:] for line in lines[1:]}}
 
@@ -686,9 +687,15 @@ def test_the_command_line_compares_several_workdirs(tmp_path, capsys):
 
 
 def test_a_mistake_is_one_line_and_exit_status_2(tmp_path, workdir, capsys):
-    for arguments in ([str(tmp_path)], [str(workdir), "--out=x"], [str(workdir)] * 2):
+    for arguments in ([str(tmp_path)], [str(workdir), "--out=x"], [str(workdir)] * 2, [], [str(workdir), "--in=x"]):
         assert main(arguments) == 2
-        assert len(capsys.readouterr().err.splitlines()) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("jaxtickets: ")
+
+
+def test_help_is_no_mistake(capsys):
+    assert main(["--help"]) == 0
+    assert "python -m jaxtickets.report WORKDIR" in (printed := capsys.readouterr().out) and "  --out\n" in printed
 
 
 def test_only_the_metric_of_the_verdict_is_said_to_be_better_when_lower():
@@ -700,3 +707,49 @@ def test_only_the_metric_of_the_verdict_is_said_to_be_better_when_lower():
     labels = {metric: metric_figure(rows, verdict, metric).axes[0].get_ylabel() for metric in ("error", "usage")}
     assert "lower is better" in labels["error"]
     assert "better" not in labels["usage"]
+
+
+# A metric of which more is better.
+
+HIGHER = [7.1, 7.6, 7.4, 7.0, 6.9, 5.2]  # The dense run's first; with a tolerance of 10 %, 6.39 wins.
+
+
+def make_higher_better(path):
+    """Turns the metric of a workdir into one of which more is better."""
+    verdict = json.loads((path / "verdict.json").read_text())
+    (path / "verdict.json").write_text(json.dumps(verdict | {"better": "higher", "threshold": 0.9 * verdict["dense"]}))
+    return path
+
+
+@pytest.fixture
+def higher(tmp_path):
+    return make_higher_better(write_workdir(tmp_path / "higher", distances=HIGHER))
+
+
+def test_where_more_is_better_the_rounds_above_the_threshold_win(higher):
+    run = read(higher)
+    ends = ["dense", *["within tolerance"] * 3, "<== winning ticket", "worse"]
+    lines = report.rounds_table(run.rounds, run.verdict).splitlines()[2:]
+    assert all(line.endswith(f"  {end}") for line, end in zip(lines, ends, strict=True))
+    filled = metric_figure(run.rounds, run.verdict, "fd_digits").axes[0].collections[0].get_facecolors()
+    assert [tuple(colour[:3]) == (1, 1, 1) for colour in filled] == [False] * 5 + [True]
+
+
+def test_where_more_is_better_the_page_and_the_plots_say_so(higher):
+    html = report.build(higher).read_text()
+    assert html.count("Higher is better.") == 3 and "ower is better" not in html  # The note, and the plot's two texts.
+    assert "still a win down to" in html and "up to" not in html
+    run = read(higher)
+    axes = metric_figure(run.rounds, run.verdict, "fd_digits").axes[0]
+    assert "higher is better" in axes.get_ylabel()
+    assert "within tolerance (down to 6.390)" in axes.get_legend_handles_labels()[1]
+
+
+def test_where_more_is_better_comparisons_look_for_the_highest_value(tmp_path, higher):
+    unfinished = write_workdir(tmp_path / "unfinished", distances=HIGHER, finished=False)
+    rows = report.compare([higher, unfinished], tmp_path / "out")
+    assert [row["best_value"] for row in rows] == [7.6, 7.6]  # The verdict of one run tells the direction for both.
+    title, *_ = report.levels([higher, unfinished], tmp_path / "out").splitlines()
+    assert "higher is better" in title
+    runs = {path.name: read(path) for path in (higher, unfinished)}
+    assert "higher is better" in comparison_figure(runs, []).axes[0].get_ylabel()

@@ -4,11 +4,14 @@ import chex
 import jax
 import numpy as np
 import pytest
-from conftest import finish, moments, share, tiny
+from conftest import finish, moments, tiny
 
 from jaxtickets import masks as mask_lib
 from jaxtickets import models, pruning, train
-from jaxtickets.experiments import Setup
+from jaxtickets.data.batches import blocks
+from jaxtickets.devices import replicate, unreplicate
+from jaxtickets.examples import to_float
+from jaxtickets.runs import Setup
 
 STEPS, TAUGHT = 4, 0.5
 RATE, FINAL_RATE, BETA1, BETA2 = 3e-4, 0.25, 0.5, 0.999
@@ -28,10 +31,10 @@ def setup(quick_runs, data_directory):
 def advance(setup, state, masks, teacher, steps):
     """`(states after 0, 1, ..., scalars of each step)` on the host."""
     states, scalars = [state], []
-    state, masks, teacher = (train.replicate(tree) for tree in (state, masks, teacher))
-    for block, *batch in setup.batches(0, 0, steps):
-        state, values = setup.step(block.start)(state, masks, *batch, teacher)
-        states.append(train.unreplicate(state))
+    state, masks, teacher = (replicate(tree) for tree in (state, masks, teacher))
+    for block, *batch in setup.batches(0, blocks(0, steps, 1, lambda step: False)):
+        state, values = setup.programs.get(block.start)(state, masks, *batch, teacher)
+        states.append(unreplicate(state))
         scalars.append({name: float(value[0]) for name, value in values.items()})
     return states, scalars
 
@@ -78,7 +81,7 @@ def test_a_teacher_adds_the_mean_divergence_from_its_probabilities_at_the_real_i
     components, teacher = setup.components(), setup.init(7)
     for number in range(3):
         batch = setup.scoring_batch(states[number], masks, number)
-        images = train.to_float(batch["images"])
+        images = to_float(batch["images"])
         trees = batch["params"], batch["batch_stats"]
         student, _ = models.apply(components, *trees, "discriminator", images, True)
         probabilities = [
@@ -135,7 +138,7 @@ def test_a_step_that_rematerialises_has_more_work_and_the_same_results(setup, da
     )
     assert scalars[0] == pytest.approx(kept_scalars[0], rel=1e-4)
     chex.assert_trees_all_close(computed[1].batch_stats, kept[1].batch_stats, rtol=1e-4, atol=1e-6)
-    less, more = (each.step(0).cost_analysis()["flops"] for each in (setup, again))
+    less, more = (each.programs.get(0).cost_analysis()["flops"] for each in (setup, again))
     assert more > 1.1 * less
 
 
@@ -151,7 +154,7 @@ def test_a_teacher_without_weight_changes_no_bit(setup, data_directory):
 def test_the_dense_runs_discriminator_teaches_in_every_sparse_round_and_nobody_in_round_zero(
     setup, data_directory, tmp_path
 ):
-    one, given = share(Setup(config(data_directory)), setup), []
+    one, given = Setup(config(data_directory), like=setup), []
     teacher = one.teacher
 
     def noted(state, weight):

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from jaxtickets.errors import UserError
-from launch.sweep import directory_name, grid_points, slot_environments, split_values, sweep
+from launch.grid import directory_name, grid_points, split_values
+from launch.sweep import slot_environments, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Takes main's flags, counts how many copies run at once, and writes a finished workdir or fails.
+# A program that takes main's flags, counts its copies that run at once, and writes a finished workdir or fails.
 STAND_IN = """
 import json, os, pathlib, sys
 flags = dict(flag.removeprefix("--").split("=", 1) for flag in sys.argv[1:])
@@ -30,7 +31,7 @@ seed = int(flags["config.seed"])
 try:
     if seed == 666:
         print("step 1")
-        sys.exit("error: config.seed: 666 is not allowed")
+        sys.exit("jaxtickets: config.seed=666: allowed is another one")
     workdir.mkdir(parents=True, exist_ok=True)
     config = {"seed": seed, "flags": sorted(flags)}
     (workdir / "config.json").write_text(json.dumps({"config": config}))
@@ -138,7 +139,7 @@ def test_what_is_finished_is_skipped_and_what_is_new_is_run(place):
 def test_a_failure_is_quoted_and_stops_no_other_run(place, capsys):
     assert place.sweep("seed=666,1") == 1
     assert [row["status"] for row in place.summary()] == ["failed", "finished"]
-    assert "failed (exit status 1): error: config.seed: 666 is not allowed" in capsys.readouterr().out
+    assert "failed (exit status 1): jaxtickets: config.seed=666: allowed is another one" in capsys.readouterr().out
 
 
 def test_a_run_that_ends_without_a_verdict_has_failed(place, capsys):
@@ -182,7 +183,7 @@ def test_mistakes_are_found_before_anything_is_written(place):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_the_sweep_ends_its_runs_and_keeps_the_rest_for_later(place, number):
-    # The run itself signals the sweep, then waits for a signal of its own.
+    # The run signals the sweep, then waits for a signal.
     (place.path / "stand_in.py").write_text(
         "import os, signal, sys\n"
         f"os.kill(os.getppid(), {int(number)})\n"
@@ -198,7 +199,14 @@ def test_the_command_line_exits_with_status_2_and_one_line_for_a_mistake(place, 
     for flags in (["--grid=seed=0"], [f"--config={place.config}"], [f"--config={place.config}", "--jobs=x"]):
         done = run_command_line(start, *flags)
         assert done.returncode == 2, done
-        assert done.stderr.startswith("error: ") and done.stderr.count("\n") <= 2
+        assert done.stderr.startswith("jaxtickets: --") and done.stderr.count("\n") == 1
+
+
+def test_help_lists_the_flags():
+    done = run_command_line(["-m", "launch.sweep"], "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for flag in ("config", "grid", "jobs", "sweepdir", "devices_per_job", "dry_run"):
+        assert f"  --{flag}\n" in done.stdout
 
 
 def test_the_command_line_passes_on_what_follows_two_dashes(place):

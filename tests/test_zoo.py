@@ -1,4 +1,4 @@
-"""Every network learns something about digits in 200 steps, and so does a DCGAN with each loss and penalty."""
+"""Every network learns something about digits in 200 steps; so does a DCGAN with each loss and penalty."""
 
 from functools import partial
 
@@ -9,12 +9,15 @@ import pytest
 from jaxtickets import config as config_lib
 from jaxtickets import data, models, train
 from jaxtickets.data import batches
+from jaxtickets.devices import AXIS, replicate, unreplicate
+from jaxtickets.examples import to_float
 from jaxtickets.objectives import LOSSES, OBJECTIVES, PENALTIES
+from jaxtickets.optimizers import make_optimizers
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 STEPS, BATCH = 200, 16
-# What is not as in `configured`.
+# The fields in which each network's config differs from `configured`.
 NETWORKS = {
     "dcgan": {},
     "sngan": {"objective.loss": "hinge"},
@@ -29,7 +32,7 @@ NETWORKS = {
     "linear_ae": {"objective.name": "autoencoder", "model.width": 64, "model.image_size": 28},
     "conv_ae": {"objective.name": "autoencoder"},
 }
-SLOW = {"sngan", "resnet_dcgan", "sagan", "resnet_vae", "sngan_resnet_vae"}  # To compile.
+SLOW = {"sngan", "resnet_dcgan", "sagan", "resnet_vae", "sngan_resnet_vae"}  # These take long to compile.
 LAYER_NORM = {"model.discriminator_norm": "layer"}
 RMSPROP = {"optimizer.name": "rmsprop", "optimizer.beta1": 0.9}
 COMBINATIONS = {
@@ -52,7 +55,7 @@ COMBINATIONS = {
 
 
 def test_every_network_loss_and_penalty_is_here():
-    assert set(NETWORKS) == set(models.MODELS)
+    assert set(NETWORKS) == set(models.NETWORKS)
     for values, field in ((LOSSES, "objective.loss"), (PENALTIES, "objective.penalty")):
         default = config_lib.flat(config_lib.get_config())[field]
         assert {changes.get(field, default) for changes in COMBINATIONS.values()} >= set(values)
@@ -64,7 +67,7 @@ def configured(name, changes, data_directory):
     config.data.update(name="digits", dir=data_directory)
     config.train.update(batch_size=BATCH, steps=STEPS)
     if changes.get("objective.name", "gan") == "gan":
-        # A discriminator that learns faster is ahead of its generator in the end.
+        # The discriminator learns faster, so that it is ahead of the generator in the end and its loss has fallen.
         config.optimizer.update(learning_rate=5e-4, discriminator_learning_rate=4e-3, beta1=0.5)
     else:
         config.optimizer.learning_rate = 2e-3
@@ -74,28 +77,28 @@ def configured(name, changes, data_directory):
 
 
 def fit(config, objective, digits):
-    """The state after 200 steps, on the host, and `{scalar: [steps]}`."""
+    """`(the state after 200 steps, on the host, {scalar: [steps]})`."""
     devices = jax.local_device_count()
-    optimizers = train.make_optimizers(objective, config.optimizer)
+    optimizers = make_optimizers(objective, config.optimizer)
     moving = train.movers(objective, 0)
-    step = train.make_step(objective, optimizers, moving, ema_decay=config.objective.ema_decay)
+    step = train.make_step(objective, optimizers, moving)
     initial = train.init_state(objective, optimizers, config.seed)
-    state, masks = (train.replicate(tree) for tree in (initial, jax.tree.map(lambda _: None, initial.params)))
+    state, masks = (replicate(tree) for tree in (initial, jax.tree.map(lambda _: None, initial.params)))
     labels = digits.labels if config.model.conditional else None
-    resident = train.replicate((np.asarray(digits.images), labels))
+    resident = replicate((np.asarray(digits.images), labels))
     history = []
     chosen = partial(batches.indices, config.seed, n=len(digits.images), batch_size=BATCH)
     for _, batch, indices in batches.resident(resident, chosen, [range(n, n + 1) for n in range(STEPS)], devices):
         state, scalars = step(state, masks, batch, indices)
         history.append(scalars)
     history = jax.device_get(history)
-    return train.unreplicate(state), {name: np.array([scalars[name][0] for scalars in history]) for name in history[0]}
+    return unreplicate(state), {name: np.array([scalars[name][0] for scalars in history]) for name in history[0]}
 
 
 def check(name, changes, data_directory):
     config = configured(name, changes, data_directory)
-    components = models.build(config.model, 1, 10, axis_name=train.AXIS)
-    objective = OBJECTIVES[config.objective.name](components, config.objective)
+    components = models.build(config.model, 1, 10, axis_name=AXIS)
+    objective = OBJECTIVES[config.objective.name].make(components, config)
     digits = data.load("digits", "train", config.model.image_size, data_directory)
     state, scalars = fit(config, objective, digits)
     for values in scalars.values():
@@ -104,12 +107,12 @@ def check(name, changes, data_directory):
     assert loss[-20:].mean() < loss[:5].mean()
 
     params, batch_stats = train.evaluated(state)
-    if objective.generate:
-        latents = np.random.default_rng(0).normal(size=(BATCH, config.model.latent_size)).astype(np.float32)
+    if objective.sample:
+        keys = jax.random.split(jax.random.key(0), BATCH)
         labels = np.arange(BATCH, dtype=np.int32) % 10 if config.model.conditional else None
-        images = jax.jit(objective.generate)(params, batch_stats, latents, labels)
+        images = jax.jit(objective.sample)(params, batch_stats, keys, labels)
     else:
-        images = jax.jit(objective.reconstruct)(params, batch_stats, train.to_float(digits.images[:BATCH]))
+        images = jax.jit(objective.reconstruct)(params, batch_stats, to_float(digits.images[:BATCH]))
     assert images.shape == (BATCH, *digits.images.shape[1:])
     assert np.std(images, axis=0).mean() > 0.01
 

@@ -43,7 +43,7 @@ def validate(config: ConfigDict, devices: int) -> None:
     _check_data(config)
     _check_channels(config, values["model.channels"])
     metrics.check(config, game)
-    _check_plugins(values, config, OBJECTIVES, *game.registries, NETWORKS, OPTIMIZERS, metrics.METRICS)
+    _check_plugins(values, config, OBJECTIVES, *game.registries, NETWORKS, OPTIMIZERS)
     _check_devices(config, devices)
     if bool(config.train.epochs) == bool(config.train.steps):
         both = f"config.train.epochs={config.train.epochs} and config.train.steps={config.train.steps}"
@@ -58,6 +58,7 @@ def validate(config: ConfigDict, devices: int) -> None:
     check_components(config, "prune.components", config.prune.components)
     _check_seeds(config, known)
     data.check(config.data.name, config.model.image_size, config.data.dir or None)
+    data.find(config.data.name, config.data.dir or None).check(config)
 
 
 # What plug-ins read and allow.
@@ -112,7 +113,8 @@ def _check_network(config, network):
 
 def _check_data(config):
     if config.model.conditional and not data.classes(config.data.name, config.data.dir or None):
-        reason = f"config.data.name={config.data.name!r} has no class labels; digits, mnist and cifar10 have"
+        labelled = ", ".join(name for name, source in data.SOURCES.items() if source.classes)
+        reason = f"config.data.name={config.data.name!r} has no class labels; these data sets have: {labelled}"
         refuse("model.conditional", True, f"False, because {reason}")
 
 

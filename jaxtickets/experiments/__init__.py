@@ -12,6 +12,6 @@ from jaxtickets.experiments.sparse_training import GRADUAL, RIGL, SET
 from jaxtickets.experiments.transfer import TRANSFER
 from jaxtickets.fields import Registry
 
-METHODS = Registry("experiment", DENSE, IMP, ONE_SHOT, AT_INIT, GRADUAL, SET, RIGL, EARLY_BIRD, BRANCH, TRANSFER)
+METHODS = Registry("experiment", DENSE, IMP, ONE_SHOT, EARLY_BIRD, AT_INIT, GRADUAL, SET, RIGL, BRANCH, TRANSFER)
 
 __all__ = ["METHODS", "Method", "Run"]

@@ -65,7 +65,7 @@ def check(config, game: Game) -> None:
     """Checks the chosen metrics. Their names must have passed the check of the field `eval.metrics`.
 
     Raises:
-      UserError: the game can't serve a metric, or a metric refuses another field of the config.
+      UserError: the game can't serve a metric, or a metric or its feature network refuses another field of the config.
     """
     names, value = possible(game), config.eval.metrics
     if not set(value) <= set(names):
@@ -73,6 +73,8 @@ def check(config, game: Game) -> None:
         refuse("eval.metrics", value, allowed)
     for metric in chosen(config, game):
         metric.check(config)
+        if metric.needs == SAMPLES:
+            FEATURE_NETWORKS[metric.features_of(config)].check(config)
 
 
 def make_evaluator(objective: Objective, config, train_images, test_images) -> Evaluator:

@@ -1,0 +1,90 @@
+"""The code of docs/extending.md, executed, and experiments with what it adds, in a process of its own."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from jaxtickets import cost
+from jaxtickets.main import run
+
+for block in Path(sys.argv[1]).read_text().split("\\0"):
+    exec(block)
+
+def tiny(**changes):
+    config = get_config()
+    config.data.dir = sys.argv[3]
+    config.train.update(batch_size=16, steps=12, log_every=4, checkpoint_every=5)
+    config.model.width = 16
+    config.prune.update(rounds=2, rate=0.5)
+    config.eval.update(samples=64, batch_size=64)
+    config.update_from_flattened_dict(changes)
+    return config
+
+out = Path(sys.argv[2])
+run(tiny(**{"objective.integration_steps": 3}), out / "flow")
+changes = {"experiment": "prune_and_tune", "prune.score": "magnitude_per_layer", "data.name": "stripes"}
+run(tiny(**changes, **{"eval.metrics": ("mean_distance", "fd")}), out / "all")
+bad = {"objective.name": "vae", "model.name": "conv_vae", "objective.integration_steps": 3}
+try:
+    config_lib.validate(tiny(**bad), 1)
+except Exception as error:
+    print(error, file=sys.stderr)
+print(config_lib.readers("objective.integration_steps"), file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory, data_directory):
+    """The workdirs of two experiments with the plug-ins of the page, and what the process printed on standard error."""
+    out = tmp_path_factory.mktemp("extended")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
+    (out / "blocks").write_text("\0".join(blocks))
+    command = [sys.executable, "-c", SCRIPT, str(out / "blocks"), str(out), data_directory]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert result.returncode == 0, result.stderr
+    return out, result.stderr
+
+
+def rows(workdir):
+    header, *lines = (workdir / "rounds.csv").read_text().splitlines()
+    return [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
+
+
+def test_a_game_with_a_time_input_from_outside_goes_through_imp(extended):
+    flow = extended[0] / "flow"
+    assert [float(row["sparsity"]) for row in rows(flow)] == pytest.approx([0, 0.5, 0.75], abs=1e-3)
+    assert all(float(row["fd_digits"]) > 0 for row in rows(flow))
+    # Two hidden layers of 16 units on 256 pixels and 12 features of the time, and the way back to the pixels.
+    weights = (256 + 12) * 16 + 16 * 16 + 16 * 256
+    assert float(rows(flow)[0]["flops_dense"]) == 2 * weights
+    assert int(rows(flow)[1]["params_kept"]) == weights // 2 + 16 + 16 + 256
+    assert (flow / "report.html").exists()
+    assert json.loads((flow / "config.json").read_text())["config"]["objective"]["integration_steps"] == 3
+
+
+def test_a_score_a_method_a_metric_and_a_data_set_from_outside_work_together(extended):
+    rounds = rows(extended[0] / "all")
+    assert list(rounds[0])[4:6] == ["mean_distance", "fd_digits"]
+    assert json.loads((extended[0] / "all" / "verdict.json").read_text())["metric"] == "mean_distance"
+    # Each layer keeps about its share: the score is relative to the layer.
+    layers = [line.split(",") for line in (extended[0] / "all" / "layers.csv").read_text().splitlines()[1:]]
+    shares = [int(kept) / int(weights) for round_, _, weights, kept in layers if round_ == "2"]
+    assert max(shares) - min(shares) < 0.15
+
+
+def test_a_field_from_outside_is_refused_where_nobody_reads_it(extended):
+    *_, refused, readers = extended[1].strip().splitlines()
+    assert refused == (
+        "config.objective.integration_steps=3: allowed is 20 with config.objective.name='vae'; "
+        "it is read by flow_matching"
+    )
+    assert readers == "objective.name flow_matching"

@@ -1,0 +1,53 @@
+"""`import jaxtickets as jt`: a dozen documented names, loaded when they are used."""
+
+import inspect
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import jaxtickets as jt
+
+
+@pytest.mark.parametrize("name", jt.__all__)
+def test_every_name_is_there_and_documented(name):
+    thing = getattr(jt, name)
+    assert inspect.getdoc(thing)
+    assert name in jt.__doc__
+    assert inspect.ismodule(thing) or name in (thing.__name__, "run")
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'prun'"):
+        jt.prun  # noqa: B018
+
+
+def test_the_import_is_light():
+    slow = ("jax", "flax", "orbax", "matplotlib", "tensorflow_datasets", "numpy")
+    script = f"import sys, jaxtickets as jt; print([name for name in {slow} if name in sys.modules], dir(jt))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout == f"[] {jt.__all__}\n"
+
+
+def test_pruning_a_network_of_ones_own_loads_no_orbax_matplotlib_or_tfds():
+    script = """
+import sys, numpy as np, jaxtickets as jt
+params = {"net": {"dense": {"kernel": np.arange(12.0).reshape(3, 4)}}}
+mask = jt.masks.ones(params)
+print(jt.masks.sparsity(jt.prune(jt.magnitude(params, mask), mask, 0.5)))
+print([name for name in ("orbax", "matplotlib", "tensorflow_datasets") if name in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout == "0.5\n[]\n"
+
+
+def test_the_face_prunes_a_tree_by_magnitude():
+    params = {"net": {"dense": {"kernel": jnp.array([[3.0, -1.0], [2.0, -4.0]]), "bias": jnp.ones(2)}}}
+    mask = jt.masks.ones(params)
+    mask = jt.prune(jt.magnitude(params, mask), mask, 0.5)
+    kept = jt.masks.apply(params, mask)
+    np.testing.assert_array_equal(kept["net"]["dense"]["kernel"], [[3, 0], [0, -4]])
+    np.testing.assert_array_equal(kept["net"]["dense"]["bias"], [1, 1])
