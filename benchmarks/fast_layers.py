@@ -1,9 +1,9 @@
-"""The fast layers against the plain operations, value and gradients, side by side in one run.
+"""Times the fast layers and the plain operations that they replace, value and gradients, in turn in one run.
 
     python benchmarks/fast_layers.py [--batch_size=64] [--repeats=9] [--out=FILE.json]
 
-Both compute the same numbers (`tests/test_layers.py`: float64, 1e-10). The table gives the milliseconds of a value and
-both gradients and the ratio of the plain operation's to the fast layer's: medians, with the range of the ratio.
+Both compute the same numbers (`tests/test_layers.py`: float64, 1e-10). The table has the median milliseconds of a value
+and both gradients, and the ratio of the plain operation's time to the fast layer's: its median and its range.
 """
 
 import statistics
@@ -18,14 +18,14 @@ from jaxtickets.models import layers
 
 
 def plain_conv(x, kernel, stride=1, padding=0):
-    """The convolution as XLA has it."""
+    """XLA's convolution."""
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
 def plain_conv_transpose(x, kernel):
-    """A convolution of the dilated input, differentiated by XLA."""
+    """The transposed convolution as a convolution of the dilated input, differentiated by JAX."""
     return lax.conv_general_dilated(
         x,
         kernel[::-1, ::-1],
@@ -68,7 +68,7 @@ CASES = {
         4,
     ),
 }
-SHAPES = ((8, 64), (16, 64), (4, 256), (8, 256))  # Resolution and channels of the input.
+SHAPES = ((8, 64), (16, 64), (4, 256), (8, 256))  # The resolution and the number of channels of the input.
 
 
 def main():

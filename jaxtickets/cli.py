@@ -122,12 +122,18 @@ def _parse_with_config(argv):
     """
     from jaxtickets import config as config_lib
 
-    for argument in argv[1:]:
-        if match := re.match(r"--?config\.([^=]+)", argument):
-            config_lib.check_field(match[1])
-        elif (match := re.match(r"--?config=([^:]+)", argument)) and not Path(match[1]).is_file():
-            raise UserError(f"--config={match[1]}: no such file; allowed are the files of configs/")
-    return _parsed(flags.FLAGS, argv)
+    fields = [match[1] for argument in argv[1:] if (match := re.match(r"--?config\.([^=]+)", argument))]
+    files = [match[1] for argument in argv[1:] if (match := re.match(r"--?config=([^:]+)", argument))]
+    for file in files:
+        if not Path(file).is_file():
+            raise UserError(f"--config={file}: no such file; allowed are the files of configs/")
+    try:
+        return _parsed(flags.FLAGS, argv)
+    except (UserError, AttributeError, KeyError):
+        # The names of fields are checked only now: a config file may import plug-ins that bring fields of their own.
+        for field in fields:
+            config_lib.check_field(field)
+        raise
 
 
 def _parsed(defined, argv):
@@ -139,6 +145,7 @@ def _parsed(defined, argv):
     if match := re.match(r"flag --config\.([^=]+)=(.*?): ", text):
         from jaxtickets import config as config_lib
 
+        config_lib.check_field(match[1])
         refuse(match[1], match[2], config_lib.fields()[match[1]].check.allowed())
     if match := re.match(r"flag --(\w+)=(.*?): invalid literal for int", text):
         raise UserError(f"--{match[1]}={match[2]}: allowed is a whole number")

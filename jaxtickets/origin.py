@@ -1,4 +1,4 @@
-"""What a run was started with: the content of config.json, and the comparison of the configs of two runs."""
+"""The content of config.json: what a run is started with, and how the configs of two runs differ."""
 
 import json
 import os

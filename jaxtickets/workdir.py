@@ -178,7 +178,7 @@ class Workdir:
           config, defaults: see `create`.
 
         Raises:
-          UserError: the workdir has no readable config.json, or that of another config.
+          UserError: the workdir has no readable config.json, or belongs to another config.
         """
         old = self.read_config()
         if old is None:

@@ -1,4 +1,4 @@
-"""Differentiable augmentations against NumPy."""
+"""Tests of the differentiable augmentations against NumPy."""
 
 import functools
 
@@ -31,7 +31,7 @@ def images():
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_the_same_keys_give_the_same_images_of_the_same_shape_and_other_keys_others(images, name):
+def test_an_augmentation_is_a_function_of_images_and_keys(images, name):
     first, second, other = (augmented(images, name, seed=seed) for seed in (0, 0, 1))
     assert first.shape == images.shape
     np.testing.assert_array_equal(first, second)
@@ -39,26 +39,26 @@ def test_the_same_keys_give_the_same_images_of_the_same_shape_and_other_keys_oth
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_each_image_of_a_batch_is_changed_by_a_draw_of_its_own(images, name):
+def test_each_image_of_a_batch_has_its_own_draw(images, name):
     same = np.broadcast_to(images[:1], images.shape)
     changed = augmented(same, name).reshape(BATCH, -1)
     assert len(np.unique(changed, axis=0)) > BATCH / 4
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_an_image_is_changed_in_the_same_way_whatever_else_is_in_the_batch(images, name):
+def test_what_else_is_in_the_batch_changes_nothing(images, name):
     keys = jax.random.split(jax.random.key(0), BATCH)
     np.testing.assert_allclose(
         compiled(name)(images[4:8], keys[4:8]), np.asarray(compiled(name)(images, keys))[4:8], rtol=1e-5, atol=1e-6
     )
 
 
-def test_without_names_nothing_is_changed(images):
+def test_without_names_nothing_changes(images):
     np.testing.assert_array_equal(augment((), images, jax.random.split(jax.random.key(0), BATCH)), images)
 
 
-def test_the_gradient_through_all_augmentations_is_that_of_a_finite_difference(images):
-    # Each is affine in the image, so that a difference of any length is the derivative.
+def test_the_gradient_is_that_of_a_finite_difference(images):
+    # Each augmentation is affine in the image, so a finite difference of any length equals the derivative.
     rng = np.random.default_rng(1)
     weights, direction = (rng.normal(size=images.shape).astype(np.float32) for _ in range(2))
     keys = jax.random.split(jax.random.key(0), BATCH)
@@ -78,12 +78,12 @@ def test_the_gradient_through_all_augmentations_is_that_of_a_finite_difference(i
 
 
 def shifted(image, down, right):
-    """`image` moved by whole pixels; what comes in is 0."""
+    """`image` moved by whole pixels; the pixels that come in are 0."""
     padded = np.pad(image, ((SIZE, SIZE), (SIZE, SIZE), (0, 0)))
     return padded[SIZE - down : 2 * SIZE - down, SIZE - right : 2 * SIZE - right]
 
 
-def test_translation_moves_by_at_most_an_eighth_of_a_side_and_fills_in_zeros(images):
+def test_translation_moves_by_up_to_an_eighth_and_fills_in_zeros(images):
     reach = range(-(SIZE // 8), SIZE // 8 + 1)
     drawn = []
     for image, moved in zip(images, augmented(images, "translation"), strict=True):
@@ -92,18 +92,18 @@ def test_translation_moves_by_at_most_an_eighth_of_a_side_and_fills_in_zeros(ima
         ]
         assert len(fits) == 1
         drawn += fits
-    for shifts in zip(*drawn, strict=True):  # 32 draws of 5 values miss one of them once in 250 times.
+    for shifts in zip(*drawn, strict=True):  # 32 draws miss one of 5 values with a probability of 1 in 250.
         assert set(shifts) == set(reach)
 
 
-def test_cutout_sets_a_square_of_half_a_side_to_zero_which_may_stand_out_over_the_edge(images):
+def test_cutout_sets_a_square_of_half_a_side_to_zero(images):
     heights = []
     for image, cut in zip(images, augmented(images, "cutout"), strict=True):
         zero = (cut == 0).all(axis=-1)
         rows, columns = np.flatnonzero(zero.any(axis=1)), np.flatnonzero(zero.any(axis=0))
         for within in (rows, columns):
             np.testing.assert_array_equal(within, np.arange(within[0], within[-1] + 1))
-            assert len(within) <= SIZE // 2
+            assert len(within) <= SIZE // 2  # Less where the square reaches over the edge.
             assert len(within) == SIZE // 2 or within[0] == 0 or within[-1] == SIZE - 1
         np.testing.assert_array_equal(zero, np.isin(np.arange(SIZE), rows)[:, None] & np.isin(np.arange(SIZE), columns))
         np.testing.assert_array_equal(cut, np.where(zero[:, :, None], 0, image))
@@ -112,11 +112,11 @@ def test_cutout_sets_a_square_of_half_a_side_to_zero_which_may_stand_out_over_th
     assert min(heights) >= SIZE // 4
 
 
-def test_color_changes_brightness_then_saturation_then_contrast_by_the_drawn_amounts(images, monkeypatch):
+def test_color_changes_brightness_then_saturation_then_contrast(images, monkeypatch):
     draws = np.float32([0.9, 0.25, 0.7])
     with monkeypatch.context() as patch:
         patch.setattr(jax.random, "uniform", lambda key, shape: draws)
-        changed = AUGMENTATIONS["color"](images[0], jax.random.key(0))
+        changed = AUGMENTATIONS["color"].function(images[0], jax.random.key(0))
     bright = images[0].astype(np.float64) + 0.4  # 0.9 - 0.5
     grey = bright.mean(axis=-1, keepdims=True)
     saturated = 0.5 * bright + 0.5 * grey  # Half of the distance from grey: 2 x 0.25.
@@ -127,10 +127,10 @@ def test_color_changes_brightness_then_saturation_then_contrast_by_the_drawn_amo
 def test_grey_images_have_no_saturation_to_change(images):
     grey = images[..., :1]
     changed = augmented(grey, "color")
-    # A brightness and a contrast for each image: an affine function of its pixels.
+    # Each image has one brightness and one contrast: together an affine function of its pixels.
     for before, after in zip(grey, changed, strict=True):
         slope, intercept = np.polyfit(before.ravel(), after.ravel(), 1)
         np.testing.assert_allclose(after, slope * before + intercept, atol=1e-5)
         assert 0.5 <= slope <= 1.5
-        # The contrast is about the mean, so that only brightness moves that.
+        # Contrast turns about the mean, so only brightness moves the mean.
         assert abs(after.mean() - before.mean()) <= 0.5 + 1e-5

@@ -47,6 +47,8 @@ def extended(tmp_path_factory, data_directory):
     out = tmp_path_factory.mktemp("extended")
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
     (out / "blocks").write_text("\0".join(blocks))
+    (out / "my_plugins.py").write_text("\n".join(blocks))
+    (out / "mine.py").write_text("from my_plugins import get_config\n")
     command = [sys.executable, "-c", SCRIPT, str(out / "blocks"), str(out), data_directory]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
@@ -88,3 +90,14 @@ def test_a_field_from_outside_is_refused_where_nobody_reads_it(extended):
         "it is read by flow_matching"
     )
     assert readers == "objective.name flow_matching"
+
+
+def test_fields_from_outside_are_flags_of_a_config_file_that_imports_them(extended):
+    flags = [f"--config={extended[0] / 'mine.py'}", "--config.objective.integration_steps=0"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(extended[0]), str(ROOT)])}
+    command = [sys.executable, "-m", "jaxtickets.main", *flags]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=extended[0], env=environment)
+    assert (result.returncode, result.stderr) == (
+        2,
+        "jaxtickets: config.objective.integration_steps=0: allowed is a whole number of at least 1\n",
+    )

@@ -1,4 +1,4 @@
-"""The algebra of masks, over random pytrees."""
+"""Tests of the algebra of masks, over random pytrees."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 @st.composite
 def networks(draw, ties=False):
-    """Parameters of one or two components of one to three layers, each a kernel and a bias; few values if `ties`."""
+    """Parameters of one or two components of one to three layers, each a kernel and a bias; with many ties if `ties`."""
     rng = np.random.default_rng(draw(seeds))
     params = {}
     for component in ("generator", "discriminator")[: draw(st.integers(1, 2))]:
@@ -74,7 +74,7 @@ def test_sparsity_density_and_distance_agree_with_counting(params, seed):
 
 
 @given(networks(), seeds, seeds)
-def test_a_mask_is_nested_in_another_if_it_keeps_nothing_that_the_other_prunes(params, first, second):
+def test_a_nested_mask_keeps_nothing_that_the_outer_one_prunes(params, first, second):
     outer = random_masks(params, first)
     other = random_masks(params, second)
     inner = jax.tree.map(np.logical_and, outer, other)
@@ -107,14 +107,14 @@ def test_shuffling_with_one_seed_keeps_nested_masks_nested(params, seed, shuffli
     inner = jax.tree.map(np.logical_and, outer, random_masks(params, seed + 1))
     both = mask_lib.shuffle(outer, shuffling), mask_lib.shuffle(inner, shuffling)
     assert mask_lib.is_nested(both[1], both[0])
-    # One permutation moves both: what differs before differs after, weight by weight.
+    # One permutation moves both masks, so the weights on which they differ move with them.
     differing = jax.tree.map(np.not_equal, outer, inner)
     moved = jax.tree.map(np.not_equal, *both)
     jax.tree.map(np.testing.assert_array_equal, mask_lib.shuffle(differing, shuffling), moved)
 
 
-def test_shuffling_differs_between_seeds_and_layers_and_is_repeatable():
-    # Of 200 weights 100 are kept: two random orders agree on all with a probability below 1e-58.
+def test_shuffling_is_repeatable_and_differs_between_seeds_and_layers():
+    # 100 of 200 weights are kept: two random orders agree on all with a probability below 1e-58.
     kernel = np.arange(200).reshape(20, 10) < 100
     masks = {"generator": {"a": {"kernel": kernel, "bias": None}, "b": {"kernel": kernel, "bias": None}}}
     first, again, other = (mask_lib.shuffle(masks, seed) for seed in (0, 0, 1))
@@ -124,7 +124,7 @@ def test_shuffling_differs_between_seeds_and_layers_and_is_repeatable():
         assert np.any(a != different)
 
 
-def test_only_kernels_are_prunable_by_default_and_patterns_choose_components_and_layers():
+def test_kernels_are_prunable_by_default_and_patterns_choose_others():
     layer = {"kernel": np.ones(2), "bias": np.ones(2), "scale": np.ones(2)}
     params = {"generator": {"first": layer, "last": layer}, "discriminator": {"first": layer}}
     assert set(mask_lib.named_leaves(mask_lib.ones(params))) == {

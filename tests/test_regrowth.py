@@ -1,4 +1,4 @@
-"""Dynamic sparse training: what is dropped, what is grown, and how much of it over time."""
+"""Tests of drop and grow: which weights are exchanged, and how many over time."""
 
 import math
 
@@ -17,7 +17,7 @@ densities = st.floats(0, 1)
 
 
 def by_sorting(weights, mask, growth, fraction):
-    """`(dropped, grown)` of one layer, two sets of flat indices; of equal candidates the first stays or comes."""
+    """`(dropped, grown)` of one layer, two sets of flat indices; among equal candidates the first stays or comes."""
     weights, mask, growth = (np.ravel(leaf).tolist() for leaf in (weights, mask, growth))
     kept = [index for index, keeps in enumerate(mask) if keeps]
     n = round(fraction * len(kept))
@@ -27,7 +27,7 @@ def by_sorting(weights, mask, growth, fraction):
 
 
 @given(networks(ties=True), seeds, densities, fractions)
-def test_the_smallest_weights_go_and_those_of_the_highest_growth_come(params, seed, density, fraction):
+def test_the_smallest_weights_go_and_the_highest_growth_comes(params, seed, density, fraction):
     masks = random_masks(params, seed, density)
     rng = np.random.default_rng(seed)
     growth = jax.tree.map(lambda mask: rng.integers(0, 4, mask.shape).astype(np.float32), masks)
@@ -58,7 +58,7 @@ def test_a_fraction_of_zero_changes_nothing(params, seed, density):
 
 
 @given(networks(), seeds, densities, fractions)
-def test_no_more_than_the_fraction_of_a_layer_is_exchanged(params, seed, density, fraction):
+def test_at_most_the_fraction_of_a_layer_is_exchanged(params, seed, density, fraction):
     masks = random_masks(params, seed, density)
     after = mask_lib.named_leaves(drop_and_grow(params, masks, random(params, masks, seed), fraction))
     for name, mask in mask_lib.named_leaves(masks).items():
@@ -66,7 +66,7 @@ def test_no_more_than_the_fraction_of_a_layer_is_exchanged(params, seed, density
 
 
 def test_one_update_of_rigl_by_hand():
-    # Of six kept weights two go, the smallest: -0.1 and 0.2. Two come; the dropped 0.2 has the second highest growth.
+    # The two smallest of six kept weights go, -0.1 and 0.2. Two come; the dropped 0.2 has the second highest growth.
     weights = np.array([[3.0, -0.1, 0.0, -2.0], [0.2, 0.0, 5.0, -1.0]])
     mask = np.array([[True, True, False, True], [True, False, True, True]])
     growth = np.array([[9.0, 0.3, 0.7, 9.0], [0.5, 0.4, 9.0, 9.0]])
@@ -75,7 +75,7 @@ def test_one_update_of_rigl_by_hand():
     np.testing.assert_array_equal(after, [[True, False, True, True], [True, False, True, True]])
 
 
-def test_the_fraction_falls_from_itself_to_nothing_with_a_cosine():
+def test_the_fraction_falls_to_zero_with_a_cosine():
     # Evci et al. 2020, section 3: alpha / 2 (1 + cos(t pi / T_end)).
     assert [cosine(0.3, progress) for progress in (0, 0.5, 1)] == pytest.approx([0.3, 0.15, 0.0])
     assert cosine(0.3, 1 / 3) == pytest.approx(0.3 * 0.75)

@@ -1,4 +1,4 @@
-"""From scores to masks: exact counts, what each scope and each structure prunes, and schedules."""
+"""Tests of selection, from scores to masks: exact counts, every scope and structure, and schedules."""
 
 import itertools
 from math import prod
@@ -25,14 +25,14 @@ def prune_magnitude(params, masks, sparsity, **options):
 
 
 def pools(masks, scope):
-    """The names of the layers that share a threshold."""
+    """Lists of the names of the layers that share a threshold."""
     names = list(mask_lib.named_leaves(masks))
     key = {"global": lambda name: "", "component": lambda name: name.split("/")[0], "layerwise": lambda name: name}
     return [list(group) for _, group in itertools.groupby(names, key[scope])]
 
 
 def stable_sort(scores, kept, n_keep):
-    """The `n_keep` highest of the `kept` entries, of equal ones the first: a mask."""
+    """The mask of the `n_keep` highest of the `kept` entries; among equal scores the first ones stay."""
     order = np.argsort(-scores, kind="stable")
     order = order[kept[order]]
     result = np.zeros(kept.size, bool)
@@ -49,7 +49,7 @@ def joined(tree, names):
 
 
 @given(networks(ties=True), st.floats(0, 0.999), st.sampled_from(["global", "uniform", "erk"]))
-def test_global_uniform_and_erk_prune_exactly_the_asked_count_even_with_ties(params, sparsity, scope):
+def test_global_uniform_and_erk_prune_the_exact_count_even_with_ties(params, sparsity, scope):
     masks = mask_lib.ones(params)
     weights = mask_lib.counts(masks).weights
     kept = mask_lib.counts(prune_magnitude(params, masks, sparsity, scope=scope)).kept
@@ -57,7 +57,7 @@ def test_global_uniform_and_erk_prune_exactly_the_asked_count_even_with_ties(par
 
 
 @given(networks(ties=True), st.floats(0, 0.999))
-def test_scope_component_prunes_exactly_the_asked_count_in_each_component(params, sparsity):
+def test_scope_component_prunes_the_exact_count_in_each_component(params, sparsity):
     pruned = prune_magnitude(params, mask_lib.ones(params), sparsity, scope="component")
     for tree in pruned.values():
         weights, kept = mask_lib.counts(tree)
@@ -65,14 +65,14 @@ def test_scope_component_prunes_exactly_the_asked_count_in_each_component(params
 
 
 @given(networks(ties=True), st.floats(0, 0.999))
-def test_layerwise_selection_prunes_exactly_the_asked_count_in_each_layer(params, sparsity):
+def test_scope_layerwise_prunes_the_exact_count_in_each_layer(params, sparsity):
     pruned = prune_magnitude(params, mask_lib.ones(params), sparsity, scope="layerwise")
     for layer in mask_lib.layer_counts(pruned).values():
         assert layer.kept == layer.weights - round(sparsity * layer.weights)
 
 
 @given(networks(ties=True), st.floats(0, 0.8), rates, st.sampled_from(["global", "component", "layerwise"]))
-def test_a_threshold_keeps_what_a_stable_sort_keeps_of_what_was_left(params, first, rate, scope):
+def test_a_threshold_keeps_what_a_stable_sort_keeps(params, first, rate, scope):
     before = prune_magnitude(params, mask_lib.ones(params), first, scope=scope)
     scores = jax.tree.map(lambda leaf: np.roll(leaf, 1), magnitude(params, before))
     sparsity = first + (1 - first) * rate
@@ -88,9 +88,7 @@ entries = st.lists(st.tuples(signed_scores, st.booleans()), max_size=40)
 
 
 @given(st.lists(entries, min_size=1, max_size=4), st.floats(0, 1), st.tuples(*[st.integers(1, 20)] * 2), st.booleans())
-def test_the_highest_of_several_arrays_are_those_of_a_stable_sort_however_the_threshold_is_guessed(
-    arrays, share, sizes, all_equal
-):
+def test_any_guess_of_the_threshold_finds_what_a_stable_sort_keeps(arrays, share, sizes, all_equal):
     scores = [np.array([0.0 if all_equal else score for score, _ in own], np.float32) for own in arrays]
     kept = [np.array([candidate for _, candidate in own], bool) for own in arrays]
     n_keep = round(share * sum(map(np.count_nonzero, kept)))
@@ -116,7 +114,7 @@ def test_the_highest_of_many_scores_are_those_of_a_stable_sort(kind, share):
 
 
 @given(networks(ties=True), st.floats(0, 0.999), over_layers)
-def test_with_a_density_for_each_layer_its_highest_weights_stay(params, sparsity, scope):
+def test_the_highest_weights_stay_with_a_density_per_layer(params, sparsity, scope):
     masks = mask_lib.ones(params)
     named = mask_lib.named_leaves(masks)
     total = mask_lib.counts(masks).weights
@@ -129,7 +127,7 @@ def test_with_a_density_for_each_layer_its_highest_weights_stay(params, sparsity
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_arrays_on_the_device_give_the_masks_that_those_on_the_host_give(scope):
+def test_arrays_on_the_device_give_the_masks_of_those_on_the_host(scope):
     rng = np.random.default_rng(0)
     params = {name: {"layer": {"kernel": rng.integers(-2, 3, (4, 5))}} for name in ("generator", "discriminator")}
     masks = random_masks(params, 0, 0.8)
@@ -172,7 +170,7 @@ def test_masks_of_whole_filters_or_blocks_are_nested_too(structure, params, seed
 
 
 def units(shape, structure):
-    """The flat indices of the weights that go together, written out."""
+    """The flat indices of the weights of each unit, written out."""
     indices = np.arange(prod(shape)).reshape(shape)
     if structure == "filter":
         return [indices[..., channel].ravel() for channel in range(shape[-1])]
@@ -188,9 +186,7 @@ def units(shape, structure):
 
 
 @given(networks(), rates, st.sampled_from(["global", "component", "layerwise"]), st.sampled_from(WHOLE))
-def test_whole_filters_or_blocks_are_pruned_lowest_mean_first_as_near_to_the_count_as_can_be(
-    params, sparsity, scope, structure
-):
+def test_filters_and_blocks_go_whole_and_lowest_mean_first(params, sparsity, scope, structure):
     masks = mask_lib.ones(params)
     scores = mask_lib.named_leaves(magnitude(params, masks))
     pruned = mask_lib.named_leaves(prune_magnitude(params, masks, sparsity, scope=scope, structure=structure))
@@ -204,7 +200,7 @@ def test_whole_filters_or_blocks_are_pruned_lowest_mean_first_as_near_to_the_cou
                 assert stays.all() or not stays.any(), name
                 if not stays.any():
                     gone.append((mean, part.size))
-                # The best filter of a layer stays in any case.
+                # The best filter of a layer always stays.
                 elif structure != "filter" or mean < max(means):
                     kept.append((mean, part.size))
             if structure == "filter":
@@ -220,7 +216,7 @@ def test_whole_filters_or_blocks_are_pruned_lowest_mean_first_as_near_to_the_cou
 
 
 @given(networks(), rates, over_layers, st.sampled_from(WHOLE))
-def test_with_a_density_for_each_layer_filters_and_blocks_are_whole_too(params, sparsity, scope, structure):
+def test_filters_and_blocks_are_whole_with_a_density_per_layer_too(params, sparsity, scope, structure):
     pruned = prune_magnitude(params, mask_lib.ones(params), sparsity, scope=scope, structure=structure)
     for mask in mask_lib.named_leaves(pruned).values():
         for part in units(mask.shape, structure):
@@ -230,7 +226,7 @@ def test_with_a_density_for_each_layer_filters_and_blocks_are_whole_too(params, 
 
 
 def test_ragged_blocks_at_the_edges_are_blocks_of_their_own():
-    # 3 x 5 in blocks of 2 x 2: two rows of two whole blocks and a narrow one, the lower row half as high.
+    # 3 x 5 weights in blocks of 2 x 2: two rows, each of two whole blocks and a narrow one; the lower row is half as high.
     scores = np.array([[6, 6, 5, 5, 1], [6, 6, 5, 5, 1], [4, 4, 3, 3, 2]], np.float32)
     params = {"generator": {"layer": {"kernel": scores}}}
     kernel = prune_magnitude(params, mask_lib.ones(params), 5 / 15, structure="block:2x2")["generator"]["layer"][
@@ -254,7 +250,7 @@ PATTERNS = [(1, 2), (2, 4), (1, 4), (2, 3)]
 
 
 @given(networks(), seeds, st.sampled_from(PATTERNS), st.booleans())
-def test_n_of_m_keeps_the_n_highest_of_each_m_consecutive_inputs_and_touches_nothing_else(params, seed, pattern, dense):
+def test_n_of_m_keeps_the_n_highest_of_each_m_consecutive_inputs(params, seed, pattern, dense):
     n, m = pattern
     before = mask_lib.ones(params) if dense else random_masks(params, seed, 0.7)
     scores = magnitude(params, before)
@@ -279,11 +275,11 @@ def test_a_sparsity_that_n_of_m_does_not_give_is_an_error(sparsity):
         prune_magnitude(params, mask_lib.ones(params), sparsity, structure="2:4")
 
 
-# What is refused, and what is warned of.
+# Errors and warnings.
 
 
 @given(networks(), st.floats(0.5, 0.98))
-def test_min_per_layer_keeps_a_weight_in_each_layer_and_the_exact_count(params, sparsity):
+def test_min_per_layer_keeps_a_weight_in_each_layer(params, sparsity):
     # One layer's weights are a thousand times smaller, so that global magnitude would empty it.
     params["generator"]["layer_0"]["kernel"] *= 1e-3
     masks = mask_lib.ones(params)
@@ -321,7 +317,7 @@ def test_a_sparsity_below_the_present_one_is_an_error(scope):
 
 @pytest.mark.parametrize("structure", ["weight", "filter", "block:2x2", "2:4"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
-def test_scores_that_are_not_finite_numbers_are_an_error_that_names_the_layer(structure, value):
+def test_scores_that_are_not_finite_are_an_error_that_names_the_layer(structure, value):
     kernel = np.ones((4, 2))
     masks = {"generator": {"fine": {"kernel": kernel > 0}, "wrong": {"kernel": kernel > 0}}}
     scores = {"generator": {"fine": {"kernel": kernel}, "wrong": {"kernel": np.full((4, 2), value)}}}
@@ -351,7 +347,7 @@ def test_structures_are_read_as_they_are_written():
 @pytest.mark.parametrize(
     "text", ["", "channels", "block", "block:4", "block:0x4", "4:4", "4:2", "0:4", "2:4x", "weight "]
 )
-def test_an_unknown_structure_is_an_error_that_says_what_is_allowed(text):
+def test_an_unknown_structure_is_an_error_with_what_is_allowed(text):
     with pytest.raises(UserError, match=r"prune.structure: .* allowed: weight, filter, channel, block:"):
         parse_structure(text)
 
@@ -360,7 +356,7 @@ def test_an_unknown_structure_is_an_error_that_says_what_is_allowed(text):
 
 
 def by_bisection(shapes, total, scope, capacities):
-    """What each layer keeps, a real number: density = min(capacity, epsilon * raw), epsilon by bisection."""
+    """The real number of weights that each layer keeps: density = min(capacity, epsilon * raw), epsilon by bisection."""
     sizes = np.array([prod(shape) for shape in shapes], float)
     raw = np.array([1.0 if scope == "uniform" else sum(shape) / prod(shape) for shape in shapes])
 
@@ -378,7 +374,7 @@ shape_lists = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4).map(t
 
 
 @given(shape_lists, seeds, st.floats(0, 1), over_layers, st.booleans())
-def test_densities_are_those_of_the_formula_and_their_total_exact(shapes, seed, density, scope, dense):
+def test_densities_are_those_of_the_formula_with_an_exact_total(shapes, seed, density, scope, dense):
     sizes = np.array([prod(shape) for shape in shapes])
     capacities = sizes if dense else np.random.default_rng(seed).integers(0, sizes + 1)
     total = round(density * capacities.sum())
@@ -400,7 +396,7 @@ def test_erk_of_two_layers_by_hand():
     # 2 x 4 = 8 weights, dimensions sum to 6; 10 x 10 = 100 weights, dimensions sum to 20.
     shapes = [(2, 4), (10, 10)]
     assert densities(shapes, 26) == [6, 20]  # epsilon = 1
-    assert densities(shapes, 52) == [8, 44]  # epsilon = 2 would keep 12 of 8: all stay, and 44 are left.
+    assert densities(shapes, 52) == [8, 44]  # epsilon = 2 would keep 12 of 8 weights: all 8 stay, and 44 are left.
     assert densities(shapes, 14) == [3, 11]  # 14 * 6 / 26 = 3.23, 14 * 20 / 26 = 10.77
     assert densities(shapes, 27, "uniform") == [2, 25]
     assert densities(shapes, 26, capacities=[1, 100]) == [1, 25]
@@ -434,7 +430,7 @@ def test_erk_leaves_resnet_50_the_published_share_of_its_flops():
 
 
 def test_sparsities_are_those_of_the_paper():
-    # Kalibhat et al. 2021: 20% of the remaining weights a round, in per cent after rounds 1 to 10, 12 and 20.
+    # Kalibhat et al. 2021, 20% of the remaining weights per round: per cent after rounds 1 to 10, 12 and 20.
     percent = [100 * sparsity for sparsity in sparsities(0.2, 20)]
     published = [20, 36, 48.8, 59.04, 67.23, 73.79, 79.03, 83.22, 86.58, 89.26]
     np.testing.assert_allclose(percent[1:11], published, atol=0.005)
@@ -442,7 +438,7 @@ def test_sparsities_are_those_of_the_paper():
 
 
 @given(st.floats(0.01, 0.99), st.integers(1, 30))
-def test_the_cubic_schedule_is_that_of_zhu_and_gupta_and_ends_where_the_constant_rate_ends(rate, rounds):
+def test_the_cubic_schedule_is_that_of_zhu_and_gupta(rate, rounds):
     # s_t = s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))^3 with s_i = 0, t_0 = 0, dt = 1.
     ours, constant = sparsities(rate, rounds, "cubic"), sparsities(rate, rounds)
     final = 1 - (1 - rate) ** rounds

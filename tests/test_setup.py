@@ -44,7 +44,7 @@ def taught(setup):
     """`(masks, states, scalars)` of a sparse network that a teacher with other weights teaches beyond the last step."""
     state = setup.init(0)
     masks = pruning.prune(pruning.random(state.params, setup.dense_masks, 0), setup.dense_masks, 0.5)
-    teacher = setup.teacher(setup.init(7), TAUGHT)
+    teacher = setup.teacher(setup.init(7), 1.0)
     return masks, *advance(setup, train.rewind(state, masks), masks, teacher, STEPS + 2)
 
 
@@ -132,7 +132,7 @@ def test_outputs_over_a_temperature_give_another_loss_of_the_discriminator(setup
 
 def test_a_step_that_rematerialises_has_more_work_and_the_same_results(setup, data_directory):
     again = Setup(config(data_directory, **{"train.rematerialize": True}), like=setup)
-    start, teacher = setup.init(0), setup.teacher(setup.init(7), TAUGHT)
+    start, teacher = setup.init(0), setup.teacher(setup.init(7), 1.0)
     (kept, kept_scalars), (computed, scalars) = (
         advance(each, start, setup.dense_masks, teacher, 1) for each in (setup, again)
     )
@@ -164,6 +164,6 @@ def test_the_dense_runs_discriminator_teaches_in_every_sparse_round_and_nobody_i
     one.teacher = noted
     run, _ = finish(one, tmp_path / "run")
     (_, none), (state, weight) = given
-    assert (none, weight) == (0, TAUGHT)
+    assert (none, weight) == (0, 1)
     chex.assert_trees_all_equal(state, run.dense)
     assert int(state.step) == STEPS
