@@ -16,7 +16,7 @@ from jaxtickets.compact import compacted_config
 from jaxtickets.cost import Layer, layers
 from jaxtickets.errors import UserError
 from jaxtickets.experiments import METHODS
-from jaxtickets.origin import differences
+from jaxtickets.origin import completed, differences
 from jaxtickets.pruning import SCORES
 from jaxtickets.pruning.channels import from_weight_masks
 from jaxtickets.report.table import MAX_WIDTH, aligned, table_width
@@ -177,10 +177,9 @@ def round_masks(config, path: Path, round_: int | None = None):
       UserError: there is no such round, or the run has other networks than the config.
     """
     run = Workdir(path).seed(config.seed)
-    try:
-        there = _choice_of_networks(run.read_config() or {})
-    except KeyError:
-        raise UserError(f"--workdir={path}: has no readable config.json; allowed is the workdir of a run") from None
+    if (config_there := run.read_config()) is None:
+        raise UserError(f"--workdir={path}: has no readable config.json; allowed is the workdir of a run")
+    there = _choice_of_networks(completed(config_there, config_lib.to_dict(config_lib.get_config())))
     if differing := differences(there, _choice_of_networks(config_lib.to_dict(config))):
         raise UserError(f"--workdir={path} belongs to a run of other networks: {differing}; give that run's --config")
     finished = {row["round"] for row in run.read_rounds()}

@@ -1,4 +1,4 @@
-"""Scores of channels by hand, their selection, and the masks of weights that follow."""
+"""Tests of channel pruning: scores by hand, selection, and the masks of weights that follow."""
 
 import re
 from functools import partial
@@ -19,7 +19,7 @@ def normal(*shape, seed=0):
     return np.random.default_rng((seed, *shape)).normal(size=shape)
 
 
-# A generator of two layers on a residual stream `a`, with a hidden layer `b`; a discriminator with a layer norm.
+# A generator with a residual stream `a`, to which two layers write, and hidden channels `b`; its rival has a layer norm.
 PARAMS = {
     "generator": {
         "first": {"kernel": normal(5, 3), "bias": normal(3)},
@@ -67,7 +67,7 @@ def test_groups_are_the_sizes_of_the_names():
         channels.groups({"discriminator": PARAMS["discriminator"]}, names)
 
 
-def test_gamma_is_the_mean_over_norms_and_classes_of_the_absolute_scale_of_batch_norms():
+def test_gamma_is_the_mean_absolute_scale_over_batch_norms_and_classes():
     scores, generator = channels.gamma(PARAMS, NAMES, STATISTICS), PARAMS["generator"]
     a = [(abs(generator["block"]["norm_1"]["scale"][i]) + abs(generator["norm"]["scale"][i])) / 2 for i in range(3)]
     b = [(abs(generator["block"]["norm_2"]["scale"][:, i])).sum() / 2 for i in range(4)]
@@ -78,7 +78,7 @@ def test_gamma_is_the_mean_over_norms_and_classes_of_the_absolute_scale_of_batch
     assert scores["discriminator"] == {}  # A layer norm is not scored.
 
 
-def test_filter_norms_are_means_over_all_weights_that_make_a_channel():
+def test_filter_norms_are_means_over_the_weights_of_a_channel():
     generator = PARAMS["generator"]
     norms = {channels.filter_l1: lambda w: np.abs(w).mean(), channels.filter_l2: lambda w: np.sqrt((w**2).mean())}
     for score, norm in norms.items():
@@ -129,7 +129,7 @@ def scored(draw):
 
 
 def pools(tree, scope):
-    """`[[leaf, ...]]`: the groups over which one threshold decides, in the order of their paths."""
+    """`[[leaf, ...]]`: the leaves over which one threshold decides, group by group in the order of their paths."""
     leaves = mask_lib.named_leaves(tree)
     parts = {"global": 0, "component": 1, "layerwise": None}[scope]
     found = {}
@@ -139,7 +139,7 @@ def pools(tree, scope):
 
 
 @given(scored(), st.floats(0, 0.99), st.sampled_from(channels.SCOPES), st.integers(0, 3))
-def test_exactly_the_asked_count_of_the_lowest_goes_and_of_equal_scores_the_first_stay(scores, ratio, scope, least):
+def test_the_exact_count_of_the_lowest_goes_and_first_ties_stay(scores, ratio, scope, least):
     possible = all(
         round(ratio * sum(leaf.size for leaf in pool)) <= sum(max(0, leaf.size - least) for leaf in pool)
         for pool in pools(scores, scope)
@@ -152,7 +152,7 @@ def test_exactly_the_asked_count_of_the_lowest_goes_and_of_equal_scores_the_firs
     assert jax.tree.structure(masks) == jax.tree.structure(scores)
     for pool, kept in zip(pools(scores, scope), pools(masks, scope), strict=True):
         total = sum(leaf.size for leaf in pool)
-        # By hand: the highest of each name first, as many as must stay, then all others by score and position.
+        # By hand: first the `least` highest of each name, which must stay, then all others by score and position.
         protected = []
         for leaf in pool:
             order = sorted(range(leaf.size), key=lambda i, leaf=leaf: -np.float32(leaf[i]))
@@ -171,7 +171,7 @@ def test_exactly_the_asked_count_of_the_lowest_goes_and_of_equal_scores_the_firs
         ("layerwise", 0.85, ["prunes 3 of 3 channels of generator/up_8", "1 of each of 1 names", "at most 0.6666"]),
     ],
 )
-def test_a_ratio_that_leaves_too_few_channels_is_refused_with_one_that_is_possible(scope, ratio, parts):
+def test_a_ratio_that_leaves_too_few_is_refused_with_a_possible_one(scope, ratio, parts):
     scores = {"generator": {"up_16": normal(8), "up_8": normal(3)}, "discriminator": {"down_8": normal(4)}}
     with pytest.raises(UserError) as caught:
         channels.select(scores, ratio, scope)
@@ -182,7 +182,7 @@ def test_a_ratio_that_leaves_too_few_channels_is_refused_with_one_that_is_possib
     assert all(mask.any() for mask in jax.tree.leaves(masks))
 
 
-def test_nothing_to_select_from_and_numbers_that_are_none_are_refused():
+def test_no_scores_and_scores_that_are_not_numbers_are_refused():
     with pytest.raises(UserError, match="no name is scored"):
         channels.select({"generator": {}}, 0.5)
     with pytest.raises(ValueError, match="scores of generator/a are not all finite"):
@@ -191,7 +191,7 @@ def test_nothing_to_select_from_and_numbers_that_are_none_are_refused():
 
 @pytest.mark.parametrize("name", ["dcgan", "sngan_resnet", "linear_ae"])
 def test_the_networks_names_are_scored(name):
-    components = models.MODELS[name](width=4, latent_size=3, image_size=32, channels=1)
+    components = models.NETWORKS[name].make(width=4, latent_size=3, image_size=32, channels=1)
     names = models.axis_names(components)
     shapes = jax.eval_shape(partial(models.init, components), jax.random.key(0))
     params, batch_stats = jax.tree.map(lambda leaf: np.ones(leaf.shape), shapes)
@@ -200,7 +200,7 @@ def test_the_networks_names_are_scored(name):
     assert jax.tree.map(np.size, scores) == sizes
     assert all(np.all(leaf == 1) for leaf in jax.tree.leaves(scores))
     normed = channels.gamma(params, names.params, batch_stats)
-    # Without a batch norm: the first layer of DCGAN's discriminator, SNGAN's discriminator, autoencoders.
+    # These have no batch norm: the first layer of DCGAN's discriminator, SNGAN's discriminator, autoencoders.
     without = {
         "dcgan": {"generator": set(), "discriminator": {"down_32"}},
         "sngan_resnet": {
@@ -213,7 +213,7 @@ def test_the_networks_names_are_scored(name):
     assert {component: sizes[component].keys() - own for component, own in normed.items()} == without
 
 
-def test_the_scales_of_batch_norms_over_named_channels_are_gammas_and_nothing_else_is():
+def test_only_scales_of_batch_norms_over_named_channels_are_gammas():
     found = mask_lib.named_leaves(channels.is_gamma(PARAMS, NAMES, STATISTICS))
     scales = {"generator/block/norm_1/scale", "generator/block/norm_2/scale", "generator/norm/scale"}
     assert {path for path, is_scale in found.items() if is_scale} == scales
@@ -222,7 +222,7 @@ def test_the_scales_of_batch_norms_over_named_channels_are_gammas_and_nothing_el
     assert {path for path, is_scale in found.items() if is_scale} == scales - {"generator/norm/scale"}
 
 
-def test_scores_of_weights_are_averaged_over_the_kernels_that_make_a_channel_and_none_is_not_read():
+def test_filter_mean_is_over_the_kernels_that_make_a_channel():
     scores = jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf if mask_lib.path_name(path).endswith("kernel") else None, PARAMS
     )
@@ -242,13 +242,13 @@ def test_scores_of_weights_are_averaged_over_the_kernels_that_make_a_channel_and
     ("fixed", "left"),
     [
         (None, {"a", "b"}),
-        ("generator/image/kernel", {"b"}),  # It reads `a`.
-        ("generator/first/kernel", {"b"}),  # It makes `a`.
-        ("generator/block/conv_1/kernel", set()),  # It reads `a` and makes `b`.
+        ("generator/image/kernel", {"b"}),  # Reads `a`.
+        ("generator/first/kernel", {"b"}),  # Makes `a`.
+        ("generator/block/conv_1/kernel", set()),  # Reads `a` and makes `b`.
         ("discriminator/conv/kernel", {"a", "b"}),
     ],
 )
-def test_a_channel_can_be_pruned_if_all_kernels_that_make_or_read_it_can(fixed, left):
+def test_a_channel_is_prunable_if_all_its_kernels_are(fixed, left):
     masks = jax.tree_util.tree_map_with_path(
         lambda path, leaf: (
             np.ones(leaf.shape, bool)
@@ -267,9 +267,7 @@ def test_a_channel_can_be_pruned_if_all_kernels_that_make_or_read_it_can(fixed, 
 
 
 @given(scored(), st.floats(0, 0.7), st.sampled_from(channels.SCOPES))
-def test_names_that_do_not_compare_are_pruned_to_the_ratio_by_themselves_and_the_others_without_them(
-    scores, ratio, scope
-):
+def test_names_that_do_not_compare_are_pruned_on_their_own(scores, ratio, scope):
     alone = ("generator/up_0/hidden",)
     rest = {**scores, "generator": {name: leaf for name, leaf in scores["generator"].items() if name != "up_0/hidden"}}
     own = {"generator": {"up_0/hidden": scores["generator"]["up_0/hidden"]}}
@@ -288,7 +286,7 @@ def test_names_that_do_not_compare_are_pruned_to_the_ratio_by_themselves_and_the
     assert np.count_nonzero(~masks[alone[0]]) == round(ratio * size)
 
 
-def test_a_ratio_that_empties_a_name_that_does_not_compare_is_refused():
+def test_a_ratio_that_empties_a_name_on_its_own_is_refused():
     scores = {"generator": {"up_16": normal(90), "up_8": normal(2)}}
     channels.select(scores, 0.8)
     with pytest.raises(UserError, match="ratio: 0.8 prunes 2 of 2 channels of generator/up_8, .* at most 0.5"):
@@ -302,7 +300,9 @@ def test_the_ratio_for_a_cost_is_the_smallest_that_a_scan_finds(scores, share, s
     price = jax.tree.map(lambda leaf: 1 + np.arange(leaf.size) % 3, scores)
     cost = lambda masks: sum((kept * p).sum() for kept, p in zip(*map(jax.tree.leaves, (masks, price)), strict=True))  # noqa: E731
     scan = []
-    for ratio in np.arange(1.7e-4, 1, 4e-3):  # Not at a half of a channel.
+    for ratio in np.arange(
+        1.7e-4, 1, 4e-3
+    ):  # Never a whole number of channels and a half, where rounding is ambiguous.
         try:
             scan.append(channels.select(scores, ratio, scope, 1, alone))
         except UserError:
@@ -313,7 +313,7 @@ def test_the_ratio_for_a_cost_is_the_smallest_that_a_scan_finds(scores, share, s
     first = next(i for i, left in enumerate(costs) if left <= limit)
     masks = channels.select_by_cost(scores, cost, limit, scope, 1, alone)
     assert cost(masks) <= limit
-    # Between two ratios of the scan, of which the smaller one leaves too much.
+    # The ratio lies between two of the scan, and the smaller of these leaves too much.
     assert mask_lib.is_nested(scan[first], masks)
     assert not first or mask_lib.is_nested(masks, scan[first - 1])
     assert not first or costs[first - 1] > limit
@@ -324,7 +324,7 @@ def test_a_cost_that_cannot_be_reached_is_refused_with_what_can_be():
     share = lambda masks: np.mean([kept.mean() for kept in jax.tree.leaves(masks)])  # noqa: E731
     with pytest.raises(UserError) as caught:
         channels.select_by_cost(scores, share, 0.2, "layerwise")
-    # Of 8 go 6, of 2 goes 1, and at three quarters both would.
+    # 6 of 8 channels go and 1 of 2; at a ratio of three quarters both of the 2 would.
     message = "20.00% of the FLOPs can't be reached: 37.50% are left when 75.00% of the channels are pruned"
     assert str(caught.value).startswith(message)
     assert "with 1 of each name" in str(caught.value)
@@ -337,14 +337,15 @@ def random_channel_masks(params, axis_names, seed=0):
 
 
 def shapes_of(name):
-    """`(shapes of the parameters, their axis names)`, without any number."""
-    components = models.MODELS[name](width=16, latent_size=3, image_size=models.IMAGE_SIZES[name][0], channels=1)
+    """`(shapes of the parameters, their axis names)` of a network."""
+    network = models.NETWORKS[name]
+    components = network.make(width=16, latent_size=3, image_size=network.image_sizes[0], channels=1)
     params, _ = jax.eval_shape(partial(models.init, components), jax.random.key(0))
     return params, models.axis_names(components).params
 
 
-@pytest.mark.parametrize("name", models.MODELS)
-def test_channel_masks_come_back_from_masks_of_weights_whose_ones_are_the_kept_shares(name):
+@pytest.mark.parametrize("name", models.NETWORKS)
+def test_channel_masks_come_back_from_their_weight_masks(name):
     params, names = shapes_of(name)
     for seed in range(3):
         kept = random_channel_masks(params, names, seed)
@@ -361,8 +362,8 @@ def test_channel_masks_come_back_from_masks_of_weights_whose_ones_are_the_kept_s
 def test_a_channel_that_one_kernel_still_reads_or_makes_is_kept():
     masks = channels.to_weight_masks({}, PARAMS, NAMES)
     block = masks["generator"]["block"]
-    block["conv_1"]["kernel"][..., 1] = False  # Nothing makes channel 1 of `b` any more, but it is read.
-    block["conv_2"]["kernel"][:, :, 2] = False  # Nothing reads channel 2.
+    block["conv_1"]["kernel"][..., 1] = False  # No weight makes channel 1 of `b`, but `conv_2` reads it.
+    block["conv_2"]["kernel"][:, :, 2] = False  # No weight reads channel 2, but `conv_1` makes it.
     for channel in (0, 3):
         block["conv_1"]["kernel"][..., channel] = block["conv_2"]["kernel"][:, :, channel] = False
     found = channels.from_weight_masks(masks, NAMES)
@@ -372,7 +373,7 @@ def test_a_channel_that_one_kernel_still_reads_or_makes_is_kept():
 
 
 @given(scored(), st.floats(0, 0.9), st.integers(2, 5))
-def test_of_each_name_the_nearest_multiple_of_its_best_channels_stays(scores, ratio, multiple):
+def test_the_nearest_multiple_of_the_best_channels_stays(scores, ratio, multiple):
     try:
         exact = channels.select(scores, ratio)
     except UserError:
@@ -383,7 +384,7 @@ def test_of_each_name_the_nearest_multiple_of_its_best_channels_stays(scores, ra
         if kept < leaf.size:
             assert kept % multiple == 0
             assert abs(kept - wanted) <= multiple / 2 or wanted < kept == multiple
-        else:  # The nearest multiple is as many as there are, or more.
+        else:  # The nearest multiple is the number of channels, or more.
             assert leaf.size - wanted <= multiple / 2 or leaf.size <= multiple
         values = leaf.astype(np.float32)
         assert kept == leaf.size or values[after].min() >= values[~after].max()

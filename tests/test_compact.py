@@ -1,7 +1,6 @@
-"""A compacted network against the masked one: outputs, statistics, gradients and training, in float64."""
+"""Tests of compacted networks against masked ones: outputs, statistics, gradients and training, in float64."""
 
 import functools
-import inspect
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +8,11 @@ import numpy as np
 import pytest
 from conftest import load_config
 
-from jaxtickets import compact, models, snapshots, train
+from jaxtickets import compact, devices, models, snapshots, train
 from jaxtickets import masks as mask_lib
 from jaxtickets.config import get_config, validate
 from jaxtickets.objectives import OBJECTIVES
+from jaxtickets.optimizers import make_optimizers
 from jaxtickets.pruning import channels
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -25,9 +25,10 @@ def float64():
 
 
 def build(name, **options):
-    # Keys of self-attention have an eighth of its channels: more than one with a width of 16.
-    sizes = {"width": 16 if name == "sagan" else 4, "latent_size": 3, "image_size": models.IMAGE_SIZES[name][0]}
-    return models.MODELS[name](**sizes, channels=1, dtype=jnp.float64, **options)
+    # The keys of self-attention have an eighth of its channels: with a width of 16 that is more than one.
+    network = models.NETWORKS[name]
+    sizes = {"width": 16 if name == "sagan" else 4, "latent_size": 3, "image_size": network.image_sizes[0]}
+    return network.make(**sizes, channels=1, dtype=jnp.float64, **options)
 
 
 def variables(components):
@@ -43,7 +44,7 @@ def variables(components):
 def random_masks(params, names, seed=0):
     """Channel masks that keep between two and all but one of each name's channels, if there are three.
 
-    One channel alone is a special case: behind a spectral norm its weight has no gradient.
+    A single channel is a special case: behind a spectral norm its weight has no gradient.
     """
     rng = np.random.default_rng(seed)
     return {
@@ -57,7 +58,7 @@ def counts(channel_masks):
 
 
 def within(first, second):
-    """The channel masks of a whole network that prune by `first` and then, what is left, by `second`."""
+    """The channel masks of the whole network that prune by `first`, then what is left by `second`."""
 
     def both(outer, inner):
         outer = outer.copy()
@@ -72,13 +73,13 @@ def assert_close(ours, expected, rtol=1e-10, atol=1e-13):
     assert ours.keys() == expected.keys()
     for path, leaf in expected.items():
         assert ours[path].dtype == leaf.dtype, path
-        # The gradient of a bias in front of a batch norm is the rounding of a sum whose terms add up to zero.
+        # The exact gradient of a bias in front of a batch norm is zero; what is computed is rounding errors.
         is_zero = path.startswith("generator/") and path.endswith("conv_2/bias")
         np.testing.assert_allclose(ours[path], leaf, rtol=rtol, atol=10 * atol if is_zero else atol, err_msg=path)
 
 
 def passes(components, name, params, batch_stats, masks):
-    """A component's outputs in evaluation and in training, the statistics that move and the gradients."""
+    """`(outputs in evaluation, outputs in training, moved batch statistics, gradients)` of one component."""
     component = components[name]
     rng = np.random.default_rng(1)
     x = rng.normal(size=(3, *component.input_shape))
@@ -99,38 +100,44 @@ def passes(components, name, params, batch_stats, masks):
     return jax.device_get(run(params[name], batch_stats[name], masks[name]))
 
 
-def default_norm(name):
-    return inspect.signature(models.MODELS[name]).parameters["discriminator_norm"].default
+def reading(field):
+    """The names of the networks that read a field of `config.model`."""
+    return [name for name, network in models.NETWORKS.items() if field in [own.name for own in network.fields]]
 
 
-GANS = [name for name in models.MODELS if models.takes(name, "discriminator_norm")]
-NETWORKS = {name: (name, {}, None) for name in models.MODELS}
-NETWORKS |= {
+def own_norm(name):
+    """The norm of a network's discriminator where the config asks for none."""
+    sizes = {"width": 4, "latent_size": 3, "image_size": models.NETWORKS[name].image_sizes[0]}
+    return models.discriminator_norm({"name": name, **sizes})
+
+
+# `(name, options, the component to check, or None: all of them)` of each case.
+CASES = {name: (name, {}, None) for name in models.NETWORKS}
+CASES |= {
     f"{name}, {norm}": (name, {"discriminator_norm": norm}, "discriminator")
-    for name in GANS
+    for name in reading("model.discriminator_norm")
     for norm in models.NORMS
-    if norm != default_norm(name)
+    if norm != own_norm(name)
 }
-NETWORKS |= {f"{name}, conditional": (name, {"classes": 2}, None) for name in GANS if models.takes(name, "conditional")}
-NETWORKS["sngan_resnet, conditional, layer"] = (
+CASES |= {f"{name}, conditional": (name, {"classes": 2}, None) for name in reading("model.conditional")}
+CASES["sngan_resnet, conditional, layer"] = (
     *("sngan_resnet", {"classes": 2, "discriminator_norm": "layer"}),
     "discriminator",
 )
 
-
-# Layers of every kind always; networks that are built of the same, and combinations, in the slow tests.
+# Every kind of layer is always tested; networks of the same layers, and combinations, are slow tests.
 TWINS = ("linear_vae", "conv_vae", "sngan_resnet_vae", "resnet_vae")
-ALWAYS = (*(name for name in models.MODELS if name not in TWINS), "dcgan, layer", "sngan_resnet, conditional")
+ALWAYS = (*(name for name in models.NETWORKS if name not in TWINS), "dcgan, layer", "sngan_resnet, conditional")
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[] if case in ALWAYS else [pytest.mark.slow]) for case in NETWORKS]
+    "case", [pytest.param(case, marks=[] if case in ALWAYS else [pytest.mark.slow]) for case in CASES]
 )
-def test_a_compacted_network_computes_what_the_masked_one_computed(case):
-    name, options, only = NETWORKS[case]
+def test_a_compacted_network_computes_what_the_masked_one_computes(case):
+    name, options, only = CASES[case]
     components = build(name, **options)
     names, (params, batch_stats) = models.axis_names(components), variables(components)
-    # Compacted twice, so that a compacted network is compacted too.
+    # Twice, so that a compacted network is compacted too.
     first = random_masks(params, names, seed=1)
     once = compact.take(params, first, names.params)
     second = random_masks(once, names, seed=2)
@@ -156,7 +163,7 @@ def test_a_compacted_network_computes_what_the_masked_one_computed(case):
         assert_close(mask_lib.apply(gradients, weight_masks[component]), gradients, rtol=0, atol=0)
 
 
-def test_a_pruned_channel_is_zero_behind_its_norm_and_nothing_else_is():
+def test_exactly_the_pruned_channels_are_zero_behind_their_norms():
     components = build("resnet_dcgan")
     names, (params, batch_stats) = models.axis_names(components), variables(components)
     masks = random_masks(params, names)
@@ -165,7 +172,7 @@ def test_a_pruned_channel_is_zero_behind_its_norm_and_nothing_else_is():
     _, seen = module.apply(
         {"params": effective["discriminator"], "batch_stats": batch_stats["discriminator"]},
         np.random.default_rng(0).normal(size=(2, 16, 16, 1)),
-        *(True, None),
+        train=True,
         mutable=["intermediates", "batch_stats", "kernel_uses"],
         capture_intermediates=lambda part, _: (part.name or "").startswith("norm"),
     )
@@ -191,7 +198,7 @@ def test_the_parameters_of_a_compacted_dcgan_are_counted_by_hand():
     assert models.parameter_count(smaller) == generator + discriminator
 
 
-def test_names_that_are_left_out_keep_all_and_masks_are_compacted_like_weights():
+def test_names_that_are_left_out_keep_all_channels():
     components = build("dcgan")
     names, (params, _) = models.axis_names(components), variables(components)
     masks = {"generator": {"up_8": np.array([True, False, False, True])}}
@@ -209,7 +216,9 @@ def test_names_that_are_left_out_keep_all_and_masks_are_compacted_like_weights()
         compact.take(params, {"generator": {"up_8": np.ones(2, bool)}}, names.params)
 
 
-# Training states.
+# Train states.
+
+# The objective, the network, `config.objective`, the network's options, and whether movement is tracked.
 
 GAMES = {
     "gan": ("gan", "dcgan", {"ema_decay": 0.5}, {"discriminator_norm": "spectral"}, False),
@@ -223,28 +232,31 @@ def game(name, channel_counts=None):
     config = get_config()
     config.objective.update(options)
     config.optimizer.update(learning_rate=1e-2, weight_decay=1e-3)
-    components = models.narrow(build(model, axis_name=train.AXIS, **network), channel_counts or {})
-    objective = OBJECTIVES[objective_name](components, config.objective)
-    return objective, train.make_optimizers(objective, config.optimizer)
+    components = models.narrow(build(model, axis_name=devices.AXIS, **network), channel_counts or {})
+    objective = OBJECTIVES[objective_name].make(components, config)
+    return objective, make_optimizers(objective, config.optimizer)
 
 
-def step(name, objective, optimizers):
+def step(objective, optimizers):
     """`step(state, masks) -> state`, compiled, on one batch of noise."""
-    ema_decay = GAMES[name][2].get("ema_decay", 0.0)
-    compiled = train.make_step(objective, optimizers, tuple(objective.players), ema_decay=ema_decay)
-    devices = jax.local_device_count()
-    data = (np.random.default_rng(0).integers(0, 256, (4 * devices, 16, 16, 1), dtype=np.uint8), None)
+    compiled = train.make_step(objective, optimizers, tuple(objective.players))
+    n = jax.local_device_count()
+    data = (np.random.default_rng(0).integers(0, 256, (4 * n, 16, 16, 1), dtype=np.uint8), None)
 
     def run(state, masks):
-        indices = np.arange(4 * devices, dtype=np.int32).reshape(devices, 4)
-        return train.unreplicate(compiled(*(train.replicate(tree) for tree in (state, masks, data)), indices)[0])
+        indices = np.arange(4 * n, dtype=np.int32).reshape(n, 4)
+        return devices.unreplicate(compiled(*map(devices.replicate, (state, masks, data)), indices)[0])
 
     return run
 
 
 @functools.cache
 def trained(name):
-    """A masked state after one and after two steps, the first compacted, its next state, names and channel masks."""
+    """`(before, after, small, small_after, axis names, channel masks)`.
+
+    `before` and `after` are masked states after one step and two, `small` is `before` compacted, `small_after` the
+    state one step later.
+    """
     with jax.enable_x64(True):
         objective, optimizers = game(name)
         state = jax.device_get(train.init_state(objective, optimizers, 0, track_movement=GAMES[name][-1]))
@@ -253,20 +265,20 @@ def trained(name):
         names = models.axis_names(objective.components)
         masks = random_masks(state.params, names)
         weight_masks = channels.to_weight_masks(masks, state.params, names.params)
-        masked_step = step(name, objective, optimizers)
+        masked_step = step(objective, optimizers)
         before = masked_step(train.rewind(state, weight_masks), weight_masks)
         after = masked_step(before, weight_masks)
         small = compact.compact(before, masks, names)
-        small_after = step(name, *game(name, counts(masks)))(small, jax.tree.map(lambda _: None, small.params))
+        small_after = step(*game(name, counts(masks)))(small, jax.tree.map(lambda _: None, small.params))
         return before, after, small, small_after, names, masks
 
 
 @pytest.mark.parametrize("name", GAMES)
-def test_a_step_after_compaction_is_the_masked_networks_step(name):
+def test_a_step_after_compaction_is_that_of_the_masked_network(name):
     before, after, small, small_after, names, masks = trained(name)
     assert_close(small_after, compact.compact(after, masks, names))
     assert {leaf.dtype for leaf in jax.tree.leaves(small_after.params)} == {np.dtype("float64")}
-    for state in (before, after):  # What is not taken along is zero.
+    for state in (before, after):  # Whatever compaction leaves out is zero.
         for tree in (state.params, state.movement or state.average["params"]):
             tree_masks = channels.to_weight_masks(masks, tree, names.params)
             assert_close(mask_lib.apply(tree, tree_masks), tree, rtol=0, atol=0)
@@ -276,7 +288,7 @@ def test_a_step_after_compaction_is_the_masked_networks_step(name):
 
 
 @pytest.mark.parametrize("name", GAMES)
-def test_every_leaf_of_a_compacted_state_has_the_shape_of_the_smaller_networks(name, tmp_path):
+def test_a_compacted_state_has_the_shapes_of_the_smaller_network(name, tmp_path):
     _, _, small, *_, masks = trained(name)
     init = functools.partial(train.init_state, *game(name, counts(masks)), 0, track_movement=GAMES[name][-1])
     like = jax.eval_shape(init)
@@ -289,7 +301,7 @@ def test_every_leaf_of_a_compacted_state_has_the_shape_of_the_smaller_networks(n
 # Configs.
 
 
-def test_the_compacted_config_builds_the_smaller_network_and_is_valid():
+def test_the_compacted_config_builds_the_smaller_network():
     config = load_config("gan_digits")
     components = models.build(config.model, 1, 0)
     names, (params, _) = models.axis_names(components), variables(components)

@@ -4,6 +4,7 @@ import inspect
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -51,3 +52,21 @@ def test_the_face_prunes_a_tree_by_magnitude():
     kept = jt.masks.apply(params, mask)
     np.testing.assert_array_equal(kept["net"]["dense"]["kernel"], [[3, 0], [0, -4]])
     np.testing.assert_array_equal(kept["net"]["dense"]["bias"], [1, 1])
+
+
+def test_the_readmes_example_of_a_network_of_ones_own_runs():
+    text = (ROOT / "README.md").read_text().partition("## Your own network")[2]
+    example = text.partition("```python\n")[2].partition("```")[0]
+    key = jax.random.key(0)
+    params = {"net": {"a": {"kernel": jax.random.normal(key, (4, 8))}, "b": {"kernel": jax.random.normal(key, (8, 2))}}}
+    names = {"net": {"a": {"kernel": (None, "hidden")}, "b": {"kernel": ("hidden", None)}}}
+
+    def loss_fn(params, batch=None):
+        batch = jnp.ones((3, 4)) if batch is None else batch
+        return jnp.square(batch @ params["net"]["a"]["kernel"] @ params["net"]["b"]["kernel"]).mean()
+
+    space = {"params": params, "names": names, "loss_fn": loss_fn, "batches": [jnp.ones((3, 4))]}
+    exec(example, space)  # noqa: S102
+    assert jt.masks.counts(space["mask"]).kept == round(0.1 * 32) + round(0.1 * 16)
+    assert space["smaller"]["net"]["a"]["kernel"].shape == (4, 4)
+    assert space["smaller"]["net"]["b"]["kernel"].shape == (4, 2)

@@ -18,7 +18,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 @st.composite
 def networks(draw, ties=False):
-    """Parameters of one or two components of one to three layers, each a kernel and a bias; with many ties if `ties`."""
+    """Parameters of one or two components of one to three layers, each a kernel and a bias; few values if `ties`."""
     rng = np.random.default_rng(draw(seeds))
     params = {}
     for component in ("generator", "discriminator")[: draw(st.integers(1, 2))]:

@@ -226,7 +226,7 @@ def test_filters_and_blocks_are_whole_with_a_density_per_layer_too(params, spars
 
 
 def test_ragged_blocks_at_the_edges_are_blocks_of_their_own():
-    # 3 x 5 weights in blocks of 2 x 2: two rows, each of two whole blocks and a narrow one; the lower row is half as high.
+    # 3 x 5 weights in blocks of 2 x 2: each of two rows has two whole blocks and a narrow one; the lower is flat.
     scores = np.array([[6, 6, 5, 5, 1], [6, 6, 5, 5, 1], [4, 4, 3, 3, 2]], np.float32)
     params = {"generator": {"layer": {"kernel": scores}}}
     kernel = prune_magnitude(params, mask_lib.ones(params), 5 / 15, structure="block:2x2")["generator"]["layer"][
@@ -356,7 +356,7 @@ def test_an_unknown_structure_is_an_error_with_what_is_allowed(text):
 
 
 def by_bisection(shapes, total, scope, capacities):
-    """The real number of weights that each layer keeps: density = min(capacity, epsilon * raw), epsilon by bisection."""
+    """The real number of weights per layer for density = min(capacity, epsilon * raw), with epsilon by bisection."""
     sizes = np.array([prod(shape) for shape in shapes], float)
     raw = np.array([1.0 if scope == "uniform" else sum(shape) / prod(shape) for shape in shapes])
 

@@ -1,4 +1,4 @@
-"""The compiled step of a whole config against NumPy: learning rates, movement, a teacher, and the losses of scores."""
+"""The compiled step of a config, compared with NumPy: learning rate, movement, teacher, and the losses of scores."""
 
 import chex
 import jax
@@ -29,7 +29,7 @@ def setup(quick_runs, data_directory):
 
 
 def advance(setup, state, masks, teacher, steps):
-    """`(states after 0, 1, ..., scalars of each step)` on the host."""
+    """Trains step by step: `(the states after 0, 1, ... steps, the scalars of each step)` on the host."""
     states, scalars = [state], []
     state, masks, teacher = (replicate(tree) for tree in (state, masks, teacher))
     for block, *batch in setup.batches(0, blocks(0, steps, 1, lambda step: False)):
@@ -41,14 +41,14 @@ def advance(setup, state, masks, teacher, steps):
 
 @pytest.fixture(scope="module")
 def taught(setup):
-    """`(masks, states, scalars)` of a sparse network that a teacher with other weights teaches beyond the last step."""
+    """`(masks, states, scalars)` of a sparse network taught by one of other weights, beyond the config's last step."""
     state = setup.init(0)
     masks = pruning.prune(pruning.random(state.params, setup.dense_masks, 0), setup.dense_masks, 0.5)
     teacher = setup.teacher(setup.init(7), 1.0)
     return masks, *advance(setup, train.rewind(state, masks), masks, teacher, STEPS + 2)
 
 
-def test_the_learning_rate_falls_linearly_over_training_and_stays_at_its_final_share(taught):
+def test_the_learning_rate_falls_linearly_to_its_final_share_and_stays(taught):
     _, states, _ = taught
     for number, (before, after) in enumerate(zip(states, states[1:], strict=False)):
         rate = RATE * (1 - (1 - FINAL_RATE) * min(number / STEPS, 1))
@@ -76,7 +76,7 @@ def test_movement_is_the_sum_of_minus_gradient_times_weight(taught):
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(states[0].movement))
 
 
-def test_a_teacher_adds_the_mean_divergence_from_its_probabilities_at_the_real_images(setup, taught):
+def test_a_teacher_adds_the_mean_divergence_at_the_real_images(setup, taught):
     masks, states, scalars = taught
     components, teacher = setup.components(), setup.init(7)
     for number in range(3):
@@ -99,7 +99,7 @@ def test_a_teacher_adds_the_mean_divergence_from_its_probabilities_at_the_real_i
         assert scalars[number]["discriminator_loss"] == pytest.approx(alone + TAUGHT * divergence, rel=1e-5)
 
 
-def test_the_losses_that_scores_read_are_those_of_the_step(setup, taught):
+def test_scores_read_the_losses_of_the_step(setup, taught):
     masks, states, scalars = taught
     for number in range(3):
         before, after = states[number : number + 2]
@@ -110,7 +110,7 @@ def test_the_losses_that_scores_read_are_those_of_the_step(setup, taught):
         assert scalars[number]["generator_loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
-def test_the_losses_of_an_autoencoder_are_those_of_its_step_too(setup, data_directory):
+def test_scores_read_the_losses_of_an_autoencoders_step(setup, data_directory):
     vae = Setup(tiny("vae_digits", data_directory))
     state = vae.init(0)
     _, (scalars,) = advance(vae, state, vae.dense_masks, None, 1)
@@ -121,7 +121,7 @@ def test_the_losses_of_an_autoencoder_are_those_of_its_step_too(setup, data_dire
     assert float(loss(state.params, batch)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_outputs_over_a_temperature_give_another_loss_of_the_discriminator(setup):
+def test_a_temperature_changes_the_discriminators_loss(setup):
     state = setup.init(0)
     batch = setup.scoring_batch(state, setup.dense_masks, 0)
     tempered = float(setup.tempered_losses[("discriminator",)](state.params, batch))
@@ -130,7 +130,7 @@ def test_outputs_over_a_temperature_give_another_loss_of_the_discriminator(setup
     assert tempered != float(setup.losses[("discriminator",)](state.params, batch))
 
 
-def test_a_step_that_rematerialises_has_more_work_and_the_same_results(setup, data_directory):
+def test_rematerialisation_costs_flops_and_changes_no_result(setup, data_directory):
     again = Setup(config(data_directory, **{"train.rematerialize": True}), like=setup)
     start, teacher = setup.init(0), setup.teacher(setup.init(7), 1.0)
     (kept, kept_scalars), (computed, scalars) = (
@@ -151,9 +151,7 @@ def test_a_teacher_without_weight_changes_no_bit(setup, data_directory):
     assert alone.teacher(state, 1.0) is None
 
 
-def test_the_dense_runs_discriminator_teaches_in_every_sparse_round_and_nobody_in_round_zero(
-    setup, data_directory, tmp_path
-):
+def test_the_dense_discriminator_teaches_every_round_but_round_zero(setup, data_directory, tmp_path):
     one, given = Setup(config(data_directory), like=setup), []
     teacher = one.teacher
 

@@ -157,7 +157,11 @@ def _check_devices(config, devices):
 
 def _check_seeds(config, known):
     if config.seed + config.seeds > 2**32:
-        refuse("seeds", config.seeds, f"so many that config.seed={config.seed} + seeds is at most {2**32}")
+        refuse(
+            "seeds",
+            config.seeds,
+            f"at most {2**32 - config.seed} with config.seed={config.seed}: seeds are below {2**32}",
+        )
     default = known["confidence"].default
     if config.confidence != default and config.seeds == 1:
         allowed = f"{default}, the default, with config.seeds=1: one run tests nothing"

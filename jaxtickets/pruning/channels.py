@@ -141,7 +141,7 @@ def select(scores, ratio: float, scope: str = "global", min_channels: int = 1, a
       ratio: pruned / scored channels, in [0, 1).
       scope: what one threshold decides over: "global" all channels; "component" those of one component; "layerwise"
         those of one name. Each is pruned to the ratio.
-      min_channels: at least so many stay of each name.
+      min_channels: the number of channels that stay of each name at least.
       alone: `component/name` of those whose scores don't compare with others'; each is pruned to the ratio by itself.
       multiple: of each name a multiple of this stays, the nearest (or all); above 1 the ratio is met up to that.
 
