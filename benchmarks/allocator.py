@@ -1,9 +1,9 @@
-"""What a train step on the CPU pays for memory that goes back to the kernel after each step, and comes again.
+"""Times a train step on the CPU with freed memory returned to the kernel after each step, and with it kept.
 
     python benchmarks/allocator.py [--networks=dcgan:64,conv_vae:64] [--repeats=3] [--out=FILE.json]
 
-Each repeat starts a fresh process for each way, in turn: with the C library's default and as `jaxtickets.main` sets it
-(`jaxtickets.allocator`). The table gives the milliseconds of a step and the page faults in it.
+Each repeat starts one fresh process per way, in turn: with the C library's default, and with memory kept as
+`jaxtickets.main` does (`jaxtickets.allocator`). The table gives milliseconds and page faults per step.
 """
 
 import json
@@ -18,19 +18,19 @@ import jax
 import numpy as np
 
 from jaxtickets import allocator, train
+from jaxtickets.devices import replicate
 
 STEPS = 6
 
 
 def measure(network: str, keep: bool) -> dict[str, float]:
-    """Milliseconds and page faults of a step, medians over `STEPS` after two."""
+    """Milliseconds and page faults per step, medians over `STEPS` steps after two steps of warm-up."""
     if keep:
         allocator.keep_freed_memory()
     name, width = network.split(":")
     objective, optimizers, state, masks = harness.training(name, int(width))
     step = train.make_step(objective, optimizers, tuple(objective.players))
-    state, masks = train.replicate(state), train.replicate(masks)
-    data = train.replicate((harness.random_images(64), None))
+    state, masks, data = map(replicate, (state, masks, (harness.random_images(64), None)))
     indices = np.arange(64, dtype=np.int32).reshape(jax.local_device_count(), -1)
     figures = []
     for _ in range(STEPS + 2):

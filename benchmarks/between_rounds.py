@@ -1,30 +1,31 @@
-"""What happens between two rounds: seconds of each thing from the last step of one round to the first step of the next.
+"""Times what happens between two rounds: each part from the last step of a round to the first step of the next.
 
     python benchmarks/between_rounds.py [--widths=128,392] [--steps=3] [--step_ms=5] [--repeats=3] [--out=FILE.json]
 
-Real runs of iterative magnitude pruning, a DCGAN on 32x32 images of the digits, with few steps a round, whose functions
-are timed where they are called; no part counts what another does. Width 128 is the paper's, width 392 has 50 million
-weights (and a batch of 10, for its steps are only waited for). Round 0's end has a snapshot more, and what is done for
-the first time; of the `--repeats` later gaps the median counts. The share is that of a round of the paper's size,
-100,000 steps (200 epochs of 50,000 images in batches of 100), each as long as in this run (the median) or `--step_ms`.
-Evaluation is shown and not part of it: what it takes is up to the metric.
+The runs are real: iterative magnitude pruning of a DCGAN on 32x32 images of the digits, with few steps per round. Its
+functions are timed where they are called, and no part counts the time of another. Width 128 is the paper's; width 392
+has 50 million weights, and a batch of 10, because its steps are not measured. The end of round 0 saves one more
+snapshot and does some things for the first time; the median over the `--repeats` later gaps counts. The share is of a
+round of the paper's size, 100,000 steps (200 epochs of 50,000 images in batches of 100), each as long as the median
+step of this run, or `--step_ms`. Evaluation is shown but not in the share, because it depends on the metric.
 
-Below, a training with and without a checkpoint every few steps, in turn: a ratio of their steps a second near 1 says
-that states are saved while steps go on.
+The last table compares trainings with and without a checkpoint every few steps, in turn: if the ratio of their steps
+per second is near 1, states are saved while steps go on.
 """
 
 import statistics
 import tempfile
 import time
-from pathlib import Path
 
 import harness
 import jax
 
 from jaxtickets import config as config_lib
 from jaxtickets import masks as mask_lib
-from jaxtickets import snapshots, train, workdir
-from jaxtickets.experiments import EXPERIMENTS, Run, Setup
+from jaxtickets import snapshots, train
+from jaxtickets.experiments import METHODS
+from jaxtickets.runs import Run, Setup
+from jaxtickets.workdir import Workdir
 
 PAPER_STEPS = 100_000
 PARTS = {
@@ -34,14 +35,14 @@ PARTS = {
     "masks, dense state saved": [(snapshots, "save_masks"), (snapshots, "save")],
     "last state, started": [(snapshots.LastState, "save")],
     "last state, waited for": [(snapshots.LastState, "wait")],
-    "logs, tables, samples": [(Run, "adopt"), (Run, "log")],
+    "logs, tables, samples": [(Run, "record"), (Run, "log")],
     "to and from the device": [(train, "replicate"), (train, "unreplicate")],
 }
 REST, EVALUATION = "counts and the rest", "evaluation"
 
 
 def short_rounds(width: int, batch_size: int, steps: int, rounds: int):
-    """The config of a run with few steps a round, at the reference's settings."""
+    """The config of a run with few steps per round, at the reference's settings."""
     config = config_lib.get_config()
     config.experiment, config.rewind_step = "imp", 1
     config.model.update(name="dcgan", width=width, latent_size=32, image_size=32)
@@ -54,17 +55,17 @@ def short_rounds(width: int, batch_size: int, steps: int, rounds: int):
 
 
 def gaps(setup: Setup) -> dict:
-    """The parts of each gap between two rounds, and the seconds of a step."""
+    """`{"step_seconds": median, "gaps": [{part: seconds} of each gap between two rounds]}`."""
     parts, found, seconds, ended = harness.Parts(), [], [], []
-    get_step, evaluator, originals = setup.step, setup.evaluator, {}
+    get_program, evaluator, originals = setup.programs.get, setup.evaluator, {}
     timed = {name: parts.timed(EVALUATION, getattr(evaluator, name)) for name in ("evaluate", "samples")}
     for part, functions in PARTS.items():
         for owner, name in functions:
             originals[owner, name] = getattr(owner, name)
             parts.wrap(part, owner, name)
 
-    def step(number, *searching):
-        program = get_step(number, *searching)
+    def get(step, n=1):
+        program = get_program(step, n)
 
         def blocked(*arguments):
             if ended:
@@ -72,17 +73,17 @@ def gaps(setup: Setup) -> dict:
             started = time.perf_counter()
             result = jax.block_until_ready(program(*arguments))
             seconds.append(time.perf_counter() - started)
-            if number == setup.steps - 1:
+            if step + n == setup.timeline.steps:
                 ended.append(time.perf_counter())
                 parts.seconds.clear()
             return result
 
         return blocked
 
-    setup.step, setup.evaluator = step, evaluator._replace(**timed)
-    with tempfile.TemporaryDirectory() as path, Run(setup, Path(path)) as run:
-        EXPERIMENTS["imp"](run)
-    setup.step, setup.evaluator = get_step, evaluator
+    setup.programs.get, setup.evaluator = get, evaluator._replace(**timed)
+    with tempfile.TemporaryDirectory() as path, Run(setup, Workdir(path)) as run:
+        METHODS["imp"].recipe(run)
+    setup.programs.get, setup.evaluator = get_program, evaluator
     for (owner, name), function in originals.items():
         setattr(owner, name, function)
     for gap in found:
@@ -91,14 +92,17 @@ def gaps(setup: Setup) -> dict:
 
 
 def checkpoints(setup: Setup, every: int, repeats: int) -> dict[str, list[float]]:
-    """Steps a second of a dense training with and without checkpoints, in turn."""
-    setup.steps, rates = 3 * every, {"without": [], "with": []}
+    """Steps per second of a dense training with and without checkpoints, in turn."""
+    setups, rates = {}, {"without": [], "with": []}
+    for kind in rates:
+        config = setup.config.copy_and_resolve_references()
+        config.train.update(steps=3 * every, checkpoint_every=every if kind == "with" else 0)
+        setups[kind] = setup = Setup(config, like=setup)  # The second has the programs of the first.
 
     def rate(kind):
-        setup.config.train.checkpoint_every = every if kind == "with" else 0
-        with tempfile.TemporaryDirectory() as path, Run(setup, Path(path)) as run:
+        with tempfile.TemporaryDirectory() as path, Run(setups[kind], Workdir(path)) as run:
             run.round(0, run.dense_masks, run.initial_state)
-            return workdir.read_csv(Path(path) / "rounds.csv")[0]["steps_per_second"]
+            return run.place.read_rounds()[0]["steps_per_second"]
 
     for repeat in range(repeats):
         for kind in list(rates)[:: -1 if repeat % 2 else 1]:
@@ -108,10 +112,10 @@ def checkpoints(setup: Setup, every: int, repeats: int) -> dict[str, list[float]
 
 def main():
     parser = harness.parser(__doc__, repeats=3)
-    parser.add_argument("--widths", default="128,392", help="the paper's, and others; separated by commas")
-    parser.add_argument("--batch_size", type=int, default=100, help="of the first width; the others have 10")
-    parser.add_argument("--steps", type=int, default=3, help="of a round")
-    parser.add_argument("--step_ms", type=float, help="a step's milliseconds, where it is known from elsewhere")
+    parser.add_argument("--widths", default="128,392", help="the paper's width and others, separated by commas")
+    parser.add_argument("--batch_size", type=int, default=100, help="the batch size of the first width; the others have 10")
+    parser.add_argument("--steps", type=int, default=3, help="the steps of a round")
+    parser.add_argument("--step_ms", type=float, help="the milliseconds of a step, if known from elsewhere")
     parser.add_argument("--checkpoint_every", type=int, default=4)
     options = parser.parse_args()
     results, setups = {"gaps": []}, []
@@ -135,7 +139,7 @@ def main():
         print()
     rates = results["checkpoints"] = checkpoints(setups[0], options.checkpoint_every, options.repeats)
     results["checkpoint_every"] = options.checkpoint_every
-    print(f"steps a second at the first width, without checkpoints: {harness.spread(rates['without'])}")
+    print(f"steps per second at the first width, without checkpoints: {harness.spread(rates['without'])}")
     print(f"with one every {options.checkpoint_every} steps: {harness.spread(rates['with'])}")
     print(f"with / without: {harness.spread(harness.ratios(rates, 'with', 'without'))}")
     harness.write(options, results)

@@ -1,9 +1,9 @@
-"""The train step of a DCGAN with fewer channels, by how many: counts near each other in FLOPs can differ much in time.
+"""Times the train step of a DCGAN by its channels: counts with similar FLOPs can differ much in time.
 
     python benchmarks/channel_counts.py [--width=64] [--counts=22,43,87:24,40,88] [--repeats=5] [--out=FILE.json]
 
-Counts are those of the 16x16, 8x8 and 4x4 maps of both players, of which the whole network has width, 2 and 4 x width.
-The steps run in turn; the table gives the median share of the whole network's step and its range.
+A count gives the channels of the 16x16, 8x8 and 4x4 maps of both players; the whole network has width, 2 x width and
+4 x width. The steps run in turn; the table gives their share of the whole network's step time, median and range.
 """
 
 import argparse
@@ -20,11 +20,13 @@ from early_bird import NETWORKS
 from ml_collections import ConfigDict
 
 from jaxtickets import config as config_lib
-from jaxtickets import train
-from jaxtickets.experiments import Setup
+from jaxtickets.data.batches import blocks
+from jaxtickets.devices import replicate
+from jaxtickets.runs import Setup
 
 
 def make_setup(width, counts, like=None):
+    """The setup of a DCGAN with these counts of channels; None: with all."""
     config = config_lib.get_config()
     config.experiment, config.data.name, config.train.steps = "dense", "digits", 1000
     config.model.update(name="dcgan", latent_size=32, image_size=32)
@@ -43,15 +45,15 @@ def make_setup(width, counts, like=None):
 
 
 def runner(setup, steps):
-    """A function that runs so many steps and returns the seconds a step."""
-    state, masks = train.replicate((setup.init(0), setup.dense_masks))
-    batches = list(setup.batches(0, 0, steps))
+    """A function that runs this number of steps and returns the seconds per step."""
+    state, masks = replicate((setup.init(0), setup.dense_masks))
+    batches = list(setup.batches(0, blocks(0, steps, setup.timeline.steps_per_call, lambda step: False)))
 
     def run():
         nonlocal state
         started = time.perf_counter()
         for block, *batch in batches:
-            state, _ = setup.step(block.start, steps=len(block))(state, masks, *batch, None)
+            state, _ = setup.programs.get(block.start, len(block))(state, masks, *batch, None)
         jax.block_until_ready(state)
         return (time.perf_counter() - started) / steps
 

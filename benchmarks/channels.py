@@ -1,21 +1,21 @@
-"""Early-bird tickets against channels chosen at initialisation, at the same FLOPs and parameters, over several seeds.
+"""Compares early-bird tickets with channels chosen at initialisation, at equal FLOPs and parameters, over several seeds.
 
     python benchmarks/channels.py --config=configs/early_bird_gan.py:quick --out=runs/channels/gan
 
-Each method prunes the same number of channels in each layer, so what is left has the same shapes, and trains for as
-many steps. Runs what is not finished yet, one process after another, and writes `levels.csv`. Quality is the dense
-run's metric over the ticket's (1 is as good as dense; lower metrics are better). Cost is all that a ticket's training
-takes, the search included: in seconds, and in FLOPs relative to the dense training. About 25 minutes on two CPU cores.
+Each method prunes the same number of channels in each layer, so the remaining networks have the same shapes, and trains
+for the same number of steps. The script runs what is not finished yet, one process after another, and writes
+`levels.csv`. Quality is the dense run's metric over the ticket's (1 is as good as dense; lower metrics are better).
+Cost is the whole training of a ticket, its search included: in seconds, and in FLOPs relative to the dense training.
+It takes about 25 minutes on two CPU cores.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
 
-from jaxtickets import workdir
 from jaxtickets.report.levels import levels
+from jaxtickets.workdir import Workdir
 
 METHODS = {
     "early_bird, rewound": {"rewind": "state"},
@@ -33,12 +33,12 @@ def main():
     options = parser.parse_args()
     for name, fields in METHODS.items():
         path = options.out / name
-        if not (path / "verdict.json").exists():
+        if not Workdir(path).is_finished:
             print(f"{name} ...", flush=True)
             fields = fields | {"seeds": options.seeds, "prune.sparsities": options.flops, "prune.scope": "layerwise"}
             fields["prune.channel_multiple"] = 1
             if "experiment" in fields:
-                fields["early_bird.until"] = 0.25  # The default: these do not search.
+                fields["early_bird.until"] = 0.25  # The default, because these do not search.
             flags = [f"--config.{field}={value}" for field, value in fields.items()]
             command = [sys.executable, "-m", "jaxtickets.main", f"--config={options.config}", f"--workdir={path}"]
             subprocess.run([*command, *flags], check=True, stdout=subprocess.DEVNULL)
@@ -47,17 +47,17 @@ def main():
 
 
 def table(paths: list[Path]) -> str:
-    """A line a method and level, means over the seeds."""
+    """One line per method and level: means over the seeds."""
     lines = [
         f"{'method':22} {'FLOPs':>6} {'params':>8} {'metric':>22} {'quality':>7} {'train s':>8} {'train FLOPs':>11} "
         f"{'quality/min':>11} {'quality/dense FLOPs':>19}"
     ]
     for path in paths:
-        verdict = json.loads((path / "verdict.json").read_text())
-        metric, rows = verdict["metric"], workdir.read_csv(path / "rounds.csv")
+        verdict, rows = Workdir(path).read_verdict(), Workdir(path).read_rounds()
+        metric = verdict["metric"]
         for level in verdict["rounds"]:
             if not level["round"] and path != paths[0]:
-                continue  # The dense runs are the same for all.
+                continue  # All methods have the same dense runs.
             own = [row for row in rows if row["round"] == level["round"]]
             mean = lambda column, own=own: sum(column(row) for row in own) / len(own)  # noqa: E731
             left = mean(lambda row: row["flops_effective"] / row["flops_dense"])
@@ -74,13 +74,13 @@ def table(paths: list[Path]) -> str:
 
 
 def _training_flops(row, path):
-    """All FLOPs of a round's training over those of the dense one."""
+    """The FLOPs of a round's whole training over those of the dense training."""
     left = row["flops_effective"] / row["flops_dense"]
-    search = path / f"seed_{row['seed']}" / "search" / f"{row['round']:03d}.json"
-    if not search.exists():
+    search = Workdir(path).seed(row["seed"]).read_searches().get(row["round"])
+    if search is None:
         return left
-    config = json.loads((path / "config.json").read_text())["config"]
-    searched = json.loads(search.read_text())["steps"][-1] / config["train"]["steps"]
+    config = Workdir(path).read_config()
+    searched = search["steps"][-1] / config["train"]["steps"]
     return searched + left * (1 - searched if config["rewind"] == "none" else 1)
 
 

@@ -1,12 +1,12 @@
-"""Early-bird tickets against training the whole network: seconds of the same number of epochs, side by side in one run.
+"""Compares the time of early-bird tickets with that of the whole network, over the same number of epochs, in one run.
 
     python benchmarks/early_bird.py [--networks=dcgan:64,conv_vae:32] [--flops=0.88] [--epochs=100] [--out=FILE.json]
 
-For each network the dense training, and for each share of FLOPs to save the search for the ticket, its compaction and
-the training of what is left, from the weights that it has then, for the rest of the epochs. Everything but evaluation
-is counted: loading the data, compiling the dense step (once for each, with no cache), the search, the compaction,
-compiling the smaller step, snapshots, logs. Each is done once, because it is long; CPU seconds, of all threads, tell
-whether something else ran on the machine. Peak memory of a step is XLA's own figure.
+Each network is trained dense; then, for each share of FLOPs to save, a ticket is searched for and compacted, and trains
+on from its weights for the rest of the epochs. Everything but evaluation is counted: loading the data, compiling the
+dense step (for each training, without a cache), the search, the compaction, compiling the smaller step, snapshots and
+logs. Each training is done once, because it is long; the CPU seconds of all threads show whether something else ran on
+the machine. The peak memory of a step is XLA's own figure.
 """
 
 import argparse
@@ -21,9 +21,10 @@ from pathlib import Path
 import jax
 
 from jaxtickets import config as config_lib
-from jaxtickets import evaluation, workdir
-from jaxtickets.experiments import Run, Setup
+from jaxtickets import metrics
 from jaxtickets.experiments.early_bird import early_bird_columns, train_ticket
+from jaxtickets.runs import Run, Setup
+from jaxtickets.workdir import Workdir
 
 NETWORKS = {
     "dcgan": {"model.width": 128, "objective.real_label": 0.9, "optimizer.beta1": 0.5, "train.batch_size": 100},
@@ -39,18 +40,23 @@ NETWORKS = {
 
 
 class Stopwatch:
-    """Wall-clock and CPU seconds since it was made, without those of evaluations."""
+    """Wall-clock and CPU seconds since the last start, without those of evaluations."""
 
     def __init__(self):
+        self.start()
+
+    def start(self) -> None:
+        """Sets the seconds to zero."""
         self._left_out, self._started = [0.0, 0.0], [time.perf_counter(), time.process_time()]
 
     def read(self) -> tuple[float, float]:
+        """`(wall-clock seconds, CPU seconds)`."""
         now = time.perf_counter(), time.process_time()
         wall, cpu = (t - start - out for t, start, out in zip(now, self._started, self._left_out, strict=True))
         return wall, cpu
 
     def leave_out(self, function):
-        """`function` whose time is not counted."""
+        """`function`, whose time does not count."""
 
         def uncounted(*arguments):
             started = time.perf_counter(), time.process_time()
@@ -63,7 +69,7 @@ class Stopwatch:
 
 
 def measure(name: str, width: int, flops: list[float], epochs: int) -> list[dict]:
-    """A row for the dense network and one for each ticket."""
+    """One row for the dense network and one per ticket."""
     config = config_lib.get_config()
     config.experiment, config.rewind = "early_bird", "none"
     config.model.update(name=name, latent_size=32, image_size=32)
@@ -76,35 +82,35 @@ def measure(name: str, width: int, flops: list[float], epochs: int) -> list[dict
     config_lib.validate(config, jax.local_device_count())
 
     watch = Stopwatch()
-    make_evaluator = evaluation.make_evaluator
+    make_evaluator = metrics.make_evaluator
 
     def make_uncounted(*arguments):
         evaluator = make_evaluator(*arguments)
         uncounted = {name: watch.leave_out(getattr(evaluator, name)) for name in ("evaluate", "samples")}
         return evaluator._replace(**uncounted)
 
-    evaluation.make_evaluator = make_uncounted
+    metrics.make_evaluator = make_uncounted
     with tempfile.TemporaryDirectory() as path:
         setup = Setup(config)
-        with Run(setup, Path(path)) as run:
+        with Run(setup, Workdir(path)) as run:
             before = watch.read()
             run.round(0, run.dense_masks, run.initial_state, columns=early_bird_columns())
             times = [watch.read()]
             for round_ in range(1, len(run.levels)):
                 setup.release()  # The search compiles the dense step for itself.
-                watch.__init__()
+                watch.start()
                 train_ticket(run, round_)
-                # Both start with the same preparation.
+                # Both trainings include the preparation.
                 times.append(tuple(t + first for t, first in zip(watch.read(), before, strict=True)))
-        rows = workdir.read_csv(Path(path) / "rounds.csv")
-    evaluation.make_evaluator = make_evaluator
+        rows = run.place.read_rounds()
+    metrics.make_evaluator = make_evaluator
     metric = setup.evaluator.metric
     return [
         {
             "network": name,
             "width": config.model.width,
             "batch_size": config.train.batch_size,
-            "steps": setup.steps,
+            "steps": setup.timeline.steps,
             "flops_saved": 1 - row["flops_effective"] / row["flops_dense"],
             "params": row["params_kept"],
             "emergence_epoch": row["emergence_epoch"],
@@ -124,7 +130,7 @@ def measure(name: str, width: int, flops: list[float], epochs: int) -> list[dict
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", default="dcgan,conv_vae,sngan_resnet", help="names, with a width: dcgan:64")
+    parser.add_argument("--networks", default="dcgan,conv_vae,sngan_resnet", help="names, each with a width if not the default: dcgan:64")
     parser.add_argument("--flops", default="0.88")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--out", type=Path)

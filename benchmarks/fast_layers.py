@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxtickets.models import layers
+from jaxtickets.models import convolution, layers
 
 
 def plain_conv(x, kernel, stride=1, padding=0):
@@ -37,10 +37,10 @@ def plain_conv_transpose(x, kernel):
 
 
 CASES = {
-    "conv 4x4, stride 2": (partial(layers.conv, stride=2, padding=1), partial(plain_conv, stride=2, padding=1), 4),
-    "conv 3x3": (partial(layers.conv, padding=1), partial(plain_conv, padding=1), 3),
-    "conv 1x1": (layers.conv, plain_conv, 1),
-    "conv_transpose 4x4": (lambda x, k: layers.conv_transpose(x, k, 2, 1), plain_conv_transpose, 4),
+    "conv 4x4, stride 2": (partial(convolution.conv, stride=2, padding=1), partial(plain_conv, stride=2, padding=1), 4),
+    "conv 3x3": (partial(convolution.conv, padding=1), partial(plain_conv, padding=1), 3),
+    "conv 1x1": (convolution.conv, plain_conv, 1),
+    "conv_transpose 4x4": (lambda x, k: convolution.conv_transpose(x, k, 2, 1), plain_conv_transpose, 4),
     "upsample + conv 3x3": (
         layers.upsample_conv,
         lambda x, k: plain_conv(layers.upsample(x), k, 1, 1),
@@ -48,12 +48,12 @@ CASES = {
     ),
     "conv 3x3 + pool": (layers.conv_pool, lambda x, k: layers.pool(plain_conv(x, k, 1, 1)), 3),
     "conv 1x1 + upsample": (
-        lambda x, k: layers.upsample(layers.conv(x, k)),
+        lambda x, k: layers.upsample(convolution.conv(x, k)),
         lambda x, k: plain_conv(layers.upsample(x), k),
         1,
     ),
     "pool + conv 1x1": (
-        lambda x, k: layers.conv(layers.pool(x), k),
+        lambda x, k: convolution.conv(layers.pool(x), k),
         lambda x, k: layers.pool(plain_conv(x, k)),
         1,
     ),

@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, networks at the reference's settings, runs in turn, and the JSON file."""
+"""Parts that the benchmarks share: options, networks at the reference's settings, timing in turn, and the JSON file."""
 
 import argparse
 import importlib.metadata
@@ -20,9 +20,11 @@ import numpy as np
 from jaxtickets import allocator, models, train
 from jaxtickets import config as config_lib
 from jaxtickets import masks as mask_lib
+from jaxtickets.devices import replicate
 from jaxtickets.objectives import OBJECTIVES, Objective
+from jaxtickets.optimizers import make_optimizers
 
-# The objective of a network, its settings in the public reference (or its paper) and its batch size.
+# The objective of a network, its settings in the public reference (or its paper), its width and its batch size.
 NETWORKS = {
     "dcgan": ("gan", {"optimizer.beta1": 0.9, "optimizer.learning_rate": 2e-4}, 128, 100),
     "conv_vae": ("vae", {"optimizer.learning_rate": 1e-3, "optimizer.weight_decay": 1e-5}, 64, 128),
@@ -33,7 +35,7 @@ NETWORKS = {
 
 
 def parser(doc: str, repeats: int) -> argparse.ArgumentParser:
-    """The options that every benchmark has. From here on memory is kept, as in a run (`jaxtickets.allocator`)."""
+    """A parser with the options that every benchmark has. Freed memory is kept from here on (`jaxtickets.allocator`)."""
     allocator.keep_freed_memory()
     result = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--repeats", type=int, default=repeats)
@@ -42,17 +44,17 @@ def parser(doc: str, repeats: int) -> argparse.ArgumentParser:
 
 
 def game(name: str, width: int | None = None, image_size: int = 32, **sizes) -> tuple[Objective, dict]:
-    """The objective of one of `NETWORKS` for images with three channels, and the optimisers of its players."""
+    """`(objective, optimisers of its players)` of one of `NETWORKS`, for images with three channels."""
     objective_name, fields, default_width, _ = NETWORKS[name]
     config = config_lib.get_config()
-    config.update_from_flattened_dict({key: value for key, value in fields.items()})
+    config.update_from_flattened_dict(dict(fields))
     sizes = {"width": width or default_width, "latent_size": 32, "image_size": image_size, "channels": 3} | sizes
-    objective = OBJECTIVES[objective_name](models.MODELS[name](**sizes), config.objective)
-    return objective, train.make_optimizers(objective, config.optimizer)
+    objective = OBJECTIVES[objective_name].make(models.NETWORKS[name].make(**sizes), config)
+    return objective, make_optimizers(objective, config.optimizer)
 
 
 class Training(NamedTuple):
-    """A network, its optimisers, the state before its first step, and masks that keep everything."""
+    """An objective, its optimisers, the state before the first step, and masks that keep everything."""
 
     objective: Objective
     optimizers: dict
@@ -61,21 +63,21 @@ class Training(NamedTuple):
 
 
 def training(name: str, width: int | None = None, image_size: int = 32, **sizes) -> Training:
-    """The training of a `game`, on the host."""
+    """The `Training` of a `game`, on the host."""
     objective, optimizers = game(name, width, image_size, **sizes)
     state = jax.device_get(train.init_state(objective, optimizers, 0))
     return Training(objective, optimizers, state, mask_lib.ones(state.params))
 
 
 def random_images(n: int, image_size: int = 32) -> np.ndarray:
-    """`[n, image_size, image_size, 3]` uint8."""
+    """Noise: `[n, image_size, image_size, 3]` uint8."""
     return np.random.default_rng(0).integers(0, 256, (n, image_size, image_size, 3), dtype=np.uint8)
 
 
 def compiled_step(
     objective: Objective, optimizers: dict, batch_size: int, image_size: int, rematerialize: bool = False
 ) -> jax.stages.Compiled:
-    """The program of a step in which all players move, on the images of one batch, split over the devices."""
+    """The compiled step in which all players move, for one batch of images that is split over the devices."""
     state = jax.eval_shape(lambda: train.init_state(objective, optimizers, 0))
     devices = jax.local_device_count()
     images = jax.ShapeDtypeStruct((batch_size // devices, image_size, image_size, 3), np.uint8)
@@ -91,10 +93,10 @@ def compiled_step(
 def steppers(
     programs: dict[str, jax.stages.Compiled], state: train.TrainState, masks, batch_size: int, image_size: int, steps=1
 ) -> dict[str, Callable[[], None]]:
-    """For each program of `compiled_step` a function that trains for so many steps; all share one state."""
+    """One function per program of `compiled_step`, which trains for `steps` steps; all share one state."""
     per_device = batch_size // jax.local_device_count()
     images, indices = random_images(per_device, image_size), np.arange(per_device, dtype=np.int32)
-    state, *rest = (train.replicate(tree) for tree in (state, masks, (images, None), indices))
+    state, *rest = map(replicate, (state, masks, (images, None), indices))
 
     def stepper(program):
         def run():
@@ -109,9 +111,9 @@ def steppers(
 
 
 def in_turn(runners: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of `repeats` calls of each, which must return only when their work is done.
+    """The seconds of `repeats` calls of each function; a function must return only when its work is done.
 
-    Each is called once before. They take turns, forward and backward, so that a drift of the machine meets all alike.
+    Each is called once before. They take turns, forward and backward, so that a drift of the machine affects all alike.
     """
     for run in runners.values():
         run()
@@ -125,16 +127,13 @@ def in_turn(runners: dict[str, Callable[[], Any]], repeats: int) -> dict[str, li
 
 
 class Parts:
-    """Seconds of the parts of a program that runs as it is, by name.
-
-    What a part takes does not count the parts that it calls.
-    """
+    """The seconds of the named parts of a running program. A part does not count the parts that it calls."""
 
     def __init__(self):
         self.seconds, self._inner = Counter(), 0.0
 
     def timed(self, part: str, function: Callable) -> Callable:
-        """`function`, whose time counts as that part's."""
+        """`function`, whose time counts as that of `part`."""
 
         def run(*arguments, **options):
             before, self._inner, started = self._inner, 0.0, time.perf_counter()
@@ -148,23 +147,23 @@ class Parts:
         return run
 
     def wrap(self, part: str, owner, *names: str) -> None:
-        """Times functions or methods where they are looked up."""
+        """Replaces functions of a module, or methods of a class, by timed ones."""
         for name in names:
             setattr(owner, name, self.timed(part, getattr(owner, name)))
 
 
 def ratios(seconds: dict[str, list[float]], first: str, second: str) -> list[float]:
-    """`first` / `second` in each repeat."""
+    """The seconds of `first` over those of `second`, in each repeat."""
     return [a / b for a, b in zip(seconds[first], seconds[second], strict=True)]
 
 
 def spread(values: list[float], digits: int = 3) -> str:
-    """`median (lowest-highest)`."""
+    """The text `median (lowest-highest)`."""
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
 def write(options: argparse.Namespace, results) -> None:
-    """Writes `results` to `options.out`, if given, with what they were measured on."""
+    """Writes `results` to `options.out`, if given, with the command, the versions and the machine."""
     if not options.out:
         return
     packages = ["jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"]

@@ -1,9 +1,12 @@
 """Every test session keeps its data and its cache in directories of its own."""
 
+import csv
+import hashlib
 import importlib.util
+import json
 import logging
 import os
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import absl.logging
@@ -20,6 +23,7 @@ from jaxtickets.runs import Run, Setup
 from jaxtickets.workdir import Workdir
 
 ROOT = Path(__file__).parent.parent
+TIMINGS = ("train_seconds", "steps_per_second", "search_seconds")
 
 absl.logging.set_verbosity(absl.logging.WARNING)
 logging.getLogger("absl").setLevel(logging.WARNING)
@@ -62,6 +66,12 @@ def quick_runs(digits_metric, quick_compilation):
     """Whole runs that are compiled quickly."""
 
 
+@pytest.fixture(scope="session")
+def base(digits_metric, data_directory):
+    """`base(name)`: the setup of a tiny config. The session's other setups share what it has compiled (`like=`)."""
+    return cache(lambda name: Setup(tiny(name, data_directory)))
+
+
 def load_config(name: str, variant: str = "quick"):
     """The config of `configs/<name>.py`."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
@@ -99,6 +109,24 @@ def finish(setup: Setup, path: Path, seed: int | None = None):
     with open_run(setup, path, seed) as run:
         METHODS[setup.config.experiment].recipe(run)
         return run, run.finish()
+
+
+def untimed_rounds(path: Path) -> list[dict[str, str]]:
+    """The rows of a workdir's `rounds.csv`, as they are written, without what is measured in seconds."""
+    with (path / "rounds.csv").open() as file:
+        return [{name: cell for name, cell in row.items() if name not in TIMINGS} for row in csv.DictReader(file)]
+
+
+def untimed_scalars(path: Path) -> list[dict]:
+    """The rows of a workdir's `metrics.jsonl` without the seconds."""
+    rows = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def digests(path: Path) -> dict[str, str]:
+    """`{relative path: SHA-256}` of all files in a directory."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def assert_masked(tree, masks, before=None):

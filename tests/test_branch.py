@@ -1,6 +1,5 @@
-"""Controls of a finished run: what they share with its tickets, what not, and what is refused."""
+"""Controls of a finished run: what they share with its tickets, what they do not, and what is refused."""
 
-import hashlib
 import json
 import shutil
 
@@ -8,18 +7,18 @@ import chex
 import jax
 import numpy as np
 import pytest
-from conftest import Killed, finish, kill_after, share, tiny
+from conftest import Killed, digests, finish, kill_after, tiny
 
-from jaxtickets import experiments, models, snapshots, workdir
 from jaxtickets import masks as mask_lib
-from jaxtickets.config import BRANCHES
+from jaxtickets import models, runs, snapshots
 from jaxtickets.errors import UserError
-from jaxtickets.experiments import Setup
-from jaxtickets.experiments.branch import source
+from jaxtickets.experiments.branch import KINDS, source
+from jaxtickets.models import NETWORKS
+from jaxtickets.runs import Networks, Setup
+from jaxtickets.workdir import Workdir
 
 LEVELS = (1, 2)
 PRUNED = ("reinit", "random_pruning", "shuffled")
-TIMINGS = ("train_seconds", "steps_per_second")
 
 
 def options(**changes):
@@ -27,16 +26,11 @@ def options(**changes):
 
 
 @pytest.fixture(scope="module")
-def parent(quick_runs, data_directory, tmp_path_factory):
+def parent(quick_runs, base, data_directory, tmp_path_factory):
     """The finished run, and the digests of all its files before any control was trained."""
     path = tmp_path_factory.mktemp("parent") / "run"
-    run, _ = finish(Setup(tiny("ae_digits", data_directory, **options())), path)
+    run, _ = finish(Setup(tiny("ae_digits", data_directory, **options()), like=base("ae_digits")), path)
     return run, digests(path)
-
-
-def digests(path):
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def control(kind, path, data_directory, **changes):
@@ -48,8 +42,8 @@ def control(kind, path, data_directory, **changes):
 def branches(parent, data_directory, tmp_path_factory):
     """The finished control of each kind."""
     runs = {}
-    for kind in BRANCHES:
-        setup = share(Setup(control(kind, parent[0].path, data_directory)), parent[0].setup)
+    for kind in KINDS:
+        setup = Setup(control(kind, parent[0].place.path, data_directory), like=parent[0].setup)
         runs[kind], _ = finish(setup, tmp_path_factory.mktemp(kind) / "run")
     return runs
 
@@ -62,22 +56,22 @@ def test_a_control_keeps_as_many_weights_in_each_layer_as_the_ticket(parent, bra
         assert (mask_lib.hamming_distance(ours, theirs) == 0) == (kind == "reinit")
 
 
-@pytest.mark.parametrize("kind", BRANCHES)
-def test_round_zero_is_the_dense_run_and_every_level_has_the_tickets_sparsity(parent, branches, kind):
-    theirs, ours = (workdir.read_csv(run.path / "rounds.csv") for run in (parent[0], branches[kind]))
+@pytest.mark.parametrize("kind", KINDS)
+def test_round_zero_is_the_dense_run_and_others_have_the_tickets_sparsity(parent, branches, kind):
+    theirs, ours = (run.place.read_rounds() for run in (parent[0], branches[kind]))
     assert ours[0] == theirs[0]
     assert len(ours) == len(theirs) == 3
     for name in ("round", "sparsity", "sparsity_all", "density", "flops_dense"):
         assert [row[name] for row in ours] == [row[name] for row in theirs]
     for row, other in list(zip(ours, theirs, strict=True))[1:]:
         assert row["reconstruction_error"] != other["reconstruction_error"]
-    first = [row for row in workdir.read_csv(parent[0].path / "layers.csv") if row["round"] == 0]
-    assert [row for row in workdir.read_csv(branches[kind].path / "layers.csv") if row["round"] == 0] == first
+    first = [row for row in parent[0].place.read_layers() if row["round"] == 0]
+    assert [row for row in branches[kind].place.read_layers() if row["round"] == 0] == first
     grid = "samples/round_000.png"
-    assert digests(branches[kind].path)[grid] == parent[1][grid]
+    assert digests(branches[kind].place.path)[grid] == parent[1][grid]
 
 
-def test_a_mask_is_shuffled_in_one_way_for_all_levels_and_drawn_anew_for_each(branches):
+def test_shuffled_masks_are_nested_and_random_ones_are_drawn_anew(branches):
     shuffled, drawn = (
         [branches[kind].saved_masks(round_) for round_ in LEVELS] for kind in ("shuffled", "random_pruning")
     )
@@ -86,9 +80,9 @@ def test_a_mask_is_shuffled_in_one_way_for_all_levels_and_drawn_anew_for_each(br
 
 
 @pytest.mark.parametrize("kind", PRUNED)
-def test_a_control_starts_from_the_rewind_point_and_a_reinit_from_other_weights(parent, branches, kind):
+def test_a_control_starts_from_the_rewind_point_or_from_other_weights(parent, branches, kind):
     theirs = parent[0].rewind_point
-    ours = snapshots.restore(branches[kind].path / "snapshots" / "rewind", theirs)
+    ours = snapshots.restore(branches[kind].place.snapshot("rewind"), theirs)
     if kind != "reinit":
         chex.assert_trees_all_equal(ours, theirs)
         return
@@ -105,9 +99,9 @@ def test_a_control_starts_from_the_rewind_point_and_a_reinit_from_other_weights(
     chex.assert_trees_all_equal(ours.opt_state, parent[0].initial_state.opt_state)
 
 
-@pytest.mark.parametrize("kind", BRANCHES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_control_is_not_called_a_ticket(branches, kind):
-    message = json.loads((branches[kind].path / "verdict.json").read_text())["message"].lower()
+    message = json.loads(branches[kind].place.verdict.read_text())["message"].lower()
     assert f"winning control ({kind}): " in message
     assert "ticket" not in message
 
@@ -120,40 +114,40 @@ def test_pruned_weights_of_a_control_are_zero_after_training(branches, kind):
         assert np.all(leaves[path][mask] != 0), path
 
 
-def test_the_short_dense_network_is_that_with_the_nearest_number_of_parameters(parent, branches):
+def test_the_short_dense_network_has_the_nearest_number_of_parameters(parent, branches):
     config = parent[0].config.model
 
     def parameters(width):
-        components = models.conv_ae(width, config.latent_size, config.image_size, 1)
+        components = NETWORKS["conv_ae"].make(width, config.latent_size, config.image_size, 1)
         shapes = jax.eval_shape(lambda: models.init(components, jax.random.key(0)))[0]
         return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
     counts = {width: parameters(width) for width in range(1, config.width + 1)}
-    rows = [workdir.read_csv(run.path / "rounds.csv") for run in (parent[0], branches["dense_short"])]
+    rows = [run.place.read_rounds() for run in (parent[0], branches["dense_short"])]
     for ticket, row in list(zip(*rows, strict=True))[1:]:
         width = min(counts, key=lambda width: abs(counts[width] - ticket["params_kept"]))
-        narrow = branches["dense_short"].path / f"dense_{row['round']:03d}"
-        assert json.loads((narrow / "config.json").read_text())["config"]["model"]["width"] == width < config.width
+        narrow = branches["dense_short"].place.narrow(row["round"])
+        assert narrow.read_config()["model"]["width"] == width < config.width
         assert row["params_kept"] == counts[width]
-        (own,) = workdir.read_csv(narrow / "rounds.csv")
+        (own,) = narrow.read_rounds()
         assert own["sparsity"] == 0
         assert own["reconstruction_error"] == row["reconstruction_error"]
 
 
-def test_a_control_that_was_cut_short_goes_on_to_the_same_bits(parent, branches, data_directory, tmp_path):
-    config = control("reinit", parent[0].path, data_directory)
-    setup = share(Setup(config), parent[0].setup)
+def test_an_interrupted_control_goes_on_to_the_same_bits(parent, branches, data_directory, tmp_path):
+    config = control("reinit", parent[0].place.path, data_directory)
+    setup = Setup(config, like=parent[0].setup)
     kill_after(setup, 12 + 7)
     with pytest.raises(Killed):
         finish(setup, tmp_path / "run")
-    run, verdict = finish(share(Setup(config), parent[0].setup), tmp_path / "run")
+    run, verdict = finish(Setup(config, like=parent[0].setup), tmp_path / "run")
     chex.assert_trees_all_equal(run.trained, branches["reinit"].trained)
-    assert json.loads((branches["reinit"].path / "verdict.json").read_text()) == verdict
+    assert branches["reinit"].place.read_verdict() == verdict
 
 
 def test_the_run_that_is_controlled_is_left_as_it_was(parent, branches):
     assert len(branches) == 4
-    assert digests(parent[0].path) == parent[1]
+    assert digests(parent[0].place.path) == parent[1]
 
 
 REFUSED = [
@@ -169,49 +163,48 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("changes", "difference"), REFUSED, ids=lambda value: str(value)[:40])
-def test_a_run_that_was_trained_otherwise_is_refused_and_nothing_is_written(
-    parent, data_directory, tmp_path, changes, difference
-):
-    config = control("reinit", parent[0].path, data_directory, **changes)
+def test_a_run_that_was_trained_otherwise_is_refused(parent, data_directory, tmp_path, changes, difference):
+    config = control("reinit", parent[0].place.path, data_directory, **changes)
     with pytest.raises(UserError) as caught:
-        experiments.run(config, tmp_path / "run")
+        runs.run(config, tmp_path / "run")
     assert difference in str(caught.value)
-    assert str(caught.value).startswith(f"config.branch.of={str(parent[0].path)!r}: ")
+    assert str(caught.value).startswith(f"config.branch.of={str(parent[0].place.path)!r}: ")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("missing", ["verdict.json", "config.json", "rounds.csv", "snapshots/rewind", "masks/002"])
-def test_a_run_that_is_not_finished_is_refused_and_nothing_is_written(parent, data_directory, tmp_path, missing):
-    shutil.copytree(parent[0].path, tmp_path / "parent")
+def test_an_unfinished_run_is_refused(parent, data_directory, tmp_path, missing):
+    shutil.copytree(parent[0].place.path, tmp_path / "parent")
     lost = tmp_path / "parent" / missing
     shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
     config = control("shuffled", tmp_path / "parent", data_directory)
     allowed = r"allowed is the workdir of a finished run that has pruned something, with seed 0$"
     with pytest.raises(UserError, match=rf"config.branch.of=.*: {allowed}"):
-        experiments.run(config, tmp_path / "run")
+        runs.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_what_only_finds_tickets_or_changes_no_number_may_differ(parent, data_directory):
+def test_fields_that_only_find_tickets_or_change_no_number_may_differ(parent, data_directory):
     changes = {"rewind_step": 0.0, "tolerance": 0.5, "train.log_every": 2, "train.checkpoint_every": 0}
-    config = control("reinit", parent[0].path, data_directory, **changes, **{"data.placement": "host"})
-    assert source(config, 0).path == parent[0].path
+    config = control("reinit", parent[0].place.path, data_directory, **changes, **{"data.placement": "host"})
+    assert source(Networks(config), 0).place.path == parent[0].place.path
 
 
 def test_a_run_whose_score_is_movement_has_controls_too(parent, data_directory, tmp_path):
     changes = {"prune.score": "movement", "prune.sparsities": (0.5,)}
-    finish(Setup(tiny("ae_digits", data_directory, **options(**changes))), tmp_path / "parent")
-    setup = share(Setup(control("shuffled", tmp_path / "parent", data_directory)), parent[0].setup)
-    finish(setup, tmp_path / "run")
-    assert len(workdir.read_csv(tmp_path / "run" / "rounds.csv")) == 2
+    config = tiny("ae_digits", data_directory, **options(**changes))
+    finish(Setup(config, like=parent[0].setup), tmp_path / "parent")
+    setup = Setup(control("shuffled", tmp_path / "parent", data_directory), like=parent[0].setup)
+    run, _ = finish(setup, tmp_path / "run")
+    assert len(run.place.read_rounds()) == 2
 
 
 def test_a_run_of_several_seeds_has_controls_seed_by_seed(data_directory, tmp_path):
     several = {"seeds": 2, "prune.sparsities": (0.5,)}
-    experiments.run(tiny("ae_digits", data_directory, **several), tmp_path / "parent")
-    experiments.run(control("shuffled", tmp_path / "parent", data_directory, **several), tmp_path / "run")
-    theirs, ours = (workdir.read_csv(tmp_path / name / "rounds.csv") for name in ("parent", "run"))
+    runs.run(tiny("ae_digits", data_directory, **several), tmp_path / "parent")
+    runs.run(control("shuffled", tmp_path / "parent", data_directory, **several), tmp_path / "run")
+    theirs, ours = (Workdir(tmp_path / name).read_rounds() for name in ("parent", "run"))
     assert [(row["seed"], row["round"]) for row in ours] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     for row, other in zip(ours, theirs, strict=True):
         assert (row == other) == (row["round"] == 0)

@@ -19,7 +19,7 @@ def normal(*shape, seed=0):
     return np.random.default_rng((seed, *shape)).normal(size=shape)
 
 
-# A generator with a residual stream `a`, to which two layers write, and hidden channels `b`; its rival has a layer norm.
+# A generator with a residual stream `a`, which two layers make, and hidden channels `b`; a critic with a layer norm.
 PARAMS = {
     "generator": {
         "first": {"kernel": normal(5, 3), "bias": normal(3)},

@@ -1,26 +1,40 @@
-"""Early-bird tickets: when a mask has settled, and whole small runs of a search and of the smaller network."""
+"""Early-bird tickets: when a mask has settled, and whole small runs of the search and of the smaller network."""
 
+import gc
 import json
 import shutil
+import weakref
+from contextlib import closing
+from functools import partial
 from types import SimpleNamespace
 
 import chex
 import jax
 import numpy as np
 import pytest
-from conftest import Killed, assert_masked, kill_after, moments, share, tiny
+from conftest import (
+    Killed,
+    assert_masked,
+    kill_after,
+    moments,
+    tiny,
+    untimed_rounds,
+    untimed_scalars,
+)
 from conftest import finish as finish_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxtickets import config as config_lib
-from jaxtickets import experiments, flops, models, pruning, snapshots, tickets, train, workdir
+from jaxtickets import cost, models, pruning, snapshots, tickets, train, workdir
 from jaxtickets import masks as mask_lib
 from jaxtickets.compact import compacted_config
+from jaxtickets.devices import replicate, unreplicate
 from jaxtickets.errors import UserError
-from jaxtickets.experiments import Run, Setup, scoring
+from jaxtickets.optimizers import make_optimizers
 from jaxtickets.pruning import channels
 from jaxtickets.pruning.early_bird import emergence, hamming_distances, pack
+from jaxtickets.runs import Run, Setup, go_back, nested, scoring
 
 # Packed masks and when they have settled.
 
@@ -39,7 +53,7 @@ def series_of_masks(draw):
 
 @settings(deadline=None)
 @given(series_of_masks())
-def test_the_distance_of_packed_masks_is_the_share_of_entries_that_differ(series):
+def test_the_distance_of_packed_masks_is_the_share_of_different_entries(series):
     newest, *earlier = series
     size = sum(leaf.size for leaf in newest["part"].values() if leaf is not None)
     packed = [pack(masks) for masks in series]
@@ -105,14 +119,24 @@ def configured(data_directory, experiment="early_bird", game="gan_digits", **cha
     return tiny(game, data_directory, experiment=experiment, **{**options, **search, **changes})
 
 
+class Kept:
+    """Programs that stay compiled when a run gives them back, because the other runs of this file need them."""
+
+    def __init__(self, programs):
+        self.get, self.step_bytes = programs.get, programs.step_bytes
+
+    def release(self):
+        pass
+
+
 @pytest.fixture(scope="module")
 def setup(quick_runs, data_directory):
     """`setup(experiment, **changes)`, all with the same compiled programs of the whole network."""
     base = Setup(configured(data_directory, **CHANNELS))
-    base.step_bytes  # noqa: B018
+    base.programs = Kept(base.programs)
 
     def make(experiment="early_bird", **changes):
-        return share(Setup(configured(data_directory, experiment, **changes)), base)
+        return Setup(configured(data_directory, experiment, **changes), like=base)
 
     return make
 
@@ -156,51 +180,39 @@ def trajectory(whole):
     run, _ = whole
     states = {0: run.initial_state}
     for step in range(12):
-        state, masks = train.replicate(states[step]), train.replicate(run.dense_masks)
-        ((_, images, indices),) = run.setup.batches(run.seed, step, step + 1)
-        state, _ = run.setup.step(step)(state, masks, images, indices, None)
-        states[step + 1] = train.unreplicate(state)
+        state, masks = replicate(states[step]), replicate(run.dense_masks)
+        ((_, images, indices),) = run.setup.batches(run.seed, [range(step, step + 1)])
+        state, _ = run.setup.programs.get(step)(state, masks, images, indices, None)
+        states[step + 1] = unreplicate(state)
     return states
 
 
 def kept_channels(run, masks):
-    return channels.from_weight_masks(masks, run.setup.axis_names.params)
+    return channels.from_weight_masks(masks, run.networks.axis_names.params)
 
 
 def search_file(run, round_):
-    return json.loads((run.path / "search" / f"{round_:03d}.json").read_text())
+    return json.loads(run.place.search(round_).read_text())
 
 
 def forward_flops(config, kept):
     """Of the network that is built with the kept channels alone."""
     components = models.build(compacted_config(config, kept).model, 1, 0)
     params, _ = jax.eval_shape(lambda: models.init(components, jax.random.key(0)))
-    return sum(flops.forward(models.kernel_uses(components), params).values())
-
-
-def rows(path):
-    """`rounds.csv` without what is measured in seconds."""
-    timings = ("train_seconds", "steps_per_second", "search_seconds")
-    return [
-        {name: cell for name, cell in row.items() if name not in timings}
-        for row in workdir.read_csv(path / "rounds.csv")
-    ]
-
-
-def logged(path):
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+    return sum(cost.forward(models.kernel_uses(components), params).values())
 
 
 def smaller_state(run, round_, which):
     """The state of a round's smaller network before its training ("init") or at its end ("last")."""
     setup = run.setup.compacted(kept_channels(run, run.saved_masks(round_)))
-    shapes = jax.eval_shape(setup._init, np.uint32(0))
+    optimizers = make_optimizers(setup.objective, setup.config.optimizer)
+    shapes = jax.eval_shape(partial(train.init_state, setup.objective, optimizers), np.uint32(0))
     like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    path = run.path / f"compact_{round_:03d}" / "snapshots" / which
+    path = run.place.compact(round_).snapshot(which)
     if which == "init":
         return snapshots.restore(path, like)
-    return snapshots.LastState(path).restore(like, setup.dense_masks).state
+    with closing(snapshots.LastState(path)) as last:
+        return last.restore(like, setup.dense_masks).state
 
 
 def entries(tree, masks):
@@ -236,7 +248,7 @@ def test_the_search_trains_the_dense_network_bit_for_bit(whole, rewound, of_weig
             chex.assert_trees_all_equal(run.search_end(round_), trajectory[6])
 
 
-def test_the_masks_that_a_search_draws_are_those_of_the_score_at_these_steps(whole, trajectory):
+def test_a_search_draws_the_masks_of_the_score_at_its_steps(whole, trajectory):
     run, _ = whole
     found, drawn = search_file(run, 1), []
     for step in found["steps"]:
@@ -255,20 +267,18 @@ def test_the_masks_that_a_search_draws_are_those_of_the_score_at_these_steps(who
 
 
 @pytest.mark.parametrize(("rewind", "step"), [("none", 6), ("state", 3)])
-def test_the_smaller_network_starts_with_the_kept_entries_of_the_point_and_trains_to_the_end(
-    runs, trajectory, rewind, step
-):
+def test_the_smaller_network_starts_with_the_kept_entries_of_the_point(runs, trajectory, rewind, step):
     run, _ = runs[rewind]
     kept = kept_channels(run, run.saved_masks(1))
     assert not all(mask.all() for mask in jax.tree.leaves(kept))
     start, end = (smaller_state(run, 1, which) for which in ("init", "last"))
-    assert_kept_entries(start, trajectory[step], kept, run.setup.axis_names)
+    assert_kept_entries(start, trajectory[step], kept, run.networks.axis_names)
     assert (int(start.step), int(end.step)) == (step, 12)
 
 
-def test_the_table_of_rounds_tells_of_the_smaller_network(whole):
+def test_the_table_of_rounds_describes_the_smaller_network(whole):
     run, _ = whole
-    dense, row = workdir.read_csv(run.path / "rounds.csv")
+    dense, row = run.place.read_rounds()
     assert (dense["emergence_epoch"], dense["search_seconds"]) == (None, 0)
     masks = run.saved_masks(1)
     weights, left = mask_lib.counts(masks)
@@ -276,7 +286,7 @@ def test_the_table_of_rounds_tells_of_the_smaller_network(whole):
     assert row["density"] == pytest.approx(left / weights, abs=1e-12)
     # All parameters that belong to kept channels, counted in the whole network.
     kept, params = kept_channels(run, masks), run.setup.params
-    ones = mask_lib.named_leaves(channels.to_weight_masks(kept, params, run.setup.axis_names.params))
+    ones = mask_lib.named_leaves(channels.to_weight_masks(kept, params, run.networks.axis_names.params))
     sizes = {path: leaf.size for path, leaf in mask_lib.named_leaves(params).items()}
     assert row["params_kept"] == sum(ones[path].sum() if path in ones else size for path, size in sizes.items())
     assert row["sparsity_all"] == pytest.approx((weights - left) / sum(sizes.values()), abs=1e-12)
@@ -284,23 +294,23 @@ def test_the_table_of_rounds_tells_of_the_smaller_network(whole):
     assert row["flops_dense"] == dense["flops_dense"] == dense["flops_effective"] == forward_flops(run.config, {})
     assert row["emergence_epoch"] == pytest.approx(6 / PER_EPOCH)
     assert 0 < row["search_seconds"] < row["train_seconds"]
-    layers = [layer for layer in workdir.read_csv(run.path / "layers.csv") if layer["round"] == 1]
+    layers = [layer for layer in run.place.read_layers() if layer["round"] == 1]
     assert sum(layer["kept"] for layer in layers) == left
 
 
 @pytest.mark.parametrize(("rewind", "step"), [("none", 6), ("state", 3)])
-def test_the_winning_ticket_file_holds_the_masks_of_weights_and_the_point_under_them(runs, trajectory, rewind, step):
+def test_the_ticket_file_holds_the_masks_and_the_point_under_them(runs, trajectory, rewind, step):
     run, verdict = runs[rewind]
     assert verdict["winning_round"] == 1
-    ticket, masks = tickets.load_ticket(run.path / "ticket.safetensors"), run.saved_masks(1)
+    ticket, masks = tickets.load_ticket(run.place.ticket), run.saved_masks(1)
     chex.assert_trees_all_equal(ticket.masks, masks)
     assert_masked(ticket.params, masks, trajectory[step].params)
 
 
 @pytest.mark.parametrize("level", [0.2, 0.5, 0.8])
-def test_of_the_channels_no_more_are_pruned_than_the_flops_ask_for(setup, level):
+def test_no_more_channels_are_pruned_than_the_flops_ask_for(setup, level):
     one = setup(**{**CHANNELS, "prune.score": "filter_l1", "prune.scope": "global"})
-    run = SimpleNamespace(setup=one, config=one.config, seed=0)
+    run = SimpleNamespace(setup=one, networks=one, config=one.config, seed=0)
     params = one.init(0).params
     masks = scoring.pruned(run, SimpleNamespace(params=params), one.dense_masks, level)
     kept = channels.from_weight_masks(masks, one.axis_names.params)
@@ -321,10 +331,10 @@ def test_of_the_channels_no_more_are_pruned_than_the_flops_ask_for(setup, level)
 # Single weights.
 
 
-def test_of_single_weights_exactly_the_asked_share_is_pruned_and_stays_zero(of_weights, trajectory):
+def test_exactly_the_asked_share_of_weights_is_pruned_and_stays_zero(of_weights, trajectory):
     run, _ = of_weights
     scores = pruning.magnitude(trajectory[6].params, run.dense_masks)
-    for row, level in zip(workdir.read_csv(run.path / "rounds.csv")[1:], LEVELS, strict=True):
+    for row, level in zip(run.place.read_rounds()[1:], LEVELS, strict=True):
         masks, found = run.saved_masks(row["round"]), search_file(run, row["round"])
         weights, kept = mask_lib.counts(masks)
         assert weights - kept == round(level * weights)
@@ -341,20 +351,21 @@ def test_of_single_weights_exactly_the_asked_share_is_pruned_and_stays_zero(of_w
     for player in run.trained.opt_state:
         for tree in moments(run.trained, player)[0]:
             assert_masked(tree, {name: masks[name] for name in tree})
-    assert not list(run.path.glob("compact_*"))
+    assert not list(run.place.path.glob("compact_*"))
 
 
 # Without a ticket.
 
 
-def test_a_search_without_a_ticket_says_how_near_it_came_and_says_it_again(setup, finish, tmp_path):
+def test_a_search_without_a_ticket_says_each_time_how_near_it_came(setup, finish, tmp_path):
     one = setup(**CHANNELS, **NEVER, **{"early_bird.on_no_early_bird": "fail"})
     messages = []
     for _ in range(2):
         with pytest.raises(UserError) as caught:
-            finish(share(Setup(one.config, like=one), one), tmp_path / "run")
+            finish(Setup(one.config, like=one), tmp_path / "run")
         messages.append(str(caught.value))
-    found = json.loads((tmp_path / "run" / "search" / "001.json").read_text())
+    place = workdir.Workdir(tmp_path / "run")
+    found = json.loads(place.search(1).read_text())
     assert (found["steps"], found["emerged"]) == (list(STOPS), None)
     widest = {found["steps"][end]: max(found["distances"][end][end - 2 : end]) for end in (2, 3)}
     step = min(widest, key=widest.get)
@@ -366,7 +377,7 @@ def test_a_search_without_a_ticket_says_how_near_it_came_and_says_it_again(setup
             f"{step}; config.early_bird.threshold=1e-09"
         )
     )
-    assert len(workdir.read_csv(tmp_path / "run" / "rounds.csv")) == 1
+    assert len(place.read_rounds()) == 1
 
 
 @pytest.mark.parametrize(
@@ -379,7 +390,7 @@ def test_without_a_ticket_the_last_mask_can_be_taken(setup, finish, trajectory, 
     masks = scoring.pruned(run, trajectory[8], run.dense_masks, LEVELS[1])
     chex.assert_trees_all_equal(run.saved_masks(1), masks)
     chex.assert_trees_all_equal(run.search_end(1), trajectory[8])
-    row = workdir.read_csv(run.path / "rounds.csv")[1]
+    row = run.place.read_rounds()[1]
     assert row["emergence_epoch"] is None
     assert 0 < row["search_seconds"] < row["train_seconds"]
     assert row["sparsity"] == pytest.approx(mask_lib.sparsity(masks), abs=1e-12)
@@ -391,19 +402,19 @@ def test_without_a_ticket_the_dense_network_can_train_on_bit_for_bit(setup, fini
     assert run.config.early_bird.on_no_early_bird == "train_dense"
     assert all(mask.all() for mask in jax.tree.leaves(run.saved_masks(1)))
     chex.assert_trees_all_equal(run.trained, trajectory[12])
-    dense, row = workdir.read_csv(run.path / "rounds.csv")
+    dense, row = run.place.read_rounds()
     assert (row["sparsity"], row["emergence_epoch"]) == (0, None)
     assert row["fd_digits"] == dense["fd_digits"]
     assert row["flops_effective"] == row["flops_dense"]
-    assert not list(run.path.glob("compact_*"))
+    assert not list(run.place.path.glob("compact_*"))
 
 
 # Killed, and entered again.
 
 
 def assert_same_run(ours, theirs):
-    assert rows(ours.path) == rows(theirs.path)
-    assert logged(ours.path) == logged(theirs.path)
+    for read in (untimed_rounds, untimed_scalars):
+        assert read(ours.place.path) == read(theirs.place.path)
     for round_ in range(len(theirs.levels)):
         chex.assert_trees_all_equal(ours.saved_masks(round_), theirs.saved_masks(round_))
         if round_:
@@ -412,7 +423,7 @@ def assert_same_run(ours, theirs):
                 del search["seconds"]
             assert searches[0] == searches[1]
             chex.assert_trees_all_equal(ours.search_end(round_), theirs.search_end(round_))
-            if (theirs.path / f"compact_{round_:03d}").exists():
+            if theirs.place.compact(round_).path.exists():
                 chex.assert_trees_all_equal(*(smaller_state(run, round_, "last") for run in (ours, theirs)))
 
 
@@ -426,34 +437,32 @@ def dying(function, when):
 
 
 def in_compacted_training(after):
-    """Kills training of a smaller network once it has done so many steps."""
-    done, step = [], Setup.step
+    """A `Setup.compacted` that kills training of the smaller network once it has done so many steps."""
+    compacted = Setup.compacted
 
-    def dying_step(self, *arguments, **options):
-        if self.config.experiment == "dense":
-            done.append(None)
-            if len(done) > after:
-                raise Killed
-        return step(self, *arguments, **options)
+    def dying_compacted(self, kept):
+        setup = compacted(self, kept)
+        kill_after(setup, after)
+        return setup
 
-    return dying_step
+    return dying_compacted
 
 
-def test_a_run_of_channels_that_was_cut_short_goes_on_to_the_same_bits(setup, finish, whole, tmp_path, monkeypatch):
+def test_an_interrupted_run_of_channels_goes_on_to_the_same_bits(setup, finish, whole, tmp_path, monkeypatch):
     path, one = tmp_path / "run", lambda: setup(rewind="none", tolerance=1e9, **CHANNELS)
     killed = one()
     kill_after(killed, 12 + 5)  # In the search, after a state has been saved and two masks drawn.
     with pytest.raises(Killed):
         finish(killed, path)
-    assert json.loads((path / "search" / "001.json").read_text())["steps"] == [2, 4]
+    assert json.loads(workdir.Workdir(path).search(1).read_text())["steps"] == [2, 4]
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Setup, "release", die)  # Between the search and the training.
         finish(one(), path)
     assert not (path / "compact_001").exists()
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Setup, "step", in_compacted_training(5))  # A state has been saved before the last of these.
+        patch.setattr(Setup, "compacted", in_compacted_training(5))  # A state has been saved before the last of these.
         finish(one(), path)
-    assert len(rows(path)) == 1
+    assert len(untimed_rounds(path)) == 1
     run, verdict = finish(one(), path)
     assert_same_run(run, whole[0])
     assert verdict == whole[1]
@@ -463,12 +472,44 @@ def test_a_run_of_channels_that_was_cut_short_goes_on_to_the_same_bits(setup, fi
 def test_a_finished_smaller_network_is_not_trained_again(setup, finish, whole, tmp_path, monkeypatch):
     path, one = tmp_path / "run", lambda: setup(rewind="none", tolerance=1e9, **CHANNELS)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Run, "adopt", dying(Run.adopt, lambda run, row, *_: row["round"] == 1))
+        patch.setattr(nested, "adopt", dying(nested.adopt, lambda run, place, row, round_, *_: round_ == 1))
         finish(one(), path)
-    assert len(rows(path / "compact_001")) == 1
-    monkeypatch.setattr(Setup, "step", in_compacted_training(0))
+    assert len(untimed_rounds(path / "compact_001")) == 1
+    monkeypatch.setattr(Setup, "compacted", in_compacted_training(0))
     run, _ = finish(one(), path)
     assert_same_run(run, whole[0])
+
+
+@pytest.mark.parametrize("is_drawn", [False, True], ids=["before the mask", "after the mask"])
+def test_a_search_resumed_at_a_mask_has_the_same_history(setup, finish, whole, tmp_path, monkeypatch, is_drawn):
+    """It is killed right after a checkpoint at a step at which a mask is due, before or after this is drawn."""
+    path, due, pruned, drawn = tmp_path / "run", STOPS[1], Run.pruned, []
+
+    def one():
+        return setup(rewind="none", tolerance=1e9, **CHANNELS, **{"train.checkpoint_every": due})
+
+    def noted(self, round_, masks, state):
+        drawn.append(int(state.step))
+        return pruned(self, round_, masks, state)
+
+    killed = one()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if is_drawn:
+            kill_after(killed, 12 + due)
+        else:
+            patch.setattr(Run, "pruned", dying(pruned, lambda run, round_, masks, state: state.step == due))
+        finish(killed, path)
+    place = workdir.Workdir(path)
+    assert json.loads(place.search(1).read_text())["steps"] == ([2, 4] if is_drawn else [2])
+    with closing(snapshots.LastState(place.snapshot("search"))) as last:
+        saved = last.restore(whole[0].initial_state, whole[0].dense_masks)
+    assert (saved.round, int(saved.state.step)) == (1, due)
+    monkeypatch.setattr(Run, "pruned", noted)
+    run, verdict = finish(one(), path)
+    assert drawn == [4, 6]
+    assert_same_run(run, whole[0])
+    np.testing.assert_array_equal(*(each.place.read_search(1)[1] for each in (run, whole[0])))
+    assert verdict == whole[1]
 
 
 # Where a run of single weights is killed, one after another: after so many steps, or in a function that writes.
@@ -485,7 +526,7 @@ KILLS = {
 
 
 @pytest.mark.slow
-def test_a_run_of_weights_that_was_cut_short_again_and_again_goes_on_to_the_same_bits(
+def test_a_run_of_weights_interrupted_again_and_again_goes_on_to_the_same_bits(
     setup, finish, of_weights, tmp_path, monkeypatch
 ):
     one = lambda: setup(rewind="none", tolerance=1e9, **{"prune.sparsities": LEVELS})  # noqa: E731
@@ -505,10 +546,10 @@ def test_a_run_of_weights_that_was_cut_short_again_and_again_goes_on_to_the_same
 
 
 @pytest.mark.slow
-def test_a_round_is_the_same_whatever_rounds_come_before_it(setup, finish, whole):
+def test_a_round_does_not_depend_on_the_rounds_before_it(setup, finish, whole):
     run, _ = finish(setup(rewind="none", tolerance=1e9, **{**CHANNELS, "prune.sparsities": LEVELS}))
-    alone, after = rows(whole[0].path)[1], rows(run.path)[2]
-    assert (alone.pop("round"), after.pop("round")) == (1, 2)
+    alone, after = untimed_rounds(whole[0].place.path)[1], untimed_rounds(run.place.path)[2]
+    assert (alone.pop("round"), after.pop("round")) == ("1", "2")
     assert alone == after
     chex.assert_trees_all_equal(smaller_state(run, 2, "last"), smaller_state(whole[0], 1, "last"))
 
@@ -523,23 +564,23 @@ def test_a_round_is_the_same_whatever_rounds_come_before_it(setup, finish, whole
         pytest.param("channel", 0, [], marks=pytest.mark.slow),
     ],
 )
-def test_a_run_can_be_entered_again_and_does_not_repeat_the_search_of_that_round(
+def test_a_run_that_is_entered_again_does_not_repeat_the_search_of_that_round(
     setup, finish, whole, of_weights, tmp_path, monkeypatch, kind, round_, left
 ):
     run, verdict = {"channel": whole, "weight": of_weights}[kind]
     path = tmp_path / "run"
-    shutil.copytree(run.path, path)
-    experiments.go_back(run.setup.config, path, round_)
+    shutil.copytree(run.place.path, path)
+    go_back(run.setup.config, path, round_)
     assert sorted(file.name for file in (path / "search").glob("*.json")) == [f"{number:03d}.json" for number in left]
     assert not list(path.glob("compact_*"))
-    assert len(workdir.read_csv(path / "rounds.csv")) == round_
-    searched, search = [], Run.searched
+    assert len(workdir.Workdir(path).read_rounds()) == round_
+    searched, search = [], Run.search
 
-    def noted(self, number, stops):
+    def noted(self, number, *arguments):
         searched.append(number)
-        return search(self, number, stops)
+        return search(self, number, *arguments)
 
-    monkeypatch.setattr(Run, "searched", noted)
+    monkeypatch.setattr(Run, "search", noted)
     changes = CHANNELS if kind == "channel" else {"prune.sparsities": LEVELS}
     again, again_verdict = finish(setup(rewind="none", tolerance=1e9, **changes), path)
     assert searched == [number for number in range(1, len(run.levels)) if number not in left]
@@ -550,15 +591,18 @@ def test_a_run_can_be_entered_again_and_does_not_repeat_the_search_of_that_round
 # What it takes.
 
 
-def test_after_the_search_nothing_of_the_whole_network_is_left_on_the_devices(setup, tmp_path, finish, monkeypatch):
-    one, found = setup(**CHANNELS), []
-    next(iter(one.batches(0, 0, 1)))  # The data stay.
+def test_the_search_leaves_nothing_of_the_whole_network_on_the_devices(setup, tmp_path, finish, monkeypatch):
+    base = setup(**CHANNELS)
+    one, found = Setup(base.config), []
+    next(iter(one.batches(0, [range(1)])))  # The data stay.
     before = jax.live_arrays()
     held = set(map(id, before))
+    programs = [weakref.ref(program) for program in one.programs.compiled().values()]
 
     def measure(self, kept):
         found.extend((leaf.shape, leaf.nbytes) for leaf in jax.live_arrays() if id(leaf) not in held)
-        assert "_compiled" not in self.__dict__
+        gc.collect()
+        assert not any(program() for program in programs)
         raise Killed
 
     monkeypatch.setattr(Setup, "compacted", measure)
@@ -570,14 +614,14 @@ def test_after_the_search_nothing_of_the_whole_network_is_left_on_the_devices(se
 
 def test_a_search_without_a_penalty_runs_the_program_of_training(setup):
     one = setup(**CHANNELS)
-    assert one.step(0, searching=True) is one.step(0)
+    assert one.penalized_programs(0.0) is one.programs
 
 
 @pytest.mark.slow
-def test_the_penalty_shrinks_the_gammas_of_what_is_pruned_while_searching_only(data_directory, finish, trajectory):
+def test_the_penalty_shrinks_the_pruned_gammas_in_the_search_only(data_directory, finish, trajectory):
     changes = {"early_bird.gamma_penalty": 1.0, "prune.components": ("generator",), "prune.target": "sparsity"}
     run, _ = finish(Setup(configured(data_directory, rewind="none", **{**CHANNELS, **changes})))
-    names = run.setup.axis_names.params
+    names = run.networks.axis_names.params
 
     def mean_gamma(state, component):
         return np.mean(np.concatenate(list(channels.gamma(state.params, names, state.batch_stats)[component].values())))
@@ -602,15 +646,15 @@ def test_the_penalty_shrinks_the_gammas_of_what_is_pruned_while_searching_only(d
 def test_channels_can_be_pruned_at_initialisation(setup, finish, score):
     changes = {"prune.score_batches": 2} if score in ("snip", "grasp") else {}
     run, _ = finish(setup("at_init", **{**CHANNELS, "prune.score": score, **changes}))
-    masks, row = run.saved_masks(1), workdir.read_csv(run.path / "rounds.csv")[1]
+    masks, row = run.saved_masks(1), run.place.read_rounds()[1]
     kept = kept_channels(run, masks)
     assert all(mask.any() for mask in jax.tree.leaves(kept))
     assert 0.25 < row["flops_effective"] / row["flops_dense"] <= 0.5
     start, end = (smaller_state(run, 1, which) for which in ("init", "last"))
-    assert_kept_entries(start, run.initial_state, kept, run.setup.axis_names)
+    assert_kept_entries(start, run.initial_state, kept, run.networks.axis_names)
     assert (int(start.step), int(end.step)) == (0, 12)
     assert "emergence_epoch" not in row
-    assert not (run.path / "search").exists()
+    assert not (run.place.path / "search").exists()
 
 
 # What is refused before anything is trained.
@@ -639,7 +683,7 @@ AE = {"game": "ae_digits", "prune.structure": "channel", "prune.target": "sparsi
         ),
     ],
 )
-def test_what_cannot_be_had_is_refused_before_anything_is_trained(data_directory, changes, parts):
+def test_impossible_levels_are_refused_before_anything_is_trained(data_directory, changes, parts):
     config = configured(data_directory, **changes)
     config_lib.validate(config, 1)
     with pytest.raises(UserError) as caught:

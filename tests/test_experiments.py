@@ -7,14 +7,16 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import Killed, finish, kill_after, tiny
+from conftest import Killed, finish, kill_after, open_run, tiny, untimed_rounds, untimed_scalars
 from PIL import Image
 
 from jaxtickets import masks as mask_lib
 from jaxtickets import report, snapshots, tickets
 from jaxtickets.errors import UserError
-from jaxtickets.experiments import EXPERIMENTS, Run, Setup, discard_from, judge
+from jaxtickets.experiments import METHODS
+from jaxtickets.runs import Setup, judge
 from jaxtickets.train import evaluated
+from jaxtickets.workdir import Workdir
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
 
@@ -36,16 +38,17 @@ def small(name, data_directory, **changes):
 
 
 @pytest.fixture(scope="module")
-def finished(quick_runs, data_directory, tmp_path_factory):
+def finished(quick_runs, base, data_directory, tmp_path_factory):
     """One finished run of each kind: `{config: (run, verdict)}`."""
     runs = {}
     for name in CONFIGS:
         path = tmp_path_factory.mktemp(name) / "workdir"
-        runs[name] = finish(Setup(small(name, data_directory)), path)
+        runs[name] = finish(Setup(small(name, data_directory), like=base(name)), path)
     return runs
 
 
 def rows(path, name="rounds.csv"):
+    """The rows of a table as they are written."""
     with (path / name).open() as file:
         return list(csv.DictReader(file))
 
@@ -65,16 +68,16 @@ def test_masks_of_later_rounds_are_nested_and_exact(finished, name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_pruned_weight_is_zero_in_the_saved_state_and_in_the_ticket_file(finished, name):
+def test_a_pruned_weight_is_zero_in_every_saved_state(finished, name):
     run, verdict = finished[name]
-    last = snapshots.LastState(run.path / "snapshots" / "last")
+    last = snapshots.LastState(run.place.snapshot("last"))
     round_, state, saved, stop, _ = last.restore(run.initial_state, run.dense_masks)
     masks = run.saved_masks(ROUNDS)
     assert (round_, stop) == (ROUNDS, 12)
     assert mask_lib.hamming_distance(saved, masks) == 0
     trees = [(state.params, masks), (evaluated(state)[0], masks)]
     if verdict["winning_round"] is not None:
-        ticket = tickets.load_ticket(run.path / "ticket.safetensors")
+        ticket = tickets.load_ticket(run.place.ticket)
         trees.append((ticket.params, run.saved_masks(verdict["winning_round"])))
     for params, masks in trees:
         leaves = mask_lib.named_leaves(params)
@@ -92,7 +95,7 @@ def test_a_ticket_file_holds_the_mask_and_the_whole_rewind_point(finished, tmp_p
     assert mask_lib.hamming_distance(ticket.masks, masks) == 0
     state = tickets.load_state(tmp_path / "t.safetensors", run.initial_state)
     assert jax.tree.structure(state) == jax.tree.structure(run.rewind_point)
-    assert int(state.step) == run.setup.rewind_step == 3
+    assert int(state.step) == run.timeline.rewind_step == 3
     before, after = mask_lib.named_leaves(run.rewind_point.params), mask_lib.named_leaves(state.params)
     for path, mask in mask_lib.named_leaves(masks).items():
         np.testing.assert_array_equal(after[path], np.where(mask, before[path], 0))
@@ -107,7 +110,7 @@ def test_a_file_that_is_no_ticket_is_refused(tmp_path, content):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_workdir_holds_what_its_contract_says(finished, name):
-    path = finished[name][0].path
+    path = finished[name][0].place.path
     assert set(json.loads((path / "config.json").read_text())) >= {"config", "versions", "devices", "git_revision"}
     table = rows(path)
     assert [row["round"] for row in table] == ["0", "1", "2", "3"]
@@ -130,9 +133,9 @@ def test_the_workdir_holds_what_its_contract_says(finished, name):
     assert any((path / "tb").rglob("events*"))
 
 
-def test_flops_and_kept_parameters_fall_with_the_masks_and_are_counted_from_shapes(finished):
+def test_flops_and_kept_parameters_fall_with_the_masks(finished):
     run, _ = finished["ae_digits"]
-    first, *_, last = rows(run.path)
+    first, *_, last = rows(run.place.path)
     # Width 4, 16x16x1, latent 4: kernels 1-4-8-16 of 4x4, at 8x8, 4x4 and 2x2 positions, and then 2x2 to the code; the
     # decoder mirrors them. Along an axis the taps meet 7 + 8 + 8 + 7, 3 + 4 + 4 + 3 and 1 + 2 + 2 + 1 pixels. Two FLOPs
     # a multiplication and addition.
@@ -141,7 +144,7 @@ def test_flops_and_kept_parameters_fall_with_the_masks_and_are_counted_from_shap
     assert int(last["flops_effective"]) < int(last["flops_dense"]) / 4
     weights, kept = mask_lib.counts(run.saved_masks(ROUNDS))
     assert int(first["params_kept"]) - int(last["params_kept"]) == weights - kept
-    layers = [row for row in rows(run.path, "layers.csv") if row["round"] == "3"]
+    layers = [row for row in rows(run.place.path, "layers.csv") if row["round"] == "3"]
     assert sum(int(row["kept"]) for row in layers) == kept
 
 
@@ -155,7 +158,7 @@ def test_nothing_is_compiled_after_round_zero(data_directory, tmp_path, name):
             compiled.append(duration)
 
     config = small(name, data_directory, **{"prune.rounds": 3})
-    with Run(Setup(config), tmp_path / "workdir") as run:
+    with open_run(Setup(config), tmp_path / "workdir") as run:
         recorded, counts = run.round, []
 
         def round_(*arguments):
@@ -164,9 +167,9 @@ def test_nothing_is_compiled_after_round_zero(data_directory, tmp_path, name):
 
         run.round = round_
         jax.monitoring.register_event_duration_secs_listener(listen)
-        EXPERIMENTS["imp"](run)
+        METHODS["imp"].recipe(run)
         run.finish()
-        report.build(run.path)
+        report.build(run.place.path)
         counts.append(len(compiled))
         jax.monitoring.unregister_event_duration_listener(listen)
     assert counts[0] > 0
@@ -183,80 +186,73 @@ def test_nothing_is_compiled_after_round_zero(data_directory, tmp_path, name):
         ),
     ],
 )
-def test_a_run_that_was_cut_short_goes_on_to_the_same_bits(finished, data_directory, tmp_path, name, round_, step):
-    config, path = small(name, data_directory), tmp_path / "workdir"
-    setup = Setup(config)
-    with pytest.raises(Killed), Run(setup, path) as run:
+def test_an_interrupted_run_goes_on_to_the_same_bits(finished, data_directory, tmp_path, name, round_, step):
+    (whole, whole_verdict), path = finished[name], tmp_path / "workdir"
+    setup = Setup(whole.setup.config, like=whole.setup)
+    with pytest.raises(Killed), open_run(setup, path) as run:
         kill_after(setup, step if round_ == 0 else 12 + (round_ - 1) * 9 + step - 3)
         if step == 12:
             setup.evaluator = setup.evaluator._replace(evaluate=lambda *_: (_ for _ in ()).throw(Killed))
-        EXPERIMENTS["imp"](run)
+        METHODS["imp"].recipe(run)
     assert len(rows(path)) == round_ if (path / "rounds.csv").exists() else round_ == 0
-    run, verdict = finish(Setup(config), path)
+    run, verdict = finish(Setup(whole.setup.config, like=whole.setup), path)
 
-    whole, whole_verdict = finished[name]
     for ours, theirs in zip(all_masks(run), all_masks(whole), strict=True):
         assert mask_lib.hamming_distance(ours, theirs) == 0
     jax.tree.map(np.testing.assert_array_equal, run.trained, whole.trained)
     assert verdict == whole_verdict
-    for ours, theirs in zip(rows(path), rows(whole.path), strict=True):
-        for timing in ("train_seconds", "steps_per_second"):
-            del ours[timing], theirs[timing]
-        assert ours == theirs
-    assert rows(path, "layers.csv") == rows(whole.path, "layers.csv")
-    logged = []
-    for place in (path, whole.path):
-        metrics = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
-        logged.append([{name: value for name, value in row.items() if name != "seconds"} for row in metrics])
-    assert logged[0] == logged[1]
+    assert untimed_rounds(path) == untimed_rounds(whole.place.path)
+    assert rows(path, "layers.csv") == rows(whole.place.path, "layers.csv")
+    assert untimed_scalars(path) == untimed_scalars(whole.place.path)
 
 
 @pytest.mark.parametrize("round_", [0, 2, 3])
 def test_a_finished_run_can_be_entered_again_at_any_round(finished, tmp_path, round_):
     whole, whole_verdict = finished["vae_digits"]
     path = tmp_path / "workdir"
-    shutil.copytree(whole.path, path)
-    discard_from(path, round_)
+    shutil.copytree(whole.place.path, path)
+    Workdir(path).discard_from(round_)
     assert len(rows(path)) == round_ if round_ else not (path / "rounds.csv").exists()
-    run, verdict = finish(Setup(whole.config), path)
+    run, verdict = finish(Setup(whole.config, like=whole.setup), path)
     assert verdict == whole_verdict
     jax.tree.map(np.testing.assert_array_equal, run.trained, whole.trained)
 
 
 def test_a_round_that_is_not_finished_cannot_be_entered_again(finished):
     with pytest.raises(UserError, match="--from_round=4.*0 to 3"):
-        discard_from(finished["vae_digits"][0].path, 4)
+        finished["vae_digits"][0].place.discard_from(4)
 
 
 def test_a_finished_run_is_not_run_again(finished):
     whole, whole_verdict = finished["ae_digits"]
-    before = (whole.path / "rounds.csv").read_bytes()
-    setup = Setup(whole.config)
-    setup._compiled = None
-    with Run(setup, whole.path) as run:
-        EXPERIMENTS["imp"](run)
-        assert run.finish() == whole_verdict
-    assert (whole.path / "rounds.csv").read_bytes() == before
+    before = whole.place.rounds.read_bytes()
+    setup = Setup(whole.config, like=whole.setup)
+    kill_after(setup, 0)
+    _, verdict = finish(setup, whole.place.path)
+    assert verdict == whole_verdict
+    assert whole.place.rounds.read_bytes() == before
 
 
 def test_another_config_is_refused_and_what_differs_is_named(finished, data_directory):
+    whole, _ = finished["ae_digits"]
     config = tiny("ae_digits", data_directory, **{"optimizer.learning_rate": 0.5})
     with pytest.raises(UserError, match=r"optimizer.learning_rate is 0\.001 there and 0\.5 here"):
-        Run(Setup(config), finished["ae_digits"][0].path)
+        open_run(Setup(config, like=whole.setup), whole.place.path)
 
 
-def test_rewinding_to_step_zero_starts_each_round_from_the_initialisation(data_directory, tmp_path):
+def test_rewinding_to_step_zero_goes_back_to_the_initialisation(base, data_directory, tmp_path):
     config = tiny("ae_digits", data_directory, rewind_step=0.0, **{"prune.rounds": 1})
-    run, _ = finish(Setup(config), tmp_path / "workdir")
+    run, _ = finish(Setup(config, like=base("ae_digits")), tmp_path / "workdir")
     jax.tree.map(np.testing.assert_array_equal, run.rewind_point, run.initial_state)
 
 
 def test_the_dense_experiment_is_round_zero(finished, data_directory, tmp_path):
+    whole, whole_verdict = finished["ae_digits"]
     config = tiny("ae_digits", data_directory, experiment="dense")
-    run, verdict = finish(Setup(config), tmp_path / "workdir")
+    run, verdict = finish(Setup(config, like=whole.setup), tmp_path / "workdir")
     assert verdict["winning_round"] is None
-    assert verdict["dense"] == finished["ae_digits"][1]["dense"]
-    assert len(rows(run.path)) == 1
+    assert verdict["dense"] == whole_verdict["dense"]
+    assert len(rows(run.place.path)) == 1
 
 
 @pytest.mark.parametrize("name", ["ae_digits", "sngan_conditional"])

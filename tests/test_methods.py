@@ -1,42 +1,51 @@
-"""Every way to find a ticket, in whole small runs: exact sparsities, what each round starts from, resuming."""
+"""Methods that find tickets, in whole small runs: exact sparsities, the start of each round, resuming."""
+
+from contextlib import closing
 
 import chex
 import jax
 import numpy as np
 import pytest
-from conftest import Killed, assert_masked, finish, kill_after, moments, share, tiny
+from conftest import Killed, assert_masked, finish, kill_after, moments, open_run, tiny, untimed_rounds
 
 from jaxtickets import masks as mask_lib
-from jaxtickets import pruning, workdir
-from jaxtickets.config import SCORES_OF
-from jaxtickets.experiments import EXPERIMENTS, Run, Setup
+from jaxtickets import pruning, snapshots
+from jaxtickets.experiments import METHODS
+from jaxtickets.pruning import SCORES
+from jaxtickets.runs import Run, Setup
+from jaxtickets.workdir import Workdir
 
 GAMES = ("gan_digits", "vae_digits", "ae_digits")
 FINDING = ("imp", "one_shot", "at_init", "gradual", "set", "rigl")
-METHODS = [
-    *(("imp", score) for score in SCORES_OF["imp"]),
+WAYS = [
+    *(("imp", score.name) for score in SCORES.values() if METHODS["imp"].scores(score)),
     ("one_shot", "magnitude"),
-    *(("at_init", score) for score in SCORES_OF["at_init"]),
+    *(("at_init", score.name) for score in SCORES.values() if METHODS["at_init"].scores(score)),
     *((experiment, "magnitude") for experiment in ("gradual", "set", "rigl")),
 ]
-# Every method runs on every game; all but these in the slow tests.
+# Every way to find tickets runs on every game; all but these in the slow tests.
 ALWAYS = {
-    "gan_digits": [method for method in METHODS if method[0] != "imp" or method[1] in ("magnitude", "movement")],
+    "gan_digits": [way for way in WAYS if way[0] != "imp" or way[1] in ("magnitude", "movement")],
     "vae_digits": [("imp", "movement"), ("at_init", "synflow"), ("set", "magnitude")],
     "ae_digits": [("at_init", "grasp"), ("one_shot", "magnitude"), ("gradual", "magnitude")],
 }
-SPARSITIES, UPDATE_STEPS = (0.5, 0.8), [2, 4, 6, 8]
+SPARSITIES, STEPS, UPDATE_STEPS = (0.5, 0.8), 12, [2, 4, 6, 8]
 
 
 class Recorded(Run):
-    """A run that notes what each round starts from and ends with, and every change of masks."""
+    """A run that notes what each round starts from and ends with, and every change of masks.
 
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        self.starts, self.ends, self.changes = [], [], []
+    `dies_before(round_, step)` says before which of the changes its process ends.
+    """
+
+    def __init__(self, setup, path, dies_before=lambda round_, step: False):
+        super().__init__(setup, Workdir(path))
+        self.starts, self.ends, self.changes, self._dies_before = [], [], [], dies_before
 
     def round(self, round_, masks, start, update=None):
         def recorded(step, state, before):
+            if self._dies_before(round_, step):
+                raise Killed
             after = update(step, state, before)
             self.changes.append((round_, step, before, after))
             return after
@@ -47,8 +56,11 @@ class Recorded(Run):
 
 
 @pytest.fixture(scope="module")
-def setup(quick_runs, data_directory):
-    """`setup(game, **changes)`; all of a game share what is compiled, unless they prune other components."""
+def setup(quick_runs, base, data_directory):
+    """`setup(game, experiment, **changes)`; all setups of a game share one compiled program.
+
+    Those that prune by movement, or other components, have programs of their own.
+    """
     bases = {}
 
     def make(game, experiment="imp", **changes):
@@ -57,11 +69,11 @@ def setup(quick_runs, data_directory):
             changes["prune.score_batches"] = 2
         if experiment in ("gradual", "set", "rigl"):
             changes["prune.update_every"] = float(UPDATE_STEPS[0])
-        base = (game, changes.get("prune.components"))
-        if base not in bases:  # Its state has all that any score reads.
-            track = {"experiment": "imp", "prune.score": "movement", "prune.components": base[1] or ()}
-            bases[base] = Setup(tiny(game, data_directory, **track))
-        return share(Setup(tiny(game, data_directory, experiment=experiment, **changes)), bases[base])
+        config = tiny(game, data_directory, experiment=experiment, **changes)
+        key = game, changes.get("prune.components"), config.prune.score == "movement"
+        if key not in bases:
+            bases[key] = Setup(config, like=base(game))
+        return Setup(config, like=bases[key])
 
     return make
 
@@ -75,7 +87,7 @@ def finished(setup, tmp_path_factory):
         key = (game, experiment, *sorted(changes.items()))
         if key not in runs:
             with Recorded(setup(game, experiment, **changes), tmp_path_factory.mktemp(experiment) / "run") as one:
-                EXPERIMENTS[experiment](one)
+                METHODS[experiment].recipe(one)
                 one.finish()
             runs[key] = one
         return runs[key]
@@ -96,15 +108,11 @@ def assert_started_from(start, masks, point, players=None):
 
 @pytest.mark.parametrize(
     ("game", "experiment", "score"),
-    [
-        pytest.param(game, *method, marks=[] if method in ALWAYS[game] else pytest.mark.slow)
-        for game in GAMES
-        for method in METHODS
-    ],
+    [pytest.param(game, *way, marks=[] if way in ALWAYS[game] else pytest.mark.slow) for game in GAMES for way in WAYS],
 )
-def test_every_method_prunes_exactly_what_was_asked_and_trains_nothing_of_it(finished, game, experiment, score):
+def test_every_method_prunes_exactly_what_was_asked(finished, game, experiment, score):
     run = finished(game, experiment, **{"prune.score": score})
-    rows = workdir.read_csv(run.path / "rounds.csv")
+    rows = run.place.read_rounds()
     assert len(rows) == 1 + len(SPARSITIES)
     for row, sparsity in zip(rows, (0, *SPARSITIES), strict=True):
         weights, kept = mask_lib.counts(run.saved_masks(row["round"]))
@@ -121,11 +129,11 @@ def test_every_method_prunes_exactly_what_was_asked_and_trains_nothing_of_it(fin
         assert np.all(leaves[path][mask] != 0), path
 
 
-def test_all_experiments_that_find_tickets_and_all_scores_are_tested():
-    # Early-bird tickets have a file of their own, as what finds no tickets has.
-    assert set(EXPERIMENTS) == {*FINDING, "early_bird", "dense", "branch", "transfer"}
-    assert {experiment for experiment, _ in METHODS} == set(FINDING)
-    assert {score for _, score in METHODS} == set(pruning.SCORES)
+def test_all_methods_and_all_scores_of_weights_are_tested():
+    # Early-bird tickets, scores of channels and the methods that find no tickets have files of their own.
+    assert set(METHODS) == {*FINDING, "early_bird", "dense", "branch", "transfer"}
+    assert {experiment for experiment, _ in WAYS} == set(FINDING)
+    assert {score for _, score in WAYS} == {score.name for score in SCORES.values() if score.weights}
 
 
 @pytest.mark.parametrize("rewind", ["state", "weights", "learning_rate", "none"])
@@ -144,7 +152,7 @@ def test_a_round_starts_from_what_the_kind_of_rewinding_says(finished, rewind):
     assert int(run.rewind_point.step) == 3
 
 
-def test_the_discriminator_can_start_each_round_from_the_dense_runs_trained_one(finished):
+def test_the_discriminator_can_start_each_round_from_the_dense_runs_end(finished):
     run = finished("gan_digits", "imp", rewind_discriminator=False)
     for round_ in (1, 2):
         start, masks = run.starts[round_], run.saved_masks(round_)
@@ -162,7 +170,7 @@ def test_one_shot_masks_are_those_of_one_pruning_of_the_dense_run(finished):
         assert_started_from(run.starts[round_], run.saved_masks(round_), run.rewind_point)
 
 
-def test_masks_at_initialisation_are_made_of_the_initial_weights_which_train_from_step_zero(finished):
+def test_at_init_prunes_the_initial_weights_and_trains_them_from_step_zero(finished):
     run = finished("vae_digits", "at_init", **{"prune.score": "magnitude"})
     scores = pruning.magnitude(run.initial_state.params, run.dense_masks)
     for round_, sparsity in enumerate(SPARSITIES, start=1):
@@ -189,7 +197,7 @@ def test_gradual_pruning_follows_the_cubic_schedule_from_the_dense_network(finis
 
 @pytest.mark.parametrize("experiment", ["set", "rigl"])
 @pytest.mark.parametrize("game", GAMES)
-def test_masks_change_while_training_and_each_layer_keeps_as_many_weights(finished, game, experiment):
+def test_masks_change_in_training_and_each_layer_keeps_as_many_weights(finished, game, experiment):
     run = finished(game, experiment, **{"prune.score": "magnitude"})
     for round_ in range(1, 1 + len(SPARSITIES)):
         changes = [change[1:] for change in run.changes if change[0] == round_]
@@ -225,7 +233,7 @@ def test_the_last_update_is_made_when_masks_may_change_until_the_end(setup, tmp_
         ),
     ],
 )
-def test_a_run_that_was_cut_short_goes_on_to_the_same_bits(setup, finished, tmp_path, experiment, changes):
+def test_an_interrupted_run_goes_on_to_the_same_bits(setup, finished, tmp_path, experiment, changes):
     every, path = {"train.checkpoint_every": 5}, tmp_path / "run"
     whole = finished("gan_digits", experiment, **changes)
     (first, second), end = (int(start.step) for start in whole.starts[1:]), int(whole.ends[1].step)
@@ -240,12 +248,46 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_bits(setup, finished, tmp_
     chex.assert_trees_all_equal(run.trained, whole.trained)
     for round_ in (1, 2):
         chex.assert_trees_all_equal(run.saved_masks(round_), whole.saved_masks(round_))
-    ours, theirs = (workdir.read_csv(place / "rounds.csv") for place in (path, whole.path))
-    timings = ("train_seconds", "steps_per_second")
-    for rows in (ours, theirs):
-        for row in rows:
-            assert all(row.pop(name) > 0 for name in timings)
-    assert ours == theirs
+    for place in (run.place, whole.place):
+        assert all(row[name] > 0 for row in place.read_rounds() for name in ("train_seconds", "steps_per_second"))
+    assert untimed_rounds(path) == untimed_rounds(whole.place.path)
+
+
+@pytest.mark.parametrize("is_updated", [False, True], ids=["before the update", "after the update"])
+@pytest.mark.parametrize("experiment", ["gradual", "rigl"])
+def test_a_run_resumed_at_an_update_does_it_exactly_once(setup, finished, tmp_path, experiment, is_updated):
+    """It is killed right after a checkpoint at the update's step, or right after the update."""
+    path, round_, due = tmp_path / "run", 1, UPDATE_STEPS[1]
+    given = {"prune.score": "magnitude"}
+    whole = finished("gan_digits", experiment, **given)
+    theirs = [change for change in whole.changes if change[0] == round_]
+
+    def again(**options):
+        return Recorded(setup("gan_digits", experiment, **given, **{"train.checkpoint_every": due}), path, **options)
+
+    killed = again(dies_before=lambda *when: not is_updated and when == (round_, due))
+    if is_updated:
+        kill_after(killed.setup, STEPS + due)
+    with pytest.raises(Killed), killed:
+        METHODS[experiment].recipe(killed)
+    assert [change[1] for change in killed.changes] == UPDATE_STEPS[: 1 + is_updated]
+    with closing(snapshots.LastState(killed.place.snapshot("last"))) as last:
+        saved = last.restore(killed.initial_state, killed.dense_masks)
+    assert (saved.round, int(saved.state.step)) == (round_, due)
+    chex.assert_trees_all_equal(saved.masks, theirs[1][2])  # Those before the update.
+    with again() as run:
+        METHODS[experiment].recipe(run)
+        run.finish()
+    ours = [change for change in run.changes if change[0] == round_]
+    assert [step for _, step, *_ in ours] == UPDATE_STEPS[1:]
+    for (*_, before, after), (*_, expected_before, expected_after) in zip(ours, theirs[1:], strict=True):
+        chex.assert_trees_all_equal(before, expected_before)
+        chex.assert_trees_all_equal(after, expected_after)
+    assert [change[1] for change in run.changes if change[0] == round_ + 1] == UPDATE_STEPS
+    for number in range(1 + len(SPARSITIES)):
+        chex.assert_trees_all_equal(run.saved_masks(number), whole.saved_masks(number))
+    chex.assert_trees_all_equal(run.trained, whole.trained)
+    assert untimed_rounds(path) == untimed_rounds(whole.place.path)
 
 
 @pytest.mark.parametrize(
@@ -281,6 +323,6 @@ def test_every_network_can_be_pruned_at_initialisation(quick_runs, data_director
     changes |= {"prune.sparsities": (0.8,), "prune.scope": "global", "prune.score": score}
     if score != "synflow":
         changes["prune.score_batches"] = 2
-    with Run(Setup(tiny(name, data_directory, experiment="at_init", **changes)), tmp_path / "run") as run:
+    with open_run(Setup(tiny(name, data_directory, experiment="at_init", **changes)), tmp_path / "run") as run:
         weights, kept = mask_lib.counts(run.pruned(1, run.dense_masks, run.initial_state))
     assert weights - kept == round(0.8 * weights)

@@ -1,4 +1,4 @@
-"""Losses against written-out numbers, NumPy and SciPy."""
+"""Tests of the losses against written-out numbers, NumPy and SciPy."""
 
 import functools
 
@@ -13,48 +13,47 @@ from conftest import init
 from jaxtickets import models
 from jaxtickets.config import get_config
 from jaxtickets.models.quantized import Codebook
-from jaxtickets.objectives import LOSSES, autoencoder, gan, vae, vq_vae
-from jaxtickets.objectives.autoencoders import gaussian_kl
+from jaxtickets.objectives import LOSSES, Batch
+from jaxtickets.objectives.autoencoders import autoencoder, gaussian_kl, vae, vq_vae
+from jaxtickets.objectives.gan import gan
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-SIZES = dict(width=4, latent_size=6, image_size=16, channels=1)
 
 
 @pytest.fixture(autouse=True)
 def float32_products():
-    """Without it, GPUs round the factors of products to fewer digits than these comparisons need."""
+    """Full precision: by default GPUs round the factors of products to fewer digits than these comparisons need."""
     with jax.default_matmul_precision("float32"):
         yield
 
 
-def options(**changes):
-    """`config.objective`, its defaults but for `changes`."""
-    objective = get_config().objective
-    objective.update(changes)
-    return objective
+def configured(**options):
+    """A config with `config.objective` at its defaults but for `options`."""
+    config = get_config()
+    config.objective.update(options)
+    return config
 
 
 def test_non_saturating_losses_are_minus_log_probabilities():
     real, fake = np.float32([[0.3], [-2.0]]), np.float32([[1.5], [0.1]])
     sigmoid = scipy.special.expit
     expected = -np.log(sigmoid(real)).mean() - np.log(1 - sigmoid(fake)).mean()
-    loss = LOSSES["non_saturating"]()
+    loss = LOSSES["non_saturating"].make()
     assert loss.discriminator(real, fake) == pytest.approx(expected, rel=1e-6)
     assert loss.generator(fake) == pytest.approx(-np.log(sigmoid(fake)).mean(), rel=1e-6)
 
 
-def test_label_smoothing_moves_the_target_of_real_images_only():
+def test_label_smoothing_moves_the_real_target_only():
     real, fake = np.float32([[0.3], [-2.0]]), np.float32([[1.5], [0.1]])
     sigmoid = scipy.special.expit
     smoothed = -(0.9 * np.log(sigmoid(real)) + 0.1 * np.log(1 - sigmoid(real))).mean()
     expected = smoothed - np.log(1 - sigmoid(fake)).mean()
-    loss = LOSSES["non_saturating"](0.9)
+    loss = LOSSES["non_saturating"].make(0.9)
     assert loss.discriminator(real, fake) == pytest.approx(expected, rel=1e-6)
-    assert loss.generator(fake) == LOSSES["non_saturating"]().generator(fake)
+    assert loss.generator(fake) == LOSSES["non_saturating"].make().generator(fake)
 
 
-# Of outputs [2, -1] for real images and [0.5, -3] for generated ones.
+# The discriminator's and the generator's loss, for outputs [2, -1] of real images and [0.5, -3] of generated ones.
 WRITTEN_OUT = {
     # (max(0, 1 - 2) + max(0, 1 + 1)) / 2 + (max(0, 1 + 0.5) + max(0, 1 - 3)) / 2 = 1 + 0.75; -(0.5 - 3) / 2
     "hinge": (1.75, 1.25),
@@ -69,14 +68,14 @@ WRITTEN_OUT = {
 def test_the_other_losses_are_their_written_out_numbers(name):
     real, fake = np.float32([[2], [-1]]), np.float32([[0.5], [-3]])
     discriminator, generator = WRITTEN_OUT[name]
-    loss = LOSSES[name]()
+    loss = LOSSES[name].make()
     assert loss.discriminator(real, fake) == pytest.approx(discriminator, rel=1e-6)
     assert loss.generator(fake) == pytest.approx(generator, rel=1e-6)
 
 
-def test_label_smoothing_of_least_squares_moves_the_target_of_real_images_only():
+def test_label_smoothing_of_least_squares_moves_the_real_target_only():
     real, fake = np.float32([[2], [-1]]), np.float32([[0.5], [-3]])
-    loss = LOSSES["least_squares"](0.8)
+    loss = LOSSES["least_squares"].make(0.8)
     # ((2 - 0.8)^2 + (-1 - 0.8)^2) / 4 + 2.3125
     assert loss.discriminator(real, fake) == pytest.approx(1.17 + 2.3125, rel=1e-6)
     assert loss.generator(fake) == pytest.approx(4.0625, rel=1e-6)
@@ -96,7 +95,7 @@ def test_gaussian_kl_agrees_with_numerical_integration():
     assert gaussian_kl(jnp.array([[mean]]), jnp.array([[log_variance]]))[0] == pytest.approx(integral, rel=1e-5)
 
 
-# Autoencoders of fully connected layers, which NumPy computes too.
+# Autoencoders with fully connected layers, which NumPy computes too.
 
 LINEAR_SHAPE = (6, 6, 2)
 LINEAR_SIZES = dict(width=16, latent_size=3, image_size=6, channels=2)
@@ -104,7 +103,7 @@ IMAGES = np.random.default_rng(0).uniform(-1, 1, (5, *LINEAR_SHAPE)).astype(np.f
 
 
 def layers(params, x, *names):
-    """Fully connected layers with a ReLU between two of them, in NumPy."""
+    """Fully connected layers with ReLUs between them, in NumPy."""
     for name in names:
         x = np.maximum(x, 0) if name != names[0] else x
         x = x @ np.asarray(params[name]["kernel"], np.float64) + np.asarray(params[name]["bias"], np.float64)
@@ -120,11 +119,11 @@ def decode(params, codes):
     return np.tanh(flat).reshape(-1, *LINEAR_SHAPE)
 
 
-def test_the_vae_loss_is_squared_error_summed_over_pixels_plus_beta_kl_averaged_over_the_batch():
-    components, keys = models.linear_vae(**LINEAR_SIZES), jax.random.split(jax.random.key(2), len(IMAGES))
+def test_the_vae_loss_is_summed_squared_error_plus_beta_kl():
+    components, keys = models.NETWORKS["linear_vae"].make(**LINEAR_SIZES), jax.random.split(jax.random.key(2), 5)
     params, batch_stats = init(components)
-    objective = vae(components, options(beta=4.0))
-    loss, (_, scalars) = jax.jit(objective.players["vae"].loss)(params, batch_stats, IMAGES, keys)
+    objective = vae(components, configured(beta=4.0))
+    loss, (_, scalars) = jax.jit(objective.players["vae"].loss)(params, batch_stats, Batch(IMAGES, keys))
 
     mean, log_variance = np.split(encode(params, IMAGES), 2, axis=1)
     latents = mean + np.exp(log_variance / 2) * np.stack([jax.random.normal(key, (3,)) for key in keys])
@@ -142,11 +141,11 @@ def test_the_vae_loss_is_squared_error_summed_over_pixels_plus_beta_kl_averaged_
     np.testing.assert_allclose(objective.reconstruct(params, batch_stats, IMAGES), decode(params, mean), atol=1e-5)
 
 
-def test_the_autoencoder_loss_is_the_mean_squared_error_of_its_reconstructions():
-    components = models.linear_ae(**LINEAR_SIZES)
+def test_the_autoencoder_loss_is_the_mean_squared_error():
+    components = models.NETWORKS["linear_ae"].make(**LINEAR_SIZES)
     params, batch_stats = init(components)
-    objective = autoencoder(components, options())
-    loss, _ = jax.jit(objective.players["autoencoder"].loss)(params, batch_stats, IMAGES, None)
+    objective = autoencoder(components, configured())
+    loss, _ = jax.jit(objective.players["autoencoder"].loss)(params, batch_stats, Batch(IMAGES, None))
     reconstructions = decode(params, encode(params, IMAGES))
     errors = ((IMAGES - reconstructions) ** 2).mean(axis=(1, 2, 3))
     assert loss == pytest.approx(errors.mean(), rel=1e-5)
@@ -155,14 +154,14 @@ def test_the_autoencoder_loss_is_the_mean_squared_error_of_its_reconstructions()
     np.testing.assert_allclose(objective.reconstruct(params, batch_stats, IMAGES), reconstructions, atol=1e-5)
 
 
-# The VQ-VAE with an encoder and a decoder that are a matrix each, so that NumPy has all its gradients.
+# A VQ-VAE whose encoder and decoder are one matrix each, so that NumPy has all gradients.
 
 CODES, CODE_SIZE = 7, 3
-PIXELS = (4, 5, 2)  # Images of 4x5 pixels and 2 channels; each pixel is quantised.
+PIXELS = (4, 5, 2)  # The shape of the images; each of 4x5 pixels is quantised.
 
 
 class Matrix(nn.Module):
-    """Each pixel's channels times a matrix."""
+    """Multiplies the channels of each pixel by a matrix."""
 
     features: int
 
@@ -173,7 +172,7 @@ class Matrix(nn.Module):
 
 @functools.cache
 def linear_vq_vae(decay=0.0, **changes):
-    """`(objective, params, batch_stats, images)`; the last two codes are too far away to be used."""
+    """`(objective, params, batch_stats, images)`; the last two codes are too far from the images to be used."""
     components = {
         "encoder": models.Component(Matrix(CODE_SIZE), PIXELS),
         "decoder": models.Component(Matrix(PIXELS[-1]), (*PIXELS[:2], CODE_SIZE)),
@@ -187,11 +186,11 @@ def linear_vq_vae(decay=0.0, **changes):
     else:
         params["codebook"]["embedding"] = codes
     images = np.random.default_rng(1).uniform(-1, 1, (6, *PIXELS)).astype(np.float32)
-    return vq_vae(components, options(name="vq_vae", **changes)), params, batch_stats, images
+    return vq_vae(components, configured(**changes)), params, batch_stats, images
 
 
 def quantised(params, codes, images):
-    """`(x: [n, channels], z: [n, code size], indices: [n])` over all pixels, with the nearest of `codes` to each z."""
+    """`(pixels x: [n, channels], vectors z: [n, code size], indices of the codes nearest to each z: [n])`."""
     x = images.reshape(-1, PIXELS[-1]).astype(np.float64)
     z = x @ np.asarray(params["encoder"]["matrix"], np.float64)
     return x, z, ((z[:, None] - codes[None]) ** 2).sum(axis=-1).argmin(axis=1)
@@ -209,10 +208,10 @@ def test_each_vector_is_quantised_to_its_nearest_code():
 
 
 @pytest.mark.parametrize("commitment", [0.0, 0.25, 2.0])
-def test_the_vq_vaes_loss_and_all_its_gradients_are_those_written_out_in_numpy(commitment):
+def test_the_vq_vaes_loss_and_gradients_are_those_of_numpy(commitment):
     objective, params, batch_stats, images = linear_vq_vae(commitment=commitment)
     loss = jax.jit(jax.value_and_grad(objective.players["vq_vae"].loss, has_aux=True))
-    (value, (_, scalars)), gradients = loss(params, batch_stats, images, None)
+    (value, (_, scalars)), gradients = loss(params, batch_stats, Batch(images, None))
 
     codes, decoder = (
         np.asarray(params[name][leaf], np.float64) for name, leaf in (("codebook", "embedding"), ("decoder", "matrix"))
@@ -228,12 +227,12 @@ def test_the_vq_vaes_loss_and_all_its_gradients_are_those_written_out_in_numpy(c
     def check(ours, expected):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
-    # Straight through: what reaches the encoder's output is the decoder's gradient at the codes, as it is.
+    # Straight through: the decoder's gradient at the codes reaches the encoder's output unchanged.
     from_decoder = 2 * error / error.size
     check(gradients["decoder"]["matrix"], e.T @ from_decoder)
     check(gradients["encoder"]["matrix"], x.T @ (from_decoder @ decoder.T + commitment * 2 * gap / gap.size))
 
-    # A code is drawn to the mean of its vectors, and by nothing else.
+    # The gradient of a code points from the mean of its vectors to it.
     embedding = np.asarray(gradients["codebook"]["embedding"])
     used, counts = np.unique(indices, return_counts=True)
     for code, count in zip(used, counts, strict=True):
@@ -244,7 +243,7 @@ def test_the_vq_vaes_loss_and_all_its_gradients_are_those_written_out_in_numpy(c
     assert np.all(embedding[unused] == 0)
 
 
-def test_codes_that_are_running_averages_follow_the_vectors_that_are_nearest_to_them():
+def test_running_codes_follow_the_vectors_nearest_to_them():
     decay = 0.9
     objective, params, batch_stats, images = linear_vq_vae(decay)
     assert params["codebook"] == {}
@@ -254,10 +253,10 @@ def test_codes_that_are_running_averages_follow_the_vectors_that_are_nearest_to_
     for _ in range(3):
         codes = total / ((share + 1e-5) / (1 + CODES * 1e-5))[:, None]
         _, z, indices = quantised(params, codes, images)
-        value, (batch_stats, scalars) = loss(params, batch_stats, images, None)
+        value, (batch_stats, scalars) = loss(params, batch_stats, Batch(images, None))
         gap = ((z - codes[indices]) ** 2).mean()
         assert scalars["commitment"] == pytest.approx(gap, rel=1e-4)
-        # The second term has nothing to train.
+        # The loss has no second term, because codes are not trained by a gradient.
         assert value == pytest.approx(float(scalars["reconstruction_error"]) + 0.25 * gap, rel=1e-4)
         for code in range(CODES):
             own = indices == code
@@ -267,7 +266,7 @@ def test_codes_that_are_running_averages_follow_the_vectors_that_are_nearest_to_
         np.testing.assert_allclose(batch_stats["codebook"]["total"], total, rtol=1e-4, atol=1e-5)
 
 
-def test_running_codes_are_equally_used_at_first_and_rest_outside_training():
+def test_running_codes_start_equally_used_and_rest_outside_training():
     codes, size = 8, 5
     codebook = Codebook(codes, size, 0.99)
     vectors = np.random.default_rng(0).normal(size=(2, 4, 4, size)).astype(np.float32)
@@ -279,8 +278,8 @@ def test_running_codes_are_equally_used_at_first_and_rest_outside_training():
     np.testing.assert_allclose(nearest, codes * start["total"][indices], rtol=1e-5)
 
 
-def test_a_running_code_that_nothing_is_near_to_any_more_stays_where_it_was():
-    # Its share and its total fade away together; 1e-5 is added to each share before all are brought back to a sum of 1.
+def test_a_running_code_without_vectors_stays_where_it_was():
+    # Its share and its total fade together; 1e-5 is added to each share before the sum of all is brought back to 1.
     share, total = np.float32([1, 3e-5]), np.float32([[0.5, 0.5], [4e-5, -8e-5]])
     variables = {"batch_stats": {"share": share, "total": total}}
     vectors = np.float32([[[[1, -2]]]])
@@ -309,9 +308,7 @@ def test_evaluating_counts_the_codes_of_each_image():
         ([0.5, 0.25, 0.25, 0], 0.75, 2**1.5),  # An entropy of 1.5 bits.
     ],
 )
-def test_perplexity_is_as_many_codes_used_equally_often_and_usage_the_share_of_codes_used_at_all(
-    shares, usage, perplexity
-):
+def test_usage_and_perplexity_of_a_codebook(shares, usage, perplexity):
     objective, *_ = linear_vq_vae()
     metrics = objective.summarize({"reconstruction_error": 0.5, "shares": np.float32(shares)})
     assert metrics == pytest.approx(
@@ -324,20 +321,18 @@ def test_perplexity_is_as_many_codes_used_equally_often_and_usage_the_share_of_c
 
 @functools.cache
 def conditional():
-    """A class-conditional SNGAN ResNet; without spectral norms, so that classes have nothing to do with each other."""
-    components = models.sngan_resnet(
-        width=4, latent_size=4, image_size=16, channels=1, classes=10, discriminator_norm="none"
-    )
+    """A class-conditional SNGAN ResNet, without spectral norms, because these couple the classes."""
+    options = {"classes": 10, "discriminator_norm": "none"}
+    components = models.NETWORKS["sngan_resnet"].make(width=4, latent_size=4, image_size=16, channels=1, **options)
     params, batch_stats = init(components)
-    return gan(components, options(loss="wasserstein")), params, batch_stats
+    return gan(components, configured(loss="wasserstein")), params, batch_stats
 
 
-def test_a_conditional_generator_makes_other_images_of_other_labels_once_their_scales_differ():
+def test_a_conditional_generators_images_depend_on_labels():
     objective, params, batch_stats = conditional()
-    latents = np.broadcast_to(np.random.default_rng(0).normal(size=4).astype(np.float32), (3, 4))
-    generate = jax.jit(objective.generate)
-    labels = np.int32([1, 1, 7])
-    first, same, other = np.asarray(generate(params, batch_stats, latents, labels))
+    keys, labels = jnp.repeat(jax.random.key(0)[None], 3), np.int32([1, 1, 7])  # The same latents for all three.
+    sample = jax.jit(objective.sample)
+    first, same, other = np.asarray(sample(params, batch_stats, keys, labels))
     np.testing.assert_array_equal(first, same)
     np.testing.assert_array_equal(first, other)
 
@@ -345,22 +340,21 @@ def test_a_conditional_generator_makes_other_images_of_other_labels_once_their_s
     scale = np.asarray(norm["scale"]).copy()
     scale[7] += 1
     changed = {**params["generator"], "up_16": {**params["generator"]["up_16"], "norm_2": {**norm, "scale": scale}}}
-    first_again, same, other = np.asarray(generate({**params, "generator": changed}, batch_stats, latents, labels))
+    first_again, same, other = np.asarray(sample({**params, "generator": changed}, batch_stats, keys, labels))
     np.testing.assert_array_equal(first_again, first)
     np.testing.assert_array_equal(same, first)
     assert np.abs(other - first).max() > 1e-3
 
 
-def test_each_players_gradient_reaches_the_classes_that_it_has_seen_and_no_others():
+def test_gradients_reach_exactly_the_classes_that_a_player_has_seen():
     objective, params, batch_stats = conditional()
     images = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 1)).astype(np.float32)
-    keys = jax.random.split(jax.random.key(3), 3)
-    labels = np.int32([2, 5, 2])
+    batch = Batch(images, jax.random.split(jax.random.key(3), 3), np.int32([2, 5, 2]))
 
     @jax.jit
     def gradients(params):
         return {
-            name: jax.grad(player.loss, has_aux=True)(params, batch_stats, images, keys, labels)[0][name]
+            name: jax.grad(player.loss, has_aux=True)(params, batch_stats, batch)[0][name]
             for name, player in objective.players.items()
         }
 

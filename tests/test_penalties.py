@@ -1,4 +1,4 @@
-"""Gradient penalties against closed forms, of critics whose gradient is known."""
+"""Tests of the gradient penalties against closed forms, with critics whose gradients are known."""
 
 import functools
 
@@ -10,7 +10,8 @@ import pytest
 
 from jaxtickets import models
 from jaxtickets.config import get_config
-from jaxtickets.objectives import PENALTIES, gan
+from jaxtickets.objectives import PENALTIES, Batch
+from jaxtickets.objectives.gan import gan
 
 SHAPE = (4, 3, 2)
 BATCH = 6
@@ -24,6 +25,11 @@ OF_LINEAR = {"wgan_gp": (NORM - 1) ** 2, "dragan": (NORM - 1) ** 2, "r1": NORM**
 @functools.cache
 def keys():
     return jax.random.split(jax.random.key(0), BATCH)
+
+
+def penalty_of(name, critic, images=slice(None)):
+    """A penalty of a critic over some of the images, by default over all."""
+    return PENALTIES[name].function(critic, REAL[images], FAKE[images], keys()[images])
 
 
 def linear(weights):
@@ -41,14 +47,14 @@ def norms(images):
 
 
 def points(penalty):
-    """The images at which a penalty asks for the critic's gradient."""
+    """The images at which a penalty takes the critic's gradient."""
     seen = []
 
     def critic(images):
         seen.append(np.asarray(jax.lax.stop_gradient(images)))
         return linear(WEIGHTS)(images)
 
-    PENALTIES[penalty](critic, REAL, FAKE, keys())
+    penalty_of(penalty, critic)
     (images,) = seen
     return images
 
@@ -59,32 +65,31 @@ def uniforms(shape):
 
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_a_linear_critic_has_the_same_penalty_everywhere(penalty):
-    assert PENALTIES[penalty](linear(WEIGHTS), REAL, FAKE, keys()) == pytest.approx(OF_LINEAR[penalty], rel=1e-5)
+    assert penalty_of(penalty, linear(WEIGHTS)) == pytest.approx(OF_LINEAR[penalty], rel=1e-5)
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
-def test_the_gradient_with_respect_to_a_linear_critics_weights_is_along_them(penalty):
-    gradient = jax.grad(lambda weights: PENALTIES[penalty](linear(weights), REAL, FAKE, keys()))(WEIGHTS)
+def test_the_gradient_for_a_linear_critics_weights_is_along_them(penalty):
+    gradient = jax.grad(lambda weights: penalty_of(penalty, linear(weights)))(WEIGHTS)
     # d (|w| - 1)^2 / dw = 2 (|w| - 1) w / |w|, and d (|w|^2 / 2) / dw = w.
     along = {"r1": 1.0}.get(penalty, 2 * (NORM - 1) / NORM)
     np.testing.assert_allclose(gradient, along * WEIGHTS, rtol=1e-4)
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
-def test_a_critic_without_gradient_has_a_finite_penalty_that_is_differentiable(penalty):
-    value, gradient = jax.value_and_grad(lambda weights: PENALTIES[penalty](linear(weights), REAL, FAKE, keys()))(
-        np.zeros(SHAPE, np.float32)
-    )
+def test_a_flat_critic_has_a_finite_differentiable_penalty(penalty):
+    loss = jax.value_and_grad(lambda weights: penalty_of(penalty, linear(weights)))
+    value, gradient = loss(np.zeros(SHAPE, np.float32))
     assert value == pytest.approx({"r1": 0.0}.get(penalty, 1.0), abs=1e-5)
     assert np.all(np.isfinite(gradient))
 
 
 def test_r1_is_taken_at_the_real_images():
-    assert PENALTIES["r1"](quadratic, REAL, FAKE, keys()) == pytest.approx((norms(REAL) ** 2 / 2).mean(), rel=1e-5)
+    assert penalty_of("r1", quadratic) == pytest.approx((norms(REAL) ** 2 / 2).mean(), rel=1e-5)
     np.testing.assert_array_equal(points("r1"), REAL)
 
 
-def test_wgan_gp_is_taken_on_the_way_from_each_real_image_to_its_generated_one():
+def test_wgan_gp_is_taken_between_real_and_generated_images():
     between = points("wgan_gp").astype(np.float64)
     shares = ((between - REAL) / (FAKE - REAL)).reshape(BATCH, -1)
     np.testing.assert_allclose(shares, np.broadcast_to(shares[:, :1], shares.shape), rtol=1e-3, atol=1e-4)
@@ -96,10 +101,10 @@ def test_wgan_gp_is_taken_on_the_way_from_each_real_image_to_its_generated_one()
 def test_wgan_gp_of_a_quadratic_critic_is_that_of_its_points_norms():
     share = uniforms((1, 1, 1)).astype(np.float64)
     expected = ((norms((1 - share) * REAL + share * FAKE) - 1) ** 2).mean()
-    assert PENALTIES["wgan_gp"](quadratic, REAL, FAKE, keys()) == pytest.approx(expected, rel=1e-5)
+    assert penalty_of("wgan_gp", quadratic) == pytest.approx(expected, rel=1e-5)
 
 
-def test_dragan_is_taken_above_the_real_images_within_half_of_their_standard_deviation():
+def test_dragan_is_taken_within_half_a_deviation_above_real_images():
     distance = points("dragan").astype(np.float64) - REAL
     reach = 0.5 * REAL.astype(np.float64).reshape(BATCH, -1).std(axis=1)[:, None, None, None]
     assert np.all(distance > -1e-6)
@@ -111,13 +116,13 @@ def test_dragan_is_taken_above_the_real_images_within_half_of_their_standard_dev
 
 def test_dragan_of_a_quadratic_critic_is_that_of_its_points_norms():
     expected = ((norms(points("dragan")) - 1) ** 2).mean()
-    assert PENALTIES["dragan"](quadratic, REAL, FAKE, keys()) == pytest.approx(expected, rel=1e-5)
+    assert penalty_of("dragan", quadratic) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
-def test_a_penalty_is_the_mean_of_those_of_each_image_alone(penalty):
-    whole = PENALTIES[penalty](quadratic, REAL, FAKE, keys())
-    alone = [PENALTIES[penalty](quadratic, REAL[i : i + 1], FAKE[i : i + 1], keys()[i : i + 1]) for i in range(BATCH)]
+def test_a_penalty_is_the_mean_over_images_judged_alone(penalty):
+    whole = penalty_of(penalty, quadratic)
+    alone = [penalty_of(penalty, quadratic, slice(i, i + 1)) for i in range(BATCH)]
     assert whole == pytest.approx(np.mean(alone), rel=1e-5)
 
 
@@ -130,7 +135,7 @@ class LinearCritic(nn.Module):
 
 
 class OneImage(nn.Module):
-    """The same image for all latents."""
+    """Makes the same image of all latents."""
 
     @nn.compact
     def __call__(self, latents, train, labels=None):
@@ -142,17 +147,17 @@ COMPONENTS = {"generator": models.Component(OneImage(), (2,)), "discriminator": 
 PARAMS = {"generator": {"image": FAKE[0]}, "discriminator": {"weights": WEIGHTS}}
 
 
-def linear_gan(**changes):
-    options = get_config().objective
-    options.update(changes)
-    return gan(COMPONENTS, options)
+def linear_gan(**options):
+    config = get_config()
+    config.objective.update(options)
+    return gan(COMPONENTS, config)
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_the_discriminators_loss_has_the_weighted_penalty_on_top(penalty):
     objective = linear_gan(loss="wasserstein", penalty=penalty, penalty_weight=3.0)
     loss, (_, scalars) = objective.players["discriminator"].loss(
-        PARAMS, {"generator": {}, "discriminator": {}}, REAL, keys()
+        PARAMS, {"generator": {}, "discriminator": {}}, Batch(REAL, keys())
     )
     real, fake = ((images.astype(np.float64) * WEIGHTS).sum(axis=(1, 2, 3)).mean() for images in (REAL, FAKE[:1]))
     assert scalars["penalty"] == pytest.approx(OF_LINEAR[penalty], rel=1e-5)
@@ -165,23 +170,23 @@ def test_the_generators_loss_has_no_penalty():
     losses = [
         linear_gan(loss="wasserstein", penalty=penalty)
         .players["generator"]
-        .loss(PARAMS, {name: {} for name in PARAMS}, REAL, keys())[0]
+        .loss(PARAMS, {name: {} for name in PARAMS}, Batch(REAL, keys()))[0]
         for penalty in ("none", "wgan_gp")
     ]
     assert losses[0] == losses[1] == pytest.approx(-float((FAKE[0] * WEIGHTS).sum()), rel=1e-4)
 
 
 def test_both_players_judge_augmented_images():
-    # All images are 1 everywhere and the critic sums them up, so that it counts what no cutout has set to zero.
+    # All images are 1 everywhere and the critic sums them up, so it counts the values that no cutout has set to zero.
     params = {
         "generator": {"image": np.ones(SHAPE, np.float32)},
         "discriminator": {"weights": np.ones(SHAPE, np.float32)},
     }
     stats = {name: {} for name in params}
     objective = linear_gan(loss="wasserstein", augmentations=("cutout",))
-    ones = np.ones((BATCH, *SHAPE), np.float32)
-    _, (_, scalars) = objective.players["discriminator"].loss(params, stats, ones, keys())
-    generator_loss, _ = objective.players["generator"].loss(params, stats, ones, keys())
+    batch = Batch(np.ones((BATCH, *SHAPE), np.float32), keys())
+    _, (_, scalars) = objective.players["discriminator"].loss(params, stats, batch)
+    generator_loss, _ = objective.players["generator"].loss(params, stats, batch)
     whole, cut = np.prod(SHAPE), 2 * 1 * 2  # Half of 4 rows, half of 3 columns, 2 channels.
     for judged in (scalars["discriminator_real"], scalars["discriminator_fake"], -generator_loss):
         assert whole - cut <= judged < whole

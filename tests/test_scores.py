@@ -1,4 +1,4 @@
-"""Scores against closed forms, numerical differentiation and PyTorch."""
+"""Tests of the scores of weights against closed forms, numerical differentiation and PyTorch."""
 
 import functools
 
@@ -13,14 +13,15 @@ from test_masks import random_masks
 from jaxtickets import masks as mask_lib
 from jaxtickets import models, pruning
 from jaxtickets.config import get_config
-from jaxtickets.objectives import LOSSES, gan
+from jaxtickets.objectives import LOSSES, Batch
+from jaxtickets.objectives.gan import gan
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(autouse=True)
 def float32_products():
-    """Without it, GPUs round the factors of products to fewer digits than these comparisons need."""
+    """Full precision: by default GPUs round the factors of products to fewer digits than these comparisons need."""
     with jax.default_matmul_precision("float32"):
         yield
 
@@ -30,7 +31,7 @@ def layer(kernel, **others):
 
 
 def assert_scores_close(ours, expected, rtol=1e-4):
-    """Every score equals the expected one, relative to itself or, where terms cancel, to its layer's largest."""
+    """Checks scores up to `rtol` of themselves or, because terms may cancel, of the largest of their layer."""
     ours, expected = mask_lib.named_leaves(ours), mask_lib.named_leaves(expected)
     assert ours.keys() == expected.keys()
     for name, leaf in expected.items():
@@ -44,7 +45,7 @@ def absolute_sum(scores):
 def fresh(components, scale=0.2):
     """`(params, batch_stats)` with random kernels, no biases and norms that change nothing.
 
-    Drawn in NumPy, because compiling the initialisation of so many networks takes longer than the tests.
+    NumPy draws them, because compiling the initialisation of all these networks takes longer than the tests.
     """
     rng = np.random.default_rng(0)
 
@@ -97,7 +98,7 @@ def test_by_movement_weights_that_move_away_from_zero_stay():
     np.testing.assert_array_equal(kept, np.abs(weights) > np.abs(WEIGHTS))
 
 
-def test_random_scores_are_uniform_and_the_same_for_the_same_seed_and_path_alone():
+def test_random_scores_are_uniform_and_depend_on_seed_and_path_alone():
     params = {"generator": {"a": {"kernel": np.zeros((100, 30)), "bias": np.ones(2)}, "b": {"kernel": np.zeros(3000)}}}
     masks = mask_lib.ones(params)
     first, again = (pruning.random(params, masks, 3)["generator"] for _ in range(2))
@@ -117,14 +118,14 @@ def test_random_scores_are_uniform_and_the_same_for_the_same_seed_and_path_alone
             assert abs(np.corrcoef(sample, other)[0, 1]) < 0.06  # Three standard deviations of 3,000 pairs.
 
 
-# A game of two players whose losses are quadratic, so that gradients and Hessians are known:
+# A game of two players with quadratic losses, whose gradients and Hessians are known:
 # discriminator d: s d'Ad / 2 + d'g, with gradient s Ad + g; generator g: g'Bg / 2 - s d'Cg, with gradient Bg - s C'd.
 
 A = np.array([[2.0, 1.0, 0.0], [1.0, 3.0, -1.0], [0.0, -1.0, 1.0]])
 B = np.array([[1.0, -2.0, 0.5], [-2.0, 1.0, 0.0], [0.5, 0.0, 4.0]])
 C = np.array([[0.0, 1.0, 2.0], [1.0, -1.0, 0.0], [3.0, 0.0, 1.0]])
 D, G = np.array([1.0, -2.0, 0.5]), np.array([-1.0, 0.5, 2.0])
-SCALES = (0.5, 2.0, 2.0)  # Of the batches; their mean is 1.5.
+SCALES = (0.5, 2.0, 2.0)  # One s per batch; their mean is 1.5.
 GAME = {"generator": layer(G.astype(np.float32)), "discriminator": layer(D.astype(np.float32))}
 
 
@@ -162,7 +163,7 @@ GAME_MASKS = {
 
 
 @pytest.mark.parametrize("name", GAME_MASKS)
-def test_snip_scores_each_player_by_its_own_loss_at_the_effective_weights(name):
+def test_snip_scores_each_player_by_its_own_loss(name):
     masks = GAME_MASKS[name]
     d, g = D * masks["discriminator"]["layer"]["kernel"], G * masks["generator"]["layer"]["kernel"]
     raw = [np.abs(weights * gradient) for weights, gradient in zip((d, g), game_gradients(d, g), strict=True)]
@@ -173,7 +174,7 @@ def test_snip_scores_each_player_by_its_own_loss_at_the_effective_weights(name):
 
 
 @pytest.mark.parametrize("name", GAME_MASKS)
-def test_grasps_hessian_has_no_terms_between_players_and_none_of_pruned_weights(name):
+def test_grasps_hessian_is_that_of_a_players_own_kept_weights(name):
     masks = GAME_MASKS[name]
     keep = [masks[player]["layer"]["kernel"] for player in ("discriminator", "generator")]
     weights = [D * keep[0], G * keep[1]]
@@ -189,7 +190,7 @@ def test_grasps_hessian_has_no_terms_between_players_and_none_of_pruned_weights(
 
 
 @pytest.mark.parametrize("name", GAME_MASKS)
-def test_gradients_are_each_players_own_those_of_pruned_weights_too(name):
+def test_gradients_are_each_players_own_also_of_pruned_weights(name):
     masks = GAME_MASKS[name]
     d, g = D * masks["discriminator"]["layer"]["kernel"], G * masks["generator"]["layer"]["kernel"]
     expected = dict(zip(("discriminator", "generator"), map(layer, game_gradients(d, g)), strict=True))
@@ -265,7 +266,10 @@ def moved(params, name, index, amount):
 
 
 def differences(function, params, masks, step, scaled):
-    """Central differences of `function` over each prunable weight; over a factor of the weight, at 1, if `scaled`."""
+    """The derivatives of `function` with respect to the prunable weights, or to factors of them at 1 if `scaled`.
+
+    They are central differences with this step.
+    """
 
     def of_leaf(path, mask):
         name, result = mask_lib.path_name(path), np.zeros(mask.shape)
@@ -308,7 +312,7 @@ def test_snip_is_the_change_of_the_loss_as_a_weight_is_scaled_away(name):
 
 @functools.cache
 def numerical_grasp(name):
-    """w * Hg, normalised, with Hg as the difference of two gradients along g, biases and pruned weights fixed."""
+    """w * Hg, normalised: Hg is the difference of two gradients along g, with biases and pruned weights fixed."""
     masks, step = NETWORK_MASKS[name], 1e-3
     effective = exact(mask_lib.apply(NETWORK, masks))
     gradient = kept_gradient(effective, masks)
@@ -326,13 +330,13 @@ def numerical_grasp(name):
 
 
 @pytest.mark.parametrize("name", NETWORK_MASKS)
-def test_grasps_hessian_product_is_the_change_of_the_gradient_along_itself(name):
+def test_grasps_product_is_the_change_of_the_gradient_along_itself(name):
     assert_scores_close(pruning.grasp(NETWORK, NETWORK_MASKS[name], NETWORK_LOSSES, EXAMPLES), numerical_grasp(name))
 
 
 @pytest.mark.parametrize("name", NETWORK_MASKS)
-def test_grasp_is_how_the_gradients_square_changes_as_a_weight_is_scaled_away(name):
-    # The meaning of Wang et al. 2020, equation 8: w * Hg is the derivative of |g(c * w)|^2 / 2 over c at 1.
+def test_grasp_is_the_change_of_the_gradients_square(name):
+    # Wang et al. 2020, equation 8, means that w * Hg is the derivative of |g(c * w)|^2 / 2 over c at 1.
     masks = NETWORK_MASKS[name]
     effective = exact(mask_lib.apply(NETWORK, masks))
 
@@ -344,7 +348,7 @@ def test_grasp_is_how_the_gradients_square_changes_as_a_weight_is_scaled_away(na
 
 
 def test_grasp_prunes_the_weights_whose_published_score_is_highest():
-    # Wang et al. 2020, algorithm 1: S(-w) = -w * Hg, and the weights of the highest scores are removed.
+    # Wang et al. 2020, algorithm 1: S(-w) = -w * Hg, and the weights with the highest scores are removed.
     masks = NETWORK_MASKS["dense"]
     published = np.concatenate([-leaf.ravel() for leaf in jax.tree.leaves(numerical_grasp("dense"))])
     pruned = pruning.prune(pruning.grasp(NETWORK, masks, NETWORK_LOSSES, EXAMPLES), masks, 0.4)
@@ -358,21 +362,23 @@ SIZES = dict(width=2, latent_size=3, image_size=16, channels=1)
 BATCH, N_BATCHES, TEMPERATURE = 6, 3, 200.0
 
 
-def options(**changes):
-    """`config.objective`, its defaults but for `changes`."""
-    objective = get_config().objective
-    objective.update(changes)
-    return objective
+def gan_of(components, **options):
+    """The GAN of these components with `config.objective` at its defaults but for `options`."""
+    config = get_config()
+    config.objective.update(options)
+    return gan(components, config)
 
 
 def _losses(components):
-    # One compilation serves both scores: SNIP takes any loss, that with GraSP's temperature too.
-    objective = gan(components, options(real_label=0.9), TEMPERATURE)
+    objective = gan_of(components, real_label=0.9)
 
     def loss_of(player):
+        # SNIP takes any loss, so both scores share the loss with GraSP's temperature and its compiled gradient.
+        tempered = player.tempered(TEMPERATURE)
+
         def loss(own, batch):
             params = {**batch["params"], **own}
-            return player.loss(params, batch["batch_stats"], batch["images"], batch["keys"])[0]
+            return tempered(params, batch["batch_stats"], Batch(batch["images"], batch["keys"]))[0]
 
         return loss
 
@@ -382,7 +388,7 @@ def _losses(components):
 @functools.cache
 def dcgan():
     """`(params, batch statistics, losses)`."""
-    components = models.dcgan(**SIZES)
+    components = models.NETWORKS["dcgan"].make(**SIZES)
     params, batch_stats = fresh(components)
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), params)
@@ -401,7 +407,7 @@ def dcgan_batches(params, batch_stats):
 
 
 def torch_losses(torch, params, batch):
-    """`{player: loss}` of `params`, nested dicts of tensors in our layout."""
+    """`{player: loss}` in PyTorch; `params` are nested dicts of tensors in our layouts."""
     functional = torch.nn.functional
 
     def stage(x, tree, kind, activation):
@@ -441,7 +447,7 @@ def torch_losses(torch, params, batch):
 
 @functools.cache
 def torch_scores(score, name):
-    """The scores of `dcgan` in PyTorch, float64."""
+    """The scores of `dcgan` by PyTorch, in float64."""
     torch = pytest.importorskip("torch")
     params, batch_stats, _ = dcgan()
     masks = dcgan_masks()[name]
@@ -459,7 +465,7 @@ def torch_scores(score, name):
         if score == "snip":
             raw = [(kernel * gradient).abs() for kernel, gradient in zip(kernels, gradients, strict=True)]
         else:
-            # grad of g'v with v held constant is Hv.
+            # The gradient of g'v with v held constant is Hv.
             held = [
                 gradient.detach() * torch.tensor(mask) for gradient, mask in zip(gradients, kept.values(), strict=True)
             ]
@@ -483,7 +489,7 @@ def dcgan_scores(score, name):
     params, batch_stats, losses = dcgan()
     masks = dcgan_masks()[name]
     batches = list(dcgan_batches(mask_lib.apply(params, masks), batch_stats))
-    return pruning.SCORES[score](params, masks, losses, batches)
+    return pruning.SCORES[score].weights(params, masks, losses, batches)
 
 
 scored = pytest.mark.parametrize(("score", "name"), [(s, n) for s in ("snip", "grasp") for n in ("dense", "sparse")])
@@ -497,7 +503,7 @@ def test_scores_of_a_dcgan_are_those_of_pytorch(score, name):
 
 
 @scored
-def test_scores_of_each_loss_sum_to_1_and_those_of_pruned_weights_are_0(score, name):
+def test_scores_of_each_loss_sum_to_1_and_are_0_where_pruned(score, name):
     ours, masks = dcgan_scores(score, name), dcgan_masks()[name]
     assert jax.tree.structure(ours) == jax.tree.structure(masks)
     for player in ours:
@@ -512,7 +518,7 @@ def test_scores_of_each_loss_sum_to_1_and_those_of_pruned_weights_are_0(score, n
 
 
 class Linear(nn.Module):
-    """One product, to `shape`."""
+    """One matrix product, to outputs of the shape `shape`."""
 
     shape: tuple[int, ...]
 
@@ -523,7 +529,7 @@ class Linear(nn.Module):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_with_a_temperature_losses_are_those_of_outputs_over_it(name):
+def test_a_tempered_loss_is_that_of_outputs_over_the_temperature(name):
     components = {
         "generator": models.Component(Linear((4, 4, 1)), (2,)),
         "discriminator": models.Component(Linear((1,)), (4, 4, 1)),
@@ -533,13 +539,14 @@ def test_with_a_temperature_losses_are_those_of_outputs_over_it(name):
     cooler = {**params, "discriminator": jax.tree.map(lambda leaf: leaf / 8, params["discriminator"])}
     images = jax.random.uniform(jax.random.key(1), (5, 4, 4, 1), minval=-1)
     keys = jax.random.split(jax.random.key(2), 5)
-    plain, tempered = gan(components, options(loss=name)), gan(components, options(loss=name), temperature=8.0)
+    players, batch = gan_of(components, loss=name).players.values(), Batch(images, keys)
 
     @jax.jit
     def losses():
+        tempered, plain = [player.tempered(8.0) for player in players], [player.loss for player in players]
         return [
-            [objective.players[player].loss(trees, batch_stats, images, keys)[0] for player in objective.players]
-            for objective, trees in ((tempered, params), (plain, cooler), (plain, params))
+            [loss(trees, batch_stats, batch)[0] for loss in losses]
+            for losses, trees in ((tempered, params), (plain, cooler), (plain, params))
         ]
 
     ours, divided, undivided = np.array(losses())
@@ -568,14 +575,14 @@ OTHERS = {
 def linear(name):
     """`(fresh params, flows)`."""
     model, changes = (CHAINS | OTHERS)[name]
-    components = models.MODELS[model](**TINY | changes)
+    components = models.NETWORKS[model].make(**TINY | changes)
     params, batch_stats = fresh(components)
     return params, models.flows(components, batch_stats)
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_synaptic_flow_is_conserved_each_layers_scores_sum_to_1(name):
-    # Tanaka et al. 2020, theorem 1, whatever the activations, the norms and what is pruned already.
+def test_synaptic_flow_is_conserved_so_each_layers_scores_sum_to_1(name):
+    # Tanaka et al. 2020, theorem 1: for all activations, norms and masks.
     params, flows = linear(name)
     for masks in (mask_lib.ones(params), random_masks(params, 0, 0.5)):
         scores = mask_lib.named_leaves(pruning.synflow(params, masks, flows))
@@ -587,7 +594,7 @@ def test_synaptic_flow_is_conserved_each_layers_scores_sum_to_1(name):
 
 
 @pytest.mark.parametrize("name", ["dcgan", "conv_vae"])
-def test_synaptic_flow_takes_no_notice_of_signs(name):
+def test_synaptic_flow_ignores_signs(name):
     params, flows = linear(name)
     masks = mask_lib.ones(params)
     mirrored = jax.tree.map(np.negative, params)
@@ -620,9 +627,9 @@ def test_synflow_of_two_layers_by_hand():
 
 
 @pytest.mark.parametrize("biases", [False, True])
-def test_synflow_of_fully_connected_networks_is_that_of_products_of_matrices(biases):
+def test_synflow_of_fully_connected_networks_by_matrix_products(biases):
     params, flows = linear("linear_ae")
-    if biases:  # Of a trained network: what they add flows on, but through no weight before them.
+    if biases:  # As in a trained network: what they add flows on, but through no weight before them.
         rng = np.random.default_rng(0)
         params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), params)
     masks = random_masks(params, 0, 0.6)
@@ -636,14 +643,14 @@ def test_synflow_of_fully_connected_networks_is_that_of_products_of_matrices(bia
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_synflow_scores_every_layer_of_networks_that_are_no_chains(name):
+def test_synflow_scores_every_layer_of_other_networks(name):
     params, flows = linear(name)
     masks = mask_lib.ones(params)
     scores = pruning.synflow(params, masks, flows)
     assert jax.tree.structure(scores) == jax.tree.structure(masks)
     for path, leaf in mask_lib.named_leaves(scores).items():
         assert np.all(np.isfinite(leaf) & (leaf >= 0)), path
-        # What attention adds is multiplied by gamma, which is 0 at first.
+        # The output of attention is multiplied by gamma, which is 0 at first.
         assert np.any(leaf > 0) != ("attention" in path), path
     for component in ("generator", "encoder", "decoder"):
         if component in params:
@@ -670,17 +677,17 @@ def test_a_codebook_is_a_layer_by_itself():
 
 
 @pytest.mark.parametrize("name", ["dcgan", "conv_vae"])
-def test_pruning_by_synaptic_flow_in_100_steps_collapses_no_layer_at_99_percent(name):
+def test_synflow_in_100_steps_collapses_no_layer_at_99_percent(name):
     params, flows = linear(name)
     masks = mask_lib.ones(params)
-    n_steps, density = pruning.STEPS["synflow"], 0.01
+    n_steps, density = pruning.SCORES["synflow"].steps, 0.01
     assert n_steps == 100  # Tanaka et al. 2020, algorithm 1.
     for step in range(1, n_steps + 1):
         masks = pruning.prune(pruning.synflow(params, masks, flows), masks, 1 - density ** (step / n_steps))
     weights, kept = mask_lib.counts(masks)
     assert kept == weights - round(0.99 * weights)
     assert all(layer.kept > 0 for layer in mask_lib.layer_counts(masks).values())
-    # What is left of each layer is connected from input to output.
+    # The weights left in each layer are connected from input to output.
     scores = mask_lib.named_leaves(pruning.synflow(params, masks, flows))
     for path, leaf in scores.items():
         assert leaf.sum(dtype=np.float64) == pytest.approx(1, rel=1e-4), path

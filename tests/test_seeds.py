@@ -1,21 +1,20 @@
-"""One experiment over several seeds: each seed's run, the table of all, and the test that decides."""
+"""One experiment over several seeds: each seed run, the table of all, and the statistical test that decides."""
 
-import hashlib
 import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
-from conftest import Killed, finish, kill_after, share, tiny
+from conftest import Killed, digests, finish, kill_after, tiny, untimed_rounds
 from scipy import stats
 
-from jaxtickets import experiments, main, report, snapshots, workdir
+from jaxtickets import main, report, runs, snapshots
 from jaxtickets.errors import UserError
-from jaxtickets.experiments import Setup, judge_seeds
+from jaxtickets.runs import Setup, judge_seeds, seeds
+from jaxtickets.workdir import Workdir
 
 SEEDS, METRIC, CONFIDENCE, TOLERANCE = (5, 6, 7), "reconstruction_error", 0.8, 0.3
-TIMINGS = ("train_seconds", "steps_per_second")
 
 
 def config(data_directory, **changes):
@@ -24,67 +23,49 @@ def config(data_directory, **changes):
 
 
 @pytest.fixture(scope="module")
-def base(quick_runs, data_directory):
-    return Setup(config(data_directory))
-
-
-@pytest.fixture(scope="module")
-def whole(base, data_directory, tmp_path_factory):
+def whole(quick_runs, base, data_directory, tmp_path_factory):
     """A run over three seeds that nobody disturbed: its workdir and verdict."""
     path = tmp_path_factory.mktemp("seeds") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments, "Setup", lambda config: share(Setup(config), base))
-        return path, experiments.run(config(data_directory), path)
+        patch.setattr(seeds, "Setup", lambda config: Setup(config, like=base("ae_digits")))
+        return Workdir(path), runs.run(config(data_directory), path)
 
 
 @pytest.fixture
 def shared(base, monkeypatch):
-    """`experiments.run` compiles nothing anew; once `shared.steps` is a number, it is killed after so many steps."""
+    """`runs.run` compiles nothing anew; once `shared.steps` is a number, it is killed after that number of steps."""
 
     class Shared:
         steps = None
 
     def setup(config):
-        one = share(Setup(config), base)
+        one = Setup(config, like=base("ae_digits"))
         if Shared.steps is not None:
             kill_after(one, Shared.steps)
         return one
 
-    monkeypatch.setattr(experiments, "Setup", setup)
+    monkeypatch.setattr(seeds, "Setup", setup)
     return Shared
-
-
-def rows(path):
-    """The rows of `rounds.csv` without timings."""
-    return [
-        {name: value for name, value in row.items() if name not in TIMINGS}
-        for row in workdir.read_csv(path / "rounds.csv")
-    ]
-
-
-def digests(path):
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def values(table, round_):
     return np.array([row[METRIC] for row in table if row["round"] == round_])
 
 
-def test_the_table_has_a_row_a_seed_and_round_and_they_are_those_of_the_seeds(whole):
-    path, _ = whole
-    table = workdir.read_csv(path / "rounds.csv")
+def test_the_table_has_one_row_per_seed_and_round(whole):
+    place, _ = whole
+    table = place.read_rounds()
     assert [(row["seed"], row["round"]) for row in table] == [(seed, round_) for seed in SEEDS for round_ in range(3)]
     for seed in SEEDS:
         own = [{name: value for name, value in row.items() if name != "seed"} for row in table if row["seed"] == seed]
-        assert own == workdir.read_csv(path / f"seed_{seed}" / "rounds.csv")
+        assert own == place.seed_dir(seed).read_rounds()
     assert len(set(values(table, 0))) == len(SEEDS)
 
 
-def test_the_verdicts_means_intervals_and_p_values_are_those_of_scipy(whole):
-    path, verdict = whole
-    assert json.loads((path / "verdict.json").read_text()) == verdict
-    table = workdir.read_csv(path / "rounds.csv")
+def test_means_intervals_and_p_values_are_those_of_scipy(whole):
+    place, verdict = whole
+    assert json.loads(place.verdict.read_text()) == verdict
+    table = place.read_rounds()
     limit = (1 + TOLERANCE) * values(table, 0)
     assert verdict["seeds"] == list(SEEDS)
     assert verdict["dense"] == pytest.approx(values(table, 0).mean())
@@ -128,7 +109,7 @@ def test_the_p_value_is_that_of_welchs_formula():
     assert 0.01 < p_value < 0.1
 
 
-def test_the_winner_is_the_sparsest_round_that_the_test_says_is_within_tolerance():
+def test_the_winner_is_the_sparsest_round_shown_to_be_within_tolerance():
     groups = {"r0": (10.0, 10.2, 9.8), "r1": (9.9, 10.1, 10.0), "r2": (9.0, 12.5, 9.4), "r3": (14.0, 14.2, 14.1)}
     p_values = [row["p_value"] for row in judge_seeds(table(**groups), METRIC, "error", 0.1, 0.95)["rounds"]][1:]
     assert p_values[0] < 0.05 < p_values[1] < 0.5 < p_values[2]
@@ -155,47 +136,48 @@ def test_where_nothing_varies_the_values_decide(value, wins):
 
 def test_a_seeds_run_is_the_run_of_that_seed_alone(whole, base, data_directory, tmp_path):
     alone = {"seed": 6, "seeds": 1, "confidence": 0.95}
-    finish(share(Setup(config(data_directory, **alone)), base), tmp_path / "run")
-    ours, theirs = whole[0] / "seed_6", tmp_path / "run"
-    assert rows(ours) == rows(theirs)
+    finish(Setup(config(data_directory, **alone), like=base("ae_digits")), tmp_path / "run")
+    ours, theirs = whole[0].seed_dir(6), Workdir(tmp_path / "run")
+    assert untimed_rounds(ours.path) == untimed_rounds(theirs.path)
     for snapshot in ("snapshots/init", "snapshots/rewind", "snapshots/dense", "masks/001", "masks/002"):
-        trees = [snapshots.restore_raw(place / snapshot) for place in (ours, theirs)]
+        trees = [snapshots.restore_raw(place.path / snapshot) for place in (ours, theirs)]
         assert len(jax.tree.leaves(trees[0])) > 1
         jax.tree.map(np.testing.assert_array_equal, *trees)
-    configs = [json.loads((place / "config.json").read_text())["config"] for place in (ours, theirs)]
+    configs = [place.read_config() for place in (ours, theirs)]
     assert {name for name in configs[0] if configs[0][name] != configs[1][name]} <= {"confidence"}
-    assert json.loads((ours / "verdict.json").read_text()) == json.loads((theirs / "verdict.json").read_text())
+    assert ours.verdict.read_bytes() == theirs.verdict.read_bytes()
 
 
 def test_a_run_that_was_killed_in_the_second_seed_goes_on(whole, data_directory, shared, tmp_path):
+    place = Workdir(tmp_path / "run")
     shared.steps = 12 + 9 + 9 + 12 + 4
     with pytest.raises(Killed):
-        experiments.run(config(data_directory), tmp_path / "run")
-    assert [(row["seed"], row["round"]) for row in rows(tmp_path / "run")] == [(5, 0), (5, 1), (5, 2)]
-    assert len(rows(tmp_path / "run" / "seed_6")) == 1
-    assert not (tmp_path / "run" / "verdict.json").exists()
+        runs.run(config(data_directory), place.path)
+    assert [(row["seed"], row["round"]) for row in place.read_rounds()] == [(5, 0), (5, 1), (5, 2)]
+    assert len(place.seed_dir(6).read_rounds()) == 1
+    assert not place.is_finished
     shared.steps = 7 + 9 + 12 + 9 + 9  # What is left; a step more would kill it.
-    assert experiments.run(config(data_directory), tmp_path / "run") == whole[1]
-    assert rows(tmp_path / "run") == rows(whole[0])
+    assert runs.run(config(data_directory), place.path) == whole[1]
+    assert untimed_rounds(place.path) == untimed_rounds(whole[0].path)
 
 
-def test_from_round_goes_back_in_every_seed_and_the_table_is_printed(whole, data_directory, shared, tmp_path, capsys):
+def test_from_round_goes_back_in_every_seed(whole, data_directory, shared, tmp_path, capsys):
     path = tmp_path / "run"
-    shutil.copytree(whole[0], path)
+    shutil.copytree(whole[0].path, path)
     shared.steps = 3 * 9
     assert main.run(config(data_directory), path, from_round=2) == whole[1]
-    assert rows(path) == rows(whole[0])
+    assert untimed_rounds(path) == untimed_rounds(whole[0].path)
     out = capsys.readouterr().out
     assert out.strip() == f"{report.summary(path)}\n\nReport: {path / 'report.html'}".strip()
     assert whole[1]["message"] in out
     assert all(place.is_file() for place in (path / "report.html", *(path / f"seed_{n}/report.html" for n in SEEDS)))
 
 
-def test_a_round_that_one_seed_has_not_finished_is_refused_and_nothing_is_discarded(whole, data_directory, tmp_path):
+def test_a_round_that_one_seed_has_not_finished_is_refused(whole, data_directory, tmp_path):
     path = tmp_path / "run"
-    shutil.copytree(whole[0], path)
-    unfinished = workdir.read_csv(path / "seed_7" / "rounds.csv")[:1]
-    workdir.write_csv(path / "seed_7" / "rounds.csv", unfinished)
+    shutil.copytree(whole[0].path, path)
+    unfinished = Workdir(path).seed_dir(7)
+    unfinished.write_rounds(unfinished.read_rounds()[:1])
     before = digests(path)
     with pytest.raises(UserError, match=r"--from_round=1: no such finished round in .*seed_7; allowed are 0 to 0"):
         main.run(config(data_directory), path, from_round=1)
@@ -204,4 +186,4 @@ def test_a_round_that_one_seed_has_not_finished_is_refused_and_nothing_is_discar
 
 def test_other_seeds_are_another_run(whole, data_directory, shared):
     with pytest.raises(UserError, match="seeds is 3 there and 2 here"):
-        experiments.run(config(data_directory, seeds=2), whole[0])
+        runs.run(config(data_directory, seeds=2), whole[0].path)

@@ -1,12 +1,12 @@
-"""Several seeds at a time, each on devices of its own: the numbers of one after the other, errors, interruptions."""
+"""Several seeds at a time, each on devices of its own: the same numbers as one after another, errors, interruptions."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,15 +14,15 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, Killed, finish, kill_after, tiny
+from conftest import ROOT, Killed, finish, kill_after, tiny, untimed_rounds
 
 from jaxtickets import config as config_lib
-from jaxtickets import experiments, progress, snapshots, workdir
+from jaxtickets import progress, runs, snapshots
 from jaxtickets.errors import UserError
-from jaxtickets.experiments import Setup, at_once
+from jaxtickets.runs import Setup, seeds
+from jaxtickets.workdir import Workdir
 
 SEEDS = (5, 6, 7)
-TIMINGS = ("train_seconds", "steps_per_second", "search_seconds")
 SNAPSHOTS = ("snapshots/init", "snapshots/rewind", "snapshots/dense", "masks/001")
 # Beside the plain ones: a run whose rounds are smaller networks, with data that streams from the host.
 CHANGES = {
@@ -38,24 +38,16 @@ def config(name, data_directory, **changes):
     return tiny(name, data_directory, **{**several, **CHANGES.get(name, {}), **changes})
 
 
-def rows(path):
-    """The rows of `rounds.csv` without timings."""
-    return [
-        {name: value for name, value in row.items() if name not in TIMINGS}
-        for row in workdir.read_csv(path / "rounds.csv")
-    ]
-
-
 def together(name, data_directory, path):
     """Trains all seeds, two at a time."""
-    experiments.run(config(name, data_directory), path)
+    runs.run(config(name, data_directory), path)
 
 
 def alone(name, data_directory, path):
     """Trains the seeds one after the other on the first half of the devices, in workdirs of their own."""
-    setup = Setup(config(name, data_directory, seeds=1, tickets_per_host=1), devices=at_once.groups(2)[0])
+    setup = Setup(config(name, data_directory, seeds=1, tickets_per_host=1), devices=seeds.groups(2)[0])
     for seed in SEEDS:
-        finish(setup, path / f"seed_{seed}", seed)
+        finish(setup, Workdir(path).seed_dir(seed).path, seed)
 
 
 def killed(name, data_directory, path):
@@ -69,13 +61,14 @@ def killed(name, data_directory, path):
         return setups[-1]
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(experiments, "Setup", setup)
-        experiments.run(config(name, data_directory), path)
+        patch.setattr(seeds, "Setup", setup)
+        runs.run(config(name, data_directory), path)
     assert len(setups) == 3
     assert all(one.stopped.is_set() for one in setups)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPool")]
-    assert 1 in [len(workdir.read_csv(path / f"seed_{seed}" / "rounds.csv")) for seed in SEEDS]
-    assert not (path / "verdict.json").exists()
+    place = Workdir(path)
+    assert 1 in [len(place.seed_dir(seed).read_rounds()) for seed in SEEDS]
+    assert not place.is_finished
 
 
 PROGRAM = """
@@ -107,11 +100,11 @@ def run_on_devices(count, name, data_directory, path, *calls):
 def assert_same(ours, theirs):
     """The rounds and the states of all seeds, bit for bit."""
     for seed in SEEDS:
-        here, there = (path / f"seed_{seed}" for path in (ours, theirs))
-        assert rows(here) == rows(there)
-        assert (here / "verdict.json").read_bytes() == (there / "verdict.json").read_bytes()
+        here, there = (Workdir(path).seed_dir(seed) for path in (ours, theirs))
+        assert untimed_rounds(here.path) == untimed_rounds(there.path)
+        assert here.verdict.read_bytes() == there.verdict.read_bytes()
         for snapshot in SNAPSHOTS:
-            trees = [snapshots.restore_raw(place / snapshot) for place in (here, there)]
+            trees = [snapshots.restore_raw(place.path / snapshot) for place in (here, there)]
             assert len(jax.tree.leaves(trees[0])) > 1
             jax.tree.map(np.testing.assert_array_equal, *trees)
 
@@ -124,34 +117,30 @@ def two_devices(data_directory, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_seeds_at_a_time_train_bit_for_bit_as_one_after_the_other(two_devices):
+def test_seeds_at_a_time_train_bit_for_bit_as_one_after_another(two_devices):
     path, _ = two_devices
     assert_same(path / "together", path / "alone")
 
 
 @pytest.mark.slow
-def test_a_kill_in_one_seed_stops_the_others_and_all_resume_to_the_same_bits(two_devices, data_directory, tmp_path):
+def test_a_kill_in_one_seed_stops_all_and_they_resume_to_the_same_bits(two_devices, data_directory, tmp_path):
     whole, path = two_devices[0] / "together", tmp_path / "run"
     run_on_devices(2, "ae_digits", data_directory, tmp_path, "killed:run", "together:run")
     assert_same(path, whole)
-    assert rows(path) == rows(whole)
+    assert untimed_rounds(path) == untimed_rounds(whole)
     assert (path / "verdict.json").read_bytes() == (whole / "verdict.json").read_bytes()
 
 
 @pytest.mark.slow
-def test_the_table_of_all_seeds_has_them_in_order_and_each_config_is_that_of_one_seed(two_devices, data_directory):
-    path = two_devices[0] / "together"
-    assert [(row["seed"], row["round"]) for row in rows(path)] == [
-        (seed, round_) for seed in SEEDS for round_ in (0, 1)
-    ]
+def test_the_table_has_the_seeds_in_order_and_each_has_its_own_config(two_devices, data_directory):
+    place = Workdir(two_devices[0] / "together")
+    rows = place.read_rounds()
+    assert [(row["seed"], row["round"]) for row in rows] == [(seed, round_) for seed in SEEDS for round_ in (0, 1)]
     for seed in SEEDS:
-        own = [
-            {name: value for name, value in row.items() if name != "seed"} for row in rows(path) if row["seed"] == seed
-        ]
-        assert own == rows(path / f"seed_{seed}")
-        one = json.loads((path / f"seed_{seed}" / "config.json").read_text())["config"]
+        own = [{name: value for name, value in row.items() if name != "seed"} for row in rows if row["seed"] == seed]
+        assert own == place.seed_dir(seed).read_rounds()
         expected = config_lib.to_dict(config("ae_digits", data_directory, seed=seed, seeds=1, tickets_per_host=1))
-        assert one == expected
+        assert place.seed_dir(seed).read_config() == expected
 
 
 @pytest.mark.slow
@@ -167,7 +156,7 @@ def test_every_line_says_whose_it_is(two_devices):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("devices", "name"), [(8, "gan_digits"), (4, "early_bird_ae")])
-def test_groups_of_devices_train_bit_for_bit_as_so_many_devices_alone(devices, name, data_directory, tmp_path):
+def test_groups_of_devices_train_bit_for_bit_as_that_many_devices_alone(devices, name, data_directory, tmp_path):
     run_on_devices(devices, name, data_directory, tmp_path, "together:together", "alone:alone")
     assert_same(tmp_path / "together", tmp_path / "alone")
 
@@ -189,7 +178,7 @@ def start(path, data_directory):
 
 
 @pytest.mark.slow
-def test_an_interrupted_process_ends_in_a_line_and_goes_on_to_the_same_verdict(data_directory, tmp_path):
+def test_an_interrupted_process_says_so_and_goes_on_to_the_same_verdict(data_directory, tmp_path):
     whole = start(tmp_path / "whole", data_directory)
     assert whole.communicate(timeout=300) and whole.returncode == 0
     process = start(tmp_path / "run", data_directory)
@@ -214,20 +203,20 @@ def stand_ins():
     return [SimpleNamespace(devices=tuple(jax.devices()), stopped=stopped, number=number) for number in range(2)]
 
 
-def test_as_many_seeds_as_setups_go_on_at_a_time_each_with_a_setup_of_its_own(stand_ins):
+def test_each_seed_has_a_setup_of_its_own(stand_ins):
     both, used, finished = threading.Barrier(2), [], []
 
     def run_seed(seed, setup):
         both.wait(timeout=60)
         used.append((seed, setup.number))
 
-    at_once.run_at_once(run_seed, range(4), stand_ins, lambda: finished.append(None))
+    seeds.run_at_once(run_seed, range(4), stand_ins, lambda: finished.append(None))
     assert sorted(seed for seed, _ in used) == [0, 1, 2, 3]
     assert sorted(number for _, number in used) == [0, 0, 1, 1]
     assert len(finished) == 4
 
 
-def test_the_first_error_is_raised_with_its_seed_the_others_are_told_and_no_more_are_started(stand_ins):
+def test_the_first_error_names_its_seed_and_stops_the_others(stand_ins):
     begun, ended = [], []
 
     def run_seed(seed, setup):
@@ -239,14 +228,14 @@ def test_the_first_error_is_raised_with_its_seed_the_others_are_told_and_no_more
         raise RuntimeError("stopped")
 
     with pytest.raises(UserError, match=r"^seed 1: training diverged$"):
-        at_once.run_at_once(run_seed, range(5), stand_ins, lambda: None)
+        seeds.run_at_once(run_seed, range(5), stand_ins, lambda: None)
     assert ended == [0]
     assert set(begun) <= {0, 1, 2}  # The failed seed's setup may have been taken before the error was seen.
 
 
-def test_what_is_computed_outside_the_mapped_step_is_computed_on_the_groups_first_device(stand_ins):
+def test_computations_outside_the_mapped_step_are_on_the_groups_first_device(stand_ins):
     devices = []
-    at_once.run_at_once(lambda seed, setup: devices.append(jax.config.jax_default_device), [0], stand_ins, lambda: None)
+    seeds.run_at_once(lambda seed, setup: devices.append(jax.config.jax_default_device), [0], stand_ins, lambda: None)
     assert devices == [stand_ins[0].devices[0]]
 
 
@@ -274,7 +263,7 @@ def test_trees_saved_by_many_threads_at_a_time_are_all_whole(tmp_path):
             last.save(number, state, masks, 10, 0.0)
         last.close()
 
-    with at_once.ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(4) as pool:
         list(pool.map(save, range(4)))
     for thread in range(4):
         for number in range(10):

@@ -1,4 +1,4 @@
-"""The step, its players and their optimisers, rewinding, and one device against eight."""
+"""Tests of the train step, its players and optimisers, batches and rewinding, and of one device against eight."""
 
 import functools
 import json
@@ -19,14 +19,20 @@ from jaxtickets import masks as mask_lib
 from jaxtickets import models, train
 from jaxtickets.config import get_config
 from jaxtickets.data import batches
+from jaxtickets.devices import AXIS, replicate, unreplicate
+from jaxtickets.examples import to_float, training_images
 from jaxtickets.objectives import OBJECTIVES
+from jaxtickets.optimizers import make_optimizers
 from jaxtickets.pruning import channels, magnitude, prune
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 class Game(NamedTuple):
-    """An objective, its network, and what is not as by default in `config.objective`, `.optimizer` and `.model`."""
+    """An objective, its network, and their fields that have not their defaults.
+
+    options: of `config.objective`; optimizer: of `config.optimizer`; sizes: what the network is made with.
+    """
 
     objective: str
     model: str
@@ -35,7 +41,7 @@ class Game(NamedTuple):
     sizes: dict = {}
 
 
-EMA_DECAY = 0.2  # Reached in the third step: before that, 1 / 10 and 2 / 11 are less.
+EMA_DECAY = 0.2  # Reached in the third step, because 1 / 10 and 2 / 11 are less.
 CLIP, N_CRITIC = 0.01, 3
 RATES = {"discriminator": 4e-3, "generator": 1e-3}
 GAMES = {
@@ -59,25 +65,30 @@ GAMES = {
 assert set(GAMES) >= set(OBJECTIVES)
 
 
-def optimizer_options(**changes):
-    options = get_config().optimizer
-    options.update({"learning_rate": RATES["generator"], "beta1": 0.5, **changes})
-    return options
+def configured(name, /, **optimizer):
+    """The config of a game, with changes of `config.optimizer`."""
+    game, config = GAMES[name], get_config()
+    config.objective.update(game.options)
+    config.optimizer.update({"learning_rate": RATES["generator"], "beta1": 0.5, **game.optimizer, **optimizer})
+    return config
+
+
+def make_game(name, /, **optimizer):
+    """The objective of a game, with changes of `config.optimizer`."""
+    game = GAMES[name]
+    sizes = dict(width=4, latent_size=4, image_size=16, channels=1)
+    components = models.NETWORKS[game.model].make(**sizes, **game.sizes, axis_name=AXIS)
+    return OBJECTIVES[game.objective].make(components, configured(name, **optimizer))
 
 
 @functools.cache
 def make(name):
-    game = GAMES[name]
-    options = get_config().objective
-    options.update(game.options)
-    sizes = dict(width=4, latent_size=4, image_size=16, channels=1)
-    components = models.MODELS[game.model](**sizes, **game.sizes, axis_name=train.AXIS)
-    return OBJECTIVES[game.objective](components, options)
+    return make_game(name)
 
 
 @functools.cache
 def optimizers(name, weight_decay=0.0):
-    return train.make_optimizers(make(name), optimizer_options(weight_decay=weight_decay, **GAMES[name].optimizer))
+    return make_optimizers(make(name), configured(name, weight_decay=weight_decay).optimizer)
 
 
 @functools.cache
@@ -86,9 +97,8 @@ def initial_state(name):
 
 
 @functools.cache
-def compiled_step(name, moving, weight_decay=0.0, **options):
-    ema_decay = GAMES[name].options.get("ema_decay", 0.0)
-    return train.make_step(make(name), optimizers(name, weight_decay), moving, ema_decay=ema_decay, **options)
+def compiled_step(name, moving, weight_decay=0.0):
+    return train.make_step(make(name), optimizers(name, weight_decay), moving)
 
 
 def images(n=64):
@@ -100,19 +110,19 @@ def one_by_one(start, stop):
 
 
 def on_device(data, blocks, **options):
-    """The calls of `blocks` on images that are on the devices, 16 of 64 a step."""
+    """The inputs of each block of steps, for 64 images on the devices of which a step reads 16."""
     chosen = functools.partial(batches.indices, 0, n=64, batch_size=16)
     return batches.resident(data, chosen, blocks, jax.local_device_count(), **options)
 
 
 def fit(name, state, masks, steps, weight_decay=0.0):
-    """The state, on the host, and the last scalars after `steps` more steps."""
+    """`(state, last scalars)`, on the host, after `steps` more steps."""
     start = int(state.step)
-    state, masks, resident = train.replicate(state), train.replicate(masks), train.replicate((images(), None))
+    state, masks, resident = map(replicate, (state, masks, (images(), None)))
     for block, data, indices in on_device(resident, one_by_one(start, start + steps)):
         step = compiled_step(name, train.movers(make(name), block.start), weight_decay)
         state, scalars = step(state, masks, data, indices)
-    return train.unreplicate(state), {name: float(values[0]) for name, values in scalars.items()}
+    return unreplicate(state), {name: float(values[0]) for name, values in scalars.items()}
 
 
 def pruned(state, sparsity):
@@ -122,7 +132,7 @@ def pruned(state, sparsity):
 
 @functools.cache
 def trained(name):
-    """`(states after 0, 1, ..., 3 steps, the masks that the last of them is pruned to)`."""
+    """`(states after 0, 1, 2 and 3 steps, masks of the last of them)`."""
     states = [initial_state(name)]
     for _ in range(3):
         states.append(fit(name, states[-1], mask_lib.ones(states[-1].params), 1)[0])
@@ -131,7 +141,7 @@ def trained(name):
 
 @functools.cache
 def retrained(name):
-    """The states after 0, 1, ..., 3 more steps from the rewind point under the masks of `trained`."""
+    """The states after 0, 1, 2 and 3 more steps from the last state of `trained` under its masks."""
     states, masks = trained(name)
     states = [train.rewind(states[-1], masks)]
     for _ in range(3):
@@ -140,7 +150,7 @@ def retrained(name):
 
 
 @pytest.mark.parametrize("name", GAMES)
-def test_after_rewinding_all_that_is_kept_equals_the_rewind_point_bit_for_bit(name):
+def test_after_rewinding_what_is_kept_equals_the_rewind_point(name):
     states, masks = trained(name)
     point, state = states[-1], retrained(name)[0]
     chex.assert_trees_all_equal(state.batch_stats, point.batch_stats)
@@ -167,7 +177,7 @@ def test_a_pruned_weight_stays_exactly_zero_through_training(name):
 
 @pytest.mark.parametrize("name", ["gan", "vq_vae"])
 def test_weight_decay_does_not_move_a_pruned_weight_either(name):
-    # The state of Adam behind weight decay is that of Adam without it.
+    # Adam behind weight decay has the same state as Adam without it.
     _, masks = trained(name)
     state, _ = fit(name, retrained(name)[0], masks, 2, weight_decay=1e-2)
     assert_masked(state.params, masks)
@@ -177,7 +187,7 @@ def differ(first, second):
     return any(jax.tree.leaves(jax.tree.map(lambda a, b: bool(np.any(a != b)), first, second)))
 
 
-def test_of_three_steps_the_generator_moves_in_the_last_and_the_discriminator_in_each():
+def test_the_generator_moves_in_every_third_step_only():
     objective = make("wgan")
     both, one = ("discriminator", "generator"), ("discriminator",)
     assert [train.movers(objective, step) for step in range(6)] == [one, one, both, one, one, both]
@@ -189,12 +199,12 @@ def test_of_three_steps_the_generator_moves_in_the_last_and_the_discriminator_in
         assert differ(before.params["discriminator"], after.params["discriminator"])
         assert differ(before.params["generator"], after.params["generator"]) == moves
         assert differ(before.opt_state["generator"], after.opt_state["generator"]) == moves
-        # Its batch norms see images whenever the discriminator does.
+        # The generator's batch norms see a batch whenever the discriminator does.
         assert differ(before.batch_stats["generator"], after.batch_stats["generator"])
     assert states[-1].step == 6
 
 
-def test_clipped_weights_stay_within_their_bounds_and_pruned_ones_at_zero():
+def test_clipped_weights_stay_within_bounds_and_pruned_ones_at_zero():
     (start, *states), masks = trained("wgan")
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(start.params["discriminator"])) > CLIP
     for state in (*states, *retrained("wgan")):
@@ -205,8 +215,8 @@ def test_clipped_weights_stay_within_their_bounds_and_pruned_ones_at_zero():
         assert_masked(state.params["discriminator"], masks["discriminator"])
 
 
-def test_with_two_learning_rates_each_players_first_step_is_as_long_as_its_own():
-    # Adam's first step is the learning rate times the sign of the gradient, where that is well above epsilon.
+def test_each_players_first_step_is_as_long_as_its_learning_rate():
+    # Adam's first step is the learning rate times the sign of the gradient, if the gradient is well above epsilon.
     before, after, *_ = trained("averaged")[0]
     for player, rate in RATES.items():
         (first_moment, _), count = moments(after, player)
@@ -219,7 +229,7 @@ def test_with_two_learning_rates_each_players_first_step_is_as_long_as_its_own()
         np.testing.assert_allclose((new - old)[clear], -rate * np.sign(gradient[clear]), rtol=2e-3, atol=2e-7)
 
 
-def test_the_penalty_adds_its_weight_times_the_sign_of_each_gamma_to_the_gradient_and_nothing_elsewhere():
+def test_the_l1_penalty_adds_its_weight_times_the_sign_of_each_gamma():
     game, weights, rng = "vae", {"encoder": 0.5, "decoder": 0.0}, np.random.default_rng(0)
     start = initial_state(game)
     names = models.axis_names(make(game).components).params
@@ -234,11 +244,11 @@ def test_the_penalty_adds_its_weight_times_the_sign_of_each_gamma_to_the_gradien
         for component, weight in weights.items()
     }
     step = train.make_step(make(game), optimizers(game), (game,), l1=l1)
-    ((_, *batch),) = on_device(train.replicate((images(), None)), one_by_one(0, 1))
-    state, _ = step(train.replicate(start), train.replicate(masks), *batch)
+    ((_, *batch),) = on_device(replicate((images(), None)), one_by_one(0, 1))
+    state, _ = step(replicate(start), replicate(masks), *batch)
     plain, _ = fit(game, start, masks, 1)
-    # Of Adam's first moment a gradient is, in the first step, the share 1 - beta1.
-    penalized, before = (mask_lib.named_leaves(moments(each, game)[0][0]) for each in (train.unreplicate(state), plain))
+    # After the first step Adam's first moment is 1 - beta1 times the gradient.
+    penalized, before = (mask_lib.named_leaves(moments(each, game)[0][0]) for each in (unreplicate(state), plain))
     gammas = {path for path, gamma in mask_lib.named_leaves(is_gamma).items() if gamma}
     assert {path.split("/")[0] for path in gammas} == set(weights)
     leaves = mask_lib.named_leaves(start.params)
@@ -251,8 +261,8 @@ def test_the_penalty_adds_its_weight_times_the_sign_of_each_gamma_to_the_gradien
 
 
 def test_rmsprop_divides_by_the_root_of_a_running_mean_of_squares():
-    options = optimizer_options(name="rmsprop", learning_rate=0.01, beta2=0.9)
-    optimizer = train.make_optimizers(make("autoencoder"), options)["autoencoder"]
+    options = configured("autoencoder", name="rmsprop", learning_rate=0.01, beta2=0.9).optimizer
+    optimizer = make_optimizers(make("autoencoder"), options)["autoencoder"]
     params = {"w": jnp.zeros(2)}
     state = optimizer.init(params)
     mean_square = np.zeros(2)
@@ -262,18 +272,18 @@ def test_rmsprop_divides_by_the_root_of_a_running_mean_of_squares():
         np.testing.assert_allclose(updates["w"], -0.01 * np.array(gradient) / np.sqrt(mean_square), rtol=1e-5)
 
 
-def test_the_discriminators_learning_rate_is_the_generators_unless_it_has_its_own():
+def test_the_discriminators_learning_rate_may_be_its_own():
     for own, expected in ((0.0, 1e-3), (4e-3, 4e-3)):
-        for player, optimizer in train.make_optimizers(
-            make("gan"), optimizer_options(discriminator_learning_rate=own)
-        ).items():
+        changes = {"discriminator_learning_rate": own}
+        options = configured("gan", **changes).optimizer
+        for player, optimizer in make_optimizers(make_game("gan", **changes), options).items():
             params = {"w": jnp.zeros(1)}
             updates, _ = optimizer.update({"w": jnp.ones(1)}, optimizer.init(params), params)
             assert updates["w"][0] == pytest.approx(-(expected if player == "discriminator" else 1e-3), rel=1e-4)
 
 
 def _running_average(states):
-    """The generator's running averages in NumPy, after each of the steps that made `states[1:]`."""
+    """Yields the generator's running averages, by NumPy, after the steps that made `states[1:]`."""
     average = {field: getattr(states[0], field)["generator"] for field in ("params", "batch_stats")}
     for steps_done, state in enumerate(states[1:]):
         decay = min(EMA_DECAY, (1 + steps_done) / (10 + steps_done))
@@ -288,7 +298,7 @@ def _running_average(states):
         yield average
 
 
-def test_the_running_average_is_that_of_the_generators_of_all_steps():
+def test_the_running_average_is_over_the_generators_of_all_steps():
     states, _ = trained("averaged")
     for state, expected in zip(states[1:], _running_average(states), strict=True):
         ours = {field: tree["generator"] for field, tree in state.average.items()}
@@ -298,7 +308,7 @@ def test_the_running_average_is_that_of_the_generators_of_all_steps():
     assert decays == [1 / 10, 2 / 11, EMA_DECAY]
 
 
-def test_what_is_evaluated_is_the_average_of_those_that_have_one():
+def test_running_averages_are_evaluated_where_there_are_any():
     state = trained("averaged")[0][-1]
     params, batch_stats = train.evaluated(state)
     for ours, own, average in (
@@ -313,7 +323,7 @@ def test_what_is_evaluated_is_the_average_of_those_that_have_one():
         chex.assert_trees_all_equal(train.evaluated(state), (state.params, state.batch_stats))
 
 
-def test_a_pruned_weight_is_exactly_zero_in_the_average_and_what_is_kept_is_the_rewind_points():
+def test_a_pruned_weight_is_exactly_zero_in_the_average_too():
     states, masks = trained("averaged")
     point, (start, *later) = states[-1], retrained("averaged")
     generator = {"generator": masks["generator"]}
@@ -358,20 +368,19 @@ def test_weight_decay_is_that_of_pytorchs_adam():
 
 
 def test_images_are_mapped_from_bytes_to_minus_one_to_one():
-    np.testing.assert_allclose(train.to_float(np.array([0, 255], np.uint8)), [-1, 1])
+    np.testing.assert_allclose(to_float(np.array([0, 255], np.uint8)), [-1, 1])
 
 
-def test_flipping_mirrors_about_half_of_the_images_and_changes_nothing_else():
-    batch = train.to_float(images(200))
-    keys = jax.random.split(jax.random.key(0), 200)
-    flipped = np.asarray(train._random_flip(batch, keys))
-    mirrored = (flipped == np.asarray(batch)[:, :, ::-1]).all(axis=(1, 2, 3))
-    same = (flipped == np.asarray(batch)).all(axis=(1, 2, 3))
+def test_flipping_mirrors_about_half_of_the_images():
+    batch, flipped = (np.asarray(training_images(images(200), 0, 0, np.arange(200), flip)) for flip in (False, True))
+    np.testing.assert_array_equal(batch, to_float(images(200)))
+    mirrored = (flipped == batch[:, :, ::-1]).all(axis=(1, 2, 3))
+    same = (flipped == batch).all(axis=(1, 2, 3))
     assert np.all(mirrored ^ same)
     assert 70 < mirrored.sum() < 130
 
 
-def test_the_order_of_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch_alone():
+def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone():
     order = batches.epoch_order(1, 2, 50)
     np.testing.assert_array_equal(order, batches.epoch_order(1, 2, 50))
     np.testing.assert_array_equal(np.sort(order), np.arange(50))
@@ -379,7 +388,7 @@ def test_the_order_of_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch_a
     assert not np.array_equal(order, batches.epoch_order(2, 2, 50))
 
 
-def test_the_data_order_after_step_k_is_the_same_wherever_training_starts():
+def test_the_data_order_is_the_same_wherever_training_starts():
     whole = list(batches.indices(3, 0, 40, 50, 8))
     np.testing.assert_array_equal(whole[13:], list(batches.indices(3, 13, 40, 50, 8)))
 
@@ -389,7 +398,7 @@ def test_streamed_batches_are_the_resident_ones(labels):
     data, devices = (images(), labels), jax.local_device_count()
     choose = functools.partial(batches.indices, 0, n=64, batch_size=8 * devices)
     blocks = list(batches.blocks(1, 21, 3, lambda step: step == 10))
-    resident = batches.resident(train.replicate(data), choose, blocks, devices, rows=6)
+    resident = batches.resident(replicate(data), choose, blocks, devices, rows=6)
     for block, (ours, whole, chosen), (theirs, batch, order) in zip(
         blocks, resident, batches.streamed(data, choose, blocks, devices), strict=True
     ):
@@ -420,7 +429,7 @@ ON_DEVICES = ("gan", "vae", "autoencoder", "averaged", "averaged_codes", "remate
 
 
 def sums_after_three_steps():
-    """`{game: [scalars, sums of params, of batch_stats, of averages]}` on all devices that there are."""
+    """`{game: [scalars, sums of params, of batch_stats, of averages]}` after three steps on all local devices."""
     sums = {}
     for name in ON_DEVICES:
         state = initial_state(name)

@@ -1,4 +1,4 @@
-"""Tickets of one network in another: what moves, what stays, and what is refused."""
+"""Tickets of one network in another: which layers move, which stay, and what is refused."""
 
 import json
 
@@ -6,15 +6,16 @@ import chex
 import jax
 import numpy as np
 import pytest
-from conftest import finish, share, tiny
+from conftest import finish, tiny
 
-from jaxtickets import experiments, models, workdir
 from jaxtickets import masks as mask_lib
+from jaxtickets import models, runs
 from jaxtickets.errors import UserError
-from jaxtickets.experiments import Setup
 from jaxtickets.experiments.transfer import match
+from jaxtickets.models import NETWORKS
+from jaxtickets.runs import Setup
 
-# Of the DCGAN at 16x16 for the layers of the VAE: `{here: there}` and those of both that have no counterpart.
+# Layers of the DCGAN at 16x16 and of the VAE: `{here: there}`, and those of each that have no counterpart.
 GAN_OF_VAE = {
     "generator/up_8": "decoder/up_8",
     "generator/up_16": "decoder/up_16",
@@ -27,25 +28,25 @@ VAE_OF_GAN = {there: here for here, there in GAN_OF_VAE.items()}
 
 
 @pytest.fixture(scope="module")
-def sources(quick_runs, data_directory, tmp_path_factory):
+def sources(quick_runs, base, data_directory, tmp_path_factory):
     """Finished runs of a GAN and a VAE, with a ticket each: any metric is good enough."""
-    runs = {}
+    finished = {}
     for name in ("gan_digits", "vae_digits"):
-        setup = Setup(tiny(name, data_directory, **{"prune.sparsities": (0.5, 0.8), "tolerance": 1000.0}))
-        runs[name], _ = finish(setup, tmp_path_factory.mktemp(name) / "run")
-    return runs
+        given = tiny(name, data_directory, **{"prune.sparsities": (0.5, 0.8), "tolerance": 1000.0})
+        finished[name], _ = finish(Setup(given, like=base(name)), tmp_path_factory.mktemp(name) / "run")
+    return finished
 
 
 @pytest.fixture(scope="module")
 def transferred(sources, data_directory, tmp_path_factory):
     """`transferred(name of the network here, path of the ticket, components)`: the finished run, done only once."""
-    runs = {}
+    finished = {}
 
     def run(name, of, components=()):
-        if (name, of, components) not in runs:
-            setup = share(Setup(config(name, data_directory, of, components)), sources[name].setup)
-            runs[name, of, components], _ = finish(setup, tmp_path_factory.mktemp("transfer") / "run")
-        return runs[name, of, components]
+        if (name, of, components) not in finished:
+            setup = Setup(config(name, data_directory, of, components), like=sources[name].setup)
+            finished[name, of, components], _ = finish(setup, tmp_path_factory.mktemp("transfer") / "run")
+        return finished[name, of, components]
 
     return run
 
@@ -88,7 +89,7 @@ def assert_transferred(run, source, layers, rounds):
             expected = mask_lib.named_leaves(theirs)[f"{there}/{rest}"] if there else np.ones_like(mask)
             np.testing.assert_array_equal(mask, expected, err_msg=path)
         weights, kept = mask_lib.counts(ours)
-        row = workdir.read_csv(run.path / "rounds.csv")[round_]
+        row = run.place.read_rounds()[round_]
         assert row["sparsity"] == pytest.approx(1 - kept / weights)
         assert 0 < row["sparsity"] < 1
     leaves = mask_lib.named_leaves(run.trained.params)
@@ -104,11 +105,11 @@ def assert_transferred(run, source, layers, rounds):
         ("vae_digits", "gan_digits", VAE_OF_GAN, VAE_ALONE, GAN_ALONE),
     ],
 )
-def test_masks_and_weights_of_layers_with_a_counterpart_move_and_the_others_stay_dense(
+def test_layers_with_a_counterpart_move_and_the_others_stay_dense(
     sources, transferred, here, there, layers, dense, unused
 ):
-    run = transferred(here, sources[there].path)
-    moved = json.loads((run.path / "transfer.json").read_text())
+    run = transferred(here, sources[there].place.path)
+    moved = json.loads(run.place.transfer.read_text())
     assert (moved["layers"], set(moved["dense"]), set(moved["unused"])) == (layers, dense, unused)
     assert_transferred(run, sources[there], layers, {1: 1, 2: 2})
 
@@ -123,26 +124,26 @@ def test_masks_and_weights_of_layers_with_a_counterpart_move_and_the_others_stay
     ],
 )
 def test_only_the_named_component_gets_a_ticket(sources, transferred, here, there, component, layers):
-    run = transferred(here, sources[there].path, (component,))
+    run = transferred(here, sources[there].place.path, (component,))
     own = {name: other for name, other in layers.items() if name.startswith(component)}
-    moved = json.loads((run.path / "transfer.json").read_text())
+    moved = json.loads(run.place.transfer.read_text())
     assert moved["layers"] == own
     assert set(layers) - set(own) <= set(moved["dense"])
     assert_transferred(run, sources[there], own, {1: 1, 2: 2})
 
 
 def test_round_zero_is_this_networks_own_dense_run(sources, transferred):
-    row = workdir.read_csv(transferred("gan_digits", sources["vae_digits"].path).path / "rounds.csv")[0]
-    other = workdir.read_csv(sources["gan_digits"].path / "rounds.csv")[0]
+    row = transferred("gan_digits", sources["vae_digits"].place.path).place.read_rounds()[0]
+    other = sources["gan_digits"].place.read_rounds()[0]
     assert (row["sparsity"], row["fd_digits"]) == (0, other["fd_digits"])
 
 
 def test_a_ticket_file_gives_one_round(sources, transferred):
     source = sources["vae_digits"]
-    winner = json.loads((source.path / "verdict.json").read_text())["winning_round"]
-    run = transferred("gan_digits", source.path / "ticket.safetensors")
-    assert len(workdir.read_csv(run.path / "rounds.csv")) == 2
-    from_workdir = transferred("gan_digits", source.path)
+    winner = source.place.read_verdict()["winning_round"]
+    run = transferred("gan_digits", source.place.ticket)
+    assert len(run.place.read_rounds()) == 2
+    from_workdir = transferred("gan_digits", source.place.path)
     chex.assert_trees_all_equal(run.saved_masks(1), from_workdir.saved_masks(winner))
     for layer in GAN_OF_VAE:
         masks, ours, theirs = (
@@ -154,14 +155,13 @@ def test_a_ticket_file_gives_one_round(sources, transferred):
     chex.assert_trees_all_equal(run.trained, from_workdir.trained)
 
 
-def test_tickets_of_a_dcgan_train_as_a_wgan_gp_whose_running_average_starts_from_them(
-    sources, data_directory, tmp_path
-):
+def test_tickets_of_a_dcgan_train_as_a_wgan_gp_with_its_running_average(sources, data_directory, tmp_path):
     changes = {"train.steps": 4, "objective.n_critic": 2}
-    run, _ = finish(Setup(config("wgan_gp", data_directory, sources["gan_digits"].path, **changes)), tmp_path / "run")
+    given = config("wgan_gp", data_directory, sources["gan_digits"].place.path, **changes)
+    run, _ = finish(Setup(given, like=sources["gan_digits"].setup), tmp_path / "run")
     params = run.initial_state.params
     layers = {f"{component}/{layer}": f"{component}/{layer}" for component in params for layer in params[component]}
-    moved = json.loads((run.path / "transfer.json").read_text())
+    moved = json.loads(run.place.transfer.read_text())
     assert moved == {"layers": layers, "dense": [], "unused": []}
     assert_transferred(run, sources["gan_digits"], layers, {1: 1, 2: 2})
     average = run.rewind_point.average
@@ -171,12 +171,12 @@ def test_tickets_of_a_dcgan_train_as_a_wgan_gp_whose_running_average_starts_from
 
 def network(name, width=4, latent_size=4, image_size=16, channels=1, **options):
     """The shapes of a network's parameters, and the names of their axes."""
-    components = models.MODELS[name](width, latent_size, image_size, channels, **options)
+    components = NETWORKS[name].make(width, latent_size, image_size, channels, **options)
     params = jax.eval_shape(lambda: models.init(components, jax.random.key(0)))[0]
     return params, models.axis_names(components).params
 
 
-def test_between_data_of_other_channels_all_moves_but_the_layers_that_see_images():
+def test_between_images_of_other_channels_only_their_layers_stay():
     moved = match(*network("dcgan", channels=3), *network("dcgan", channels=1))
     assert set(moved.dense) == set(moved.unused) == {"generator/up_16", "discriminator/down_16"}
     others = {"generator/unproject", "generator/up_8", "discriminator/down_8", "discriminator/project"}
@@ -188,7 +188,7 @@ def test_other_latents_leave_the_first_layer_of_the_generator_dense():
     assert moved.dense == moved.unused == ["generator/unproject"]
 
 
-def test_residual_networks_that_were_made_for_each_other_match_block_by_block():
+def test_residual_networks_made_for_each_other_match_block_by_block():
     moved = match(*network("sngan_resnet"), *network("sngan_resnet_vae"))
     assert moved.dense == ["discriminator/project"]
     assert all(name.split("/")[1] == there.split("/")[1] for name, there in moved.layers.items())
@@ -204,12 +204,13 @@ def test_a_codebook_moves_between_vq_vaes_and_stays_when_its_size_differs():
     assert moved.dense == moved.unused == ["codebook/embedding"]
 
 
-def test_another_width_is_refused_with_the_shapes_that_differ_and_nothing_is_written(sources, data_directory, tmp_path):
-    given = config("gan_digits", data_directory, sources["vae_digits"].path, **{"model.width": 8})
+def test_another_width_is_refused_with_the_shapes_that_differ(sources, data_directory, tmp_path):
+    path = sources["vae_digits"].place.path
+    given = config("gan_digits", data_directory, path, **{"model.width": 8})
     with pytest.raises(UserError) as caught:
-        experiments.run(given, tmp_path / "run")
+        runs.run(given, tmp_path / "run")
     message = str(caught.value)
-    assert message.startswith(f"config.transfer.of={str(sources['vae_digits'].path)!r}: the architectures do not match")
+    assert message.startswith(f"config.transfer.of={str(path)!r}: the architectures do not match")
     assert "generator/up_8/conv/kernel is (4, 4, 16, 8) here and (4, 4, 8, 4) there" in message
     assert "\n" not in message
     assert not (tmp_path / "run").exists()
@@ -225,8 +226,8 @@ def test_architectures_that_have_nothing_in_common_are_refused():
 
 
 @pytest.mark.parametrize("missing", ["nothing", "nothing.safetensors"])
-def test_a_place_without_a_ticket_is_refused_and_nothing_is_written(data_directory, tmp_path, missing):
+def test_a_place_without_a_ticket_is_refused(data_directory, tmp_path, missing):
     given = config("gan_digits", data_directory, tmp_path / missing)
     with pytest.raises(UserError, match=rf"{missing}.*: (allowed is the workdir of a finished run|can't be read)"):
-        experiments.run(given, tmp_path / "run")
+        runs.run(given, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -14,11 +14,20 @@ from jaxtickets.compact import compacted_config
 from jaxtickets.data import batches
 from jaxtickets.devices import Devices, device_count, replicate
 from jaxtickets.examples import example_keys, training_images
+from jaxtickets.experiments import METHODS
 from jaxtickets.optimizers import make_optimizers
 from jaxtickets.pruning import SCORES, channels
 from jaxtickets.pruning.score import needs
 from jaxtickets.runs.networks import Networks
 from jaxtickets.runs.programs import Programs
+
+# Fields that change no compiled program, beside those of methods, scores and metrics.
+NO_PROGRAM = {
+    *("experiment", "seed", "seeds", "tickets_per_host", "confidence", "tolerance", "rewind_step"),
+    *("train.log_every", "train.checkpoint_every"),
+    *("prune.score", "prune.rounds", "prune.rate", "prune.schedule", "prune.sparsities", "prune.scope"),
+    *("prune.structure", "prune.target", "prune.channel_multiple", "prune.min_per_layer"),
+}
 
 
 class StoppedError(Exception):
@@ -228,12 +237,11 @@ def _tracks_movement(config):
 
 
 def _programmed(config) -> dict:
-    """The values that the compiled programs of a config depend on, its devices aside."""
-    values = config_lib.to_dict(config)
-    chosen = {group: values[group] for group in ("model", "objective", "optimizer", "data", "dtype", "sync_batch_norm")}
-    for group, names in {
-        "train": ("batch_size", "epochs", "steps", "steps_per_call", "rematerialize"),
-        "prune": ("include", "exclude", "components"),
-    }.items():
-        chosen[group] = {name: values[group][name] for name in names}
-    return chosen | {"tracks_movement": _tracks_movement(config)}
+    """The values of the fields that the compiled programs may depend on, the devices aside: all that are not listed."""
+    brought = {field.name for plugin in (*METHODS.values(), *SCORES.values()) for field in plugin.fields}
+    values = {
+        name: value
+        for name, value in config_lib.flat(config).items()
+        if name not in brought | NO_PROGRAM and not name.startswith("eval.")
+    }
+    return values | {"tracks_movement": _tracks_movement(config)}
