@@ -113,7 +113,9 @@ def checkpoints(setup: Setup, every: int, repeats: int) -> dict[str, list[float]
 def main():
     parser = harness.parser(__doc__, repeats=3)
     parser.add_argument("--widths", default="128,392", help="the paper's width and others, separated by commas")
-    parser.add_argument("--batch_size", type=int, default=100, help="the batch size of the first width; the others have 10")
+    parser.add_argument(
+        "--batch_size", type=int, default=100, help="the batch size of the first width; the others have 10"
+    )
     parser.add_argument("--steps", type=int, default=3, help="the steps of a round")
     parser.add_argument("--step_ms", type=float, help="the milliseconds of a step, if known from elsewhere")
     parser.add_argument("--checkpoint_every", type=int, default=4)

@@ -1,4 +1,4 @@
-"""Compares early-bird tickets with channels chosen at initialisation, at equal FLOPs and parameters, over several seeds.
+"""Compares early-bird tickets with channels chosen at initialisation, at equal FLOPs and parameters, over some seeds.
 
     python benchmarks/channels.py --config=configs/early_bird_gan.py:quick --out=runs/channels/gan
 

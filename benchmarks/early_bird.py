@@ -130,7 +130,11 @@ def measure(name: str, width: int, flops: list[float], epochs: int) -> list[dict
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", default="dcgan,conv_vae,sngan_resnet", help="names, each with a width if not the default: dcgan:64")
+    parser.add_argument(
+        "--networks",
+        default="dcgan,conv_vae,sngan_resnet",
+        help="names, each with a width if not the default: dcgan:64",
+    )
     parser.add_argument("--flops", default="0.88")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--out", type=Path)

@@ -35,7 +35,7 @@ NETWORKS = {
 
 
 def parser(doc: str, repeats: int) -> argparse.ArgumentParser:
-    """A parser with the options that every benchmark has. Freed memory is kept from here on (`jaxtickets.allocator`)."""
+    """A parser with the options of every benchmark; from here on freed memory is kept (`jaxtickets.allocator`)."""
     allocator.keep_freed_memory()
     result = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--repeats", type=int, default=repeats)

@@ -1,18 +1,18 @@
-"""What the input pipeline costs a train step: images that live on the devices, streamed ones, and a PyTorch DataLoader.
+"""Times input pipelines with a train step: images on the devices, streamed images, and a PyTorch DataLoader.
 
     python benchmarks/input_pipeline.py [--networks=linear_ae,dcgan_32] [--workers=0,2] [--repeats=7] [--out=FILE.json]
 
-All feed the same step, one a call, with the same uint8 images in a random order:
+All feed the same step, one step per call, with the same uint8 images in random order:
 
     fixed batch       one batch on the devices, again and again: the limit
-    on the devices    all images are there, and the step picks its own (`batches.resident`)
+    on the devices    all images are on the devices, and the step picks its own (`batches.resident`)
     streamed          a thread gathers each batch and sends it (`batches.streamed`)
-    DataLoader, n     PyTorch's, with n worker processes, of a uint8 tensor; left out where there is no torch
+    DataLoader, n     PyTorch's, with n worker processes, of a uint8 tensor; left out without torch
 
-They run in turn. The table gives the images per second of the pipeline alone, until they are on the devices, and with
-the step, and the share of time in which the step waits: 1 - time with the fixed batch / time. All are medians with
-their range. On a CPU the pipeline works on the step's own cores, and the share is what it takes from it. Two networks
-take about two minutes on two CPU cores.
+They run in turn. The table gives images per second of the pipeline alone, until they are on the devices, and with the
+step, and the share of time in which the step waits: 1 - time with the fixed batch / time. All are medians with their
+range. On a CPU the pipeline runs on the step's own cores, and the share is the time that it takes from the step. Two
+networks take about two minutes on two CPU cores.
 """
 
 import importlib.util
@@ -26,14 +26,15 @@ import jax
 
 from jaxtickets import train
 from jaxtickets.data import batches
+from jaxtickets.devices import replicate
 
-# The network, its width and the size of its images.
+# The network, its width and its image size.
 NETWORKS = {"linear_ae": ("linear_ae", 128, 32), "dcgan_32": ("dcgan", 64, 32)}
 STEPS_ALONE = 512
 
 
 def loaded(images, batch_size: int, workers: int):
-    """The batches of PyTorch's DataLoader, `(images, no labels)` on the devices, epoch after epoch without end."""
+    """Yields the batches of PyTorch's DataLoader, `(images, None)` on the devices, epoch after epoch without end."""
     from torch import from_numpy
     from torch.utils.data import DataLoader, TensorDataset
 
@@ -53,10 +54,10 @@ def loaded(images, batch_size: int, workers: int):
 
 
 def pipelines(images, batch_size: int, workers: list[int]) -> dict:
-    """`{name: (start, stop) -> iterator over (data, indices) of these steps}`."""
+    """`{name: (start, stop) -> iterator over (data, indices) of each of these steps}`."""
     devices = jax.local_device_count()
     chosen = partial(batches.indices, 0, n=len(images), batch_size=batch_size)
-    resident = train.replicate((images, None))
+    resident = replicate((images, None))
 
     def ours(batches_of, data):
         def of_steps(start, stop):
@@ -80,15 +81,15 @@ def pipelines(images, batch_size: int, workers: list[int]) -> dict:
 
 
 def measure(network: str, n_images: int, batch_size: int, workers: list[int], seconds: float, repeats: int) -> dict:
-    """`{pipeline: {"alone", "with_step": images per second, "waiting": share of time}}`, a value a repeat each."""
+    """`{pipeline: {"alone", "with_step": images per second, "waiting": share of time}}`, each one value per repeat."""
     name, width, image_size = NETWORKS[network]
     training = harness.training(name, width, image_size)
-    masks = train.replicate(training.masks)
+    masks = replicate(training.masks)
     step = train.make_step(training.objective, training.optimizers, train.movers(training.objective, 0))
     n_steps, compiled = 1, {}
 
     def runner(pipeline):
-        state, done = train.replicate(training.state), 0
+        state, done = replicate(training.state), 0
         ((data, indices),) = pipeline(0, 1)
         shapes = str(jax.tree.map(jax.numpy.shape, (data, indices)))
         if shapes not in compiled:
@@ -138,7 +139,7 @@ def main():
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--images", type=int, default=8192)
     parser.add_argument("--workers", default="0,2", help="worker processes of PyTorch's DataLoader")
-    parser.add_argument("--seconds", type=float, default=1.5, help="of a repeat with a fixed batch, about")
+    parser.add_argument("--seconds", type=float, default=1.5, help="the length of a repeat with a fixed batch, about")
     options = parser.parse_args()
     workers = [int(n) for n in options.workers.split(",") if n]
     if not importlib.util.find_spec("torch"):

@@ -1,19 +1,19 @@
-"""Tickets an hour: many small trainings on one machine, one after the other, or at a time in three ways.
+"""Counts tickets per hour: many small trainings on one machine, one after the other, or several at a time.
 
     python benchmarks/many_tickets.py [--host_devices=2] [--jobs=2] [--seeds=2] [--sparsities=0.5,0.9] [--out=FILE.json]
 
-A ticket is a training of `--ticket_steps` steps under a mask, with a seed and batches of its own. There is one for
-each of the seeds and sparsities. Compared in one run, in turn:
+A ticket is a training of `--ticket_steps` steps under a mask, with its own seed and batches; there is one for each seed
+and sparsity. These ways are compared in one run, in turn:
 
     one by one      one after the other, on the first device
-    on each device  as many at a time as there are local devices, a thread and a program for each device: what
-                    `config.tickets_per_host` does. `--host_devices=2` makes two devices of a CPU.
+    on each device  one per local device at a time, each with a thread and a program, as `config.tickets_per_host`
+                    does; `--host_devices=2` makes two devices of a CPU
     vmapped         all at a time on the first device, by `jax.vmap` of the same step over states, masks and batches
-    processes       on a CPU: `--jobs` processes at a time, as `launch.sweep --jobs=2` has them
+    processes       on a CPU: `--jobs` processes at a time, as `launch.sweep --jobs=2` starts them
 
-The table gives tickets an hour, the median and the range over the repeats; how many times those of "one by one" that
-is; and the seconds that go by once before the first step ("ready"): compiling, and the start of processes. These are
-not part of the tickets an hour, and no compilation cache is read.
+The table gives tickets per hour, median and range over the repeats; the ratio of that to "one by one"; and the seconds
+before the first step ("ready"), for compiling and starting processes. These are not part of the tickets per hour, and
+no compilation cache is read.
 """
 
 import argparse
@@ -32,19 +32,20 @@ import numpy as np
 
 from jaxtickets import pruning, train
 from jaxtickets.data import batches
+from jaxtickets.devices import AXIS, replicate
 
-# For each its name in the harness, its sizes, its batch size, and the steps of a ticket in a repeat.
+# The name in the harness, the sizes, the batch size, and the steps of a ticket per repeat.
 NETWORKS = {
     "linear_ae": ("linear_ae", {"image_size": 28, "channels": 1, "latent_size": 3}, 128, 50),
     "conv_ae_16": ("conv_ae", {"image_size": 16, "width": 16}, 64, 10),
     "dcgan_16": ("dcgan", {"image_size": 16, "width": 32}, 64, 4),
     "dcgan_32": ("dcgan", {"image_size": 32, "width": 64}, 100, 1),
 }
-FASTER = 20  # So many times more steps on an accelerator.
+FASTER = 20  # An accelerator does this multiple of the steps.
 
 
 class Fleet(NamedTuple):
-    """Tickets of one network: of each its state, its masks, and the indices of its batches, `[steps, batch]` int32."""
+    """Tickets of one network: `(state, masks, indices of its batches: [steps, batch] int32)` each."""
 
     network: harness.Training
     images: np.ndarray
@@ -52,7 +53,7 @@ class Fleet(NamedTuple):
 
 
 def make_fleet(network: harness.Training, images, batch_size: int, seeds: int, sparsities, steps: int) -> Fleet:
-    """A ticket of every seed and sparsity."""
+    """One ticket per seed and sparsity."""
     init, tickets = jax.jit(partial(train.init_state, network.objective, network.optimizers)), []
     for seed in range(seeds):
         state = jax.device_get(init(np.uint32(seed)))
@@ -65,23 +66,23 @@ def make_fleet(network: harness.Training, images, batch_size: int, seeds: int, s
 
 
 def build(name: str, seeds: int, sparsities: list[float], steps: int) -> Fleet:
-    """The tickets of one of `NETWORKS`."""
+    """The fleet of one of `NETWORKS`."""
     network_name, sizes, batch_size, _ = NETWORKS[name]
     network = harness.training(network_name, **sizes)
     images = harness.random_images(1024, sizes["image_size"])[..., : sizes.get("channels", 3)]
     return make_fleet(network, images, batch_size, seeds, sparsities, steps)
 
 
-# Each way gives a function that trains every ticket by its steps, going on where its last call ended, and returns the
-# states on the devices once they are there.
+# Each way returns a function that trains every ticket for its steps, going on where the last call ended, and returns
+# the states once they are on the devices.
 
 
 def one_by_one(fleet: Fleet, device: jax.Device):
-    """States `[1, ...]`, a list of one a ticket."""
+    """Trains the tickets one after the other; the states are a list of one tree `[1, ...]` per ticket."""
     network, here = fleet.network, (device,)
     step = train.make_step(network.objective, network.optimizers, tuple(network.objective.players), devices=here)
-    data = train.replicate((fleet.images, None), here)
-    tickets = [(*train.replicate((state, masks), here), chosen[:, None]) for state, masks, chosen in fleet.tickets]
+    data = replicate((fleet.images, None), here)
+    tickets = [(*replicate((state, masks), here), chosen[:, None]) for state, masks, chosen in fleet.tickets]
 
     def run():
         for number, (state, masks, chosen) in enumerate(tickets):
@@ -94,7 +95,7 @@ def one_by_one(fleet: Fleet, device: jax.Device):
 
 
 def on_each_device(fleet: Fleet, devices: list[jax.Device]):
-    """The same, each device with its share of the tickets and in a thread."""
+    """Trains as `one_by_one` on each device, in a thread, with its share of the tickets."""
     n = len(devices)
     runs = [one_by_one(fleet._replace(tickets=fleet.tickets[k::n]), device) for k, device in enumerate(devices)]
     pool = ThreadPoolExecutor(n)
@@ -107,14 +108,14 @@ def on_each_device(fleet: Fleet, devices: list[jax.Device]):
 
 
 def vmapped(fleet: Fleet, device: jax.Device):
-    """States `[1, tickets, ...]`, one tree."""
+    """Trains all tickets together; the states are one tree `[1, tickets, ...]`."""
     network, here = fleet.network, (device,)
     step = train.step_function(network.objective, network.optimizers, tuple(network.objective.players))
     mapped = jax.vmap(step, in_axes=(0, 0, None, 0))
-    step = jax.pmap(mapped, axis_name=train.AXIS, donate_argnums=0, devices=here)
-    data = train.replicate((fleet.images, None), here)
+    step = jax.pmap(mapped, axis_name=AXIS, donate_argnums=0, devices=here)
+    data = replicate((fleet.images, None), here)
     state, masks, chosen = jax.tree.map(lambda *leaves: np.stack(leaves), *fleet.tickets)
-    state, masks = train.replicate((state, masks), here)
+    state, masks = replicate((state, masks), here)
 
     def run():
         nonlocal state
@@ -126,7 +127,7 @@ def vmapped(fleet: Fleet, device: jax.Device):
 
 
 class Processes:
-    """The tickets in processes of their own that live as long as the `with` block; a call is one of all of them."""
+    """Processes that live as long as the `with` block, each with a share of the tickets; a call trains all of them."""
 
     def __init__(self, name: str, options, steps: int, jobs: int):
         given = [name, options.seeds, options.sparsities, steps]
@@ -143,7 +144,7 @@ class Processes:
 
     def __exit__(self, *_):
         for process in self._processes:
-            process.communicate()  # Their input ends, and so do they.
+            process.communicate()  # Closes the input, which ends the process.
 
     def __call__(self):
         for process in self._processes:
@@ -155,7 +156,7 @@ class Processes:
 
 
 def work(name, seeds, sparsities, steps, job, jobs):
-    """One of the processes: trains its share of the tickets for each line that it reads, and says when it is done."""
+    """The work of one process: trains its share of the tickets for each line that it reads, then prints a line."""
     fleet = build(name, seeds, sparsities, steps)
     run = one_by_one(fleet._replace(tickets=fleet.tickets[job::jobs]), jax.local_devices()[0])
     for _ in sys.stdin:
@@ -164,7 +165,7 @@ def work(name, seeds, sparsities, steps, job, jobs):
 
 
 def measure(name: str, options, show) -> dict:
-    """`{way: seconds of each repeat, ...}`; calls `show(way, hourly, gains, ready)` for each."""
+    """The numbers of tickets and steps and the seconds of each way, which `show(way, hourly, gains, ready)` prints."""
     is_cpu, devices = jax.default_backend() == "cpu", jax.local_devices()
     steps = options.steps or NETWORKS[name][3] * (1 if is_cpu else FASTER)
     runners, ready = {}, {}
@@ -197,9 +198,9 @@ def main():
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--sparsities", type=lambda text: [float(one) for one in text.split(",")], default=[0.5, 0.9])
     parser.add_argument("--ticket_steps", type=int, default=1500, help="the steps of a whole training")
-    parser.add_argument("--steps", type=int, default=0, help="of each ticket in a repeat; 0: by network and platform")
-    parser.add_argument("--jobs", type=int, default=2, help="processes; 0 leaves them out")
-    parser.add_argument("--host_devices", type=int, default=0, help="make so many devices of a CPU")
+    parser.add_argument("--steps", type=int, default=0, help="steps of a ticket per repeat; 0: by network and platform")
+    parser.add_argument("--jobs", type=int, default=2, help="the number of processes; 0 leaves them out")
+    parser.add_argument("--host_devices", type=int, default=0, help="make this number of devices of a CPU")
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -209,7 +210,7 @@ def main():
     if unknown := set(options.networks.split(",")) - NETWORKS.keys():
         parser.error(f"--networks: {', '.join(unknown)}: allowed are {', '.join(NETWORKS)}")
 
-    print(f"{'network':11} {'way':14} {'tickets an hour':>24} {'x one by one':>20} {'ready s':>8}")
+    print(f"{'network':11} {'way':14} {'tickets per hour':>24} {'x one by one':>20} {'ready s':>8}")
     results = {}
     for name in options.networks.split(","):
 

@@ -1,16 +1,16 @@
-"""The price of a mask: the train step with masks against the same step without, and against two other ways to mask.
+"""Times the train step with masks, without masks, and with two other ways to mask.
 
     python benchmarks/mask_price.py [--width=128] [--batch_size=100] [--repeats=15] [--out=FILE.json]
 
 All steps are compiled from the same code and run in turn:
 
     unmasked    `None` in the place of each mask: nothing is multiplied
-    masked      jaxtickets: boolean masks, multiplied inside the loss
-    packed      the same with eight weights a byte, unpacked in the step
+    masked      as in jaxtickets: boolean masks, multiplied inside the loss
+    packed      the same, with eight weights per byte, unpacked in the step
     optimizer   masks in the state of an Optax wrapper that zeroes pruned weights after each update; gradients and
-                moments of pruned weights are computed, and pull on nothing
+                moments of pruned weights are computed, and have no effect
 
-The table gives the median step of the unmasked one and the ratios to it, each with its range over the repeats.
+The table gives the time of the unmasked step and the ratios to it: medians, each with its range over the repeats.
 """
 
 import flax.struct
@@ -21,11 +21,12 @@ import numpy as np
 import optax
 
 from jaxtickets import train
+from jaxtickets.devices import replicate
 
 
 @flax.struct.dataclass
 class Packed:
-    """A mask of eight weights a byte that unpacks where a boolean array would be converted."""
+    """A mask with eight weights per byte, unpacked by the method that converts a boolean array."""
 
     bits: jax.Array
     shape: tuple[int, ...] = flax.struct.field(pytree_node=False)
@@ -35,7 +36,7 @@ class Packed:
 
 
 def masking(masks) -> optax.GradientTransformation:
-    """Updates that take every pruned weight to zero."""
+    """A transformation whose updates set every pruned weight to zero."""
 
     def update(updates, state, params):
         masked = jax.tree.map(
@@ -58,7 +59,7 @@ def masking(masks) -> optax.GradientTransformation:
 
 
 def runners(name, width, batch_size, steps):
-    """For each variant a function that runs `steps` steps."""
+    """One function per variant, which runs `steps` steps."""
     objective, optimizers, initial, dense = harness.training(name, width)
     nothing = jax.tree.map(lambda _: None, initial.params)
     packed = jax.tree.map(lambda mask: Packed(np.packbits(mask), mask.shape), dense)
@@ -68,7 +69,7 @@ def runners(name, width, batch_size, steps):
         for player, parts in objective.players.items()
     }
     devices = jax.local_device_count()
-    data = train.replicate((harness.random_images(batch_size), None))
+    data = replicate((harness.random_images(batch_size), None))
     indices = np.arange(batch_size, dtype=np.int32).reshape(devices, -1)
     variants = {
         "unmasked": (optimizers, initial, nothing),
@@ -79,7 +80,7 @@ def runners(name, width, batch_size, steps):
 
     def runner(optimizers, state, masks):
         step = train.make_step(objective, optimizers, tuple(objective.players))
-        state, masks = train.replicate(state), train.replicate(masks)
+        state, masks = replicate(state), replicate(masks)
 
         def run():
             nonlocal state
@@ -97,7 +98,7 @@ def main():
     parser.add_argument("--networks", default="dcgan,conv_vae,conv_ae")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=2, help="steps a repeat")
+    parser.add_argument("--steps", type=int, default=2, help="the steps of a repeat")
     options = parser.parse_args()
     results = {}
     print(f"{'network':10} {'unmasked ms':>22} {'masked':>20} {'packed':>20} {'optimizer':>20}")

@@ -1,18 +1,18 @@
-"""What the memory of a train step goes to, with the activations of its blocks kept and computed again.
+"""Shows the memory of a train step part by part, with the activations of its blocks kept and computed again.
 
     python benchmarks/memory.py [--cases=dcgan,sngan_resnet:128] [--time] [--repeats=3] [--out=FILE.json]
 
-A case is NETWORK[:IMAGE_SIZE[:WIDTH[:BATCH_SIZE]]]; what is left out is 32 and the reference's. Each step is compiled
-twice, "kept" and, with `config.train.rematerialize`, "again"; the table has a row for each, in MiB on each device.
-Masks are a byte a weight in the step, and a bit on disk. Averages, of weights, these games have none. Data are the
-images of one batch; a data set that lives on the device takes its own size instead. Temporaries are activations,
-gradients and all else between arguments and results, the rest indices, scalars and results that take no argument's
-place, both by XLA's account. The total is the sum of all that; on disk and the program's code (0 where the back end
-does not tell) are not in it.
+A case is NETWORK[:IMAGE_SIZE[:WIDTH[:BATCH_SIZE]]]; the default image size is 32, width and batch size are the
+reference's. Each step is compiled twice, "kept" and, with `config.train.rematerialize`, "again"; the table has one row
+for each, in MiB per device. A mask takes one byte per weight in the step, and one bit on disk. These games have no
+running averages of weights. Data are the images of one batch; a data set that lives on the device takes its own size
+instead. Temporaries are activations, gradients and all else between arguments and results; the rest is indices, scalars
+and results without an argument's memory, both by XLA's account. The total is the sum of these; it excludes the masks on
+disk and the program's code (0 where the back end does not tell it).
 
-With `--time` the two programs run in turn: milliseconds of a step, and again / kept, median (range). Where devices keep
-account of their memory "peak" is the allocator's, "-" if something before took more: name large cases last. A case
-that needs more than there is does not run. To compile everything takes about ten minutes on two CPU cores; with
+With `--time` the two programs run in turn: milliseconds of a step, and again / kept, median (range). If the devices
+count their memory, "peak" is the allocator's figure, or "-" if an earlier case took more: name large cases last. A case
+that needs more memory than there is does not run. Compiling everything takes about ten minutes on two CPU cores; with
 `--time` choose small cases there, such as dcgan:64:16:16.
 """
 
@@ -26,8 +26,8 @@ from jaxtickets import masks as mask_lib
 from jaxtickets import train
 
 CASES = "dcgan,conv_vae,sngan_resnet,dcgan:64,dcgan:128,sngan_resnet:64,sngan_resnet:128"
-VARIANTS = {"again": True, "kept": False}  # In the order in which they first run, so that both peaks are seen.
-# What the table calls them.
+VARIANTS = {"again": True, "kept": False}  # They first run in this order, so that both peaks are seen.
+# The parts and their headings in the table.
 COLUMNS = {
     **{"parameters": "params", "masks": "masks", "moments": "moments", "statistics": "stats", "averages": "avgs"},
     **{"data": "data", "rest": "rest", "temporaries": "temp.", "total": "total", "on disk": "on disk", "code": "code"},
@@ -35,7 +35,7 @@ COLUMNS = {
 
 
 def parse(case: str) -> dict:
-    """What a case of the command line asks for."""
+    """The network and the sizes of a case of the command line."""
     name, *sizes = case.split(":")
     *_, width, batch_size = harness.NETWORKS[name]
     numbers = dict(zip(("image_size", "width", "batch_size"), map(int, sizes), strict=False))
@@ -43,12 +43,12 @@ def parse(case: str) -> dict:
 
 
 def size(tree) -> int:
-    """The bytes of arrays, or of their shapes."""
+    """The bytes of a tree of arrays, or of their shapes."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def account(program: jax.stages.Compiled, state: train.TrainState, masks, batch_size: int, image_size: int) -> dict:
-    """The bytes of each part of a step on a device."""
+    """The bytes of each part of a step, per device."""
     analysis = program.memory_analysis()
     parts = {
         "parameters": size(state.params),
@@ -65,20 +65,20 @@ def account(program: jax.stages.Compiled, state: train.TrainState, masks, batch_
 
 
 def free_bytes() -> int:
-    """The memory that a device can still give."""
+    """The free memory of a device."""
     if stats := jax.local_devices()[0].memory_stats():
         return stats["bytes_limit"] - stats["bytes_in_use"]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
 
 
 def peak_bytes() -> int | None:
-    """The most that the allocator has ever given out on a device, None if it keeps no account."""
+    """The peak memory of a device so far by its allocator, or None if that does not count."""
     stats = jax.local_devices()[0].memory_stats()
     return stats["peak_bytes_in_use"] if stats else None
 
 
 def measure(case: dict, timed: bool, repeats: int) -> list[dict]:
-    """A row for each variant: the case, its bytes, and what running it has told."""
+    """One row per variant: the case, its bytes, and its peak and seconds if it has run."""
     name, sizes = case["network"], (case["batch_size"], case["image_size"])
     games = {
         variant: harness.game(name, case["width"], case["image_size"], rematerialize=rematerialize)
@@ -109,7 +109,7 @@ def measure(case: dict, timed: bool, repeats: int) -> list[dict]:
 
 
 def line(row: dict, kept: dict) -> str:
-    """A row of the table, against the one with all activations."""
+    """A line of the table; `kept` is the row with all activations."""
     sizes = f"{row['network']:12} {row['image_size']:5} {row['width']:5} {row['batch_size']:5} {row['activations']:5}"
     cells = "".join(f"{row[column] / 2**20:8.1f}" for column in COLUMNS)
     share = f"{row['total'] / kept['total']:7.2f}"

@@ -1,9 +1,9 @@
-"""Every way to find a ticket and every control, side by side in one table: method x sparsity, over several seeds.
+"""Compares every method and every control in one table, method by sparsity, over several seeds.
 
     python benchmarks/methods.py --config=configs/gan_digits.py:quick --out=runs/methods/gan_digits
 
-Runs what is not finished yet, one process after another, and writes `levels.csv`. About an hour on two CPU cores for
-the GAN, half an hour for `configs/vae_digits.py:quick`.
+The script runs what is not finished yet, one process after another, and writes `levels.csv`. It takes about an hour on
+two CPU cores for the GAN, half an hour for `configs/vae_digits.py:quick`.
 """
 
 import argparse
@@ -12,9 +12,10 @@ import sys
 from pathlib import Path
 
 from jaxtickets.report.levels import levels
+from jaxtickets.workdir import Workdir
 
 SPARSITIES = "(0.67,0.89,0.95,0.98)"
-# Iterations of at most 60% of what remains; the other methods reach each sparsity at once.
+# No iteration prunes more than 60% of what remains; the other methods reach each sparsity at once.
 ITERATIVE = "(0.36,0.67,0.79,0.89,0.95,0.98)"
 METHODS = {
     "imp": {"prune.sparsities": ITERATIVE},
@@ -28,7 +29,7 @@ CONTROLS = ("reinit", "random_pruning", "shuffled", "dense_short")
 
 
 def commands(config: str, out: Path, seeds: int) -> dict[str, list[str]]:
-    """`{name: command}`, the controls after the run that they are controls of."""
+    """`{name: command}`; controls come after the run that they control."""
     runs = {name: {"prune.sparsities": SPARSITIES, **fields} for name, fields in METHODS.items()}
     for kind in CONTROLS:
         runs[f"imp_{kind}"] = {"experiment": "branch", "branch.kind": kind, "branch.of": out / "imp"}
@@ -49,7 +50,7 @@ def main():
     options = parser.parse_args()
     runs = commands(options.config, options.out, options.seeds)
     for name, command in runs.items():
-        if not (options.out / name / "verdict.json").exists():
+        if not Workdir(options.out / name).is_finished:
             print(f"{name} ...", flush=True)
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     print(levels([options.out / name for name in runs], options.out))

@@ -1,15 +1,15 @@
-"""How the time and the memory of a train step, and the time of a selection, grow with width, image size and batch.
+"""Shows how a train step's time and memory, and a selection's time, grow with width, image size and batch size.
 
     python benchmarks/scale.py [--repeats=3] [--out=FILE.json] [--plot=FILE.png]
     python benchmarks/scale.py --from=FILE.json --plot=FILE.png
 
-A DCGAN of width 64 on 32x32 images in batches of 32, of which one is changed at a time. FLOPs are those of a step's
-gradients (`jaxtickets.flops`), memory is XLA's account of the step on a device, and a selection is what a round does on
-the host: magnitude scores and a global threshold for 20% of all weights. Steps and selections run in turn, each network
-for as many steps as have the FLOPs of four of the base. The table has a line a network, and for each curve the slope of
-a line through its points, by least squares in logarithms: 2 if twice the width takes four times as long. `--plot` draws
-them, each with what would be proportional to FLOPs; with `--from` from saved figures. About five minutes on two CPU
-cores.
+The base is a DCGAN of width 64 on 32x32 images in batches of 32; one of the three sizes changes at a time. FLOPs are
+those of a step's gradients (`jaxtickets.cost`), memory is XLA's account of the step on a device, and a selection is the
+work of a round on the host: magnitude scores and a global threshold for 20% of all weights. Steps and selections run in
+turn; each network does the number of steps that has the FLOPs of four base steps. The table has one line per network,
+and for each curve the slope of a line through its points, by least squares in logarithms: 2 if twice the width takes
+four times as long. `--plot` draws the curves beside ones proportional to FLOPs; `--from` reads saved figures. It takes
+about five minutes on two CPU cores.
 """
 
 import json
@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from jaxtickets import flops, pruning, train
+from jaxtickets import cost, pruning, train
 from jaxtickets.report.drawing import DENSE, INK, LINE, WIDTH, clean, png
 
 BASE = {"width": 64, "image_size": 32, "batch_size": 32}
@@ -32,7 +32,7 @@ CURVES = {
     "image_size": (16, 32, 64, 128),
     "batch_size": (16, 32, 64, 128, 256),
 }
-# The panels' rows: what is measured, and how to get its numbers from a point, medians of the repeats.
+# The rows of panels: each quantity, and its value at a point, the median over the repeats.
 QUANTITIES = {
     "step [s]": lambda row: statistics.median(row["step_seconds"]),
     "step memory [MiB]": lambda row: row["bytes"] / 2**20,
@@ -49,14 +49,14 @@ def points() -> list[dict]:
 
 
 def work(point: dict) -> float:
-    """The FLOPs of a step's gradients, of the whole batch."""
+    """The FLOPs of a step's gradients for the whole batch."""
     size, batch_size = point["image_size"], point["batch_size"]
     objective, _ = harness.game("dcgan", point["width"], size)
-    return batch_size * sum(layer.step for layer in flops.layers(objective, (size, size, 3), batch_size))
+    return batch_size * sum(layer.step for layer in cost.layers(objective, (size, size, 3), batch_size))
 
 
 def measure(repeats: int) -> list[dict]:
-    """Each point with its weights, FLOPs, bytes, and the seconds of steps and selections."""
+    """Each point with its FLOPs, its bytes, and the seconds of steps and selections."""
     rows, runners, trainings = [], {}, {}
     base = work(BASE)
     for point in points():
@@ -81,24 +81,24 @@ def measure(repeats: int) -> list[dict]:
 
 
 def select(training: harness.Training):
-    """The masks of a round's beginning."""
+    """The masks with which a round begins."""
     scores = pruning.magnitude(training.state.params, training.masks)
     return pruning.prune(scores, training.masks, SPARSITY)
 
 
 def curve(rows: list[dict], name: str) -> list[dict]:
-    """The points in which only `name` differs from the base, in its order."""
+    """The points in which only `name` differs from the base, sorted by it."""
     same = [other for other in BASE if other != name]
     return sorted((row for row in rows if all(row[other] == BASE[other] for other in same)), key=lambda row: row[name])
 
 
 def slope(x: list[float], y: list[float]) -> float:
-    """Of the line with the least squared distances to log y against log x."""
+    """The slope of the least-squares line through log y against log x."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
 def slopes(rows: list[dict]) -> dict[str, dict[str, float]]:
-    """`{curve: {quantity: slope}}`, that of the FLOPs among them."""
+    """`{curve: {quantity: slope}}`; the FLOPs are one of the quantities."""
     result = {}
     for name in CURVES:
         own = curve(rows, name)
@@ -109,7 +109,7 @@ def slopes(rows: list[dict]) -> dict[str, dict[str, float]]:
 
 
 def table(rows: list[dict], fitted: dict[str, dict[str, float]]) -> str:
-    """Each curve with its points and its slopes."""
+    """The text of the points and the slopes, curve by curve."""
     lines = [
         f"{'width':>5} {'image':>5} {'batch':>5} {'GFLOPs':>9} {'step s, median (range)':>24} {'GFLOP/s':>8} "
         f"{'memory MiB':>10} {'selection s, median (range)':>28}"
@@ -132,7 +132,7 @@ def table(rows: list[dict], fitted: dict[str, dict[str, float]]) -> str:
 
 
 def drawn(rows: list[dict], fitted: dict[str, dict[str, float]]) -> Figure:
-    """A column of panels for each curve and a row for each quantity, all on logarithmic axes."""
+    """A figure with one column of panels per curve and one row per quantity, all on logarithmic axes."""
     figure = Figure(figsize=(WIDTH, 7.6), layout="constrained")
     panels = figure.subplots(len(QUANTITIES), len(CURVES), sharex="col", sharey="row")
     for (quantity, of), line in zip(QUANTITIES.items(), panels, strict=True):

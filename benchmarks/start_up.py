@@ -1,15 +1,15 @@
-"""What stands between a command and its first step: seconds of each part, cold and warm, in fresh processes in turn.
+"""Times what happens between a command and its first step, part by part, cold and warm, in fresh processes in turn.
 
     python benchmarks/start_up.py [--runs=configs/gan_digits.py:quick,...] [--repeats=3] [--out=FILE.json]
 
 Each run is the real command, `python -m jaxtickets.main`, whose parts are timed where they are called; its process ends
-after the first step. "first" is the very first start: nothing is prepared, no feature network trained, nothing
-compiled. "cold" has the data and the feature network and an empty cache of compiled programs, "warm" has that filled.
+after the first step. "first" is the very first start: no data is prepared, no feature network trained, nothing
+compiled. "cold" has the data and the feature network, and an empty cache of compiled programs; "warm" has a full one.
 
-The parts: the interpreter and what it imports before a config is read; what an experiment imports; the data; the
-metric (the feature network and the data's features); the initial state (compiled and run); its snapshot; the train
-steps (compiled; data to the device); the first step; and the rest. Then, below, how long it takes to import each module
-and to get an answer from the command that needs no experiment.
+The parts are the interpreter and its imports before a config is read; the imports of an experiment; the data; the
+metric (the feature network and the features of the data); the initial state (compiled and run); its snapshot; the train
+steps (compiled; data to the device); the first step; and the rest. The last table gives the seconds to import each
+module, and those of commands that run no experiment.
 """
 
 import json
@@ -33,25 +33,25 @@ PARTS = ("imports", "experiment's imports", "data", "metric", "initial state", "
 
 
 def child(started: float, arguments: list[str]) -> None:
-    """Runs the command up to its first step and prints the seconds of its parts, as JSON, on standard output."""
+    """Runs the command up to its first step and prints the seconds of its parts as JSON."""
     parts = harness.Parts()
     from jaxtickets import main
 
     parts.seconds["imports"] = time.time() - started
     began = time.perf_counter()
-    from jaxtickets import data, evaluation, experiments, snapshots
+    from jaxtickets import data, metrics, runs, snapshots
+    from jaxtickets.runs.programs import Programs
 
     parts.seconds["experiment's imports"] = time.perf_counter() - began
-    setup = experiments.Setup
     parts.wrap("data", data, "load")
-    parts.wrap("metric", evaluation, "make_evaluator")
-    parts.wrap("initial state", setup, "init")
+    parts.wrap("metric", metrics, "make_evaluator")
+    parts.wrap("initial state", runs.Setup, "init")
     parts.wrap("snapshot", snapshots, "save")
-    parts.wrap("step", setup, "_compile")
-    get_step = setup.step
+    parts.wrap("step", Programs, "compiled")
+    get_program = Programs.get
 
-    def step(self, *which):
-        program = get_step(self, *which)
+    def get(self, step, n=1):
+        program = get_program(self, step, n)
 
         def first(*arguments):
             parts.timed("first step", lambda: jax.block_until_ready(program(*arguments)))()
@@ -61,13 +61,13 @@ def child(started: float, arguments: list[str]) -> None:
 
         return first
 
-    setup.step = step
+    Programs.get = get
     sys.argv = ["jaxtickets", *arguments]
     main.main()
 
 
 def run(command: list[str], cache: Path) -> tuple[float, subprocess.CompletedProcess]:
-    """The seconds that a fresh process takes, and what it says."""
+    """`(seconds, completed process)` of a command in a fresh process."""
     environment = os.environ | {
         "JAXTICKETS_CACHE": str(cache),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
@@ -79,7 +79,7 @@ def run(command: list[str], cache: Path) -> tuple[float, subprocess.CompletedPro
 
 
 def measure(config: str, folder: Path, repeats: int) -> dict[str, list[dict[str, float]]]:
-    """`{"first", "cold" or "warm": [seconds of each part]}`."""
+    """`{"first", "cold" or "warm": [{part: seconds} of each start]}`."""
     seconds, cache = {"first": [], "cold": [], "warm": []}, folder / "cache"
     folder.mkdir()
     flags = [f"--config={config}", f"--config.data.dir={folder / 'data'}"]
@@ -104,7 +104,7 @@ def main():
     if sys.argv[1:2] == ["--child"]:
         return child(float(sys.argv[2]), sys.argv[3:])
     parser = harness.parser(__doc__, repeats=3)
-    parser.add_argument("--runs", default=RUNS, help="configs, with their variants, separated by commas")
+    parser.add_argument("--runs", default=RUNS, help="configs with their variants, separated by commas")
     options = parser.parse_args()
     results = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,11 @@
-"""Several train steps in one program against one step a call: as a loop, and written out one after another.
+"""Compares one train step per call with several in one program, as a loop and written out one after another.
 
     python benchmarks/steps_per_call.py [--networks=linear_ae,dcgan_16] [--counts=2,4,8] [--repeats=5] [--out=FILE.json]
 
 All programs do the same steps on the same data (`tests/test_steps_per_call.py`) and run in turn. The table gives the
-median milliseconds of a step and its share of the time with one step a call, each with its range, and the seconds that
-the program took to compile, once. `STEPS_PER_CALL` in `jaxtickets/config.py` follows from it. All four networks take
-about ten minutes on two CPU cores, most of them to compile what is written out.
+milliseconds of a step and their ratio to those with one step per call, medians with their range, and the seconds of one
+compilation. `STEPS_PER_CALL` in `jaxtickets/config/timeline.py` follows from it. All four networks take about ten
+minutes on two CPU cores, most of it to compile the programs that are written out.
 """
 
 import math
@@ -17,8 +17,9 @@ import jax
 
 from jaxtickets import train
 from jaxtickets.data import batches
+from jaxtickets.devices import replicate
 
-# The network, its width and the size of its images.
+# The network, its width and its image size.
 NETWORKS = {
     "linear_ae": ("linear_ae", 128, 32),
     "dcgan_16": ("dcgan", 32, 16),
@@ -28,23 +29,23 @@ NETWORKS = {
 
 
 def programs(training: harness.Training, counts: list[int]):
-    """`{name: (steps of a call, program)}`."""
+    """`{name: (steps per call, program)}`."""
     make = partial(train.make_step, training.objective, training.optimizers)
     turns = train.period(training.objective)
     found = {"1": (1, make(turns[0]))}
     for count in counts:
         found[f"{count}, loop"] = count, make(turns, steps_per_call=count)
-        # A loop that turns once, for which XLA makes none.
+        # A loop with one turn, which XLA compiles as no loop.
         found[f"{count}, written out"] = count, make(turns * count, steps_per_call=count)
     return found
 
 
 def measure(network: str, counts: list[int], batch_size: int, seconds: float, repeats: int) -> dict:
-    """`{program: {"steps": steps of a call, "compile_seconds": ..., "seconds": seconds of a step in each repeat}}`."""
+    """`{program: {"steps": steps per call, "compile_seconds": ..., "seconds": seconds of a step in each repeat}}`."""
     name, width, image_size = NETWORKS[network]
     training = harness.training(name, width, image_size)
     images = harness.random_images(1024, image_size)
-    masks, data = train.replicate(training.masks), train.replicate((images, None))
+    masks, data = replicate(training.masks), replicate((images, None))
     rows = math.lcm(*counts)
     chosen = partial(batches.indices, 0, n=len(images), batch_size=batch_size)
     _, _, indices = next(batches.resident(data, chosen, [range(1)], jax.local_device_count(), rows))
@@ -61,7 +62,7 @@ def measure(network: str, counts: list[int], batch_size: int, seconds: float, re
         return run
 
     for title, (count, program) in programs(training, counts).items():
-        state = train.replicate(training.state)
+        state = replicate(training.state)
         started = time.perf_counter()
         compiled = program.lower(state, masks, data, indices).compile()
         results[title] = {"steps": count, "compile_seconds": time.perf_counter() - started}
@@ -78,14 +79,16 @@ def measure(network: str, counts: list[int], batch_size: int, seconds: float, re
 def main():
     parser = harness.parser(__doc__, repeats=5)
     parser.add_argument("--networks", default=",".join(NETWORKS), help=f"some of {', '.join(NETWORKS)}")
-    parser.add_argument("--counts", default="2,4,8", help="steps of a call")
+    parser.add_argument("--counts", default="2,4,8", help="steps per call")
     parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a repeat with one step a call, at least")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="the least seconds of a repeat with one step per call"
+    )
     options = parser.parse_args()
     counts = [int(count) for count in options.counts.split(",")]
 
     results = {}
-    print(f"{'network':10} {'steps a call':>15} {'ms a step':>26} {'share of one a call':>22} {'compile s':>10}")
+    print(f"{'network':10} {'steps per call':>15} {'ms per step':>26} {'ratio to one':>22} {'compile s':>10}")
     for network in options.networks.split(","):
         results[network] = measure(network, counts, options.batch_size, options.seconds, options.repeats)
         seconds = {title: result["seconds"] for title, result in results[network].items()}

@@ -1,7 +1,7 @@
-"""`dcgan`, `conv_vae` and `sngan_resnet` and their train steps in plain PyTorch, as its users write them.
+"""The networks `dcgan`, `conv_vae` and `sngan_resnet` and their train steps in plain PyTorch, as its users write them.
 
 Layers, norms, losses and optimisers are those of `jaxtickets.models` and `jaxtickets.objectives`, with the published
-operations in residual blocks; `tests/test_torch_networks.py` holds losses, gradients and whole steps to equal numbers.
+operations in residual blocks; `tests/test_torch_networks.py` checks that losses, gradients and whole steps are equal.
 Modules have the names of the Flax modules. Masks are multiplied into the weights after each optimiser step, as in the
 public reference code of the AAAI 2021 paper.
 """
@@ -56,7 +56,7 @@ def _down(width: int, out_features: int, image_size: int, base: int, norm_first:
 
 
 def _doublings(size: int, last: int) -> list[int]:
-    """Twice `size`, twice that, and so on to `last`."""
+    """`size` doubled again and again, up to `last`: `[2 * size, 4 * size, ..., last]`."""
     return [] if size == last else [2 * size, *_doublings(2 * size, last)]
 
 
@@ -78,7 +78,7 @@ class UpBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """A residual block of the discriminator, also the first one and one without pooling (the same, figure 4b)."""
+    """A residual block of the discriminator, with or without pooling; the first one differs (the same, figure 4b)."""
 
     def __init__(self, in_features: int, features: int, down: bool = True, first: bool = False):
         super().__init__()
@@ -103,7 +103,7 @@ class SumOverPixels(nn.Module):
 
 
 def dcgan(width: int, latent_size: int, image_size: int) -> nn.ModuleDict:
-    """As `jaxtickets.models.dcgan`; all of these networks are for images of three channels."""
+    """The network `dcgan`; as all networks here, for images with three channels."""
     return nn.ModuleDict(
         {
             "generator": _up(width, latent_size, image_size, base=4),
@@ -113,7 +113,7 @@ def dcgan(width: int, latent_size: int, image_size: int) -> nn.ModuleDict:
 
 
 def conv_vae(width: int, latent_size: int, image_size: int) -> nn.ModuleDict:
-    """As `jaxtickets.models.conv_vae`."""
+    """The network `conv_vae`."""
     return nn.ModuleDict(
         {
             "encoder": _down(width, 2 * latent_size, image_size, base=2, norm_first=True),
@@ -123,7 +123,7 @@ def conv_vae(width: int, latent_size: int, image_size: int) -> nn.ModuleDict:
 
 
 def sngan_resnet(width: int, latent_size: int, image_size: int) -> nn.ModuleDict:
-    """As `jaxtickets.models.sngan_resnet` without classes."""
+    """The network `sngan_resnet` without classes."""
     features = 2 * width
     up = OrderedDict(
         latents=nn.Unflatten(1, (latent_size, 1, 1)), unproject=nn.ConvTranspose2d(latent_size, features, 4)
@@ -140,7 +140,7 @@ def sngan_resnet(width: int, latent_size: int, image_size: int) -> nn.ModuleDict
     discriminator = nn.Sequential(down)
     for module in list(discriminator.modules()):
         if isinstance(module, nn.Conv2d | nn.Linear):
-            # The older of PyTorch's two starts the power iteration at `u`, as SNGAN's code and jaxtickets do.
+            # The older of PyTorch's two spectral norms starts the power iteration at `u`, as SNGAN and jaxtickets do.
             nn.utils.spectral_norm(module)
     return nn.ModuleDict({"generator": nn.Sequential(up), "discriminator": discriminator})
 
@@ -148,16 +148,16 @@ def sngan_resnet(width: int, latent_size: int, image_size: int) -> nn.ModuleDict
 MODELS = {model.__name__: model for model in (dcgan, conv_vae, sngan_resnet)}
 
 
-# What jaxtickets has, for PyTorch.
+# Weights of jaxtickets for PyTorch.
 
 _NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var", "u": "weight_u"}
 
 
 def named_tensors(networks: nn.ModuleDict, tree) -> dict[str, torch.Tensor]:
-    """A tree of jaxtickets (parameters, gradients, masks or batch statistics) by PyTorch's names, in its layouts.
+    """A tree of jaxtickets (parameters, gradients, masks, batch statistics) with PyTorch's names and layouts.
 
-    A kernel `[h, w, in, out]` becomes `[out, in, h, w]`, or `[in, out, h, w]` of a transposed convolution, which both
-    define as the transpose of a convolution, so that nothing is flipped.
+    A kernel `[h, w, in, out]` becomes `[out, in, h, w]`, or `[in, out, h, w]` for a transposed convolution. Both define
+    that as the transpose of a convolution, so nothing is flipped.
     """
     found = {}
     for path, leaf in mask_lib.named_leaves(tree).items():
@@ -173,7 +173,7 @@ def named_tensors(networks: nn.ModuleDict, tree) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def load(networks: nn.ModuleDict, params, batch_stats) -> None:
-    """Gives the networks the parameters and the batch statistics of jaxtickets."""
+    """Copies parameters and batch statistics of jaxtickets into the networks."""
     own = {**dict(networks.named_parameters()), **dict(networks.named_buffers())}
     for tree in (params, batch_stats):
         for name, tensor in named_tensors(networks, tree).items():
@@ -184,7 +184,7 @@ def load(networks: nn.ModuleDict, params, batch_stats) -> None:
 
 
 def _float32(x):
-    """At least float32, whatever the networks compute in."""
+    """`x` in at least float32, whatever type the networks compute in."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -222,7 +222,7 @@ def _vae_losses(networks, options) -> dict[str, Callable]:
 
 
 def losses(networks: nn.ModuleDict, options) -> dict[str, Callable]:
-    """`{player: loss}` in the order of their moves; `loss(images, noise)` with `options`, a `config.objective`.
+    """`{player: loss(images, noise)}` in the order of their moves, with `options` a `config.objective`.
 
     images: `[batch, 3, h, w]` in [-1, 1]. noise: `[batch, latent_size]`, standard normal.
     """
@@ -238,22 +238,22 @@ def to_float(images):
 
 
 def make_step(networks: nn.ModuleDict, config, masks, latent_size: int, dtype=torch.float32, compile=None) -> Callable:
-    """`step(images, noise=None) -> {player: loss}`; each player in turn takes a step with Adam.
+    """The train step `step(images, noise=None) -> {player: loss}`: each player in turn takes a step with Adam.
 
     Args:
       config: the objective and the optimiser, as in jaxtickets.
       masks: as in jaxtickets.
-      dtype: below float32, what `torch.autocast` computes in.
-      compile: what makes a compiled loss of a loss, or None.
+      dtype: bfloat16 for `torch.autocast` to that type.
+      compile: a function that compiles a loss, or None.
 
-    A step's images are `[batch, 3, h, w]` in [-1, 1]; `noise: [players, batch, latent_size]` is drawn if it is None.
+    The step takes images `[batch, 3, h, w]` in [-1, 1] and `noise: [players, batch, latent_size]`, drawn if None.
     """
     options, players = config.optimizer, losses(networks, config.objective)
     if compile:
         players = {name: compile(loss) for name, loss in players.items()}
     components = {name: (name,) if name in networks else tuple(networks) for name in players}
     parameters, masks = dict(networks.named_parameters()), named_tensors(networks, masks)
-    # In the weights' own memory format.
+    # Each mask has the memory format of its weights.
     masks = {name: torch.empty_like(parameters[name]).copy_(mask) for name, mask in masks.items()}
     optimizers, masked = {}, {}
     for player, names in components.items():

@@ -1,4 +1,4 @@
-"""The masked train step against PyTorch: jaxtickets and the same networks in `torch_networks.py`, in turn in one run.
+"""Compares the masked train step with PyTorch: jaxtickets and the networks of `torch_networks.py`, in turn in one run.
 
     python benchmarks/train_step.py [--networks=dcgan,conv_vae,sngan_resnet] [--width=N] [--batch_sizes=N,...]
         [--dtypes=float32,tf32,bfloat16] [--peak_tflops=N,...] [--data=fixed|fresh] [--steps=N] [--repeats=7]
@@ -6,26 +6,26 @@
 
 Both start from the same weights and compute the same losses with the same settings and masks that keep everything.
 jaxtickets' step is compiled ahead of time, as in a run; PyTorch runs eagerly with contiguous and with channels-last
-tensors, and through torch.compile (channels last) where that works. Its Adam is the fused one. Each framework has a
-process of its own, as its users run it, and waits while the other works. Widths and batch sizes are by default the
-reference's (`harness.NETWORKS`), images are 32x32x3. A repeat is `--steps` steps of each.
+tensors, and through torch.compile (channels last) where that works. Its Adam is the fused one. Each framework runs in
+its own process, as its users run it, and waits while the other works. The default widths and batch sizes are the
+reference's (`harness.NETWORKS`); images are 32x32x3. A repeat is `--steps` steps of each.
 
 One FLOP is a multiplication or an addition in a convolution or a matrix product of the published networks.
-"GFLOP/s" leaves out multiplications by padding, as XLA's cost analysis does; "padded" counts them too, which is the
-work of the same network as matrix products of im2col. Both are the published operations' work, also where
-jaxtickets does less: its upsampling and pooling residual blocks (sngan_resnet) take 4/9 of their multiplications.
-"share" is that rate over the matrix-product rate: the highest among one large square product and one of the network's
-own shape, im2col's for the layer with the most work, in both frameworks in the same turns. "MFU" is the rate without
-padding over `--peak_tflops`, one figure for each of `--dtypes`. Last comes PyTorch's time over jaxtickets', by
-repeat, of that PyTorch variant whose median is lowest: above 1 jaxtickets is faster.
+"GFLOP/s" excludes multiplications by padding, as XLA's cost analysis does; "padded" includes them, as if the network
+computed the matrix products of im2col. Both count the published operations, also where jaxtickets does less: its
+upsampling and pooling residual blocks (sngan_resnet) take 4/9 of their multiplications. "share" is that rate over the
+matrix-product rate, the highest of four: of a large square product and of the im2col product of the layer with the most
+work, in both frameworks, timed in the same turns. "MFU" is the rate without padding over `--peak_tflops`, one figure
+per entry of `--dtypes`. The last line gives the time of PyTorch's fastest variant (by the median) over jaxtickets', by
+repeat: above 1 jaxtickets is faster.
 
-On a GPU (the first visible one) float32 is full precision, tf32 is float32 with TF32 products, and bfloat16 computes
-in that (PyTorch by autocast) with float32 weights. There each step reads a fresh batch (`--data=fresh`): jaxtickets
+On a GPU (the first visible one) float32 is full precision, tf32 is float32 with TF32 products, and bfloat16 computes in
+bfloat16 (PyTorch by autocast) with float32 weights. There each step reads a fresh batch (`--data=fresh`): jaxtickets
 gathers it from images on the device, PyTorch loads it by a DataLoader in pinned memory. On the CPU all steps read one
 batch.
 
-Two CPU cores take some 3 minutes for dcgan, 2 for conv_vae and, with --batch_sizes=16 --repeats=4 --steps=1, 3 for
-sngan_resnet, compilation included.
+On two CPU cores dcgan takes about 3 minutes, conv_vae 2 and sngan_resnet, with --batch_sizes=16 --repeats=4 --steps=1,
+3 minutes, compilation included.
 """
 
 import argparse
@@ -45,18 +45,19 @@ import torch_networks
 from torch.utils import data
 
 from jaxtickets import config as config_lib
-from jaxtickets import flops, models, train
+from jaxtickets import cost, models, train
 from jaxtickets import masks as mask_lib
 from jaxtickets.data import batches
+from jaxtickets.devices import replicate
 
 IMAGE_SIZE, LATENT_SIZE = 32, 32
 DTYPES = ("float32", "tf32", "bfloat16")
-FRESH_IMAGES = 50_000  # As many as CIFAR-10 has.
-MAX_ROWS = 16384  # Of the tall matrix product.
+FRESH_IMAGES = 50_000  # The number of training images of CIFAR-10.
+MAX_ROWS = 16384  # The most rows of the tall matrix product.
 
 
 def number(kind):
-    """The `type` of an option that is a number above 0."""
+    """The `type` of an option: a number above 0."""
 
     def parse(text):
         try:
@@ -71,7 +72,7 @@ def number(kind):
 
 
 def one_of(allowed):
-    """The `type` of an option that is one of these names."""
+    """The `type` of an option: one of these names."""
 
     def parse(text):
         if text not in allowed:
@@ -82,20 +83,20 @@ def one_of(allowed):
 
 
 def list_of(parse):
-    """The `type` of an option with several values, comma-separated."""
+    """The `type` of an option: several values, separated by commas."""
     return lambda text: [parse(value) for value in text.split(",")]
 
 
 def step_flops(objective, params, batch_size: int):
-    """Of a train step: `(FLOPs, FLOPs with padding, (rows, contracted, columns))`; see above.
+    """`(FLOPs, FLOPs with padding, (rows, contracted, columns))` of a train step.
 
-    The last is the matrix product of the layer with the most work.
+    The last is the shape of the im2col product of the layer with the most work.
     """
     uses = models.kernel_uses(objective.components)
-    work = flops.step_work(objective, (IMAGE_SIZE, IMAGE_SIZE, 3), batch_size)
+    work = cost.step_work(objective, (IMAGE_SIZE, IMAGE_SIZE, 3), batch_size)
     leaves, other = mask_lib.named_leaves(params), sum(work.other.values())
-    plain = {path: work.passes[path] * count for path, count in flops.forward(uses, params).items()}
-    # The kernel lies at as many positions as its most used tap is used.
+    plain = {path: work.passes[path] * count for path, count in cost.forward(uses, params).items()}
+    # A kernel has as many positions as its most used tap has uses.
     padded = {path: 2 * work.passes[path] * int(uses[path].max()) * leaves[path].size for path in uses}
     most = max(plain, key=plain.get)
     *contracted, columns = leaves[most].shape
@@ -103,11 +104,11 @@ def step_flops(objective, params, batch_size: int):
     return batch_size * (sum(plain.values()) + other), batch_size * (sum(padded.values()) + other), shape
 
 
-# What is timed: functions without arguments that return when their work is done.
+# The functions that are timed; each takes no arguments and returns when its work is done.
 
 
 class Case(NamedTuple):
-    """What is trained, and on what: `images: [n, 32, 32, 3]` uint8, of which each step takes others if `is_fresh`."""
+    """A training and its `images: [n, 32, 32, 3]` uint8; each step takes other images if `is_fresh`."""
 
     name: str
     width: int
@@ -120,7 +121,7 @@ class Case(NamedTuple):
 
 
 def make_case(name: str, width: int, batch_size: int, dtype: str, is_fresh: bool, steps: int) -> Case:
-    """The case of these sizes, the same wherever it is made."""
+    """The case of these sizes, the same in every process."""
     images = harness.random_images(max(FRESH_IMAGES, batch_size) if is_fresh else batch_size)
     style = {"dtype": jnp.bfloat16} if dtype == "bfloat16" else {}
     training = harness.training(name, width, IMAGE_SIZE, latent_size=LATENT_SIZE, **style)
@@ -128,11 +129,11 @@ def make_case(name: str, width: int, batch_size: int, dtype: str, is_fresh: bool
 
 
 def jax_steps(case: Case):
-    """The steps of jaxtickets, compiled ahead of time."""
+    """A function that does the steps of a case with jaxtickets, compiled ahead of time."""
     objective, optimizers, *trees = case.training
     step = train.make_step(objective, optimizers, train.movers(objective, 0))
-    state, masks, data = map(train.replicate, (*trees, (case.images, None)))
-    n_images = len(case.images) if case.is_fresh else case.batch_size  # One batch is then all that there is.
+    state, masks, data = map(replicate, (*trees, (case.images, None)))
+    n_images = len(case.images) if case.is_fresh else case.batch_size  # A fixed batch is the whole data set.
     chosen = partial(batches.indices, 0, n=n_images, batch_size=case.batch_size)
     blocks = (range(number, number + 1) for number in itertools.count())
     stream = (batch for _, *batch in batches.resident(data, chosen, blocks, jax.local_device_count()))
@@ -148,7 +149,7 @@ def jax_steps(case: Case):
 
 
 def torch_steps(case: Case, device: torch.device, memory_format=torch.contiguous_format, compile=None):
-    """The steps of PyTorch."""
+    """A function that does the steps of a case with PyTorch."""
     networks = torch_networks.MODELS[case.name](case.width, LATENT_SIZE, IMAGE_SIZE)
     state, masks = case.training.state, case.training.masks
     torch_networks.load(networks, state.params, state.batch_stats)
@@ -171,14 +172,14 @@ def torch_steps(case: Case, device: torch.device, memory_format=torch.contiguous
 
 
 def settings(name: str):
-    """The objective's and the optimiser's, those of `harness.training`."""
+    """The config with the objective and the optimiser of `harness.training`."""
     config = config_lib.get_config()
     config.update_from_flattened_dict(dict(harness.NETWORKS[name][1]))
     return config
 
 
 def loaded(images: torch.Tensor, batch_size: int, pin_memory: bool):
-    """Batches in random order without end; a whole batch is indexed at once, which is faster than worker processes."""
+    """Yields batches in random order without end; indexing whole batches is faster than worker processes."""
     dataset = data.TensorDataset(images)
     sampler = data.BatchSampler(data.RandomSampler(dataset), batch_size, drop_last=True)
     loader = data.DataLoader(dataset, sampler=sampler, batch_size=None, pin_memory=pin_memory)
@@ -193,7 +194,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def factors(shape, dtype: str):
-    """`(left, right, name of their type)` of a matrix product of this shape."""
+    """`(left, right, name of their type)`: the factors of a matrix product of this shape."""
     rows, contracted, columns = shape
     rng = np.random.default_rng(0)
     name = "bfloat16" if dtype == "bfloat16" else "float32"
@@ -201,7 +202,7 @@ def factors(shape, dtype: str):
 
 
 def jax_products(shape, dtype: str, times: int):
-    """So many matrix products in JAX."""
+    """A function that computes `times` matrix products in JAX."""
     *matrices, name = factors(shape, dtype)
     matrices = [jnp.asarray(matrix, name) for matrix in matrices]
     program = jax.jit(jnp.matmul).lower(*matrices).compile()
@@ -215,7 +216,7 @@ def jax_products(shape, dtype: str, times: int):
 
 
 def torch_products(shape, dtype: str, times: int, device: torch.device):
-    """The same in PyTorch."""
+    """A function that computes `times` matrix products in PyTorch."""
     *matrices, name = factors(shape, dtype)
     matrices = [torch.from_numpy(matrix).to(device, getattr(torch, name)) for matrix in matrices]
 
@@ -228,7 +229,7 @@ def torch_products(shape, dtype: str, times: int, device: torch.device):
 
 
 def serve_torch(connection, sizes, shapes, times: int) -> None:
-    """PyTorch's process: tells the names of what it has, then does what it is asked for by name until that is None."""
+    """The process of PyTorch: sends the names of its variants, then runs what it is asked for by name, up to None."""
     on_gpu = torch.cuda.is_available() and jax.default_backend() == "gpu"
     device, case = torch.device("cuda" if on_gpu else "cpu"), make_case(*sizes)
     if on_gpu:
@@ -247,7 +248,7 @@ def serve_torch(connection, sizes, shapes, times: int) -> None:
             runner = maker()
             runner()
             runners[name] = runner
-        except Exception as error:  # Of its many kinds of errors, none says more than its own line.
+        except Exception as error:  # torch.compile fails with many kinds of errors; one line tells each.
             if name != "PyTorch compiled":
                 raise
             print(f"torch.compile does not work here: {(str(error).strip() or repr(error)).splitlines()[0]}")
@@ -262,7 +263,7 @@ def product_name(shape, framework: str) -> str:
 
 
 def compare(sizes: tuple, repeats: int, peak_tflops: float | None) -> dict:
-    """Times a network's steps and prints their table."""
+    """Times the steps of a network, prints their table and returns the figures."""
     case = make_case(*sizes)
     plain, padded, tall = step_flops(case.training.objective, case.training.state.params, case.batch_size)
     on_gpu = jax.default_backend() == "gpu"
@@ -316,7 +317,7 @@ def compare(sizes: tuple, repeats: int, peak_tflops: float | None) -> dict:
 
 
 def main():
-    # One GPU for both, and memory for both; read when JAX and CUDA start.
+    # Both frameworks share one GPU and its memory; JAX and CUDA read these when they start.
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
     parser = harness.parser(__doc__, repeats=7)
@@ -325,10 +326,10 @@ def main():
     parser.add_argument("--batch_sizes", type=list_of(number(int)), help="default: the reference's")
     parser.add_argument("--dtypes", type=list_of(one_of(DTYPES)), default=["float32"])
     parser.add_argument(
-        "--peak_tflops", type=list_of(number(float)), help="the device's peak, one for each of --dtypes"
+        "--peak_tflops", type=list_of(number(float)), help="the device's peak, one figure per entry of --dtypes"
     )
     parser.add_argument("--data", choices=("fixed", "fresh"), help="default: fresh on a GPU, fixed on the CPU")
-    parser.add_argument("--steps", type=number(int), help="steps a repeat; default: 20 on a GPU, 2 on the CPU")
+    parser.add_argument("--steps", type=number(int), help="steps per repeat; default: 20 on a GPU, 2 on the CPU")
     options = parser.parse_args()
     backend = jax.default_backend()
     if backend not in ("cpu", "gpu") or (backend == "gpu" and not torch.cuda.is_available()):

@@ -18,7 +18,7 @@ def take(tree, channel_masks, axis_names):
     Args:
       tree: `{component: {layer: ...}}`: parameters, batch statistics, or what has their shapes, as masks do.
       channel_masks: `{component: {channel name: [n] bool}}`; components and names that are left out keep all.
-      axis_names: a tree with the structure of `tree`, of more components maybe: the name of each axis, or None.
+      axis_names: a tree with the structure of `tree`, may have further components: the name of each axis, or None.
 
     Raises:
       ValueError: a leaf has another number of channels than the mask.

@@ -18,7 +18,7 @@ from jaxtickets.errors import UserError
 
 
 class Check(NamedTuple):
-    """possible: whether a value may be given; allowed: what may be, in words, asked for when a value is refused."""
+    """possible: whether a value may be given. allowed: returns the allowed values in words, for the error."""
 
     possible: Callable[[Any], bool]
     allowed: Callable[[], str]
@@ -70,6 +70,12 @@ class Registry(dict):
     def readers(self, field: Field) -> list[str]:
         """The names of the plug-ins that read a field; none: it is not this kind's."""
         return [plugin.name for plugin in self.values() if field in plugin.fields]
+
+
+def all_fields(plugin) -> tuple[Field, ...]:
+    """The fields of a plug-in, and those of the plug-ins that its own fields choose from (`registries`)."""
+    parts = [part for registry in getattr(plugin, "registries", ()) for part in registry.values()]
+    return (*plugin.fields, *(field for part in parts for field in part.fields))
 
 
 def no_check(config) -> None:

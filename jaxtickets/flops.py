@@ -19,9 +19,9 @@ from jaxtickets.experiments import METHODS
 from jaxtickets.origin import completed, differences
 from jaxtickets.pruning import SCORES
 from jaxtickets.pruning.channels import from_weight_masks
-from jaxtickets.report.table import MAX_WIDTH, aligned, table_width
 from jaxtickets.runs.networks import Networks
 from jaxtickets.runs.scoring import pruned
+from jaxtickets.tables import MAX_WIDTH, aligned, table_width
 from jaxtickets.workdir import Workdir
 
 

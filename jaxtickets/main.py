@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from jaxtickets import allocator, cache, cli
+from jaxtickets import allocator, cache, cli, runs
 from jaxtickets import config as config_lib
 from jaxtickets.workdir import Workdir
 
@@ -28,8 +28,6 @@ def run(config, path: str | os.PathLike, from_round: int | None = None) -> dict:
     path = Path(path)
     config_lib.validate(config, jax.local_device_count())
     Workdir(path).check_writable()
-    from jaxtickets import runs  # Imports Orbax, which is slow; a mistake in the config is told before.
-
     if from_round is not None:
         runs.go_back(config, path, from_round)
     verdict = runs.run(config, path)

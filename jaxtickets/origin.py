@@ -14,12 +14,18 @@ from typing import Any
 PACKAGES = ("jaxtickets", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
-def origin(config: dict) -> dict:
-    """The config (JSON values) with the command, the versions, the devices and the source that run it now."""
+def origin(config: dict, about: dict | None = None) -> dict:
+    """The content of config.json: a config with the command, the versions, the devices and the source that run it now.
+
+    Args:
+      config: the config as JSON values.
+      about: what reports call the method and its columns (docs/workdir.md), left out if it is None.
+    """
     import jax  # Comparing configs does without it.
 
     return {
         "config": config,
+        **({} if about is None else {"about": about}),
         "command": shlex.join(sys.orig_argv),
         "versions": {"python": platform.python_version(), **_versions()},
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
@@ -39,7 +45,7 @@ def completed(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict:
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """The fields in which two configs differ, in words: `train.steps is 100 there and 200 here; ...`; "" for none."""
-    old, new = (_flat(json.loads(json.dumps(config))) for config in (there, here))
+    old, new = (flat(json.loads(json.dumps(config))) for config in (there, here))
     return "; ".join(
         f"{key} is {old.get(key, 'absent')!r} there and {new.get(key, 'absent')!r} here"
         for key in sorted(old.keys() | new.keys())
@@ -47,11 +53,12 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     )
 
 
-def _flat(tree, prefix=""):
-    flat = {}
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{dotted path: value}` of nested dictionaries."""
+    values = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return values
 
 
 def _versions():

@@ -1,7 +1,6 @@
 """The train state, rewinding, the compiled step and the training loop."""
 
 import math
-import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import optax
 
 from jaxtickets import masks as mask_lib
 from jaxtickets import models
+from jaxtickets.clock import Clock
 from jaxtickets.data.batches import blocks
 from jaxtickets.devices import AXIS, Devices, replicate, unreplicate
 from jaxtickets.examples import example_keys, training_images
@@ -252,7 +252,7 @@ class Moment(NamedTuple):
         for longer takes `host_state()`.
       masks: the masks of the next steps, on the host.
       scalars: what the step before has reported, on the devices; None before the first one.
-      seconds: the time that training has taken.
+      clock: the time that training has taken. A step may still be running: `host_state()` waits for it.
       is_over: whether training ends here.
     """
 
@@ -260,7 +260,7 @@ class Moment(NamedTuple):
     state: TrainState
     masks: Any
     scalars: Any = None
-    seconds: float = 0.0
+    clock: Clock | None = None
     is_over: bool = False
 
     def host_state(self) -> TrainState:
@@ -274,9 +274,9 @@ class Hook(NamedTuple):
     Attributes:
       due: `(the number of steps done) -> bool`; a pure function, because steps are grouped into programs by it.
       act: `(moment) -> moment`, or None where nothing changes.
-      at_start: whether it also acts on the state that a training starts from. True for what is not part of a saved
-        state, such as a change of masks: a checkpoint is saved before later hooks act, and a run that goes on from it
-        does the change, once. False for what a saved state has behind it, such as a log.
+      at_start: whether it also acts on the state that a training starts from. True if the action must be done again
+        after a resume, such as a change of masks: a checkpoint is saved before later hooks act, and a run that goes on
+        from it does the change, once. False if it was done before the state was saved, such as a log.
     """
 
     due: Callable[[int], bool]
@@ -299,8 +299,9 @@ def train(
 ) -> Moment:
     """Trains from `state` to step `stop`: the training loop. Returns the last moment.
 
-    Between steps each hook that is due acts, in the given order. No program spans a step at which something is due:
-    such steps are done one by one, so that a training that was cut short does each step in the same program.
+    Between steps each hook that is due acts, in the given order. No program spans a step at which something is due: the
+    steps of a block with such a step inside are done one by one, so that a training that was cut short does each step
+    in the same program.
 
     Args:
       program: `(step, n) -> the compiled program of the n steps after that step`, as `make_step` makes it; n is 1 or
@@ -316,14 +317,13 @@ def train(
     """
     moment = Moment(int(state.step), replicate(state, devices), masks)
     on_device, teacher = replicate(masks, devices), replicate(teacher, devices)
-    started = time.perf_counter() - seconds
+    moment = moment._replace(clock=Clock(seconds))
 
     def acted(moment, hooks):
         nonlocal on_device
         for hook in hooks:
             if hook.due(moment.step):
-                before = moment._replace(seconds=time.perf_counter() - started)
-                moment = hook.act(before) or before
+                before, moment = moment, hook.act(moment) or moment
                 if moment.masks is not before.masks:
                     on_device = replicate(moment.masks, devices)
         return moment
@@ -342,4 +342,4 @@ def train(
     finally:
         if hasattr(source, "close"):
             source.close()
-    return moment._replace(seconds=time.perf_counter() - started)
+    return moment

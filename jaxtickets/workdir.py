@@ -32,13 +32,13 @@ SNAPSHOTS = ("init", "rewind", "dense", "last", "search")
 class Workdir:
     """The directory of one run.
 
-    A noun is a path, or the workdir of another run inside this one; it need not exist. `read_...` returns the content
-    of a file: [] for a table without a file, None for JSON that is missing or can't be read. `write_...` replaces the
-    whole file at once, so that a kill leaves the old content or the new.
+    Members named by a noun return a path, or the `Workdir` of an inner run; it need not exist. `read_...` returns the
+    content of a file: [] for a table without a file, None for JSON that is missing or can't be read. `write_...`
+    replaces the whole file at once, so that a kill leaves the old content or the new.
 
     Attributes:
       path: the directory.
-      config: the JSON file of the config, the command, the versions and the devices.
+      config: the JSON file of the config, the command, the versions, the devices and the names for reports.
       scalars: the JSON lines of the logged scalars, one line per logging step.
       tensorboard: the directory of the TensorBoard runs.
       rounds: the table with one row per finished round.
@@ -148,12 +148,13 @@ class Workdir:
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
             raise UserError(f"{flag}: {above} can't be written; {allowed}")
 
-    def create(self, config: dict, defaults: Mapping[str, Any]) -> None:
-        """Makes the workdir, or finds that it belongs to the same config.
+    def create(self, config: dict, defaults: Mapping[str, Any], about: dict | None = None) -> None:
+        """Makes the workdir, or checks that an existing one belongs to the same config and leaves it as it is.
 
         Args:
           config: the config as JSON values.
           defaults: the default of every field, nested as in `config`.
+          about: what reports call the method, its columns and the metrics: `about` in docs/workdir.md.
 
         Raises:
           UserError: the workdir belongs to another config or can't be written.
@@ -162,7 +163,7 @@ class Workdir:
             self.check_same(config, defaults)
             return
         try:
-            write_json(self.config, origin(config))
+            write_json(self.config, origin(config, about))
         except OSError as error:
             raise UserError(
                 f"--workdir={self.path}: {error.strerror}; allowed is a directory that can be written"

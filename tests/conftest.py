@@ -10,6 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import absl.logging
+import hypothesis
 import jax
 import numpy as np
 import optax
@@ -23,6 +24,8 @@ from jaxtickets.runs import Run, Setup
 from jaxtickets.workdir import Workdir
 
 ROOT = Path(__file__).parent.parent
+hypothesis.settings.register_profile("jaxtickets", deadline=None, max_examples=60, derandomize=True)
+hypothesis.settings.load_profile("jaxtickets")
 TIMINGS = ("train_seconds", "steps_per_second", "search_seconds")
 
 absl.logging.set_verbosity(absl.logging.WARNING)
@@ -42,13 +45,13 @@ def cache_directory(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def data_directory(tmp_path_factory):
-    """Where TFDS prepares the embedded data, once a session."""
+    """Where TFDS prepares the embedded data, once per session."""
     return str(tmp_path_factory.mktemp("tfds"))
 
 
 @pytest.fixture(scope="module")
 def quick_compilation():
-    """XLA takes many times longer to optimise these programs than they take to run."""
+    """Compiles with few optimisations: XLA takes many times longer for the others than these programs run."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
@@ -57,13 +60,13 @@ def quick_compilation():
 
 @pytest.fixture(scope="session")
 def digits_metric(data_directory):
-    """What the metric of digits needs, optimised: without that, its feature network trains for minutes."""
+    """The feature network of the digits' metric, trained with all optimisations: without them it takes minutes."""
     Setup(tiny("gan_digits", data_directory))
 
 
 @pytest.fixture(scope="module")
 def quick_runs(digits_metric, quick_compilation):
-    """Whole runs that are compiled quickly."""
+    """For modules with whole runs: programs are compiled quickly, but for the feature network."""
 
 
 @pytest.fixture(scope="session")
@@ -176,5 +179,5 @@ class Dying:
 
 
 def kill_after(setup: Setup, steps: int) -> None:
-    """Makes training with `setup` end with `Killed` once it has done so many steps, or would in the call after."""
+    """Ends training with `setup` with `Killed` after `steps` steps, or in the call that would do more."""
     setup.programs = Dying(setup.programs, steps)

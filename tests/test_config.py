@@ -11,14 +11,14 @@ import pytest
 from conftest import ROOT, load_config
 from PIL import Image
 
-from jaxtickets import cli, models
+from jaxtickets import cli, data, models
 from jaxtickets import config as config_lib
 from jaxtickets.config.timeline import rewind_step
 from jaxtickets.errors import UserError
 from jaxtickets.experiments import METHODS
-from jaxtickets.fields import Field, at_least
+from jaxtickets.fields import Field, at_least, whole
 from jaxtickets.models import NETWORKS
-from jaxtickets.objectives import LOSSES, OBJECTIVES, PENALTIES
+from jaxtickets.objectives import LOSSES, OBJECTIVES, PENALTIES, Game
 from jaxtickets.pruning import SCORES
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -277,6 +277,17 @@ BAD = [
     ({"eval.samples": 1}, ["config.eval.samples=1", "at least 2"]),
     ({"eval.batch_size": 0}, ["config.eval.batch_size=0", "at least 1"]),
     ({"eval.features": "inception"}, ["config.eval.features='inception'", "digits, faces"]),
+    ({"eval.metrics": ("fid",)}, ["config.eval.metrics=('fid',)", "a tuple of some of fd, negative_elbo"]),
+    ({"eval.metrics": ("fd", "fd")}, ["config.eval.metrics=('fd', 'fd')", "a tuple of some of fd"]),
+    (
+        {"eval.metrics": ("fd", "codebook")},
+        ["config.eval.metrics=('fd', 'codebook')", "a tuple of some of fd with config.objective.name='gan'"],
+    ),
+    (
+        {**VAE, "objective.penalty_weight": 5.0},
+        ["config.objective.penalty_weight=5.0", "10.0 with config.objective.name='vae'; it is read by gan"],
+    ),
+    ({"seed": 2**32 - 1, "seeds": 2}, ["config.seeds=2", "at most 1 with config.seed=4294967295"]),
 ]
 
 
@@ -508,6 +519,28 @@ def test_two_fields_of_one_name_are_refused():
         patch.setitem(OBJECTIVES, "another", dataclasses.replace(OBJECTIVES["vae"], name="another", fields=(other,)))
         with pytest.raises(ValueError, match="objective.beta: another brings another field"):
             config_lib.fields()
+
+
+def test_a_game_without_a_metric_is_refused():
+    with pytest.raises(ValueError, match="game 'bare': at least one metric must judge it"):
+        Game("bare", make=None, components=("decoder",), metrics=())
+
+
+def test_a_field_of_a_source_that_is_not_chosen_is_refused():
+    field = Field("data.stripes", 3, whole(1), "The number of stripes.")
+
+    class Striped(data.Arrays):
+        fields = (field,)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(data.SOURCES, "stripes", Striped("stripes", load=None))
+        config = load_config("gan_digits")
+        with config.unlocked():
+            config.data.stripes = 4
+        with pytest.raises(
+            UserError, match="config.data.stripes=4: allowed is 3 with config.data.name='digits'"
+        ):
+            config_lib.validate(config, 1)
 
 
 def test_a_second_plugin_of_one_name_is_refused():

@@ -41,7 +41,7 @@ from jaxtickets.runs import Run, Setup, go_back, nested, scoring
 
 @st.composite
 def series_of_masks(draw):
-    """Some masks of one random structure, with leaves that have none."""
+    """Some masks of one random structure; some of its leaves have none."""
     shapes = draw(st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=3) | st.none(), min_size=1, max_size=5))
     shapes.append([draw(st.integers(1, 9))])
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -106,7 +106,7 @@ SEARCH = {
     "early_bird.every": 2,
     "early_bird.until": 8.0,
     "early_bird.queue": 3,
-    "early_bird.threshold": 1.0,  # Whatever has three masks is a ticket.
+    "early_bird.threshold": 1.0,  # Any three masks are alike.
 }
 CHANNELS = {"prune.structure": "channel", "prune.score": "gamma", "prune.target": "flops", "prune.scope": "layerwise"}
 NEVER = {"early_bird.threshold": 1e-9}
@@ -159,7 +159,7 @@ def whole(setup, finish):
 
 @pytest.fixture(scope="module")
 def rewound(setup, finish):
-    """The same, but it goes back to the rewind point."""
+    """A finished run like `whole`, but it goes back to the rewind point."""
     return finish(setup(rewind="state", tolerance=1e9, **CHANNELS))
 
 
@@ -196,7 +196,7 @@ def search_file(run, round_):
 
 
 def forward_flops(config, kept):
-    """Of the network that is built with the kept channels alone."""
+    """The FLOPs of the network that is built with the kept channels alone."""
     components = models.build(compacted_config(config, kept).model, 1, 0)
     params, _ = jax.eval_shape(lambda: models.init(components, jax.random.key(0)))
     return sum(cost.forward(models.kernel_uses(components), params).values())
@@ -432,12 +432,12 @@ def die(*_, **__):
 
 
 def dying(function, when):
-    """A function that ends the process in the place of those calls for which `when(*arguments)` holds."""
+    """`function`, but a call for which `when(*arguments)` holds ends the process instead."""
     return lambda *arguments, **options: (die if when(*arguments) else function)(*arguments, **options)
 
 
 def in_compacted_training(after):
-    """A `Setup.compacted` that kills training of the smaller network once it has done so many steps."""
+    """A `Setup.compacted` that kills training of the smaller network once it has done `after` steps."""
     compacted = Setup.compacted
 
     def dying_compacted(self, kept):
@@ -512,7 +512,7 @@ def test_a_search_resumed_at_a_mask_has_the_same_history(setup, finish, whole, t
     assert verdict == whole[1]
 
 
-# Where a run of single weights is killed, one after another: after so many steps, or in a function that writes.
+# Where a run of single weights is killed, one after another: after a number of steps, or in a function that writes.
 KILLS = {
     "in the search": 12 + 3,
     "between the two files of a search": (
@@ -588,7 +588,7 @@ def test_a_run_that_is_entered_again_does_not_repeat_the_search_of_that_round(
     assert_same_run(again, run)
 
 
-# What it takes.
+# Memory and programs of the search.
 
 
 def test_the_search_leaves_nothing_of_the_whole_network_on_the_devices(setup, tmp_path, finish, monkeypatch):
@@ -657,7 +657,7 @@ def test_channels_can_be_pruned_at_initialisation(setup, finish, score):
     assert not (run.place.path / "search").exists()
 
 
-# What is refused before anything is trained.
+# Levels that are refused before anything is trained.
 
 AE = {"game": "ae_digits", "prune.structure": "channel", "prune.target": "sparsity"}
 

@@ -20,13 +20,13 @@ from jaxtickets.workdir import Workdir
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
 
-# The last one with two steps of the critic, averaged weights, labels and augmentation.
+# The last one has two critic steps, averaged weights, labels and augmentation.
 CONFIGS = ("gan_digits", "vae_digits", "ae_digits", "sngan_conditional")
 ROUNDS = 3
 
 
 def small(name, data_directory, **changes):
-    """`tiny`, with all that a state can hold in the conditional GAN."""
+    """A tiny config; that of the conditional GAN has a train state with all that one can hold."""
     if name == "sngan_conditional":
         changes = {
             "objective.n_critic": 2,
@@ -138,7 +138,7 @@ def test_flops_and_kept_parameters_fall_with_the_masks(finished):
     first, *_, last = rows(run.place.path)
     # Width 4, 16x16x1, latent 4: kernels 1-4-8-16 of 4x4, at 8x8, 4x4 and 2x2 positions, and then 2x2 to the code; the
     # decoder mirrors them. Along an axis the taps meet 7 + 8 + 8 + 7, 3 + 4 + 4 + 3 and 1 + 2 + 2 + 1 pixels. Two FLOPs
-    # a multiplication and addition.
+    # per multiplication and addition.
     encoder = 30**2 * 1 * 4 + 14**2 * 4 * 8 + 6**2 * 8 * 16 + 4 * 16 * 4
     assert first["flops_dense"] == first["flops_effective"] == str(2 * 2 * encoder)
     assert int(last["flops_effective"]) < int(last["flops_dense"]) / 4
@@ -150,7 +150,7 @@ def test_flops_and_kept_parameters_fall_with_the_masks(finished):
 
 @pytest.mark.parametrize("name", ["gan_digits", "sngan_conditional"])
 def test_nothing_is_compiled_after_round_zero(data_directory, tmp_path, name):
-    """By training, evaluation, pruning, rewinding, the verdict or the report."""
+    """Neither training, evaluation, pruning and rewinding nor the verdict and the report compile anything."""
     compiled = []
 
     def listen(event, duration, **_):

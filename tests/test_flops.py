@@ -354,6 +354,12 @@ def run_command(*flags):
     return subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
 
+def test_the_command_needs_no_matplotlib():
+    script = "import sys, jaxtickets.flops; print('matplotlib' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout == "False\n"
+
+
 def test_the_command_compares_a_config_with_its_channels(tmp_path):
     channels = "{'encoder': {'down_16': 2}}"
     flags = ["--config=configs/ae_digits.py:quick", "--config.model.width=4", f"--config.model.channels={channels}"]

@@ -13,6 +13,7 @@ from conftest import Killed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxtickets import clock as clock_lib
 from jaxtickets import models, train
 from jaxtickets.data import batches
 from jaxtickets.devices import device_count, replicate, unreplicate
@@ -373,7 +374,7 @@ def test_batches_need_not_be_a_generator():
 
 def test_seconds_go_on_from_those_that_have_led_to_the_state(monkeypatch):
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(clock_lib, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     seen = []
 
     def program(start, n):
@@ -386,13 +387,25 @@ def test_seconds_go_on_from_those_that_have_led_to_the_state(monkeypatch):
         return takes_two_seconds
 
     def act(moment):
-        seen.append((moment.step, moment.seconds))
+        seen.append((moment.step, moment.clock.seconds()))
         clock.now += 0.5
 
     first = fit(program, 3, [Hook(every(1), act)])
     assert seen == [(1, 2.0), (2, 4.5), (3, 7.0)]
-    assert first.seconds == 7.5
+    led = first.clock.seconds()
+    assert led == 7.5
     clock.now = 5000.0
-    second = fit(program, 4, [Hook(every(1), act)], first.host_state(), seconds=first.seconds)
+    second = fit(program, 4, [Hook(every(1), act)], first.host_state(), seconds=led)
     assert seen[3:] == [(4, 9.5)]
-    assert second.seconds == 10.0
+    assert second.clock.seconds() == 10.0
+
+
+def test_time_that_is_paused_does_not_count(monkeypatch):
+    now = SimpleNamespace(time=10.0)
+    monkeypatch.setattr(clock_lib, "time", SimpleNamespace(perf_counter=lambda: now.time))
+    clock = clock_lib.Clock(3.0)
+    now.time += 2
+    with clock.paused():
+        now.time += 100
+    now.time += 1
+    assert clock.seconds() == 6.0

@@ -11,9 +11,9 @@ import pytest
 from conftest import ROOT
 
 from jaxtickets import masks as mask_lib
-from jaxtickets import train
+from jaxtickets.devices import unreplicate
 
-pytestmark = pytest.mark.slow  # What is tested is a benchmark.
+pytestmark = pytest.mark.slow  # They test a benchmark.
 
 SEEDS, SPARSITIES, STEPS = 2, (0.5, 0.9), 3
 NETWORKS = {"dcgan": {"width": 4, "image_size": 16}, "linear_ae": {"width": 16, "image_size": 28, "latent_size": 3}}
@@ -36,9 +36,9 @@ def fleet(request, many_tickets, quick_compilation):
 
 @pytest.fixture(scope="module")
 def trained(fleet, many_tickets):
-    """The states on the host after each of two calls, one ticket after the other."""
+    """The states on the host after each of two calls, one ticket after another."""
     run = many_tickets.one_by_one(fleet, jax.local_devices()[0])
-    return [[train.unreplicate(state) for state in run()] for _ in range(2)]
+    return [[unreplicate(state) for state in run()] for _ in range(2)]
 
 
 def test_tickets_have_seeds_masks_and_batches_of_their_own(fleet, trained):
@@ -55,15 +55,15 @@ def test_tickets_have_seeds_masks_and_batches_of_their_own(fleet, trained):
     assert not np.array_equal(fleet.tickets[0][2], fleet.tickets[-1][2])
 
 
-def test_threads_train_bit_for_bit_as_one_after_the_other(fleet, trained, many_tickets):
+def test_threads_train_bit_for_bit_as_one_after_another(fleet, trained, many_tickets):
     run = many_tickets.on_each_device(fleet, jax.local_devices()[:1] * 2)
     for states in trained:
         for ours, theirs in zip(run(), states, strict=True):
-            jax.tree.map(np.testing.assert_array_equal, train.unreplicate(ours), theirs)
+            jax.tree.map(np.testing.assert_array_equal, unreplicate(ours), theirs)
 
 
-def test_vmapped_tickets_train_as_one_after_the_other_within_rounding(fleet, trained, many_tickets):
-    states = train.unreplicate(many_tickets.vmapped(fleet, jax.local_devices()[0])())
+def test_vmapped_tickets_train_as_one_after_another_within_rounding(fleet, trained, many_tickets):
+    states = unreplicate(many_tickets.vmapped(fleet, jax.local_devices()[0])())
     for number, theirs in enumerate(trained[0]):
         ours = jax.tree.map(lambda leaf, number=number: leaf[number], states)
         for field in ("step", "seed"):

@@ -4,14 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
-
-settings.register_profile("jaxtickets", deadline=None, max_examples=60, derandomize=True)
-settings.load_profile("jaxtickets")
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -123,7 +123,7 @@ def test_every_method_prunes_exactly_what_was_asked(finished, game, experiment, 
     for player in run.trained.opt_state:
         for tree in moments(run.trained, player)[0]:
             assert_masked(tree, {name: masks[name] for name in tree})
-    # What has grown started at zero, and need not have had a gradient since.
+    # Weights that have grown start at zero, and may have had no gradient since.
     leaves = mask_lib.named_leaves(run.trained.params)
     for path, mask in mask_lib.named_leaves(masks).items() if experiment not in ("set", "rigl") else ():
         assert np.all(leaves[path][mask] != 0), path
@@ -146,7 +146,7 @@ def test_a_round_starts_from_what_the_kind_of_rewinding_says(finished, rewind):
             point = point.replace(opt_state=run.initial_state.opt_state)
             assert {moments(start, player)[1] for player in start.opt_state} == {0}
         assert_started_from(start, masks, point)
-        # Fine-tuning goes on for as many steps as lie behind the rewind point, 12 - 3.
+        # Fine-tuning takes the number of steps that lie behind the rewind point, 12 - 3.
         assert int(start.step) == (12 + (round_ - 1) * 9 if rewind == "none" else 3)
         assert int(run.ends[round_].step) == (12 + round_ * 9 if rewind == "none" else 12)
     assert int(run.rewind_point.step) == 3

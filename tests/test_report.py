@@ -13,7 +13,7 @@ from jaxtickets.errors import UserError
 from jaxtickets.report.__main__ import main
 from jaxtickets.report.compare import comparison_figure
 from jaxtickets.report.plots import corner, curve, metric_figure, search_figure, shown_searches
-from jaxtickets.report.reading import metric_columns, read, significant
+from jaxtickets.report.reading import metric_columns, read, short, significant
 from jaxtickets.report.table import measured_columns
 
 LAYERS = {
@@ -253,7 +253,7 @@ def test_of_a_row_written_twice_the_later_one_counts(workdir):
     assert (np.diff(steps) > 0).all()
 
 
-def test_the_table_has_a_line_a_round_and_marks_the_winner(workdir):
+def test_the_table_has_one_line_per_round_and_marks_the_winner(workdir):
     run = read(workdir)
     header, _, *lines = report.rounds_table(run.rounds, run.verdict).splitlines()
     assert header.split()[:2] == ["round", "sparsity"] and "fd_digits" in header and "kid" in header
@@ -433,7 +433,7 @@ def test_several_seeds_without_a_finished_round_are_reported(unfinished_seeds):
     assert "No round has finished yet." in report.summary(unfinished_seeds)
 
 
-def test_the_plot_of_several_seeds_has_the_intervals_of_the_verdict_and_a_dot_a_seed(seeds):
+def test_the_plot_of_several_seeds_has_the_intervals_of_the_verdict_and_one_dot_per_seed(seeds):
     run = read(seeds)
     axes = metric_figure(run.rounds, run.verdict, "fd_digits", run.seed_rounds).axes[0]
     drawn = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
@@ -753,3 +753,114 @@ def test_where_more_is_better_comparisons_look_for_the_highest_value(tmp_path, h
     assert "higher is better" in title
     runs = {path.name: read(path) for path in (higher, unfinished)}
     assert "higher is better" in comparison_figure(runs, []).axes[0].get_ylabel()
+
+
+# The names that config.json has for reports.
+
+ABOUT = {
+    "title": "regrow, magnitude",
+    "columns": {"regrown": "regrown", "growth": "grown by", "growth_seconds": "growth [s]"},
+    "metrics": {
+        "fd_digits": {"label": "Frechet distance in digits features", "better": "lower"},
+        "kid": {"label": "Agreement with the digits", "better": "higher"},
+    },
+}
+
+
+def write_about(path, about=ABOUT):
+    """Turns the workdir into that of a method with columns of its own, which config.json names."""
+    record = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(record | {"about": about}))
+    own = [{"regrown": 1234 * number or None, "growth": "random", "growth_seconds": number / 2} for number in range(6)]
+    write_csv(path / "rounds.csv", [row | more for row, more in zip(read_rows(path), own, strict=False)])
+    return path
+
+
+@pytest.fixture
+def named(tmp_path):
+    return write_about(write_workdir(tmp_path / "named"))
+
+
+def test_the_columns_of_a_method_are_no_metrics_and_are_shown_by_their_headers(named):
+    run = read(named)
+    assert metric_columns(run.rounds, run.about) == ["fd_digits", "kid"]
+    header = report.summary(named).splitlines()[0]
+    assert re.search(r"fd_digits +regrown +grown by +kid +train s", header)
+    html = report.build(named).read_text()
+    headers = re.findall("<th>([^<]*)</th>", html)
+    own = ["regrown", "grown by"]
+    assert headers[5:] == ["fd_digits", *own, "kid", "training [s]", "growth [s]", "step [MB]", ""]
+    second = re.findall(r"<tr>\n(<td>1</td>.*)", html)[0]
+    assert re.findall("<td>([^<]*)</td>", second)[6:] == ["1234", "random", "0.03947", "32.4", "0.5", "-"]
+    assert "growth: part of the training." in html
+    plots = {path.name for path in (named / "plots").iterdir()}
+    assert plots == {"metric_fd_digits.png", "metric_kid.png", "losses.png", "layers.png", "samples.png"}
+
+
+def test_over_several_seeds_the_columns_of_a_method_are_means(tmp_path):
+    seeds = write_seeds(tmp_path / "seeds")
+    rows = [row | {"regrown": 100 * int(row["seed"]), "growth": f"rule {row['seed']}"} for row in read_rows(seeds)]
+    write_about(seeds)
+    write_csv(seeds / "rounds.csv", rows)
+    run = read(seeds)
+    columns = measured_columns(run.rounds, run.verdict, run.seed_rounds, run.about)
+    assert columns["regrown"] == ["100"] * 6 and columns["grown by"] == ["-"] * 6
+    assert list(columns) == ["fd_digits [95% interval]", "p", "regrown", "grown by", "kid"]
+
+
+def test_a_column_that_does_not_fit_is_named_as_in_the_file(named):
+    rows = read_rows(named)
+    write_about(named, ABOUT | {"columns": {"regrown": "the number of weights that grew again in this round " * 2}})
+    write_csv(named / "rounds.csv", rows)
+    assert "Also in rounds.csv: regrown, kid." in report.summary(named)
+
+
+def test_the_title_of_the_page_is_the_methods(named, workdir):
+    assert "<h1>regrow, magnitude: gan_digits.py:quick</h1>" in report.build(named).read_text()
+    assert "<h1>imp: gan_digits.py:quick</h1>" in report.build(workdir).read_text()
+    write_about(named, {"title": "<script>"})
+    assert "<h1>&lt;script&gt;: gan" in report.build(named).read_text()
+
+
+def test_every_metric_has_a_label_and_a_direction_of_its_own(named):
+    run = read(named)
+    labels = {
+        metric: metric_figure(run.rounds, run.verdict, metric, (), run.about).axes[0].get_ylabel()
+        for metric in ("fd_digits", "kid")
+    }
+    assert labels == {
+        "fd_digits": "Frechet distance in digits features\n(lower is better)",
+        "kid": "Agreement with the digits\n(higher is better)",
+    }
+    captions = re.findall("<figcaption>([^<]*)", report.build(named).read_text())
+    assert [text for text in captions if "is better" in text] == ["Lower is better.", "Higher is better."]
+
+
+def test_comparisons_know_the_direction_of_a_metric_without_a_verdict(tmp_path):
+    higher = {"metrics": {"fd_digits": {"label": "Agreement", "better": "higher"}}}
+    told = write_about(write_workdir(tmp_path / "told", finished=False), higher)
+    paths = [write_workdir(tmp_path / "old", finished=False), told]
+    rows = report.compare(paths, tmp_path)
+    assert [row["best_value"] for row in rows] == [max(DISTANCES)] * 2  # One run tells the direction for both.
+    assert "fd_digits by weights pruned [%], higher is better" in report.levels(paths, tmp_path)
+    axes = comparison_figure({path.name: read(path) for path in paths}, []).axes[0]
+    assert axes.get_ylabel() == "Agreement\n(higher is better)"
+
+
+def test_a_workdir_without_names_has_the_columns_of_a_search_and_the_direction_of_its_verdict(searched):
+    run = read(searched)
+    assert metric_columns(run.rounds, run.about) == ["fd_digits", "kid"]
+    labels = [
+        metric_figure(run.rounds, run.verdict, metric, (), run.about).axes[0].get_ylabel()
+        for metric in ("fd_digits", "kid")
+    ]
+    assert labels == ["Frechet distance in digits features, 2,048 samples\n(lower is better)", "kid"]
+    headers = re.findall("<th>([^<]*)</th>", report.build(searched).read_text())
+    assert {"found at epoch", "search [s]"} <= set(headers)
+
+
+@pytest.mark.parametrize(
+    "value, text", [(7.936, "7.94"), (8.0, "8"), (1234, "1234"), (0, "0"), (0.992, "0.99"), (0.00123, "0.001230")]
+)
+def test_numbers_of_a_method_have_at_most_two_decimals_unless_they_are_tiny(value, text):
+    assert short(value) == text

@@ -113,7 +113,7 @@ def test_the_winner_is_the_sparsest_round_shown_to_be_within_tolerance():
     groups = {"r0": (10.0, 10.2, 9.8), "r1": (9.9, 10.1, 10.0), "r2": (9.0, 12.5, 9.4), "r3": (14.0, 14.2, 14.1)}
     p_values = [row["p_value"] for row in judge_seeds(table(**groups), METRIC, "error", 0.1, 0.95)["rounds"]][1:]
     assert p_values[0] < 0.05 < p_values[1] < 0.5 < p_values[2]
-    # The mean of round 2, 10.3, is within tolerance; that it varies so much speaks against it, unless less is asked.
+    # The mean of round 2, 10.3, is within tolerance; its variance speaks against it, unless less confidence is asked.
     for confidence, winner in ((0.95, 1), (1 - p_values[1] - 1e-6, 2), (1 - p_values[1] + 1e-6, 1)):
         verdict = judge_seeds(table(**groups), METRIC, "error", 0.1, confidence)
         assert (verdict["winning_round"], verdict["sparsity"]) == (winner, 1 - 0.5**winner)

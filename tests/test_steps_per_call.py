@@ -1,7 +1,5 @@
-"""Several steps in one program: the numbers of single steps, at the same steps wherever a run starts again."""
+"""Several steps in one program: they compute what single steps compute, and a resumed run takes the same blocks."""
 
-import csv
-import json
 import re
 from itertools import pairwise
 
@@ -9,18 +7,21 @@ import chex
 import jax
 import numpy as np
 import pytest
-from conftest import Killed, assert_masked, finish, kill_after, share, tiny
+from conftest import Killed, assert_masked, finish, kill_after, open_run, tiny, untimed_rounds, untimed_scalars
 
 from jaxtickets import config as config_lib
 from jaxtickets import pruning, train
 from jaxtickets.data import batches
-from jaxtickets.experiments import EXPERIMENTS, Run, Setup
+from jaxtickets.devices import replicate, unreplicate
+from jaxtickets.experiments import METHODS
+from jaxtickets.runs import Networks, Run, Setup
+from jaxtickets.workdir import Workdir
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
 
 TOGETHER, STEPS = 4, 24
 ALL = {"data.flip": True, "optimizer.final_rate": 0.5}
-# Each with something that changes from step to step, or that only some of the steps do.
+# Each has something that changes from step to step, or that only some of the steps do.
 GAMES = {
     "gan_digits": ALL | {"prune.score": "movement", "objective.distillation": 0.5},
     "vae_digits": ALL,
@@ -34,13 +35,9 @@ DENSE = ("linear_ae", "linear_vae")  # Their products are the same operations in
 
 
 def configured(name, data_directory, **changes):
-    """A config with a log, a rewind point and a checkpoint at, between and inside blocks of four steps."""
+    """A config whose logs and rewind point lie between blocks of four steps, and a checkpoint inside one."""
     times = {"train.steps": STEPS, "train.log_every": 8, "train.checkpoint_every": 10, "rewind_step": 4}
-    return tiny(name, data_directory, **times, **{"train.steps_per_call": TOGETHER, **changes})
-
-
-def blocks(setup, start, stop):
-    return [(block.start, block.stop) for block, *_ in setup.batches(0, start, stop)]
+    return tiny(name, data_directory, **{**times, "train.steps_per_call": TOGETHER, **changes})
 
 
 # Where blocks lie.
@@ -59,7 +56,7 @@ def test_blocks_lie_at_multiples_of_their_length_and_nothing_is_due_inside_one(l
                 assert block == whole if is_free else len(block) == 1
 
 
-def test_a_run_that_goes_on_where_something_was_due_takes_the_same_blocks():
+def test_a_run_resumed_where_something_was_due_takes_the_same_blocks():
     due = {7, 12, 21, 22}
     whole = list(batches.blocks(0, 40, 4, due.__contains__))
     for start in due:
@@ -67,18 +64,48 @@ def test_a_run_that_goes_on_where_something_was_due_takes_the_same_blocks():
         assert rest == [block for block in whole if block.start >= start]
 
 
-def test_a_run_takes_single_steps_where_it_is_interrupted_between_them(data_directory):
-    setup = Setup(configured("gan_digits", data_directory))
-    inside = [(step, step + 1) for step in range(8, 12)]  # The checkpoint after step 10.
-    assert blocks(setup, 0, STEPS) == [(0, 4), (4, 8), *inside, (12, 16), (16, 20), (20, 24)]
-    assert blocks(setup, 2, 7) == [(step, step + 1) for step in range(2, 7)]
-    changing = Setup(
-        configured(
-            "gan_digits", data_directory, experiment="set", **{"prune.update_every": 6, "prune.update_until": 0.5}
-        )
-    )
-    assert list(changing.update_steps) == [6, 12]
-    assert blocks(changing, 4, 16) == [*((step, step + 1) for step in range(4, 12)), (12, 16)]
+class Noting:
+    """Programs that train nothing, and note the blocks of steps that they are called for."""
+
+    def __init__(self):
+        self.blocks = []
+
+    def get(self, step, n=1):
+        def program(state, *_):
+            self.blocks.append((step, step + n))
+            return state.replace(step=state.step + n), {}
+
+        return program
+
+    def step_bytes(self):
+        return 0
+
+
+def blocks_of(config, path, start, like=None, **options):
+    """The blocks in which a run trains a round from the step `start` to the end, and the run's setup."""
+    setup = Setup(config, like=like)
+    setup.programs = Noting()
+    with open_run(setup, path) as run:
+        run.round(0, run.dense_masks, run.initial_state.replace(step=np.int32(start)), **options)
+    return setup.programs.blocks, setup
+
+
+def test_a_run_takes_single_steps_where_something_is_due_between_them(data_directory, tmp_path):
+    def singly(start, stop):
+        return [(step, step + 1) for step in range(start, stop)]
+
+    config = configured("gan_digits", data_directory)
+    found, setup = blocks_of(config, tmp_path / "whole", 0)
+    # The checkpoint after step 10 lies inside a block.
+    assert found == [(0, 4), (4, 8), *singly(8, 12), (12, 16), (16, 20), (20, 24)]
+    config = configured("gan_digits", data_directory, **{"train.steps": 7})
+    found, _ = blocks_of(config, tmp_path / "short", 2, like=setup)
+    assert found == singly(2, 7)
+    updating = {"experiment": "set", "prune.update_every": 6, "prune.update_until": 0.5}
+    config = configured("gan_digits", data_directory, **updating)
+    found, setup = blocks_of(config, tmp_path / "set", 4, like=setup, update=lambda step, state, masks: masks)
+    assert list(setup.timeline.update_steps) == [6, 12]
+    assert found == [*singly(4, 12), (12, 16), (16, 20), (20, 24)]
 
 
 @pytest.mark.parametrize(
@@ -95,22 +122,24 @@ def test_a_run_takes_single_steps_where_it_is_interrupted_between_them(data_dire
         (0, 1, "another", 1),
     ],
 )
-def test_how_many_steps_a_call_does(given, n_critic, platform, expected):
+def test_a_call_does_whole_periods_of_the_players(given, n_critic, platform, expected):
     config = config_lib.get_config()
-    config.train.steps_per_call, config.objective.n_critic = given, n_critic
-    assert config_lib.resolve_steps_per_call(config, platform) == expected
+    config.train.update(steps=100, steps_per_call=given)
+    config.objective.n_critic = n_critic
+    period = len(train.period(Networks(config).objective))
+    assert config_lib.make_timeline(config, 1000, platform, period).steps_per_call == expected
 
 
 # What a program of several steps computes.
 
 
 def advance(setup, state, masks, teacher, steps):
-    """The state and the last scalars after steps 0 to `steps` in calls of so many steps, on the host."""
-    state, masks, teacher = (train.replicate(tree) for tree in (state, masks, teacher))
+    """The state and the last scalars, on the host, after two blocks of steps in calls of `steps` steps each."""
+    state, masks, teacher = (replicate(tree) for tree in (state, masks, teacher))
     for start in range(0, 2 * TOGETHER, steps):
-        _, *batch = next(setup._batches(0, [range(start, start + steps)]))
-        state, scalars = setup.step(start, steps=steps)(state, masks, *batch, teacher)
-    return train.unreplicate(state), train.unreplicate(scalars)
+        _, *batch = next(setup.batches(0, [range(start, start + steps)]))
+        state, scalars = setup.programs.get(start, steps)(state, masks, *batch, teacher)
+    return unreplicate(state), unreplicate(scalars)
 
 
 QUICK = ("linear_ae", "wgan_gp")
@@ -123,7 +152,7 @@ QUICK = ("linear_ae", "wgan_gp")
         ("linear_ae", "host"),
     ],
 )
-def test_a_program_of_several_steps_computes_what_these_compute_one_by_one(name, placement, data_directory):
+def test_a_program_of_several_steps_computes_what_single_steps_compute(name, placement, data_directory):
     setup = Setup(configured(name, data_directory, **GAMES[name], **{"data.placement": placement}))
     initial = setup.init(0)
     scores = pruning.random(initial.params, setup.dense_masks, 0)
@@ -146,26 +175,16 @@ def test_a_program_of_several_steps_computes_what_these_compute_one_by_one(name,
     assert_masked(together[0].params, masks)
     if average := together[0].average:
         assert_masked(average["params"], {component: masks[component] for component in average["params"]})
-    memory = [train.program_bytes(program) for program in setup._compiled.values()]
+    memory = [train.program_bytes(program) for program in setup.programs.compiled().values()]
     assert setup.step_bytes == max(memory)
 
 
 # Whole runs.
 
 
-def table(path):
-    with (path / "rounds.csv").open() as file:
-        return [{**row, "train_seconds": 0, "steps_per_second": 0} for row in csv.DictReader(file)]
-
-
-def logged(path):
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
-
-
 @pytest.fixture(scope="module")
 def whole(quick_runs, data_directory, tmp_path_factory):
-    """A finished run with four steps a call, and what was compiled by the end of each of its rounds."""
+    """A finished run with four steps per call, and the number of programs compiled by the end of each of its rounds."""
     compiled, counts = [], []
 
     def listen(event, duration, **_):
@@ -173,15 +192,15 @@ def whole(quick_runs, data_directory, tmp_path_factory):
             compiled.append(duration)
 
     class Counted(Run):
-        def _record(self, *arguments):
-            super()._record(*arguments)
+        def record(self, *arguments):
+            super().record(*arguments)
             counts.append(len(compiled))
 
     config = configured("linear_vae", data_directory, **{"model.image_size": 28, "prune.rounds": 2})
     path = tmp_path_factory.mktemp("whole") / "run"
     jax.monitoring.register_event_duration_secs_listener(listen)
-    with Counted(Setup(config), path) as run:
-        EXPERIMENTS["imp"](run)
+    with Counted(Setup(config), Workdir(path)) as run:
+        METHODS["imp"].recipe(run)
         run.finish()
     jax.monitoring.unregister_event_duration_listener(listen)
     return run, counts
@@ -193,13 +212,13 @@ def test_nothing_is_compiled_after_round_zero(whole):
     assert all(before == after for before, after in pairwise(counts))
 
 
-def test_a_run_has_the_rows_that_it_has_with_one_step_a_call(whole, data_directory, tmp_path):
+def test_a_run_has_the_rows_that_it_has_with_one_step_per_call(whole, data_directory, tmp_path):
     together, _ = whole
     config = together.config.copy_and_resolve_references()
     config.train.steps_per_call = 1
-    one_by_one, _ = finish(Setup(config), tmp_path / "run")
-    for read in (table, logged):
-        ours, theirs = (read(run.path) for run in (together, one_by_one))
+    one_by_one, _ = finish(Setup(config, like=together.setup), tmp_path / "run")
+    for read in (untimed_rounds, untimed_scalars):
+        ours, theirs = (read(run.place.path) for run in (together, one_by_one))
         assert len(ours) == len(theirs)
         for our_row, their_row in zip(ours, theirs, strict=True):
             assert our_row.keys() == their_row.keys()
@@ -208,12 +227,12 @@ def test_a_run_has_the_rows_that_it_has_with_one_step_a_call(whole, data_directo
 
 
 @pytest.mark.parametrize("steps", [16, *(pytest.param(n, marks=pytest.mark.slow) for n in (11, STEPS + 19))])
-def test_a_run_that_was_cut_short_goes_on_to_the_same_bits(whole, tmp_path, steps):
-    setup, path = share(Setup(whole[0].config), whole[0].setup), tmp_path / "run"
-    with pytest.raises(Killed), Run(setup, path) as run:
-        kill_after(setup, steps)
-        EXPERIMENTS["imp"](run)
-    run, _ = finish(share(Setup(whole[0].config), whole[0].setup), path)
+def test_an_interrupted_run_goes_on_to_the_same_bits(whole, tmp_path, steps):
+    setup, path = Setup(whole[0].config, like=whole[0].setup), tmp_path / "run"
+    kill_after(setup, steps)
+    with pytest.raises(Killed):
+        finish(setup, path)
+    run, _ = finish(Setup(whole[0].config, like=whole[0].setup), path)
     chex.assert_trees_all_equal(run.trained, whole[0].trained)
-    assert table(path) == table(whole[0].path)
-    assert logged(path) == logged(whole[0].path)
+    for read in (untimed_rounds, untimed_scalars):
+        assert read(path) == read(whole[0].place.path)

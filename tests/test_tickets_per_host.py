@@ -24,7 +24,7 @@ from jaxtickets.workdir import Workdir
 
 SEEDS = (5, 6, 7)
 SNAPSHOTS = ("snapshots/init", "snapshots/rewind", "snapshots/dense", "masks/001")
-# Beside the plain ones: a run whose rounds are smaller networks, with data that streams from the host.
+# Of early_bird_ae: its rounds are smaller networks, and its data stream from the host.
 CHANGES = {
     "early_bird_ae": {
         **{"early_bird.every": 2, "early_bird.until": 8.0, "early_bird.queue": 3, "early_bird.threshold": 1.0},
@@ -44,7 +44,7 @@ def together(name, data_directory, path):
 
 
 def alone(name, data_directory, path):
-    """Trains the seeds one after the other on the first half of the devices, in workdirs of their own."""
+    """Trains the seeds one after another on the first half of the devices, in workdirs of their own."""
     setup = Setup(config(name, data_directory, seeds=1, tickets_per_host=1), devices=seeds.groups(2)[0])
     for seed in SEEDS:
         finish(setup, Workdir(path).seed_dir(seed).path, seed)
@@ -83,7 +83,7 @@ for call in {calls!r}.split():
 
 
 def run_on_devices(count, name, data_directory, path, *calls):
-    """Calls `task(name, data_directory, path / directory)` for each `task:directory` in a process with many devices."""
+    """Calls `task(name, data_directory, path / directory)` for each `task:directory` in another process."""
     program = PROGRAM.format(
         tests=str(Path(__file__).parent), name=name, data=data_directory, path=str(path), calls=" ".join(calls)
     )
@@ -151,7 +151,7 @@ def test_every_line_says_whose_it_is(two_devices):
     for seed in SEEDS:
         assert sum(line.startswith(f"seed {seed}: round ") for line in together) == 2
     compiled = [line for line in together if line.startswith("jaxtickets: seed ") and "compiled" in line]
-    assert len(compiled) == 2  # One a group of devices.
+    assert len(compiled) == 2  # One per group of devices.
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ VAE_OF_GAN = {there: here for here, there in GAN_OF_VAE.items()}
 
 @pytest.fixture(scope="module")
 def sources(quick_runs, base, data_directory, tmp_path_factory):
-    """Finished runs of a GAN and a VAE, with a ticket each: any metric is good enough."""
+    """Finished runs of a GAN and a VAE, each with a winning ticket: any metric is within the tolerance."""
     finished = {}
     for name in ("gan_digits", "vae_digits"):
         given = tiny(name, data_directory, **{"prune.sparsities": (0.5, 0.8), "tolerance": 1000.0})
@@ -68,7 +68,7 @@ def shared_leaves(here, there):
 
 
 def assert_transferred(run, source, layers, rounds):
-    """The layers have the masks and the rewind point of the source; all others this network's own start, dense."""
+    """The layers have the masks and the rewind point of the source; the others are dense, from this network's start."""
     start, origin = run.rewind_point, source.rewind_point
     for name in [f"{component}/{layer}" for component in start.params for layer in start.params[component]]:
         if name not in layers:

@@ -12,7 +12,7 @@ import pytest
 
 from jaxtickets import files
 from jaxtickets.errors import UserError
-from jaxtickets.origin import completed, differences
+from jaxtickets.origin import completed, differences, flat
 from jaxtickets.workdir import SNAPSHOTS, Workdir
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,6 +76,21 @@ def test_a_new_workdir_says_what_it_was_started_with(tmp_path):
     assert workdir.read_origin() == origin
 
 
+def test_the_names_for_reports_are_written_once_beside_the_config(tmp_path):
+    workdir, about = Workdir(tmp_path / "run"), {"title": "imp, magnitude", "columns": {}, "metrics": {}}
+    config = completed(CONFIG, DEFAULTS)
+    workdir.create(config, DEFAULTS, about)
+    assert workdir.read_origin()["about"] == about and workdir.read_config() == config
+    workdir.create(config, DEFAULTS, about | {"title": "another"})
+    assert workdir.read_origin()["about"] == about
+
+
+def test_a_workdir_without_names_for_reports_is_resumed_as_it_is(tmp_path):
+    workdir = started(tmp_path / "run")
+    workdir.create(completed(CONFIG, DEFAULTS), DEFAULTS, {"title": "imp"})
+    assert workdir.read_origin() == {"config": CONFIG}
+
+
 def test_an_absent_field_counts_with_its_default(tmp_path):
     workdir = started(tmp_path / "run")
     same = {"seed": 3, "prune": {"rate": 0.2, "include": ("kernel$",), "scope": "global"}, "eval": {"metrics": ()}}
@@ -105,6 +120,14 @@ def test_a_directory_without_a_readable_config_is_no_workdir(tmp_path, content):
 def test_a_value_in_the_place_of_a_group_is_a_difference():
     there = completed({"seed": {"of": 1}, "prune": 2}, DEFAULTS)
     assert "prune is 2 there" in (text := differences(there, DEFAULTS)) and "seed.of is 1 there" in text
+
+
+def test_nested_fields_are_named_by_their_dotted_paths():
+    assert flat({"seed": 1, "prune": {"rate": 0.2, "of": {"a": []}}, "none": {}}) == {
+        "seed": 1,
+        "prune.rate": 0.2,
+        "prune.of.a": [],
+    }
 
 
 def test_a_directory_that_cannot_be_written_is_refused_and_nothing_is_made(tmp_path):

@@ -9,12 +9,12 @@ from jaxtickets.config.schema import (
     levels,
     method,
     readers,
+    registries,
     subject,
     to_dict,
 )
 from jaxtickets.config.timeline import Timeline, make_timeline
 from jaxtickets.config.validation import validate
-from jaxtickets.fields import refuse
 
 __all__ = [
     "Timeline",
@@ -27,7 +27,7 @@ __all__ = [
     "make_timeline",
     "method",
     "readers",
-    "refuse",
+    "registries",
     "subject",
     "to_dict",
     "validate",

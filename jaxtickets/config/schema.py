@@ -55,7 +55,12 @@ def _sparsities(value):
 _PATTERNS = Check(texts, lambda: "a tuple of regular expressions over paths such as generator/up_16/conv/kernel")
 
 CORE = (
-    Field("experiment", "imp", choice(METHODS), "The method: how tickets are found, or what is held against them."),
+    Field(
+        "experiment",
+        "imp",
+        choice(METHODS),
+        "The method that finds tickets, or the control that they are compared with.",
+    ),
     Field("seed", 0, whole(0, 2**32 - 1), "The seed of every random number."),
     Field(
         "seeds",
@@ -178,7 +183,7 @@ CORE = (
         "prune.target",
         "sparsity",
         choice("sparsity", "flops"),
-        "What a round's number is the share of: pruned units, or (channels) saved FLOPs.",
+        "The quantity that each level refers to: pruned units, or saved FLOPs (channels).",
     ),
     Field(
         "prune.channel_multiple",

@@ -12,11 +12,11 @@ STEPS_PER_CALL = {"cpu": 1, "gpu": 8, "tpu": 8}
 
 @dataclass(frozen=True)
 class Timeline:
-    """When what happens in each training of an experiment. Steps are counted from 0, the initialisation.
+    """The steps of a training at which something is done, the same in every round. Step 0 is the initialisation.
 
     Attributes:
       steps: the length of training.
-      per_epoch: the steps of an epoch; what it leaves over of the images is dropped.
+      per_epoch: the steps of an epoch; images after the last whole batch are dropped.
       rewind_step: the step of the rewind point.
       update_steps: the steps before which masks may change; empty where the method changes none in training.
       search_steps: the steps after which a search draws a mask; empty where the method does not search.

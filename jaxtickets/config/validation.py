@@ -10,7 +10,7 @@ from jaxtickets.config.schema import check_field, fields, flat, levels, method
 from jaxtickets.config.timeline import check_steps
 from jaxtickets.errors import UserError
 from jaxtickets.experiments import METHODS
-from jaxtickets.fields import refuse
+from jaxtickets.fields import all_fields, refuse
 from jaxtickets.models import NETWORKS
 from jaxtickets.objectives import OBJECTIVES, check_components
 from jaxtickets.optimizers import OPTIMIZERS
@@ -30,8 +30,9 @@ def validate(config: ConfigDict, devices: int) -> None:
     """
     known = fields()
     values = flat(config, known=known)
-    for name in values.keys() - known:
-        check_field(name)
+    for name in values:
+        if name not in known:
+            check_field(name)
     for name, field in known.items():
         if name not in values:
             raise UserError(f"config.{name} is missing; allowed is {field.check.allowed()}")
@@ -39,7 +40,7 @@ def validate(config: ConfigDict, devices: int) -> None:
             refuse(name, values[name], field.check.allowed())
     game, network = OBJECTIVES[config.objective.name], NETWORKS[config.model.name]
     _check_network(config, network)
-    _check_read(values, OBJECTIVES, *game.registries, NETWORKS, OPTIMIZERS)
+    _check_read(values, OBJECTIVES, *game.registries, NETWORKS, OPTIMIZERS, data.SOURCES)
     _check_data(config)
     _check_channels(config, values["model.channels"])
     metrics.check(config, game)
@@ -65,15 +66,18 @@ def validate(config: ConfigDict, devices: int) -> None:
 
 
 def _check_read(values, *registries):
-    """Refuses a field that plug-ins of a kind read, the chosen one not, and that has not its default."""
+    """Refuses a field that is not at its default and that only plug-ins read which are not chosen.
+
+    A field that chooses several plug-ins at a time makes an exception: what one of them reads may be set without it.
+    """
     for registry in registries:
         choice = values[registry.selector]
-        if not isinstance(choice, str):  # Of several at a time, what one reads may stand without it.
+        if not isinstance(choice, str):
             continue
-        chosen = [field for plugin in registry.chosen(choice) for field in plugin.fields]
-        for field in {field.name: field for plugin in registry.values() for field in plugin.fields}.values():
-            if field not in chosen and values[field.name] != field.default:
-                readers = ", ".join(registry.readers(field))
+        chosen = {field.name for plugin in registry.chosen(choice) for field in all_fields(plugin)}
+        for field in {field.name: field for plugin in registry.values() for field in all_fields(plugin)}.values():
+            if field.name not in chosen and values[field.name] != field.default:
+                readers = ", ".join(plugin.name for plugin in registry.values() if field in all_fields(plugin))
                 allowed = f"{field.default!r} with config.{registry.selector}={choice!r}; it is read by {readers}"
                 refuse(field.name, values[field.name], allowed)
 

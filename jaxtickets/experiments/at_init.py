@@ -1,6 +1,6 @@
 """Pruning at initialisation: SNIP, GraSP, SynFlow, magnitude or random."""
 
-from jaxtickets.experiments.method import Method
+from jaxtickets.experiments.method import Method, title_with_score
 from jaxtickets.experiments.protocol import Run
 from jaxtickets.train import rewind
 
@@ -23,4 +23,5 @@ AT_INIT = Method(
     at_init,
     scores=lambda score: score.weights is not None and score.at_init,
     channel_scores=lambda score: score.scores_channels,
+    title=title_with_score,
 )

@@ -10,7 +10,10 @@ from jaxtickets.experiments import finished
 from jaxtickets.experiments.method import Method
 from jaxtickets.experiments.protocol import Run
 from jaxtickets.fields import Field, choice, refuse, text
-from jaxtickets.origin import completed, differences
+from jaxtickets.objectives import OBJECTIVES
+from jaxtickets.origin import completed, differences, flat
+from jaxtickets.pruning import SCORES
+from jaxtickets.pruning.score import needs
 from jaxtickets.train import rewind
 
 KINDS = ("reinit", "random_pruning", "shuffled", "dense_short")
@@ -18,10 +21,11 @@ FIELDS = (
     Field("branch.of", "", text(), "The workdir of the finished run whose tickets get controls."),
     Field("branch.kind", "reinit", choice(*KINDS), "The control of each ticket."),
 )
-# What may differ between a run and a control of it beside how tickets were found: what changes no number.
+# Fields in which a control may differ from its run, because they change no number of its training. Fields that say how
+# tickets were found are free too.
 FREE = (
-    *("experiment", "rewind_step", "seeds", "tickets_per_host", "confidence", "tolerance", "rewind_discriminator"),
-    *("objective.distillation", "data.dir", "data.placement"),
+    *("experiment", "rewind_step", "seeds", "tickets_per_host", "confidence", "tolerance"),
+    *("data.dir", "data.placement"),
     *("train.log_every", "train.checkpoint_every", "train.rematerialize", "train.steps_per_call"),
 )
 PRUNABLE = ("include", "exclude", "components")  # All of `config.prune` that must be the same.
@@ -44,7 +48,8 @@ def branch(run: Run) -> None:
         for row in parent.rows[1:]:
             run.narrow_round(row)
         return
-    tracked = run.initial_state.params if parent.config["prune"]["score"] == "movement" else {}
+    score = SCORES[parent.config["prune"]["score"]]
+    tracked = run.initial_state.params if "movement" in needs(score.weights) else {}
     saved_as = run.initial_state.replace(movement=tracked)
     point = snapshots.restore(parent.place.snapshot("rewind"), saved_as).replace(movement={})
     if kind == "reinit":
@@ -76,14 +81,10 @@ def _trained_as(config):
     """The part of a config that a control must share with its run."""
     from jaxtickets.experiments import METHODS  # Here, because the registry holds this module's method.
 
-    found_by = [field.name for method in METHODS.values() for field in method.fields]
-    kept = config | {"prune": {name: config["prune"][name] for name in PRUNABLE}}
-    for name in (*FREE, *found_by):
-        group, _, field = name.rpartition(".")
-        fields = kept[group] if group else kept
-        without = {other: value for other, value in fields.items() if other != field}
-        kept = kept | {group: without} if group else without
-    return kept
+    found_by = {field.name for method in METHODS.values() for field in method.fields}
+    found_by |= {field.name for game in OBJECTIVES.values() for field in game.fields if field.needs}
+    values = flat(config | {"prune": {name: config["prune"][name] for name in PRUNABLE}})
+    return {name: value for name, value in values.items() if name not in found_by.union(FREE)}
 
 
 def _check(config):
@@ -98,5 +99,6 @@ BRANCH = Method(
     check=_check,
     prunes=False,
     subject=lambda config: f"control ({config.branch.kind})",
+    title=lambda config: f"branch, {config.branch.kind}",
     source=source,
 )

@@ -11,7 +11,7 @@ from jaxtickets.experiments.method import REWIND, Method, check_rewind, only_mag
 from jaxtickets.experiments.protocol import Run
 from jaxtickets.fields import Field, at_least, choice, fraction_or_steps, refuse, share, whole
 from jaxtickets.progress import say
-from jaxtickets.pruning.channels import from_weight_masks
+from jaxtickets.pruning import channels
 from jaxtickets.pruning.early_bird import hamming_distances, pack
 from jaxtickets.train import TrainState, rewind
 
@@ -69,11 +69,18 @@ def train_ticket(run: Run, round_: int) -> None:
     train(round_, found.masks, rewind(start, found.masks), seconds=found.seconds, columns=columns)
 
 
+# What follows a search without a ticket.
+NEXT = {
+    "train_dense": "so the dense network trains on; a higher config.early_bird.until searches longer",
+    "take_last": "so the last mask is taken; a higher config.early_bird.until searches longer",
+}
+
+
 class Found(NamedTuple):
     """The end of a search.
 
-    masks: the ticket's. state: the dense network's. epoch: when the ticket emerged, None if it has not. seconds: of the
-    search.
+    masks: of the ticket. state: of the dense network when the search ended. epoch: when the ticket emerged, None if it
+    has not. seconds: that the search took.
     """
 
     masks: Any
@@ -103,20 +110,32 @@ def search(run: Run, round_: int) -> Found:
             history.add(int(state.step), seconds, masks)
             return history.emerged is not None
 
-        state = run.search(round_, draw, options.gamma_penalty)
+        state = run.search(round_, draw, gamma_l1(run.networks, options.gamma_penalty))
         if history.emerged is None:
             message = history.failure()
             if options.on_no_early_bird == "fail":
                 raise UserError(message)
             if options.on_no_early_bird == "train_dense":
                 masks = run.dense_masks
-            say(f"round {round_}: {message}; config.early_bird.on_no_early_bird={options.on_no_early_bird!r}")
+            say(f"round {round_}: {message}; {NEXT[options.on_no_early_bird]}")
         run.end_search(round_, masks, state)
     state = run.search_end(round_) if state is None else state
     epoch = None if history.emerged is None else history.epochs[history.emerged]
     if epoch is not None:
         say(f"round {round_}: the ticket has emerged in epoch {epoch:.3g}, after {int(state.step)} steps")
     return Found(masks, state, epoch, history.seconds[-1])
+
+
+def gamma_l1(networks, weight: float):
+    """The weight of |gamma| of the components that are pruned, as a tree like the parameters; None if it is 0."""
+    if not weight:
+        return None
+    is_gamma = channels.is_gamma(networks.params, networks.axis_names.params, networks.batch_stats)
+    weights = {name: weight if jax.tree.leaves(own) else None for name, own in networks.dense_masks.items()}
+    return {
+        component: jax.tree.map(lambda gamma, weight=weights[component]: weight if gamma else None, layers)
+        for component, layers in is_gamma.items()
+    }
 
 
 class _History:
@@ -150,7 +169,7 @@ class _History:
         self.steps, self.seconds = self.steps[:earlier], self.seconds[:earlier]
         self._masks, distances = self._masks[:earlier], self.distances[:earlier, :earlier]
         is_channels = self._run.config.prune.structure == "channel"
-        units = from_weight_masks(masks, self._run.networks.axis_names.params) if is_channels else masks
+        units = channels.from_weight_masks(masks, self._run.networks.axis_names.params) if is_channels else masks
         newest = pack(units)
         row = hamming_distances(newest, self._masks, sum(leaf.size for leaf in jax.tree.leaves(units)))
         self.distances = np.block([[distances, row[:, None]], [row[None, :], np.zeros((1, 1))]])
@@ -224,4 +243,5 @@ EARLY_BIRD = Method(
     channel_scores=lambda score: score.channels is not None and score.weights is None,
     rewinds_late=True,
     search_steps=search_steps,
+    columns={"emergence_epoch": "found at epoch", "search_seconds": "search [s]"},
 )

@@ -1,6 +1,6 @@
 """Iterative magnitude pruning with late rewinding."""
 
-from jaxtickets.experiments.method import REWIND, Method, any_score, check_rewind
+from jaxtickets.experiments.method import REWIND, Method, any_score, check_rewind, title_with_score
 from jaxtickets.experiments.protocol import Run
 
 
@@ -27,5 +27,6 @@ IMP = Method(
     scores=any_score,
     provides=("dense",),
     rewinds_late=True,
+    title=title_with_score,
     is_chained=lambda config: config.rewind in ("learning_rate", "none"),
 )

@@ -1,7 +1,7 @@
 """What an experiment's method is, as a plug-in, and the fields that several methods share."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Mapping
 
 from jaxtickets.fields import Field, choice, no_check, refuse
 from jaxtickets.pruning import levels
@@ -22,6 +22,11 @@ def check_rewind(config) -> None:
         refuse("rewind", "none", "that with config.optimizer.final_rate above 0: fine-tuning goes on at the final rate")
 
 
+def title_with_score(config) -> str:
+    """The experiment and its score: the title of methods that prune by any score."""
+    return f"{config.experiment}, {config.prune.score}"
+
+
 def any_score(score) -> bool:
     """Every score of weights."""
     return score.weights is not None
@@ -32,7 +37,7 @@ def only_magnitude(score) -> bool:
     return score.name == "magnitude"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Method:
     """A way to find tickets, or a control of them; `config.experiment` chooses it.
 
@@ -40,16 +45,18 @@ class Method:
       name, fields, check: see `jaxtickets.fields`.
       recipe: `(run: experiments.protocol.Run) -> None` trains all rounds.
       scores: whether the method can prune weights by a `pruning.Score`.
-      channel_scores: the same for channels; None: it can't prune channels.
+      channel_scores: whether it can prune channels by a `Score`; None if it never prunes channels.
       provides: the capabilities that fields may need (`Field.needs`). "dense": rounds start after a trained dense run
         and go back from it.
       levels: `(config.prune) -> the level of each round`.
-      prunes: whether rounds have levels of the method's own, so that a config must have some.
+      prunes: whether the method prunes to the config's levels, of which there must then be at least one.
       rewinds_late: whether the rewind point may lie behind the initialisation (`config.rewind_step`).
       is_chained: `(config) -> whether a round goes on from weights that only the round before had`.
       update_steps: `(config, steps) -> range` of the steps before which the masks of a round may change.
       search_steps: `(config, steps, steps per epoch) -> range` of the steps after which a search draws a mask.
       subject: `(config) -> what the verdict calls a round`.
+      title: `(config) -> what reports call the experiment`.
+      columns: the columns of rounds.csv that only this method has, each with its header in reports.
       source: `(networks, seed) -> what the method needs of another run`. Raises UserError if that can't be had; called
         before anything is written.
     """
@@ -68,4 +75,6 @@ class Method:
     update_steps: Callable | None = None
     search_steps: Callable | None = None
     subject: Callable = lambda config: "ticket"
+    title: Callable = lambda config: config.experiment
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     source: Callable | None = None

@@ -1,6 +1,6 @@
 """One-shot pruning with rewinding: the ablation of iterating."""
 
-from jaxtickets.experiments.method import REWIND, Method, any_score, check_rewind
+from jaxtickets.experiments.method import REWIND, Method, any_score, check_rewind, title_with_score
 from jaxtickets.experiments.protocol import Run
 
 
@@ -13,5 +13,12 @@ def one_shot(run: Run) -> None:
 
 
 ONE_SHOT = Method(
-    "one_shot", one_shot, fields=(REWIND,), check=check_rewind, scores=any_score, provides=("dense",), rewinds_late=True
+    "one_shot",
+    one_shot,
+    fields=(REWIND,),
+    check=check_rewind,
+    scores=any_score,
+    provides=("dense",),
+    rewinds_late=True,
+    title=title_with_score,
 )

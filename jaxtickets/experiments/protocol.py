@@ -92,13 +92,13 @@ class Run(Protocol):
     def gradients(self, state: TrainState, masks, step: int):
         """The gradients of the loss of the batch after `step` steps, those of pruned weights too."""
 
-    def search(self, round_: int, draw: Callable[[TrainState, float], bool], gamma_penalty: float) -> TrainState:
+    def search(self, round_: int, draw: Callable[[TrainState, float], bool], l1=None) -> TrainState:
         """Trains the dense network from its initialisation until `draw(state, seconds)` says that it is enough.
 
         `draw` is called at the timeline's `search_steps`. Returns the state at the end.
 
         Args:
-          gamma_penalty: the weight of the sum of all |gamma| of the channels to prune in the loss.
+          l1: a tree like the parameters: the weight of |parameter| in the loss, or None; None: no penalty.
         """
 
     def end_search(self, round_: int, masks, state: TrainState) -> None:

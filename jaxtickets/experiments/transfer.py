@@ -13,7 +13,7 @@ from jaxtickets.experiments import finished
 from jaxtickets.experiments.method import Method
 from jaxtickets.experiments.protocol import Run
 from jaxtickets.fields import Field, refuse, some_of, text
-from jaxtickets.objectives import all_components, check_components
+from jaxtickets.objectives import all_components, check_components, counterparts
 from jaxtickets.progress import say
 from jaxtickets.train import rewind
 
@@ -21,8 +21,6 @@ FIELDS = (
     Field("transfer.of", "", text(), "The workdir of a finished run, or a ticket file, whose tickets are transferred."),
     Field("transfer.components", (), some_of(all_components), "The components that are transferred; none named: all."),
 )
-# What a component is in a network of the other kind (Kalibhat et al. 2021, section 4.3).
-COUNTERPARTS = {"generator": "decoder", "discriminator": "encoder", "decoder": "generator", "encoder": "discriminator"}
 
 
 class Match(NamedTuple):
@@ -94,7 +92,7 @@ def match(params, axis_names, params_there, axis_names_there, chosen=(), path=""
     """
     result, differing = Match({}, [], []), []
     for component, layers in params.items():
-        other = component if component in params_there else COUNTERPARTS.get(component)
+        other = component if component in params_there else counterparts().get(component)
         if (chosen and component not in chosen) or other not in params_there:
             result.dense.extend(f"{component}/{layer}" for layer in layers)
             continue

@@ -23,6 +23,7 @@ class Evaluator(NamedTuple):
       metric: the column of `rounds.csv` that decides the verdict.
       label: that column in words.
       better: whether "lower" or "higher" numbers in it are better.
+      columns: `{column: {"label": ..., "better": ...}}` of all metrics, for reports.
       evaluate: `(params, batch_stats, seed) -> {column: number}`, all metrics of one round.
       samples: `(params, batch_stats, seed) -> [h, w, 3] uint8`, a grid of images.
     """
@@ -30,6 +31,7 @@ class Evaluator(NamedTuple):
     metric: str
     label: str
     better: str
+    columns: dict[str, dict[str, str]]
     evaluate: Callable
     samples: Callable
 
@@ -46,7 +48,7 @@ def chosen(config, game: Game) -> list[Metric]:
 
 
 def possible(game: Game) -> list[str]:
-    """Returns the names of the metrics that a game can serve. The game's own metrics show what it offers.
+    """Returns the names of the metrics that a game can serve. What a game offers is inferred from its own metrics.
 
     A metric on samples can be served if one of them is on samples, a metric on held-out images if they read all the
     terms that it reads.
@@ -74,7 +76,10 @@ def check(config, game: Game) -> None:
     for metric in chosen(config, game):
         metric.check(config)
         if metric.needs == SAMPLES:
-            FEATURE_NETWORKS[metric.features_of(config)].check(config)
+            if (name := metric.features_of(config)) not in FEATURE_NETWORKS:
+                networks = ", ".join(FEATURE_NETWORKS)
+                refuse("eval.metrics", value, f"metrics in the features of {networks}; {metric.name} reads {name!r}")
+            FEATURE_NETWORKS[name].check(config)
 
 
 def make_evaluator(objective: Objective, config, train_images, test_images) -> Evaluator:
@@ -84,7 +89,12 @@ def make_evaluator(objective: Objective, config, train_images, test_images) -> E
 
     Args:
       train_images, test_images: `[n, h, w, c]` uint8.
+
+    Raises:
+      ValueError: the objective has neither `sample` nor `reconstruct`, so that there is nothing to show.
     """
+    if not (objective.sample or objective.reconstruct):
+        raise ValueError(f"game {config.objective.name!r}: its objective needs `sample` or `reconstruct`")
     metrics, batch_size = chosen(config, OBJECTIVES[config.objective.name]), config.eval.batch_size
     names = dict.fromkeys(metric.features_of(config) for metric in metrics if metric.needs == SAMPLES)
     networks = {name: FEATURE_NETWORKS[name].load(config.data.dir or None) for name in names}
@@ -108,11 +118,17 @@ def make_evaluator(objective: Objective, config, train_images, test_images) -> E
             row.update(zip(metric.columns_of(config), map(float, numbers), strict=True))
         return row
 
+    def about(metric, column):
+        is_main = column == metric.main_of(config)
+        label = metric.label_of(config, len(test_images)) if is_main else column.replace("_", " ")
+        return {"label": label, "better": metric.better}
+
     first = metrics[0]
     return Evaluator(
         metric=first.main_of(config),
         label=first.label_of(config, len(test_images)),
         better=first.better,
+        columns={column: about(metric, column) for metric in metrics for column in metric.columns_of(config)},
         evaluate=evaluate,
         samples=_grid(objective, test_images),
     )

@@ -7,7 +7,7 @@ from jaxtickets.fields import Registry
 from jaxtickets.models import autoencoders, gans
 from jaxtickets.models.components import Component, Network, apply, build, init, narrow, parameter_count
 from jaxtickets.models.gans import NORMS, discriminator_norm
-from jaxtickets.models.inspection import AxisNames, axis_names, flows, kernel_uses, products
+from jaxtickets.models.inspection import AxisNames, axis_names, check_flows, flows, kernel_uses, products
 
 NETWORKS = Registry(
     "model.name",
@@ -34,6 +34,7 @@ __all__ = [
     "apply",
     "axis_names",
     "build",
+    "check_flows",
     "discriminator_norm",
     "flows",
     "init",

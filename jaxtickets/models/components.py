@@ -92,6 +92,8 @@ def narrow(components: dict[str, Component], channels) -> dict[str, Component]:
     """
 
     def narrowed(component, counts):
+        if not hasattr(component.module, "style"):
+            raise ValueError(f"{type(component.module).__name__} has no `style`, which counts a module's channels")
         style = dataclasses.replace(component.module.style, channels=FrozenDict(counts))
         return component._replace(module=component.module.clone(style=style))
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from jaxtickets.errors import UserError
 from jaxtickets.models.components import Component, variables
 from jaxtickets.models.convolutional import identity
 
@@ -82,19 +83,34 @@ def _shapes(components):
     return jax.eval_shape(lambda: variables(components, jax.random.key(0)))
 
 
+def check_flows(components: dict[str, Component]) -> None:
+    """Refuses components that can't be made linear.
+
+    Raises:
+      UserError: a module has no `style`, which its activations and norms are changed by.
+    """
+    for name, component in components.items():
+        if not (hasattr(component.module, "style") or getattr(component.module, "is_one_layer", False)):
+            raise UserError(
+                f"config.prune.score: the synaptic flow through {name} is not known, because its module "
+                f"{type(component.module).__name__} has no `style` (jaxtickets.models.layers.Style); use another score"
+            )
+
+
 def flows(components: dict[str, Component], batch_stats) -> dict[str, Callable]:
     """`{component: flow}` with `flow(params) -> R`, the sum of the outputs of the linear component for inputs of ones.
 
     As published for SynFlow (Tanaka et al. 2020, section 6), in evaluation mode, so that batch norm is a product with
     its scale, and with non-negative statistics. With non-negative parameters a ReLU passes everything; other
     activations and the squashing of images become the identity, and norms that would cancel a layer's size (layer norm,
-    spectral norm) are left out. A conditional network's flow is summed over all classes. A module without a `style`,
-    such as a codebook, is one layer by itself: its flow is the sum of its parameters.
+    spectral norm) are left out. A conditional network's flow is summed over all classes. A module that says
+    `is_one_layer`, such as a codebook, is a layer by itself: its flow is the sum of its parameters.
     """
+    check_flows(components)
 
     def flow_of(name, component):
         module = component.module
-        if not hasattr(module, "style"):
+        if getattr(module, "is_one_layer", False):
             return lambda params: sum(map(jnp.sum, jax.tree.leaves(params)), jnp.float32(0))
         style = module.style
         norm = "none" if style.norm == "layer" else style.norm

@@ -6,6 +6,7 @@ first two convolutions halve the resolution, so that 32x32 images become 8x8 cod
 """
 
 import math
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -79,6 +80,8 @@ class Codebook(nn.Module):
     moves in training passes (van den Oord et al. 2017, appendix A.1). These are means over positions, not sums, so that
     they can be averaged over devices.
     """
+
+    is_one_layer: ClassVar[bool] = True  # For `models.flows`.
 
     codes: int
     code_size: int

@@ -16,6 +16,11 @@ def all_components() -> list[str]:
     return list(dict.fromkeys(name for game in OBJECTIVES.values() for name in game.components))
 
 
+def counterparts() -> dict[str, str]:
+    """The counterpart of each component in a game of another kind, for all registered games."""
+    return {name: other for game in OBJECTIVES.values() for name, other in game.counterparts.items()}
+
+
 def check_components(config, field: str, names) -> None:
     """Refuses, in the value of a field, names of components that the config's game does not train."""
     components = OBJECTIVES[config.objective.name].components
@@ -35,6 +40,7 @@ __all__ = [
     "Player",
     "all_components",
     "check_components",
+    "counterparts",
     "fold",
     "normal",
 ]

@@ -149,12 +149,15 @@ def vq_vae(components, config) -> Objective:
     )
 
 
+# Kalibhat et al. 2021, section 4.3.
+COUNTERPARTS = {"decoder": "generator", "encoder": "discriminator"}
 VAE = Game(
     name="vae",
     make=vae,
     components=("encoder", "decoder"),
     metrics=("fd", "negative_elbo"),
     fields=(Field("objective.beta", 1.0, at_least(0), "The weight of the KL term."),),
+    counterparts=COUNTERPARTS,
 )
 VQ_VAE = Game(
     name="vq_vae",
@@ -162,7 +165,12 @@ VQ_VAE = Game(
     components=("encoder", "decoder", "codebook"),
     metrics=("reconstruction_error", "codebook"),
     fields=(Field("objective.commitment", 0.25, at_least(0), "The weight of the commitment term."),),
+    counterparts=COUNTERPARTS,
 )
 AUTOENCODER = Game(
-    name="autoencoder", make=autoencoder, components=("encoder", "decoder"), metrics=("reconstruction_error",)
+    name="autoencoder",
+    make=autoencoder,
+    components=("encoder", "decoder"),
+    metrics=("reconstruction_error",),
+    counterparts=COUNTERPARTS,
 )

@@ -188,4 +188,5 @@ GAN = Game(
     fields=FIELDS,
     check=check,
     registries=(LOSSES, PENALTIES, AUGMENTATIONS),
+    counterparts={"generator": "decoder", "discriminator": "encoder"},
 )

@@ -1,7 +1,7 @@
 """What an objective is: pure losses over one parameter pytree, one for each player of a training game."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -37,7 +37,7 @@ class Player(NamedTuple):
       learning_rate: its own; None is `config.optimizer.learning_rate`.
       constrain: what its parameters go through after each of its moves, or None.
       ema_decay: above 0 a running average of its parameters is kept with this decay, and evaluated in their place.
-      tempered: `(temperature) -> loss` with the outputs of a classifier in it divided by a temperature; None where
+      tempered: `(temperature) -> loss`, the loss whose classifier outputs are divided by the temperature; None where
         the loss has no such outputs.
     """
 
@@ -78,7 +78,7 @@ class Objective(NamedTuple):
     teacher: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Game:
     """An objective as a plug-in: `config.objective.name` chooses it.
 
@@ -88,6 +88,10 @@ class Game:
       components: the names of the components that it trains.
       metrics: the metrics that judge it where `config.eval.metrics` is empty; the first decides the verdict.
       registries: of the plug-ins that its own fields choose from, such as losses.
+      counterparts: for a component its counterpart in a game of another kind, whose tickets can be transferred to it.
+
+    Raises:
+      ValueError: it has no metric.
     """
 
     name: str
@@ -97,6 +101,11 @@ class Game:
     fields: tuple[Field, ...] = ()
     check: Callable = no_check
     registries: tuple = ()
+    counterparts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if not self.metrics:
+            raise ValueError(f"game {self.name!r}: at least one metric must judge it")
 
 
 def normal(keys, size: int):

@@ -143,7 +143,7 @@ def select(scores, ratio: float, scope: str = "global", min_channels: int = 1, a
         those of one name. Each is pruned to the ratio.
       min_channels: the number of channels that stay of each name at least.
       alone: `component/name` of those whose scores don't compare with others'; each is pruned to the ratio by itself.
-      multiple: of each name a multiple of this stays, the nearest (or all); above 1 the ratio is met up to that.
+      multiple: each name keeps the nearest multiple of this number (or all); the ratio then holds only approximately.
 
     Raises:
       UserError: nothing is scored, or the ratio leaves less than `min_channels` asks for.

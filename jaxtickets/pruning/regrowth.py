@@ -16,8 +16,8 @@ def cosine(fraction: float, progress: float) -> float:
 def drop_and_grow(params, masks, growth, fraction: float):
     """In each layer `round(fraction * kept)` weights of the smallest magnitude go, and as many of the others come.
 
-    Those that come have the highest `growth` of all that do not stay, the dropped ones among them. |gradient| makes it
-    RigL (Evci et al. 2020, algorithm 1), random numbers SET (Mocanu et al. 2018, algorithm 2; theirs drops the
+    The grown weights have the highest `growth` among all weights that are not kept, dropped ones included. |gradient|
+    makes it RigL (Evci et al. 2020, algorithm 1), random numbers SET (Mocanu et al. 2018, algorithm 2; theirs drops the
     smallest positive and the largest negative weights).
 
     Args:

@@ -22,7 +22,7 @@ class Score:
       mean_of_weights: whether a channel can also be scored by the mean of `weights` over its filter.
       at_init: whether the score says something of an untrained network.
       steps: the number of steps of exponentially falling density that it is meant to prune in.
-      wants: what a network without any channel to score lacks, in words.
+      wants: the words after "which has no" in the error for a network without a channel to score.
     """
 
     name: str

@@ -40,4 +40,4 @@ def summary(workdir: str | os.PathLike) -> str:
     """
     run = read(workdir)
     verdict = run.verdict["message"] if run.verdict else "The run is not finished."
-    return f"{rounds_table(run.rounds, run.verdict, run.seed_rounds)}\n\n{verdict}"
+    return f"{rounds_table(run.rounds, run.verdict, run.seed_rounds, run.about)}\n\n{verdict}"

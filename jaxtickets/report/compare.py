@@ -14,15 +14,15 @@ from matplotlib.figure import Figure
 
 from jaxtickets import files
 from jaxtickets.errors import UserError
+from jaxtickets.origin import flat
 from jaxtickets.report.drawing import DENSE, INK, WIDTH, clean, interval_band, png, sparsity_axis, value_axis
 from jaxtickets.report.reading import (
+    Metric,
     Results,
-    direction,
+    describe,
     is_finite,
-    is_higher_better,
     main_metric,
     metric_columns,
-    metric_label,
     read,
     winning_round,
 )
@@ -73,9 +73,9 @@ def compare(
 
 def differing_fields(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The dotted names of the config fields whose values are not the same in all of `configs`."""
-    flat = [_flatten(config) for config in configs]
-    names = dict.fromkeys(name for fields in flat for name in fields)
-    return [name for name in names if len({json.dumps(fields.get(name)) for fields in flat}) > 1]
+    of_runs = [flat(config) for config in configs]
+    names = dict.fromkeys(name for fields in of_runs for name in fields)
+    return [name for name in names if len({json.dumps(fields.get(name)) for fields in of_runs}) > 1]
 
 
 def comparison_figure(runs: Mapping[str, Results], fields: Sequence[str]) -> Figure:
@@ -118,8 +118,8 @@ def comparison_figure(runs: Mapping[str, Results], fields: Sequence[str]) -> Fig
         axes.scatter([], [], s=60, marker="D", color="white", edgecolors=INK, label="winning ticket")
     value_axis(axes, values)
     sparsity_axis(axes, densities, most_ticks=14)
-    verdict = verdict_on(metric, runs.values())
-    axes.set_ylabel(f"{metric_label(metric, verdict)}\n({direction(verdict)})", color=INK)
+    described = describe_common(metric, runs.values())
+    axes.set_ylabel(f"{described.label}\n({described.direction})", color=INK)
     legend = figure.legend(loc="outside right upper", frameon=False, fontsize=8.5, labelcolor=INK)
     legend.set_title(_more(len(seen)), prop={"size": 8.5})
     return figure
@@ -144,28 +144,28 @@ def common_metric(runs: Sequence[Results]) -> str | None:
     None if no two runs have a metric in common.
     """
     started = [run for run in runs if run.rounds]
-    having = Counter(metric for run in started for metric in metric_columns(run.rounds))
-    about = Counter(main_metric(run.rounds, run.verdict) for run in started)
+    having = Counter(metric for run in started for metric in metric_columns(run.rounds, run.about))
+    about = Counter(main_metric(run.rounds, run.verdict, run.about) for run in started)
     best = max(having, key=lambda metric: (having[metric], about[metric]), default=None)
     return best if having[best] >= min(2, len(started)) else None
 
 
-def verdict_on(metric: str | None, runs: Iterable[Results]) -> dict[str, Any] | None:
-    """A verdict about the metric, which tells its label and its direction for all runs; None if no run has one."""
-    verdicts = (run.verdict for run in runs if run.verdict)
-    return next((verdict for verdict in verdicts if verdict.get("metric") == metric), None)
+def describe_common(metric: str | None, runs: Iterable[Results]) -> Metric:
+    """The label and the direction of a metric, from the first run whose files tell its direction."""
+    found = [describe(str(metric), run.verdict, run.about) for run in runs]
+    return next((told for told in found if told.better), describe(str(metric), None))
 
 
 def _row(
     name: str, run: Results | None, fields: Sequence[str], runs: Iterable[Results], is_failed: bool
 ) -> dict[str, Any]:
-    config = _flatten(run.config) if run else {}
+    config = flat(run.config) if run else {}
     rounds = run.rounds if run else []
     verdict = (run.verdict if run else None) or {}
-    metric = main_metric(rounds, verdict)
+    metric = main_metric(rounds, verdict, run.about) if run else None
     values = [row[metric] for row in rounds if is_finite(row.get(metric))]
     seconds = [row.get("train_seconds") for row in ((run.seed_rounds or rounds) if run else [])]
-    best = max if is_higher_better(verdict_on(metric, runs)) else min
+    best = max if describe_common(metric, runs).better == "higher" else min
     dense = verdict.get("dense", next((row[metric] for row in rounds if metric and row["round"] == 0), None))
     return {
         "name": name,
@@ -192,7 +192,7 @@ def _labels(runs: Mapping[str, Results], fields: Sequence[str]) -> dict[str, str
     named = [field for field in fields if field != "seed"] or fields
     if not 0 < len(named) <= MAX_LABEL_FIELDS:
         return {name: name for name in runs}
-    configs = {name: _flatten(run.config) for name, run in runs.items()}
+    configs = {name: flat(run.config) for name, run in runs.items()}
     labels = {
         name: ", ".join(f"{field}={_plain(config.get(field))}" for field in named) for name, config in configs.items()
     }
@@ -208,16 +208,6 @@ def _colours(labels: Sequence[str]) -> dict[str, Any]:
 
 def _more(labels: int) -> str:
     return f"{MAX_LEGEND} of {labels} shown" if labels > MAX_LEGEND else ""
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def _plain(value: Any) -> Any:

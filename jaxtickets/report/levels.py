@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from jaxtickets.files import write_csv
-from jaxtickets.report.compare import common_metric, run_names, verdict_on
-from jaxtickets.report.reading import Results, direction, flops_share, interval, is_finite, read, significant, wins
-from jaxtickets.report.table import aligned, table_width
+from jaxtickets.report.compare import common_metric, describe_common, run_names
+from jaxtickets.report.reading import Results, flops_share, interval, is_finite, read, significant, wins
+from jaxtickets.tables import aligned, table_width
 
 MAX_WIDTH = 130
 
@@ -36,7 +36,7 @@ def levels(workdirs: Sequence[str | os.PathLike], out_dir: str | os.PathLike) ->
     if not rows:
         return "There is no table by sparsity, because no two of the runs have a metric in common."
     left_out = [name for name in runs if name not in {row["run"] for row in rows}]
-    title = f"{metric} by weights pruned [%], {direction(verdict_on(metric, runs.values()))} ({file}):"
+    title = f"{metric} by weights pruned [%], {describe_common(metric, runs.values()).direction} ({file}):"
     return "\n".join([title, "", _table(rows), *_notes(rows, left_out)])
 
 

@@ -8,14 +8,17 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from jaxtickets.report.plots import shown_searches
+from jaxtickets.report.plots import metric_plot, shown_searches
 from jaxtickets.report.reading import (
+    TIME,
     Results,
-    direction,
+    describe,
     is_finite,
     is_higher_better,
+    is_time,
     judged_rounds,
-    metric_label,
+    method_columns,
+    metric_columns,
     percent,
     significant,
     winning_round,
@@ -80,7 +83,7 @@ def page(run: Results, plots: Mapping[str, bytes]) -> str:
       run: the results of the run.
       plots: the content of PNG files, by the names that `plots.figures` gives them.
     """
-    title = escape(f"{experiment_name(run)}: {config_name(run)}")
+    title = escape(f"{method_title(run)}: {config_name(run)}")
     of_seed = f" of seed {min(run.seeds)}" if run.seeds else ""
     return "\n".join(
         [
@@ -103,14 +106,10 @@ def page(run: Results, plots: Mapping[str, bytes]) -> str:
     )
 
 
-def experiment_name(run: Results) -> str:
-    """The method, with its score or the kind of control; "run" if the config does not name one."""
-    name = run.config.get("experiment")
-    if not isinstance(name, str):
-        return "run"
-    group, field = ("branch", "kind") if name == "branch" else ("prune", "score")
-    detail = (run.config.get(group) or {}).get(field)
-    return f"{name}, {detail}" if detail and name in ("at_init", "branch", "imp", "one_shot") else name
+def method_title(run: Results) -> str:
+    """The method's title in config.json; without one, the config's experiment, or "run" if it names none."""
+    title = run.config.get("experiment") if run.about.title is None else run.about.title
+    return title if isinstance(title, str) else "run"
 
 
 def config_name(run: Results) -> str:
@@ -126,14 +125,14 @@ def _verdict(run: Results) -> Iterable[str]:
         yield f'<p class="verdict">Not finished yet. Rounds complete so far: {of_seeds or len(run.rounds)}.</p>'
         return
     wins = winning_round(run.verdict) is not None
-    label = metric_label(str(run.verdict.get("metric")), run.verdict)
     message = escape(str(run.verdict.get("message", "")))
     yield f'<p class="verdict{" wins" if wins else ""}">{message}</p>'
     yield '<dl class="facts">'
     for name, value in _facts(run.verdict, wins):
         yield f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
     yield "</dl>"
-    note = f"{run.verdict.get('metric')}: {label}. {direction(run.verdict).capitalize()}."
+    metric = describe(str(run.verdict.get("metric")), run.verdict, run.about)
+    note = f"{run.verdict.get('metric')}: {metric.label}. {metric.direction.capitalize()}."
     if run.seed_rounds:
         note += f" Means over {len(run.verdict['seeds'])} seeds, with their {run.verdict['confidence']:.0%} confidence"
         note += " intervals. p: one-sided Welch test that the mean is within the tolerance."
@@ -162,12 +161,12 @@ def _section(title: str, lines: Iterable[str]) -> Iterable[str]:
 def _rounds(run: Results) -> Iterable[str]:
     if not run.rounds:
         return
-    columns = measured_columns(run.rounds, run.verdict, run.seed_rounds)
+    columns = measured_columns(run.rounds, run.verdict, run.seed_rounds, run.about)
+    times = {name: header for name, header in method_columns(run.rounds, run.about).items() if is_time(header)}
     header = ["round", "sparsity [%]", "of all parameters [%]", "parameters kept", "FLOPs [% of dense]"]
     header += [*map(escape, columns), "training [s]"]
-    was_searched = "search_seconds" in run.rounds[0]
-    header += ["search [s]", "step [MB]", ""] if was_searched else [""]
-    kind = ' class="tight"' if run.seed_rounds or was_searched else ""
+    header += [*map(escape, times.values()), "step [MB]", ""] if times else [""]
+    kind = ' class="tight"' if run.seed_rounds or times else ""
     yield f'<div class="scroll"><table{kind}><thead><tr>'
     yield "".join(f"<th>{cell}</th>" for cell in header)
     yield "</tr></thead><tbody>"
@@ -182,14 +181,16 @@ def _rounds(run: Results) -> Iterable[str]:
             *(cells[index] for cells in columns.values()),
             _tenths(row.get("train_seconds")),
         ]
-        if was_searched:
-            cells += [_tenths(row.get("search_seconds")), _tenths(row.get("step_bytes"), 1e6)]
+        if times:
+            cells += [*(_tenths(row.get(name)) for name in times), _tenths(row.get("step_bytes"), 1e6)]
         yield '<tr class="wins">' if mark == "winning ticket" else "<tr>"
         yield "".join(f"<td>{escape(cell)}</td>" for cell in cells)
         yield f'<td class="{mark.partition(" ")[0]}">{mark}</td></tr>'
     yield "</tbody></table></div>"
-    if was_searched:
-        yield '<p class="soft">search: part of the training. step: memory of one training step, as XLA counts it.</p>'
+    if times:
+        parts = escape(", ".join(header.removesuffix(TIME) for header in times.values()))
+        note = f"{parts}: part of the training. step: memory of one training step, as XLA counts it."
+        yield f'<p class="soft">{note}</p>'
 
 
 def _tenths(value: Any, unit: float = 1.0) -> str:
@@ -241,13 +242,15 @@ def _search(run: Results, plots: Mapping[str, bytes]) -> Iterable[str]:
 
 
 def _plots(run: Results, plots: Mapping[str, bytes]) -> Iterable[str]:
+    described = {
+        metric_plot(metric): describe(metric, run.verdict, run.about)
+        for metric in metric_columns(run.rounds, run.about)
+    }
+    captions = {name: f"{metric.direction.capitalize()}." for name, metric in described.items() if metric.better}
     for name, image in plots.items():
-        if name == "search":  # It has a section of its own.
-            continue
-        caption = CAPTIONS.get(name, "")
-        if name == f"metric_{(run.verdict or {}).get('metric')}":
-            caption = f"{direction(run.verdict).capitalize()}."
-        yield _figure(image, caption, "strip" if name == "samples" else "plot")
+        if name != "search":  # The search has a section of its own.
+            caption = (CAPTIONS | captions).get(name, "")
+            yield _figure(image, caption, "strip" if name == "samples" else "plot")
 
 
 def _figure(image: bytes, caption: str, kind: str) -> str:

@@ -27,15 +27,16 @@ from jaxtickets.report.drawing import (
     value_axis,
 )
 from jaxtickets.report.reading import (
+    UNKNOWN,
+    About,
     Results,
-    direction,
-    epoch_text,
+    describe,
     is_finite,
     is_higher_better,
     main_metric,
     metric_columns,
-    metric_label,
     percent,
+    short,
     significant,
     winning_round,
     wins,
@@ -51,11 +52,10 @@ MAX_SEARCHES = 4
 def figures(run: Results) -> dict[str, Figure]:
     """All plots for which the run has data, by file name without its ending."""
     drawn = {}
-    main = main_metric(run.rounds, run.verdict)
-    for metric in sorted(metric_columns(run.rounds), key=lambda name: name != main):
+    main = main_metric(run.rounds, run.verdict, run.about)
+    for metric in sorted(metric_columns(run.rounds, run.about), key=lambda name: name != main):
         if any(is_finite(row[metric]) for row in run.rounds):
-            name = f"metric_{re.sub(r'[^A-Za-z0-9_-]', '_', metric)}"
-            drawn[name] = metric_figure(run.rounds, run.verdict, metric, run.seed_rounds)
+            drawn[metric_plot(metric)] = metric_figure(run.rounds, run.verdict, metric, run.seed_rounds, run.about)
     if curve_names(run.metrics):
         drawn["losses"] = losses_figure(run.metrics)
     if run.layers:
@@ -67,11 +67,17 @@ def figures(run: Results) -> dict[str, Figure]:
     return drawn
 
 
+def metric_plot(metric: str) -> str:
+    """The name of a metric's plot."""
+    return f"metric_{re.sub(r'[^A-Za-z0-9_-]', '_', metric)}"
+
+
 def metric_figure(
     rows: Sequence[dict[str, Any]],
     verdict: dict[str, Any] | None,
     metric: str,
     seed_rows: Sequence[dict[str, Any]] = (),
+    about: About = UNKNOWN,
 ) -> Figure:
     """One metric against sparsity, with the dense run, the tolerance and the winning ticket.
 
@@ -105,8 +111,8 @@ def metric_figure(
             axes.scatter(row["density"], row[metric], s=130, color=WINNER, marker="D", zorder=5, label=label)
     value_axis(axes, values)
     sparsity_axis(axes, [row["density"] for row in rows])
-    better = f"\n({direction(verdict)})" if is_main else ""  # The verdict tells nothing about other metrics.
-    axes.set_ylabel(metric_label(metric, verdict) + better, color=INK)
+    described = describe(metric, verdict, about)
+    axes.set_ylabel(described.label + (f"\n({described.direction})" if described.better else ""), color=INK)
     clean(axes)
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
@@ -227,7 +233,7 @@ def search_figure(searches: Mapping[int, dict[str, Any]], rows: Sequence[dict[st
         if number in sparsities:
             title += f" · {percent(sparsities[number])} % pruned"
         found = None if search["emerged"] is None else search["epochs"][search["emerged"]]
-        title += " · no ticket found" if found is None else f" · found at epoch {epoch_text(found)}"
+        title += " · no ticket found" if found is None else f" · found at epoch {short(found)}"
         axes.set_title(title, loc="left", fontsize=9.5, color=INK)
         axes.set_xlabel("epoch", color=INK)
     for axes in panels[:, 0]:

@@ -3,7 +3,7 @@
 import math
 import os
 import statistics
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +21,40 @@ ROUND_COLUMNS = (
     "params_kept",
     "train_seconds",
     "steps_per_second",
-    "emergence_epoch",
-    "search_seconds",
     "step_bytes",
 )
+# The columns of methods, with their headers, in workdirs that were written before config.json had `about`.
+LEGACY_COLUMNS = {"emergence_epoch": "found at epoch", "search_seconds": "search [s]"}
+TIME = " [s]"  # The end of the header of a column that is part of the training time.
+
+
+class About(NamedTuple):
+    """The names of the method, of its columns and of the metrics for reports: `about` in config.json.
+
+    Attributes:
+      title: the method, with its score or kind; None in a workdir without `about`.
+      columns: the columns of `rounds.csv` that the method adds, with their headers.
+      metrics: the `label` and the direction `better` of each metric, by its column; None in a workdir without `about`.
+    """
+
+    title: str | None = None
+    columns: Mapping[str, str] = LEGACY_COLUMNS
+    metrics: Mapping[str, Mapping[str, str]] | None = None
+
+
+UNKNOWN = About()  # Of a workdir without `about`.
+
+
+class Metric(NamedTuple):
+    """A metric's name in words, and whether `lower` or `higher` values are better; None if no file tells."""
+
+    label: str
+    better: str | None
+
+    @property
+    def direction(self) -> str:
+        """The words "lower is better" or "higher is better"; lower where no file tells."""
+        return f"{self.better or 'lower'} is better"
 
 
 class Results(NamedTuple):
@@ -36,6 +66,7 @@ class Results(NamedTuple):
       workdir: where the results are from.
       config: the config as JSON values.
       origin: what the run was started with: command, versions, devices, git revision.
+      about: the names of the method, of its columns and of the metrics.
       metrics: the logged scalars, one row per logging step.
       rounds: one row per finished round; over several seeds, the means of the seeds that have finished the round.
       seed_rounds: one row per seed and round.
@@ -49,6 +80,7 @@ class Results(NamedTuple):
     workdir: Workdir
     config: dict[str, Any]
     origin: dict[str, Any]
+    about: About
     metrics: list[dict[str, Any]]
     rounds: list[dict[str, Any]]
     seed_rounds: list[dict[str, Any]]
@@ -81,6 +113,7 @@ def read(path: str | os.PathLike) -> Results:
     return Results(
         workdir=workdir,
         config=origin.pop("config"),
+        about=_about(origin.pop("about", None)),
         origin=origin,
         metrics=_last_of_each(workdir.read_scalars(), ("round", "step", "split")),
         rounds=mean_rows(rounds) if is_several else rounds,
@@ -105,24 +138,41 @@ def mean_rows(seed_rounds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def metric_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
+def metric_columns(rows: Sequence[dict[str, Any]], about: About = UNKNOWN) -> list[str]:
     """The names of the metrics in `rounds.csv`, in the file's order."""
-    return [name for name in rows[0] if name not in ROUND_COLUMNS] if rows else []
+    if about.metrics is not None:
+        return [name for name in _names(rows) if name in about.metrics]
+    return [name for name in _names(rows) if name not in ROUND_COLUMNS and name not in about.columns]
 
 
-def main_metric(rows: Sequence[dict[str, Any]], verdict: dict[str, Any] | None) -> str | None:
+def method_columns(rows: Sequence[dict[str, Any]], about: About = UNKNOWN) -> dict[str, str]:
+    """The columns of `rounds.csv` that the method has added, with their headers."""
+    return {name: header for name, header in about.columns.items() if name in _names(rows)}
+
+
+def is_time(header: str) -> bool:
+    """Whether a method's column is a part of the training time, in seconds."""
+    return header.endswith(TIME)
+
+
+def main_metric(
+    rows: Sequence[dict[str, Any]], verdict: Mapping[str, Any] | None, about: About = UNKNOWN
+) -> str | None:
     """The metric that the verdict is about; the first one while there is no verdict."""
-    metrics = metric_columns(rows)
+    metrics = metric_columns(rows, about)
     if verdict and verdict.get("metric") in metrics:
         return verdict["metric"]
     return metrics[0] if metrics else None
 
 
-def metric_label(metric: str, verdict: dict[str, Any] | None) -> str:
-    """The metric's name in words."""
-    if verdict and verdict.get("metric") == metric and verdict.get("metric_label"):
-        return verdict["metric_label"]
-    return metric.replace("_", " ")
+def describe(metric: str, verdict: Mapping[str, Any] | None, about: About = UNKNOWN) -> Metric:
+    """The label and the direction of a metric: from `about`; without it, from the verdict if it judges the metric."""
+    written = (about.metrics or {}).get(metric, {})
+    label, better = written.get("label"), written.get("better")
+    if verdict and verdict.get("metric") == metric:
+        label = label or verdict.get("metric_label")
+        better = better or ("higher" if is_higher_better(verdict) else "lower")
+    return Metric(label or metric.replace("_", " "), better)
 
 
 def judged_rounds(verdict: dict[str, Any] | None) -> dict[int, dict[str, Any]]:
@@ -137,14 +187,9 @@ def interval(row: dict[str, Any], verdict: dict[str, Any] | None, metric: str) -
     return bounds if metric == (verdict or {}).get("metric") and all(map(is_finite, bounds)) else None
 
 
-def is_higher_better(verdict: dict[str, Any] | None) -> bool:
+def is_higher_better(verdict: Mapping[str, Any] | None) -> bool:
     """Whether a higher value of the verdict's metric is better; if the verdict does not say, a lower one is."""
     return (verdict or {}).get("better") == "higher"
-
-
-def direction(verdict: dict[str, Any] | None) -> str:
-    """The words "lower is better" or "higher is better", for the verdict's metric."""
-    return f"{'higher' if is_higher_better(verdict) else 'lower'} is better"
 
 
 def wins(row: dict[str, Any], verdict: dict[str, Any] | None) -> bool:
@@ -179,9 +224,9 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f}" if fraction > 0.99 else f"{100 * fraction:.1f}"
 
 
-def epoch_text(epoch: float) -> str:
-    """A time in epochs, with two decimals at most."""
-    return f"{epoch:.2f}".rstrip("0").rstrip(".")
+def short(value: float) -> str:
+    """A number with at most two decimals, or with four significant digits if two decimals would make it zero."""
+    return f"{value:.2f}".rstrip("0").rstrip(".") if value == 0 or abs(value) >= 0.005 else significant(value)
 
 
 def significant(value: Any) -> str:
@@ -192,6 +237,16 @@ def significant(value: Any) -> str:
         decimals = max(0, 3 - math.floor(math.log10(abs(value))))
         return f"{value:.{decimals}f}"
     return f"{value:.4g}"
+
+
+def _about(content: Any) -> About:
+    if not isinstance(content, dict):
+        return UNKNOWN
+    return About(content.get("title"), content.get("columns") or {}, content.get("metrics"))
+
+
+def _names(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return list(rows[0]) if rows else []
 
 
 def _mean(values: Sequence[Any]) -> float | None:

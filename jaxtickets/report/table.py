@@ -5,26 +5,30 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxtickets.report.reading import (
-    epoch_text,
+    UNKNOWN,
+    About,
     flops_share,
     interval,
     is_finite,
+    is_time,
     judged_rounds,
     main_metric,
+    method_columns,
     metric_columns,
     percent,
+    short,
     significant,
     winning_round,
     wins,
 )
-
-MAX_WIDTH = 110
-GAP = "  "
-FOUND = "found at epoch"
+from jaxtickets.tables import MAX_WIDTH, aligned, table_width
 
 
 def rounds_table(
-    rows: Sequence[dict[str, Any]], verdict: dict[str, Any] | None, seed_rows: Sequence[dict[str, Any]] = ()
+    rows: Sequence[dict[str, Any]],
+    verdict: dict[str, Any] | None,
+    seed_rows: Sequence[dict[str, Any]] = (),
+    about: About = UNKNOWN,
 ) -> str:
     """The rounds of one run as a table, one line per round.
 
@@ -32,47 +36,56 @@ def rounds_table(
       rows: the rows of `rounds.csv`; over several seeds, their means.
       verdict: the content of `verdict.json`, or None while the run is unfinished.
       seed_rows: the rows of each seed of a run over several seeds.
+      about: the method's columns and the metrics.
 
     Returns:
       Lines of at most 110 characters. Columns that do not fit are named below the table.
     """
     if not rows:
         return "No round has finished yet."
-    columns = measured_columns(rows, verdict, seed_rows)
+    columns = measured_columns(rows, verdict, seed_rows, about)
+    names = {header: name for name, header in method_columns(rows, about).items()}
     left_out: list[str] = []
     while table_width(table := _rounds_table(rows, verdict, columns)) > MAX_WIDTH and len(columns) > 1:
-        left_out.insert(0, columns.popitem()[0].replace(FOUND, "emergence_epoch"))
+        header, _ = columns.popitem()
+        left_out.insert(0, names.get(header, header))
     if left_out:
         table += f"\nAlso in rounds.csv: {', '.join(left_out)}."
     return table
 
 
 def measured_columns(
-    rows: Sequence[dict[str, Any]], verdict: dict[str, Any] | None, seed_rows: Sequence[dict[str, Any]] = ()
+    rows: Sequence[dict[str, Any]],
+    verdict: dict[str, Any] | None,
+    seed_rows: Sequence[dict[str, Any]] = (),
+    about: About = UNKNOWN,
 ) -> dict[str, list[str]]:
-    """The columns of the metrics by their headers, one cell per round, the verdict's metric first.
+    """The columns of the metrics and of the method by their headers, one cell per round, the verdict's metric first.
 
     Over several seeds the first column has intervals, and p-values follow; while there is no verdict, the values of
-    each seed follow. In a run that searches for early-bird tickets, the next column is the epoch at which the round's
-    ticket was found.
+    each seed follow. Then come the method's columns, except its times, and the other metrics.
     """
-    main = main_metric(rows, verdict)
+    own = {
+        header: _method_cells(rows, seed_rows, name)
+        for name, header in method_columns(rows, about).items()
+        if not is_time(header)
+    }
+    main = main_metric(rows, verdict, about)
     if main is None:
-        return {}
-    columns = {metric: [significant(row.get(metric)) for row in rows] for metric in metric_columns(rows)}
+        return own
+    columns = {metric: [significant(row.get(metric)) for row in rows] for metric in metric_columns(rows, about)}
     means = columns.pop(main)
-    found = {FOUND: _found(rows, seed_rows)} if "emergence_epoch" in rows[0] else {}
     if judged := judged_rounds(verdict):
         bounds = [interval(row, verdict, main) for row in rows]
         cells = [f"{mean} {_bracketed(ends)}" if ends else mean for mean, ends in zip(means, bounds, strict=True)]
         p_values = [_p_value(judged.get(row["round"], {}).get("p_value")) for row in rows]
-        return {f"{main} [{verdict['confidence']:.0%} interval]": cells, "p": p_values, **found, **columns}
+        return {f"{main} [{verdict['confidence']:.0%} interval]": cells, "p": p_values, **own, **columns}
     values = {(row["seed"], row["round"]): row[main] for row in seed_rows}
     of_seeds = {
         f"seed {seed}": [significant(values.get((seed, row["round"]))) for row in rows]
         for seed in sorted({row["seed"] for row in seed_rows})
     }
-    return {main: means, **of_seeds, **found, **columns}
+    return {main: means, **of_seeds, **own, **columns}
 
 
 def summary_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -117,26 +130,6 @@ def flops_percent(row: dict[str, Any]) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 
 
-def aligned(header: Sequence[str], lines: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:
-    """A table with a rule under its header; cells are right-aligned except in the columns `left`."""
-    widths = [max(len(line[column]) for line in (header, *lines)) for column in range(len(header))]
-
-    def joined(cells: Sequence[str]) -> str:
-        padded = (
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        return GAP.join(padded).rstrip()
-
-    rule = "-" * (sum(widths) + len(GAP) * (len(widths) - 1))
-    return "\n".join([joined(header), rule, *map(joined, lines)])
-
-
-def table_width(table: str) -> int:
-    """The length of the longest line."""
-    return max(map(len, table.splitlines()))
-
-
 def _rounds_table(rows: Sequence[dict[str, Any]], verdict: dict[str, Any] | None, columns: dict[str, list[str]]) -> str:
     header = ["round", "sparsity %", "params kept", "FLOPs %", *columns, "train s", ""]
     lines = [
@@ -154,15 +147,20 @@ def _rounds_table(rows: Sequence[dict[str, Any]], verdict: dict[str, Any] | None
     return aligned(header, lines, left=(len(header) - 1,))
 
 
-def _found(rows: Sequence[dict[str, Any]], seed_rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The epoch at which each round's ticket was found: the mean of the seeds that found one, with their number."""
+def _method_cells(rows: Sequence[dict[str, Any]], seed_rows: Sequence[dict[str, Any]], name: str) -> list[str]:
+    """One cell per round: the mean over the seeds that have a number, and how many have one if others do not."""
     cells = []
     for row in rows:
-        epochs = [other["emergence_epoch"] for other in seed_rows or rows if other["round"] == row["round"]]
-        known = [epoch for epoch in epochs if is_finite(epoch)]
-        share = f" ({len(known)} of {len(epochs)})" if 0 < len(known) < len(epochs) else ""
-        cells.append(epoch_text(statistics.fmean(known)) + share if known else "-")
+        values = [other[name] for other in seed_rows or rows if other["round"] == row["round"]]
+        known = [value for value in values if is_finite(value)]
+        share = f" ({len(known)} of {len(values)})" if 0 < len(known) < len(values) else ""
+        cells.append(short(statistics.fmean(known)) + share if known else _same_text(values))
     return cells
+
+
+def _same_text(values: Sequence[Any]) -> str:
+    """The text that is the value in all seeds; "-" if there is none."""
+    return values[0] if isinstance(values[0], str) and len(set(values)) == 1 else "-"
 
 
 def _arrow(mark: str) -> str:

@@ -26,7 +26,7 @@ class Log:
 
     def _log(self, moment: Moment) -> None:
         self.flush()
-        self._unread = moment.step, moment.seconds, moment.scalars
+        self._unread = moment.step, moment.clock.seconds(), moment.scalars
 
     def flush(self) -> None:
         """Writes what has not been read yet.
@@ -52,35 +52,49 @@ def checkpoints(last: snapshots.LastState, log: Log, round_: int, every: int, st
 
     def save(moment):
         log.flush()  # A run that goes on from here will not compute these scalars again.
-        last.save(round_, moment.host_state(), moment.masks, stop, moment.seconds)
+        last.save(round_, moment.host_state(), moment.masks, stop, moment.clock.seconds())
 
     return Hook(lambda step: bool(every) and step % every == 0 and step < stop, save)
 
 
 def snapshot(path, step: int) -> Hook:
-    """Saves the train state after `step` steps at `path`."""
+    """Saves the train state after `step` steps at `path`; None: nothing is saved, and due all the same.
+
+    What is due must be the same in every round, so that each step is done in the same program.
+    """
 
     def save(moment):
-        snapshots.save(path, moment.host_state())
+        if path is not None:
+            snapshots.save(path, moment.host_state())
 
     return Hook(lambda done: done == step, save, at_start=True)
 
 
-def mask_updates(update: Callable, steps: Container, devices: Devices) -> Hook:
-    """Changes the masks by `update(step, state, masks)` before each step in `steps`; pruned weights become zero."""
+def mask_updates(update: Callable | None, steps: Container, stop: int, devices: Devices) -> Hook:
+    """Changes the masks by `update(step, state, masks)` before each step in `steps`; pruned weights become zero.
+
+    Without an `update` nothing is changed, and due all the same (`snapshot`).
+    """
 
     def act(moment):
+        if update is None:
+            return None
         state = moment.host_state()
         masks = update(moment.step, state, moment.masks)
         return moment._replace(state=replicate(train.rewind(state, masks), devices), masks=masks)
 
-    return Hook(lambda step: step in steps, act, at_start=True)
+    return Hook(lambda step: step in steps and step < stop, act, at_start=True)
 
 
 def search(draw: Callable[[train.TrainState, float], bool], steps: Container) -> Hook:
-    """Calls `draw(state, seconds)` after each step in `steps`, and ends training when it returns True."""
+    """Calls `draw(state, seconds)` after each step in `steps`, and ends training when it returns True.
+
+    The seconds are those of training; drawing a mask does not count.
+    """
 
     def act(moment):
-        return moment._replace(is_over=draw(moment.host_state(), moment.seconds))
+        state, seconds = moment.host_state(), moment.clock.seconds()
+        with moment.clock.paused():
+            return moment._replace(is_over=draw(state, seconds))
 
     return Hook(lambda step: step in steps, act, at_start=True)

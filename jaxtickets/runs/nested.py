@@ -4,6 +4,7 @@ from jaxtickets import config as config_lib
 from jaxtickets import masks as mask_lib
 from jaxtickets import snapshots
 from jaxtickets.compact import compact
+from jaxtickets.experiments.dense import DENSE
 from jaxtickets.models import parameter_count
 from jaxtickets.progress import say
 from jaxtickets.pruning.channels import from_weight_masks
@@ -54,7 +55,7 @@ def train_narrow(run, row: dict) -> None:
     It is recorded as the ticket's round, with the ticket's sparsity.
     """
     config, defaults = run.config.copy_and_resolve_references(), config_lib.get_config()
-    config.experiment = "dense"
+    config.experiment = DENSE.name
     config.update_from_flattened_dict({field.name: field.default for field in config_lib.method(run.config).fields})
     config.model.channels = defaults.model.channels
     config.model.width, parameters = width_for(run.networks, row["params_kept"])

@@ -33,7 +33,7 @@ class Run:
         self.config.confidence = config_lib.get_config().confidence  # Read over several seeds only.
         self.seed, self.levels, self.timeline = self.config.seed, setup.levels, setup.timeline
         self.dense_masks = setup.dense_masks
-        place.create(config_lib.to_dict(self.config), setup.json_defaults)
+        place.create(config_lib.to_dict(self.config), setup.json_defaults, setup.about)
         self.initial_state = self.fresh_state(self.seed) if initial_state is None else initial_state
         if not snapshots.exists(place.snapshot("init")):
             snapshots.save(place.snapshot("init"), self.initial_state)
@@ -150,7 +150,7 @@ class Run:
     def round(self, round_: int, masks, start: TrainState, update=None, seconds: float = 0.0, columns=None) -> None:
         """Trains from `start` under `masks` to the end and records the result; nothing if it is recorded already.
 
-        A state that is at the end of training already goes on for as many steps as lie behind the rewind point.
+        If `start` is at the last step, training adds the steps that follow the rewind point.
         `update(step, state, masks) -> masks` changes the masks before the timeline's `update_steps`. `seconds` of
         training have led to `start` within this round; `columns` are added to the row.
         """
@@ -162,13 +162,9 @@ class Run:
         stop, before = first_step + length, seconds
         if self._resumed and self._resumed.round == round_:
             _, start, masks, stop, seconds = self._resumed
-        own_hooks = []
-        if round_ == 0:
-            own_hooks.append(hooks.snapshot(self.place.snapshot("rewind"), self.timeline.rewind_step))
-        if update:
-            own_hooks.append(hooks.mask_updates(update, self.timeline.update_steps, self.setup.devices))
-        end = self._train(round_, masks, start, stop, seconds, own_hooks)
-        self.trained, masks, seconds = end.host_state(), end.masks, end.seconds
+        if update and not self.timeline.update_steps:
+            raise ValueError(f"{self.config.experiment}: masks are to change in training, at no update steps")
+        self.trained, masks, seconds = self._train(round_, masks, start, stop, seconds, update=update)
         if round_ == 0:
             snapshots.save(self.place.snapshot("dense"), self.trained)
         if update:
@@ -176,18 +172,16 @@ class Run:
         self._last.save(round_, self.trained, masks, stop, seconds)
         self._evaluate(round_, masks, seconds, length / (seconds - before), columns or {})
 
-    def search(self, round_: int, draw, gamma_penalty: float = 0.0) -> TrainState:
+    def search(self, round_: int, draw, l1=None) -> TrainState:
         """Trains the dense network from its initialisation until `draw(state, seconds)` says that it is enough.
 
         `draw` is called at the timeline's `search_steps`. A search that was interrupted goes on from the last saved
-        state. Returns the state at the end.
+        state. Returns the state at the end. `l1` is that of `train.step_function`.
         """
         state, seconds, steps = self.initial_state, 0.0, self.timeline.search_steps
         if self._resumed_search and self._resumed_search.round == round_:
             _, state, _, _, seconds = self._resumed_search
-        own_hooks = [hooks.search(draw, steps)]
-        end = self._train(round_, self.dense_masks, state, steps[-1], seconds, own_hooks, gamma_penalty, is_search=True)
-        return end.host_state()
+        return self._train(round_, self.dense_masks, state, steps[-1], seconds, draw=draw, l1=l1)[0]
 
     def end_search(self, round_: int, masks, state: TrainState) -> None:
         """Saves what a search has ended with, so that it is not done again."""
@@ -198,9 +192,10 @@ class Run:
         """Restores the train state saved when the search of `round_` ended."""
         return snapshots.restore(self.place.search_end(round_), self.initial_state)
 
-    def _train(self, round_, masks, start, stop, seconds, own_hooks, gamma_penalty=0.0, is_search=False):
-        """Trains with the hooks of every training, then with those given; returns the last `train.Moment`."""
-        options, setup, step = self.config.train, self.setup, int(start.step)
+    def _train(self, round_, masks, start, stop, seconds, update=None, draw=None, l1=None):
+        """Trains to `stop`, or in a search until `draw` ends it: `(state on the host, masks, seconds)`."""
+        options, setup, timeline, step = self.config.train, self.setup, self.timeline, int(start.step)
+        is_search, devices = draw is not None, self.setup.devices
         split, what = ("search", "searching") if is_search else ("train", f"{mask_lib.sparsity(masks):.1%} sparse")
         self._progress.start_round(round_, what, step, stop)
 
@@ -208,11 +203,19 @@ class Run:
             self.log(round_, step, split, seconds, scalars)
             self._progress.update(round_, step, scalars)
 
-        also = self.timeline.search_steps if is_search else ()
+        also = timeline.search_steps if is_search else ()
         log = hooks.Log(write, round_, options.log_every, stop, also)
         last = self._last_search if is_search else self._last
-        saving = hooks.checkpoints(last, log, round_, options.checkpoint_every, stop)
-        programs = setup.penalized_programs(gamma_penalty)
+        rewind = self.place.snapshot("rewind") if round_ == 0 else None
+        all_hooks = [
+            log.hook,
+            hooks.checkpoints(last, log, round_, options.checkpoint_every, stop),
+            hooks.snapshot(rewind, timeline.rewind_step),
+            hooks.mask_updates(update, timeline.update_steps, stop, devices),
+        ]
+        if is_search:
+            all_hooks.append(hooks.search(draw, timeline.search_steps))
+        programs = setup.penalized_programs(l1)
         if step < stop:
             programs.get(step)  # Compiled before the clock starts.
         end = train.train(
@@ -221,17 +224,17 @@ class Run:
             start,
             masks,
             stop,
-            [log.hook, saving, *own_hooks],
-            steps_per_call=self.timeline.steps_per_call,
+            all_hooks,
+            steps_per_call=timeline.steps_per_call,
             teacher=self._teacher(round_),
             seconds=seconds,
-            devices=setup.devices,
+            devices=devices,
         )
         log.flush()
-        return end
+        return end.host_state(), end.masks, end.clock.seconds()
 
     def _teacher(self, round_):
-        """The trained dense components that the losses ask for; in the dense run itself some that nobody listens to."""
+        """The trained dense components that the losses ask for; in round 0 the initial ones, with weight 0."""
         if not self.networks.objective.teacher:
             return None
         return self.setup.teacher(*((self.dense, 1.0) if round_ else (self.initial_state, 0.0)))

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from jaxtickets import masks as mask_lib
-from jaxtickets import pruning
+from jaxtickets import models, pruning
 from jaxtickets.errors import UserError
 from jaxtickets.pruning import SCORES, channels
 from jaxtickets.pruning.score import needs
@@ -31,7 +31,7 @@ def pruned(run, state, masks, level: float):
     takes all weights with it that make or read it.
 
     Args:
-      run: what has the `config`, the `seed`, the `networks` and what else `INPUTS` reads of a run.
+      run: a run, or an object with the attributes that `INPUTS` and this module read.
     """
     score, options = SCORES[run.config.prune.score], run.config.prune
     before = 1 - mask_lib.sparsity(masks)
@@ -65,7 +65,7 @@ def _with_filters(networks, params, scores):
     """
     filters = channels.filter_l1(params, networks.axis_names.params)
     alone = mask_lib.named_leaves(filters).keys() - mask_lib.named_leaves(scores).keys()
-    return {component: {**own, **scores[component]} for component, own in filters.items()}, alone
+    return {component: {**own, **scores.get(component, {})} for component, own in filters.items()}, alone
 
 
 def _without_channels(networks, scores, alone, level):
@@ -88,12 +88,15 @@ def _without_channels(networks, scores, alone, level):
 
 
 def check(networks) -> None:
-    """Refuses, before anything is trained, channels that can't be pruned to the config's levels.
+    """Refuses, before anything is trained, what these networks can't be pruned by, or to.
 
     Raises:
-      UserError: a level leaves too few channels of some name, or the network has no channel that the score is for.
+      UserError: the score does not apply to a component, the network has no channel that the score is for, or a level
+        leaves too few channels of some name.
     """
     options, names = networks.config.prune, networks.axis_names
+    if "flows" in needs(SCORES[options.score].weights):
+        models.check_flows(networks.objective.components)
     if options.structure != "channel":
         return
     ones = lambda tree: jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), tree)  # noqa: E731

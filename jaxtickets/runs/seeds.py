@@ -37,7 +37,7 @@ def run(config, path: Path) -> dict:
     whole = Workdir(path)
     if config.seeds == 1:
         return _run_seed(config.seed, setup, whole)
-    whole.create(config_lib.to_dict(config), setup.json_defaults)
+    whole.create(config_lib.to_dict(config), setup.json_defaults, setup.about)
 
     def run_seed(seed, setup, **shown):
         say(f"seed {seed}, in {places[seed].path}")
@@ -109,9 +109,9 @@ def run_at_once(
 ) -> None:
     """Calls `run_seed(seed, setup)` for every seed, each in a thread, as many at a time as there are setups.
 
-    A setup has one seed at a time, and whatever that computes outside the mapped step is computed on the first of the
-    setup's devices. `finished()` is called here, after each seed. If a seed fails, or the user interrupts, the others
-    end at their next step, and the first error is raised.
+    Each setup runs one seed at a time; its work outside the train step runs on its first device. `finished()` is called
+    here, after each seed. If a seed fails, or the user interrupts, the others end at their next step, and the first
+    error is raised.
 
     Args:
       setups: made from one another (`Setup(like=...)`), so that one event stops them all.

@@ -15,8 +15,9 @@ from jaxtickets.data import batches
 from jaxtickets.devices import Devices, device_count, replicate
 from jaxtickets.examples import example_keys, training_images
 from jaxtickets.experiments import METHODS
+from jaxtickets.experiments.dense import DENSE
 from jaxtickets.optimizers import make_optimizers
-from jaxtickets.pruning import SCORES, channels
+from jaxtickets.pruning import SCORES
 from jaxtickets.pruning.score import needs
 from jaxtickets.runs.networks import Networks
 from jaxtickets.runs.programs import Programs
@@ -39,7 +40,7 @@ class Setup(Networks):
 
     Attributes, beside those of `Networks`:
       images: the training images.
-      timeline: the steps of each training, and when what happens in it.
+      timeline: the length of a training, and the steps at which something is done in it.
       evaluator: the metrics and the sample grid.
       devices: what each batch is split over.
       stopped: once it is set, trainings end at their next step with `StoppedError`.
@@ -48,15 +49,15 @@ class Setup(Networks):
     def __init__(self, config, like: "Setup | None" = None, devices: Devices = None):
         """
         Args:
-          like: a setup on the same data, which is shared, and so is what has been compiled if it is the same program:
-            the fields that differ then change no program (`_programmed`).
+          like: a setup whose data this one shares. Compiled programs are shared too if no field that differs affects
+            them (`_programmed`).
           devices: what each batch is split over; None: those of `like`, or all local devices.
         """
         super().__init__(config)
         self.devices = devices or (like.devices if like else None)
         self._programmed = _programmed(config)
         is_same = like and like.devices == self.devices and like._programmed == self._programmed
-        self._same = like if is_same else None
+        self._same = (like._same or like) if is_same else None  # The first of a chain, so that others can go.
         self.stopped = like.stopped if like else threading.Event()
         self._optimizers = make_optimizers(self.objective, config.optimizer)
         if like:
@@ -89,10 +90,17 @@ class Setup(Networks):
     def compacted(self, channel_masks) -> "Setup":
         """The setup of the dense network with the kept channels only, on the same data."""
         config, defaults = compacted_config(self.config, channel_masks), config_lib.get_config()
-        config.update(experiment="dense", prune=defaults.prune, rewind_step=defaults.rewind_step)
+        config.update(experiment=DENSE.name, prune=defaults.prune, rewind_step=defaults.rewind_step)
         own = {field.name: field.default for field in config_lib.method(self.config).fields}
         config.update_from_flattened_dict(own)
         return Setup(config, like=self)
+
+    @property
+    def about(self) -> dict:
+        """What reports need to know of the experiment beside its config: see docs/workdir.md, config.json."""
+        method = config_lib.method(self.config)
+        title, columns = method.title(self.config), dict(method.columns)
+        return {"title": title, "columns": columns, "metrics": self.evaluator.columns}
 
     # Batches and the compiled steps.
 
@@ -142,20 +150,14 @@ class Setup(Networks):
             l1=l1,
         )
 
-    def penalized_programs(self, gamma_penalty: float) -> Programs:
-        """The programs whose loss has a penalty on |gamma| of the components that are pruned, with this weight."""
-        if not gamma_penalty:
+    def penalized_programs(self, l1) -> Programs:
+        """The programs with a penalty on the parameters' absolute values (`train.step_function`); None: without."""
+        if l1 is None:
             return self.programs
-        if gamma_penalty not in self._penalized:
-            is_gamma = channels.is_gamma(self.params, self.axis_names.params, self.batch_stats)
-            masks = self.dense_masks
-            weights = {name: gamma_penalty if jax.tree.leaves(own) else None for name, own in masks.items()}
-            l1 = {
-                component: jax.tree.map(lambda gamma, weight=weights[component]: weight if gamma else None, layers)
-                for component, layers in is_gamma.items()
-            }
-            self._penalized[gamma_penalty] = self._programs(l1)
-        return self._penalized[gamma_penalty]
+        weights = tuple(sorted(mask_lib.named_leaves(l1).items()))
+        if weights not in self._penalized:
+            self._penalized[weights] = self._programs(l1)
+        return self._penalized[weights]
 
     @cached_property
     def step_bytes(self) -> int | None:
@@ -237,8 +239,15 @@ def _tracks_movement(config):
 
 
 def _programmed(config) -> dict:
-    """The values of the fields that the compiled programs may depend on, the devices aside: all that are not listed."""
-    brought = {field.name for plugin in (*METHODS.values(), *SCORES.values()) for field in plugin.fields}
+    """The values of all fields that may change a compiled program: every field except those in `NO_PROGRAM`.
+
+    Fields that only methods and scores bring change none either.
+    """
+    kinds = {True: set(), False: set()}
+    for registry in config_lib.registries():
+        for plugin in registry.values():
+            kinds[registry is METHODS or registry is SCORES] |= {field.name for field in plugin.fields}
+    brought = kinds[True] - kinds[False]
     values = {
         name: value
         for name, value in config_lib.flat(config).items()
