@@ -537,9 +537,7 @@ def test_a_field_of_a_source_that_is_not_chosen_is_refused():
         config = load_config("gan_digits")
         with config.unlocked():
             config.data.stripes = 4
-        with pytest.raises(
-            UserError, match="config.data.stripes=4: allowed is 3 with config.data.name='digits'"
-        ):
+        with pytest.raises(UserError, match="config.data.stripes=4: allowed is 3 with config.data.name='digits'"):
             config_lib.validate(config, 1)
 
 
