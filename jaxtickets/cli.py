@@ -79,6 +79,8 @@ def start(function: Callable, /, **whole_numbers: str) -> NoReturn:
 
     def parse(argv):
         if _wants_help(argv[1:]):
+            if configs := [argument for argument in argv if re.match(r"--?config=", argument)]:
+                _parse_with_config([argv[0], *configs])  # The file may bring fields of its own.
             usage = sys.modules[function.__module__].__doc__
             print(_usage(usage, flags.FLAGS, names), fields_help(), sep="\n\n")
             sys.exit()

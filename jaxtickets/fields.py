@@ -11,6 +11,7 @@ gathers the fields from the registries and validates a config without knowing an
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -56,10 +57,19 @@ class Registry(dict):
         """Adds a plug-in.
 
         Raises:
-          ValueError: there is another one of its name.
+          TypeError: it is no plug-in, or one of another kind.
+          ValueError: there is another one of its name, or one of its fields has an impossible name or default.
         """
+        if not all(hasattr(plugin, name) for name in ("name", "fields", "check")):
+            raise TypeError(f"{self.selector}: {plugin!r} is no plug-in, which has a name, fields and a check")
+        for other in self.values():
+            if not set(type(plugin).__mro__) & set(type(other).__mro__) - {object, tuple}:
+                kinds = type(plugin).__name__, type(other).__name__
+                raise TypeError(f"{self.selector}: {plugin.name!r} is a {kinds[0]}; allowed is a {kinds[1]}")
         if self.get(plugin.name, plugin) is not plugin:
             raise ValueError(f"{self.selector}: there is a plug-in called {plugin.name!r} already")
+        for field in all_fields(plugin):
+            check_declaration(field, plugin.name)
         self[plugin.name] = plugin
 
     def chosen(self, value) -> list:
@@ -76,6 +86,20 @@ def all_fields(plugin) -> tuple[Field, ...]:
     """The fields of a plug-in, and those of the plug-ins that its own fields choose from (`registries`)."""
     parts = [part for registry in getattr(plugin, "registries", ()) for part in registry.values()]
     return (*plugin.fields, *(field for part in parts for field in part.fields))
+
+
+def check_declaration(field: Field, plugin: str) -> None:
+    """Refuses a field that no config could have.
+
+    Raises:
+      ValueError: its name or its default is impossible.
+    """
+    if not re.fullmatch(r"([a-z]\w*\.)?[a-z]\w*", field.name):
+        raise ValueError(f"field {field.name!r} of {plugin}: a name is a word, or group.word, in small letters")
+    kinds = bool | int | float | str | tuple | dict
+    if not (isinstance(field.default, kinds) and field.check.possible(field.default)):
+        allowed = field.check.allowed()
+        raise ValueError(f"field {field.name!r} of {plugin}: its default is {field.default!r}; allowed is {allowed}")
 
 
 def no_check(config) -> None:

@@ -26,6 +26,11 @@ from jaxtickets.files import (
 from jaxtickets.origin import completed, differences, origin
 from jaxtickets.scalars import Scalars
 
+# The columns of rounds.csv that every run has, beside those of its metrics and of its method.
+ROUND_COLUMNS = (
+    *("seed", "round", "sparsity", "sparsity_all", "density", "flops_dense", "flops_effective", "params_kept"),
+    *("train_seconds", "steps_per_second", "step_bytes"),
+)
 SNAPSHOTS = ("init", "rewind", "dense", "last", "search")
 
 

@@ -32,6 +32,7 @@ out = Path(sys.argv[2])
 run(tiny(**{"objective.integration_steps": 3}), out / "flow")
 changes = {"experiment": "prune_and_tune", "prune.score": "magnitude_per_layer", "data.name": "stripes"}
 run(tiny(**changes, **{"eval.metrics": ("mean_distance", "fd")}), out / "all")
+print(int(train_alone(tiny(), 20).step))
 bad = {"objective.name": "vae", "model.name": "conv_vae", "objective.integration_steps": 3}
 try:
     config_lib.validate(tiny(**bad), 1)
@@ -53,6 +54,7 @@ def extended(tmp_path_factory, data_directory):
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert result.returncode == 0, result.stderr
+    (out / "stdout").write_text(result.stdout)
     return out, result.stderr
 
 
@@ -81,6 +83,21 @@ def test_a_score_a_method_a_metric_and_a_data_set_from_outside_work_together(ext
     layers = [line.split(",") for line in (extended[0] / "all" / "layers.csv").read_text().splitlines()[1:]]
     shares = [int(kept) / int(weights) for round_, _, weights, kept in layers if round_ == "2"]
     assert max(shares) - min(shares) < 0.15
+
+
+def test_the_loop_trains_without_a_run(extended):
+    *_, tenth, twentieth, steps = (extended[0] / "stdout").read_text().splitlines()
+    assert tenth.startswith("10 {'loss': ")
+    assert twentieth.startswith("20 {'loss': ")
+    assert steps == "20"
+
+
+def test_help_lists_the_fields_that_a_config_file_brings(extended):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(extended[0]), str(ROOT)])}
+    command = [sys.executable, "-m", "jaxtickets.main", f"--config={extended[0] / 'mine.py'}", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=extended[0], env=environment)
+    assert result.returncode == 0, result.stderr
+    assert "objective.integration_steps = 20" in result.stdout
 
 
 def test_a_field_from_outside_is_refused_where_nobody_reads_it(extended):

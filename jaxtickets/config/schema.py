@@ -220,7 +220,7 @@ def fields() -> dict[str, Field]:
     """Every field by its name, grouped: first those without a group.
 
     Raises:
-      ValueError: two plug-ins bring different fields of one name.
+      ValueError: two plug-ins bring different fields of one name, or a field is called like a group.
     """
     found = {field.name: field for field in CORE}
     for registry in registries():
@@ -231,6 +231,8 @@ def fields() -> dict[str, Field]:
                         f"{field.name}: {plugin.name} brings another field of a name that there is already"
                     )
     groups = list(dict.fromkeys(name.rpartition(".")[0] for name in found))
+    if both := [name for name in groups if name in found]:
+        raise ValueError(f"{', '.join(both)}: a field can't be called like a group of fields")
     return {name: found[name] for group in groups for name in found if name.rpartition(".")[0] == group}
 
 

@@ -107,7 +107,8 @@ def _check_network(config, network):
     name, objective = config.model.name, config.objective.name
     if network.objective != objective:
         made_for_it = [other.name for other in NETWORKS.values() if other.objective == objective]
-        refuse("model.name", name, f"{' or '.join(made_for_it)} with config.objective.name={objective!r}")
+        allowed = " or ".join(made_for_it) or "a network made for it, of which there is none,"
+        refuse("model.name", name, f"{allowed} with config.objective.name={objective!r}")
     if config.model.image_size not in network.image_sizes:
         sizes = ", ".join(map(str, network.image_sizes))
         refuse("model.image_size", config.model.image_size, f"{sizes} with config.model.name={name!r}")

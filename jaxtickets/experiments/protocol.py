@@ -69,10 +69,13 @@ class Run(Protocol):
     ) -> None:
         """Trains from `start` under `masks` to the end and records the result; nothing if it is recorded already.
 
+        Rounds are trained in order, from round 0, the dense run, on.
+
         Args:
+          masks: like `dense_masks`.
           update: `(step, state, masks) -> masks` changes the masks at the timeline's `update_steps`.
           seconds: of training that have led to `start` within this round.
-          columns: what is added to the round's row.
+          columns: what is added to the round's row; `Method.columns` declares the names.
         """
 
     def compacted_round(

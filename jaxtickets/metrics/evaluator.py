@@ -14,6 +14,7 @@ from jaxtickets.metrics.features import FEATURE_NETWORKS, Features, batches, fea
 from jaxtickets.metrics.grid import GRID, image_grid
 from jaxtickets.metrics.metric import HELD_OUT, SAMPLES, Metric
 from jaxtickets.objectives import OBJECTIVES, Game, Objective
+from jaxtickets.workdir import ROUND_COLUMNS
 
 
 class Evaluator(NamedTuple):
@@ -73,7 +74,12 @@ def check(config, game: Game) -> None:
     if not set(value) <= set(names):
         allowed = f"a tuple of some of {', '.join(names)} with config.objective.name={game.name!r}"
         refuse("eval.metrics", value, allowed)
+    owners = dict.fromkeys(ROUND_COLUMNS, "every run")
     for metric in chosen(config, game):
+        for column in metric.columns_of(config):
+            if column in owners:
+                refuse("eval.metrics", value, f"metrics of different columns; {column} is one of {owners[column]} too")
+            owners[column] = metric.name
         metric.check(config)
         if metric.needs == SAMPLES:
             if (name := metric.features_of(config)) not in FEATURE_NETWORKS:
@@ -91,11 +97,17 @@ def make_evaluator(objective: Objective, config, train_images, test_images) -> E
       train_images, test_images: `[n, h, w, c]` uint8.
 
     Raises:
-      ValueError: the objective has neither `sample` nor `reconstruct`, so that there is nothing to show.
+      ValueError: the objective lacks what a metric needs, or has neither `sample` nor `reconstruct` to be shown.
     """
     if not (objective.sample or objective.reconstruct):
         raise ValueError(f"game {config.objective.name!r}: its objective needs `sample` or `reconstruct`")
     metrics, batch_size = chosen(config, OBJECTIVES[config.objective.name]), config.eval.batch_size
+    for metric in metrics:
+        if not (objective.sample if metric.needs == SAMPLES else objective.evaluate):
+            need = "sample" if metric.needs == SAMPLES else "evaluate"
+            raise ValueError(
+                f"metric {metric.name!r} needs `{need}` of the objective of game {config.objective.name!r}"
+            )
     names = dict.fromkeys(metric.features_of(config) for metric in metrics if metric.needs == SAMPLES)
     networks = {name: FEATURE_NETWORKS[name].load(config.data.dir or None) for name in names}
     training = {name: features_of_images(network, train_images, batch_size) for name, network in networks.items()}
@@ -114,8 +126,16 @@ def make_evaluator(objective: Objective, config, train_images, test_images) -> E
                 name = metric.features_of(config)
                 numbers = metric.measure(generated[name], training[name], config)
             else:
+                if missing := [term for term in metric.terms if term not in means]:
+                    given = ", ".join(means)
+                    raise ValueError(f"metric {metric.name!r} reads {', '.join(missing)}; `evaluate` gives {given}")
                 numbers = metric.measure({term: means[term] for term in metric.terms}, config)
-            row.update(zip(metric.columns_of(config), map(float, numbers), strict=True))
+            columns, numbers = metric.columns_of(config), np.ravel(np.asarray(numbers, np.float64)).tolist()
+            if len(columns) != len(numbers):
+                raise ValueError(
+                    f"metric {metric.name!r} has {len(columns)} columns and measures {len(numbers)} numbers"
+                )
+            row.update(zip(columns, numbers, strict=True))
         return row
 
     def about(metric, column):

@@ -41,7 +41,7 @@ class Metric:
       registries: of the plug-ins that its own fields choose from.
 
     Raises:
-      ValueError: it is of neither kind or of both, or `better` is another word.
+      ValueError: it is of neither kind or of both, `main` is none of its columns, or `better` is another word.
     """
 
     name: str
@@ -59,6 +59,8 @@ class Metric:
     def __post_init__(self):
         if bool(self.features) == bool(self.terms):
             raise ValueError(f"metric {self.name!r}: either `features` or `terms` must be given")
+        if self.main and self.main not in (self.columns or self.terms):
+            raise ValueError(f"metric {self.name!r}: main={self.main!r} is none of its columns")
         if self.better not in BETTER:
             raise ValueError(f"metric {self.name!r}: better={self.better!r}; allowed is {' or '.join(BETTER)}")
 

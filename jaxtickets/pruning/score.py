@@ -35,6 +35,10 @@ class Score:
     fields: tuple[Field, ...] = ()
     check: Callable = no_check
 
+    def __post_init__(self):
+        if not (self.weights or self.channels):
+            raise ValueError(f"score {self.name!r}: either `weights` or `channels` must be given")
+
     @property
     def scores_channels(self) -> bool:
         """Whether channels can be pruned by this score."""

@@ -8,21 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtickets.errors import UserError
-from jaxtickets.workdir import Workdir
+from jaxtickets.workdir import ROUND_COLUMNS, Workdir
 
-ROUND_COLUMNS = (
-    "seed",
-    "round",
-    "sparsity",
-    "sparsity_all",
-    "density",
-    "flops_dense",
-    "flops_effective",
-    "params_kept",
-    "train_seconds",
-    "steps_per_second",
-    "step_bytes",
-)
 # The columns of methods, with their headers, in workdirs that were written before config.json had `about`.
 LEGACY_COLUMNS = {"emergence_epoch": "found at epoch", "search_seconds": "search [s]"}
 TIME = " [s]"  # The end of the header of a column that is part of the training time.

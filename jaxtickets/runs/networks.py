@@ -26,15 +26,29 @@ class Networks:
     """
 
     def __init__(self, config):
-        """Refuses levels that these networks can't be pruned to."""
+        """
+        Raises:
+          UserError: these networks can't be pruned to a level.
+          ValueError: the plug-ins do not fit each other.
+        """
         self.config, self.levels = config, config_lib.levels(config)
         self._channels = data.channels(config.data.name)
         self._classes = data.classes(config.data.name, config.data.dir or None) if config.model.conditional else 0
         self.objective = self.make_objective(AXIS if config.sync_batch_norm else None)
         components, options = self.objective.components, config.prune
+        self._check_components()
         self.params, self.batch_stats = jax.eval_shape(lambda: models.init(components, jax.random.key(0)))
         self.dense_masks = mask_lib.ones(self.params, options.include, options.exclude, options.components)
         scoring.check(self)
+
+    def _check_components(self):
+        """Refuses a game, a network and players that do not name the same components."""
+        game, components = self.config.objective.name, set(self.objective.components)
+        trained = {name for player in self.objective.players.values() for name in player.components}
+        for whose, names in ((f"game {game!r}", set(OBJECTIVES[game].components)), ("its players", trained)):
+            if names != components:
+                network = f"network {self.config.model.name!r} has {', '.join(sorted(components))}"
+                raise ValueError(f"{whose}: the components are {', '.join(sorted(names))}; {network}")
 
     def make_objective(self, axis_name=None):
         """The config's objective; batch statistics are averaged over the mapped axis `axis_name`, if there is one."""

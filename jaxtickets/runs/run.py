@@ -113,7 +113,13 @@ class Run:
 
     @cached_property
     def dense(self) -> TrainState:
-        """The state at the end of the dense run, which is round 0."""
+        """The state at the end of the dense run, which is round 0.
+
+        Raises:
+          ValueError: round 0 has not been trained yet.
+        """
+        if not snapshots.exists(self.place.snapshot("dense")):
+            raise ValueError(f"{self.config.experiment}: round 0 comes first: there is no trained dense network yet")
         return snapshots.restore(self.place.snapshot("dense"), self.initial_state)
 
     def rewound(self, masks, trained: TrainState) -> TrainState:
@@ -156,6 +162,7 @@ class Run:
         """
         if self.is_finished(round_):
             return
+        self._check_next(round_, columns or {})
         snapshots.save_masks(self.place.masks(round_), masks)
         steps, first_step = self.timeline.steps, int(start.step)
         length = steps - (first_step if first_step < steps else self.timeline.rewind_step)
@@ -171,6 +178,14 @@ class Run:
             snapshots.save_masks(self.place.masks(round_), masks)
         self._last.save(round_, self.trained, masks, stop, seconds)
         self._evaluate(round_, masks, seconds, length / (seconds - before), columns or {})
+
+    def _check_next(self, round_, columns):
+        """Refuses what a recipe must not do: leave out a round, or add a column that its method has not declared."""
+        if round_ != len(self._rows):
+            raise ValueError(f"{self.config.experiment}: round {round_} can't follow; the next is {len(self._rows)}")
+        declared = config_lib.method(self.config).columns
+        if undeclared := columns.keys() - declared.keys():
+            raise ValueError(f"{self.config.experiment}: `Method.columns` lacks {', '.join(sorted(undeclared))}")
 
     def search(self, round_: int, draw, l1=None) -> TrainState:
         """Trains the dense network from its initialisation until `draw(state, seconds)` says that it is enough.
@@ -286,6 +301,7 @@ class Run:
         round_ = row["round"]
         if self.is_finished(round_):
             return
+        self._check_next(round_, {})
         self.place.write_samples(round_, samples)
         self._scalars.write_round(round_, row, samples)
         self._layers += [{"round": round_, **layer} for layer in layers]
@@ -303,6 +319,8 @@ class Run:
 
     def finish(self) -> dict:
         """The verdict over all rounds, saved in the workdir, with the winning ticket in a file if there is one."""
+        if not self._rows:
+            raise ValueError(f"{self.config.experiment}: its recipe has trained no round")
         evaluator = self.setup.evaluator
         tolerance, subject = self.config.tolerance, config_lib.subject(self.config)
         verdict = judge(self._rows, evaluator.metric, evaluator.label, tolerance, subject, evaluator.better)

@@ -41,7 +41,7 @@ def pruned(run, state, masks, level: float):
             scores = _channel_scores(run, score, state, masks)
             masks = _without_channels(run.networks, *_with_filters(run.networks, state.params, scores), target)
         else:
-            scores = _inputs(score.weights, state.params, masks, run, state, masks)
+            scores = _weight_scores(run, score, state, masks)
             masks = pruning.prune(scores, masks, target, options.scope, options.min_per_layer, options.structure)
     return masks
 
@@ -55,7 +55,24 @@ def _channel_scores(run, score, state, masks):
     names = run.networks.axis_names.params
     if score.channels is not None:
         return _inputs(score.channels, state.params, names, run, state, masks)
-    return channels.filter_mean(_inputs(score.weights, state.params, masks, run, state, masks), names)
+    return channels.filter_mean(_weight_scores(run, score, state, masks), names)
+
+
+def _weight_scores(run, score, state, masks):
+    """The scores of the prunable weights.
+
+    Raises:
+      ValueError: the score's function has returned another tree, or a leaf of another shape.
+    """
+    scores = _inputs(score.weights, state.params, masks, run, state, masks)
+    shapes, expected = (
+        {name: np.shape(leaf) for name, leaf in mask_lib.named_leaves(t).items()} for t in (scores, masks)
+    )
+    if shapes != expected:
+        wrong = next(name for name in {**expected, **shapes} if shapes.get(name) != expected.get(name))
+        here, there = shapes.get(wrong, "no leaf"), expected.get(wrong, "none, since it is not prunable")
+        raise ValueError(f"score {score.name!r}: its leaf {wrong} is {here}; allowed is a tree like the masks: {there}")
+    return scores
 
 
 def _with_filters(networks, params, scores):
@@ -95,12 +112,15 @@ def check(networks) -> None:
         leaves too few channels of some name.
     """
     options, names = networks.config.prune, networks.axis_names
-    if "flows" in needs(SCORES[options.score].weights):
+    score = SCORES[options.score]
+    if unknown := set(needs(score.weights) + needs(score.channels)) - INPUTS.keys():
+        raise ValueError(f"score {score.name!r} asks for {', '.join(unknown)}; allowed are {', '.join(INPUTS)}")
+    if "flows" in needs(score.weights):
         models.check_flows(networks.objective.components)
     if options.structure != "channel":
         return
     ones = lambda tree: jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), tree)  # noqa: E731
-    params, score = ones(networks.params), SCORES[options.score]
+    params = ones(networks.params)
     scores = channels.filter_l1(params, names.params)
     if score.channels is not None and not set(needs(score.channels)) - {"batch_stats"}:
         given = {name: ones(networks.batch_stats) for name in needs(score.channels)}

@@ -11,7 +11,8 @@ def judge(
     """The winning ticket of one run: the sparsest round whose metric is within the tolerance of the dense run's.
 
     If lower metrics are better, that is at most (1 + tolerance) x the dense run's; if higher ones are, at least
-    (1 - tolerance) x the dense run's. Round 0 is the dense run and can't win; `winning_round` is None if no round wins.
+    (1 - tolerance) x the dense run's. A round that prunes nothing can't win: round 0, the dense run, and a search that
+    has found no ticket. `winning_round` is None if no round wins.
 
     Args:
       rows: the rows of `rounds.csv`.
@@ -21,7 +22,7 @@ def judge(
       better: "lower" or "higher".
     """
     is_lower = better == "lower"
-    dense, *pruned = rows
+    dense, pruned = rows[0], [row for row in rows[1:] if row["sparsity"] > 0]
     threshold = dense[metric] * _factor(tolerance, better)
     winners = [row for row in pruned if (row[metric] <= threshold if is_lower else row[metric] >= threshold)]
     best = max(winners, key=lambda row: row["sparsity"], default=None)
