@@ -23,6 +23,9 @@ from jaxtickets.experiments import METHODS
 from jaxtickets.runs import Run, Setup
 from jaxtickets.workdir import Workdir
 
+# XLA's CPU back end has one thread per device. When all but one of them wait in a collective and the last one waits for
+# something else, they wait forever; with spare threads they do not.
+SPARE_THREADS = {"PJRT_NPROC": "32"}
 ROOT = Path(__file__).parent.parent
 hypothesis.settings.register_profile("jaxtickets", deadline=None, max_examples=60, derandomize=True)
 hypothesis.settings.load_profile("jaxtickets")

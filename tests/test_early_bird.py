@@ -31,6 +31,7 @@ from jaxtickets import masks as mask_lib
 from jaxtickets.compact import compacted_config
 from jaxtickets.devices import replicate, unreplicate
 from jaxtickets.errors import UserError
+from jaxtickets.experiments.early_bird import gamma_l1
 from jaxtickets.optimizers import make_optimizers
 from jaxtickets.pruning import channels
 from jaxtickets.pruning.early_bird import emergence, hamming_distances, pack
@@ -614,7 +615,11 @@ def test_the_search_leaves_nothing_of_the_whole_network_on_the_devices(setup, tm
 
 def test_a_search_without_a_penalty_runs_the_program_of_training(setup):
     one = setup(**CHANNELS)
-    assert one.penalized_programs(0.0) is one.programs
+    assert gamma_l1(one, 0.0) is None
+    assert one.penalized_programs(None) is one.programs
+    programs = one.penalized_programs(gamma_l1(one, 0.5))
+    assert programs is one.penalized_programs(gamma_l1(one, 0.5)) is not one.programs
+    assert programs is not one.penalized_programs(gamma_l1(one, 0.25))
 
 
 @pytest.mark.slow

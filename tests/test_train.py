@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import assert_masked, moments
+from conftest import SPARE_THREADS, assert_masked, moments
 
 from jaxtickets import masks as mask_lib
 from jaxtickets import models, train
@@ -456,6 +456,7 @@ def _on_devices(count):
         "XLA_FLAGS": flags,
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        **SPARE_THREADS,
     }
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
