@@ -6,7 +6,7 @@ from jaxtickets.config.schema import method
 from jaxtickets.fields import refuse
 
 # `train.steps_per_call` where it is 0. XLA's CPU back end is slow in a loop around convolutions, as
-# benchmarks/steps_per_call.py measures; elsewhere a loop has no gaps between launches.
+# benchmarks/steps_per_call.py measures; on accelerators a loop has no gaps between launches.
 STEPS_PER_CALL = {"cpu": 1, "gpu": 8, "tpu": 8}
 
 
