@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from conftest import open_run, tiny
 
-from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
 from jaxtickets.experiments import METHODS, Method
 from jaxtickets.experiments.method import any_score
@@ -178,8 +177,3 @@ def test_a_round_that_prunes_nothing_is_no_winning_ticket():
     rows = [{"round": n, "sparsity": s, "m": v} for n, (s, v) in enumerate([(0.0, 1.0), (0.5, 9.0), (0.0, 1.0)])]
     assert judge(rows, "m", "metric", 0.1)["winning_round"] is None
     assert "nothing was pruned" in judge([rows[0], rows[2]], "m", "metric", 0.1)["message"]
-
-
-def test_masks_of_a_stand_in_are_like_the_parameters(ae):
-    networks = Networks(ae())
-    assert mask_lib.named_leaves(networks.dense_masks).keys() < mask_lib.named_leaves(networks.params).keys()
