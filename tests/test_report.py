@@ -6,12 +6,15 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from jaxtickets import report
 from jaxtickets.errors import UserError
 from jaxtickets.report.__main__ import main
 from jaxtickets.report.compare import comparison_figure
+from jaxtickets.report.drawing import metric_axis
 from jaxtickets.report.plots import corner, curve, metric_figure, search_figure, shown_searches
 from jaxtickets.report.reading import metric_columns, read, short, significant
 from jaxtickets.report.table import measured_columns
@@ -864,3 +867,16 @@ def test_a_workdir_without_names_has_the_columns_of_a_search_and_the_direction_o
 )
 def test_numbers_of_a_method_have_at_most_two_decimals_unless_they_are_tiny(value, text):
     assert short(value) == text
+
+
+@pytest.mark.parametrize(
+    "label", ["short", "negative ELBO on 296 held-out images, in nats up to a constant", "word " * 40]
+)
+def test_the_label_of_a_metric_fits_its_figure(label):
+    figure = Figure(figsize=(9, 4.4))
+    axes = figure.subplots()
+    metric_axis(axes, label, "lower is better")
+    FigureCanvasAgg(figure).draw()
+    assert axes.yaxis.label.get_window_extent().height <= figure.bbox.height
+    assert axes.get_ylabel().endswith("(lower is better)")
+    assert " ".join(axes.get_ylabel().split()[:-3]) == " ".join(label.split())

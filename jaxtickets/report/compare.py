@@ -15,7 +15,17 @@ from matplotlib.figure import Figure
 from jaxtickets import files
 from jaxtickets.errors import UserError
 from jaxtickets.origin import flat
-from jaxtickets.report.drawing import DENSE, INK, WIDTH, clean, interval_band, png, sparsity_axis, value_axis
+from jaxtickets.report.drawing import (
+    DENSE,
+    INK,
+    WIDTH,
+    clean,
+    interval_band,
+    metric_axis,
+    png,
+    sparsity_axis,
+    value_axis,
+)
 from jaxtickets.report.reading import (
     Metric,
     Results,
@@ -119,7 +129,7 @@ def comparison_figure(runs: Mapping[str, Results], fields: Sequence[str]) -> Fig
     value_axis(axes, values)
     sparsity_axis(axes, densities, most_ticks=14)
     described = describe_common(metric, runs.values())
-    axes.set_ylabel(f"{described.label}\n({described.direction})", color=INK)
+    metric_axis(axes, described.label, described.direction)
     legend = figure.legend(loc="outside right upper", frameon=False, fontsize=8.5, labelcolor=INK)
     legend.set_title(_more(len(seen)), prop={"size": 8.5})
     return figure

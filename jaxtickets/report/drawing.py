@@ -1,6 +1,7 @@
 """Colours, axes and PNG files, shared by all plots."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from jaxtickets.report.reading import interval, percent
 
 DPI = 130
 WIDTH = 9.0  # inches
+LABEL = 52  # characters per line of y's label
 INK, FAINT = "#2b2f36", "#d5d9df"
 LINE, DENSE, BAND, WINNER = "#2563a6", "#6b7280", "#dfeadf", "#d9480f"
 
@@ -22,6 +24,12 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
+
+
+def metric_axis(axes: Axes, label: str, direction: str) -> None:
+    """Labels y with a metric's name, in lines that fit the figure, and with its direction, if that is known."""
+    lines = [*textwrap.wrap(label, LABEL), *([f"({direction})"] if direction else [])]
+    axes.set_ylabel("\n".join(lines), color=INK)
 
 
 def interval_band(

@@ -23,6 +23,7 @@ from jaxtickets.report.drawing import (
     WINNER,
     clean,
     interval_band,
+    metric_axis,
     sparsity_axis,
     value_axis,
 )
@@ -112,7 +113,7 @@ def metric_figure(
     value_axis(axes, values)
     sparsity_axis(axes, [row["density"] for row in rows])
     described = describe(metric, verdict, about)
-    axes.set_ylabel(described.label + (f"\n({described.direction})" if described.better else ""), color=INK)
+    metric_axis(axes, described.label, described.direction if described.better else "")
     clean(axes)
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
