@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import open_run, tiny
 
+from jaxtickets.config import validate
 from jaxtickets.errors import UserError
 from jaxtickets.experiments import METHODS, Method
 from jaxtickets.experiments.method import any_score
@@ -14,7 +15,7 @@ from jaxtickets.fields import Field, Registry, whole
 from jaxtickets.metrics import METRICS, Metric
 from jaxtickets.objectives import OBJECTIVES
 from jaxtickets.pruning import SCORES, Score, magnitude
-from jaxtickets.runs import Networks, Setup
+from jaxtickets.runs import Networks, Setup, judge, judge_seeds
 from jaxtickets.runs.scoring import pruned
 
 
@@ -63,6 +64,7 @@ def test_a_plugin_that_no_registry_can_hold_is_refused_when_it_is_added(plugin, 
     ("make", "message"),
     [
         (lambda: Score("s"), "score 's': either `weights` or `channels`"),
+        (lambda: Method("m", None, columns={"density": "d"}), "method 'm': every run has the columns density already"),
         (lambda: Metric("m", "x"), "either `features` or `terms`"),
         (lambda: Metric("m", "x", terms=("a",), main="b"), "main='b' is none of its columns"),
         (lambda: Metric("m", "x", terms=("a",), better="more"), "better='more'; allowed is lower or higher"),
@@ -108,8 +110,6 @@ def test_a_game_and_a_network_of_other_components_are_refused(ae, adding):
 
 @pytest.mark.parametrize("columns", [("sparsity",), ("reconstruction_error",)])
 def test_a_metric_whose_column_is_another_ones_is_refused(columns, ae, adding):
-    from jaxtickets.config import validate
-
     adding(METRICS, Metric("mine", "x", terms=("reconstruction_error",), columns=columns))
     config = ae(**{"eval.metrics": ("reconstruction_error", "mine")})
     with pytest.raises(UserError, match=rf"config.eval.metrics=.*metrics of different columns; {columns[0]} is one of"):
@@ -143,6 +143,12 @@ def test_a_metric_that_does_not_fit_its_game_is_refused_by_name(metric, message,
         setup.evaluator.evaluate(state.params, state.batch_stats, 0)
 
 
+def test_a_metric_whose_column_is_the_methods_is_refused(ae, adding):
+    adding(METHODS, dataclasses.replace(METHODS["imp"], name="mine", columns={"reconstruction_error": "error"}))
+    with pytest.raises(UserError, match="reconstruction_error is one of the method too"):
+        validate(ae(experiment="mine"), 1)
+
+
 def skips_a_round(run):
     run.round(0, run.dense_masks, run.initial_state)
     run.round(2, run.dense_masks, run.initial_state)
@@ -152,7 +158,13 @@ def adds_a_column(run):
     run.round(0, run.dense_masks, run.initial_state, columns={"sparsity": 0.7})
 
 
+def adds_a_column_compacted(run):
+    run.round(0, run.dense_masks, run.initial_state)
+    run.compacted_round(1, run.dense_masks, run.initial_state, columns={"mine": 1})
+
+
 RECIPES = {
+    "adds a column to a smaller network": (adds_a_column_compacted, "`Method.columns` lacks mine"),
     "begins with round 1": (lambda run: run.round(1, run.dense_masks, run.initial_state), "round 1 can't follow"),
     "skips a round": (skips_a_round, "round 2 can't follow; the next is 1"),
     "adds a column": (adds_a_column, "`Method.columns` lacks sparsity"),
@@ -172,8 +184,12 @@ def test_a_recipe_that_breaks_the_rules_is_told_which(name, ae, adding, quick_ru
 
 
 def test_a_round_that_prunes_nothing_is_no_winning_ticket():
-    from jaxtickets.runs import judge
-
     rows = [{"round": n, "sparsity": s, "m": v} for n, (s, v) in enumerate([(0.0, 1.0), (0.5, 9.0), (0.0, 1.0)])]
     assert judge(rows, "m", "metric", 0.1)["winning_round"] is None
     assert "nothing was pruned" in judge([rows[0], rows[2]], "m", "metric", 0.1)["message"]
+    seeds = [row | {"seed": seed, "m": row["m"] + seed / 100} for seed in range(3) for row in rows]
+    verdict = judge_seeds(seeds, "m", "metric", 0.1, 0.95)
+    assert verdict["winning_round"] is None
+    assert [row["wins"] for row in verdict["rounds"]] == [None, False, None]
+    unpruned = judge_seeds([row for row in seeds if row["round"] != 1], "m", "metric", 0.1, 0.95)
+    assert "nothing was pruned" in unpruned["message"]

@@ -43,7 +43,7 @@ def validate(config: ConfigDict, devices: int) -> None:
     _check_read(values, OBJECTIVES, *game.registries, NETWORKS, OPTIMIZERS, data.SOURCES)
     _check_data(config)
     _check_channels(config, values["model.channels"])
-    metrics.check(config, game)
+    metrics.check(config, game, taken=method(config).columns)
     _check_plugins(values, config, OBJECTIVES, *game.registries, NETWORKS, OPTIMIZERS)
     _check_devices(config, devices)
     if bool(config.train.epochs) == bool(config.train.steps):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from jaxtickets.fields import Field, choice, no_check, refuse
 from jaxtickets.pruning import levels
+from jaxtickets.workdir import ROUND_COLUMNS
 
 REWINDS = ("state", "weights", "learning_rate", "none")
 REWIND = Field(
@@ -77,4 +78,9 @@ class Method:
     subject: Callable = lambda config: "ticket"
     title: Callable = lambda config: config.experiment
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if taken := [name for name in self.columns if name in ROUND_COLUMNS]:
+            raise ValueError(f"method {self.name!r}: every run has the columns {', '.join(taken)} already")
+
     source: Callable | None = None

@@ -1,6 +1,6 @@
 """The evaluator of a run: its metrics and its grid of samples, from the same keys and images in every round."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
@@ -64,17 +64,21 @@ def possible(game: Game) -> list[str]:
     return [name for name, metric in _registry().items() if is_served(metric)]
 
 
-def check(config, game: Game) -> None:
+def check(config, game: Game, taken: Iterable[str] = ()) -> None:
     """Checks the chosen metrics. Their names must have passed the check of the field `eval.metrics`.
 
+    Args:
+      taken: the columns of `rounds.csv` that the method adds.
+
     Raises:
-      UserError: the game can't serve a metric, or a metric or its feature network refuses another field of the config.
+      UserError: the game can't serve a metric, a metric's column is another one's, or a metric or its feature network
+        refuses another field of the config.
     """
     names, value = possible(game), config.eval.metrics
     if not set(value) <= set(names):
         allowed = f"a tuple of some of {', '.join(names)} with config.objective.name={game.name!r}"
         refuse("eval.metrics", value, allowed)
-    owners = dict.fromkeys(ROUND_COLUMNS, "every run")
+    owners = dict.fromkeys(ROUND_COLUMNS, "every run") | dict.fromkeys(taken, "the method")
     for metric in chosen(config, game):
         for column in metric.columns_of(config):
             if column in owners:

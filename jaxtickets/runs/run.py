@@ -256,10 +256,14 @@ class Run:
 
     def compacted_round(self, round_: int, masks, start: TrainState, seconds: float = 0.0, columns=None) -> None:
         """Does what `round` does with the pruned channels taken out (`nested.train_compacted`)."""
+        if not self.is_finished(round_):
+            self._check_next(round_, columns or {})
         nested.train_compacted(self, round_, masks, start, seconds, columns)
 
     def narrow_round(self, row: dict) -> None:
         """Trains a dense network with as many parameters as a ticket's `row` keeps (`nested.train_narrow`)."""
+        if not self.is_finished(row["round"]):
+            self._check_next(row["round"], {})
         nested.train_narrow(self, row)
 
     # The record.

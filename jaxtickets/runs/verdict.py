@@ -84,7 +84,8 @@ def judge_seeds(
     for round_, group in sorted(by_round.items()):
         values = np.array([row[metric] for row in group])
         mean, half = values.mean(), stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
-        p_value = _welch(values, factor * dense, better) if round_ else None
+        is_pruned = any(row["sparsity"] > 0 for row in group)  # As in `judge`, what prunes nothing can't win.
+        p_value = _welch(values, factor * dense, better) if round_ and is_pruned else None
         rounds.append(
             {
                 "round": round_,
@@ -96,7 +97,8 @@ def judge_seeds(
                 "wins": None if p_value is None else p_value < 1 - confidence,
             }
         )
-    best = max((row for row in rounds if row["wins"]), key=lambda row: row["sparsity"], default=None)
+    tested = [row for row in rounds if row["p_value"] is not None]
+    best = max((row for row in tested if row["wins"]), key=lambda row: row["sparsity"], default=None)
     verdict = {
         "metric": metric,
         "metric_label": label,
@@ -118,8 +120,8 @@ def judge_seeds(
             f"Winning {subject}: round {best['round']} at {best['sparsity']:.2%} sparsity, {metric} {_interval(best)} "
             f"against {against}, p = {best['p_value']:.2g}."
         )
-    elif rounds[1:]:
-        closest = min(rounds[1:], key=lambda row: row["p_value"])
+    elif tested:
+        closest = min(tested, key=lambda row: row["p_value"])
         verdict["message"] = (
             f"No winning {subject}: no pruned round is shown to be as good as {against}; "
             f"the nearest is round {closest['round']} with {metric} {_interval(closest)}, p = {closest['p_value']:.2g}."
