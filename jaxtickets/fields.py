@@ -34,6 +34,8 @@ class Field(NamedTuple):
       check: which values are possible.
       help: what it means, in one line.
       needs: a capability that the chosen method must provide (`Method.provides`) for the field to be read; "" is none.
+      before: what a run did that is older than the field, where that is not what the default does. A workdir of such a
+        run goes on with this value alone.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Field(NamedTuple):
     check: Check
     help: str
     needs: str = ""
+    before: Any = None
 
 
 class Registry(dict):

@@ -633,3 +633,12 @@ def test_a_config_that_is_not_there_is_one_line_and_status_2(config):
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1
     assert "allowed" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "resumed_with"), [("dcgan", "normal"), ("conv_vae", "normal"), ("linear_ae", "ones"), ("conv_ae", "ones")]
+)
+def test_a_field_that_an_old_workdir_lacks_counts_with_what_its_run_did(model, resumed_with):
+    config = config_lib.get_config()
+    config.model.name = model
+    assert config_lib.missing_values(config)["model"]["scale_init"] == resumed_with

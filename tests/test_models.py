@@ -249,6 +249,27 @@ def test_the_norm_of_a_discriminator_is_the_one_asked_for_or_the_published_one(n
     assert models.discriminator_norm(model) == (norm or published)
 
 
+@pytest.mark.parametrize(
+    "name", [name for name, network in models.NETWORKS.items() if gans.SCALE_INIT in network.fields]
+)
+@pytest.mark.parametrize("conditional", [False, True])
+def test_the_scales_of_norms_start_at_one_or_normal_as_asked(name, conditional):
+    if conditional and gans.CONDITIONAL not in models.NETWORKS[name].fields:
+        return
+    model = {"name": name, "width": 32, "latent_size": 8, "image_size": 32, "conditional": conditional}
+
+    def scales(scale_init):
+        components = models.build(model | {"scale_init": scale_init}, channels=3, classes=4)
+        flat = traverse_util.flatten_dict(models.init(components, jax.random.key(0))[0])
+        return [np.ravel(leaf) for path, leaf in flat.items() if path[-1] == "scale"]
+
+    assert scales("ones")
+    assert all((leaf == 1).all() for leaf in scales("ones"))
+    drawn = np.concatenate(scales("normal"))
+    assert drawn.mean() == pytest.approx(1, abs=5 * 0.02 / np.sqrt(drawn.size))
+    assert drawn.std() == pytest.approx(0.02, rel=5 / np.sqrt(2 * drawn.size))
+
+
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_conditional_networks_take_labels(name):
     components = build(name, classes=10)

@@ -262,6 +262,19 @@ def to_dict(config: ConfigDict) -> dict:
     return json.loads(config.to_json_best_effort())
 
 
+def missing_values(config: ConfigDict) -> dict:
+    """What each field counts with that an older workdir lacks, nested, as plain JSON values.
+
+    That is its default, or `Field.before` if a plug-in that `config` chooses reads it.
+    """
+    values, chosen = get_config(), flat(config)
+    for registry in registries():
+        for plugin in registry.chosen(chosen[registry.selector]):
+            older = {field.name: field.before for field in plugin.fields if field.before is not None}
+            values.update_from_flattened_dict(older)
+    return to_dict(values)
+
+
 def flat(config, prefix: str = "", known: dict[str, Field] | None = None) -> dict:
     """`{dotted field: value}`; a field that is a dictionary is one value."""
     known, values = fields() if known is None else known, {}

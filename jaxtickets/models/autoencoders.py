@@ -9,7 +9,7 @@ from jaxtickets.fields import Field, fraction, whole
 from jaxtickets.models.components import Component, Network
 from jaxtickets.models.convolutional import Down, Up
 from jaxtickets.models.dense import DenseDown, DenseUp
-from jaxtickets.models.gans import IMAGE_SIZES, flat_down, flat_up
+from jaxtickets.models.gans import IMAGE_SIZES, SCALE_INIT, flat_down, flat_up
 from jaxtickets.models.initializers import he_init, xavier_init
 from jaxtickets.models.layers import Style
 from jaxtickets.models.quantized import Codebook, QuantizedDown, QuantizedUp
@@ -58,7 +58,7 @@ def conv_vae(width, latent_size, image_size, channels, **style):
     }
 
 
-CONV_VAE = Network("conv_vae", conv_vae, objective="vae", image_sizes=IMAGE_SIZES)
+CONV_VAE = Network("conv_vae", conv_vae, objective="vae", image_sizes=IMAGE_SIZES, fields=(SCALE_INIT,))
 
 
 def conv_ae(width, latent_size, image_size, channels, **style):
@@ -86,7 +86,7 @@ def resnet_vae(width, latent_size, image_size, channels, **style):
     }
 
 
-RESNET_VAE = Network("resnet_vae", resnet_vae, objective="vae", image_sizes=IMAGE_SIZES)
+RESNET_VAE = Network("resnet_vae", resnet_vae, objective="vae", image_sizes=IMAGE_SIZES, fields=(SCALE_INIT,))
 
 
 def sngan_resnet_vae(width, latent_size, image_size, channels, **style):
@@ -98,7 +98,9 @@ def sngan_resnet_vae(width, latent_size, image_size, channels, **style):
     }
 
 
-SNGAN_RESNET_VAE = Network("sngan_resnet_vae", sngan_resnet_vae, objective="vae", image_sizes=IMAGE_SIZES)
+SNGAN_RESNET_VAE = Network(
+    "sngan_resnet_vae", sngan_resnet_vae, objective="vae", image_sizes=IMAGE_SIZES, fields=(SCALE_INIT,)
+)
 
 
 def vq_vae(width, latent_size, image_size, channels, codes=128, codebook_decay=0.0, **style):

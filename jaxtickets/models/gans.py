@@ -5,10 +5,10 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxtickets.fields import Check, Field, switch
+from jaxtickets.fields import Check, Field, choice, switch
 from jaxtickets.models.components import Component, Network, build
 from jaxtickets.models.convolutional import Down, PairedDown, Up
-from jaxtickets.models.initializers import he_init, xavier_init
+from jaxtickets.models.initializers import SCALE_INITS, he_init, xavier_init
 from jaxtickets.models.layers import Style
 from jaxtickets.models.residual import ResDown, ResUp
 
@@ -19,6 +19,13 @@ DISCRIMINATOR_NORM = Field(
     "",
     Check(lambda value: value in ("", *NORMS), lambda: f"one of {', '.join(NORMS)}, or '' for the network's own"),
     "The norm of a GAN's discriminator: none, batch, layer or spectral; '' is the network's own.",
+)
+SCALE_INIT = Field(
+    "model.scale_init",
+    "ones",
+    choice(SCALE_INITS),
+    "How the scales of norms start: ones, or normal: N(1, 0.02), as in DCGAN's code.",
+    before="normal",
 )
 CONDITIONAL = Field("model.conditional", False, switch(), "Class-conditional networks, for data with class labels.")
 _leaky = partial(nn.leaky_relu, negative_slope=0.1)
@@ -53,7 +60,7 @@ def dcgan(width, latent_size, image_size, channels, discriminator_norm="batch", 
     }
 
 
-DCGAN = Network("dcgan", dcgan, objective="gan", image_sizes=IMAGE_SIZES, fields=(DISCRIMINATOR_NORM,))
+DCGAN = Network("dcgan", dcgan, objective="gan", image_sizes=IMAGE_SIZES, fields=(DISCRIMINATOR_NORM, SCALE_INIT))
 
 
 def sngan(width, latent_size, image_size, channels, discriminator_norm="spectral", **style):
@@ -69,7 +76,7 @@ def sngan(width, latent_size, image_size, channels, discriminator_norm="spectral
     }
 
 
-SNGAN = Network("sngan", sngan, objective="gan", image_sizes=IMAGE_SIZES, fields=(DISCRIMINATOR_NORM,))
+SNGAN = Network("sngan", sngan, objective="gan", image_sizes=IMAGE_SIZES, fields=(DISCRIMINATOR_NORM, SCALE_INIT))
 
 
 def sngan_resnet(width, latent_size, image_size, channels, discriminator_norm="spectral", classes=0, **style):
@@ -91,7 +98,7 @@ SNGAN_RESNET = Network(
     sngan_resnet,
     objective="gan",
     image_sizes=IMAGE_SIZES,
-    fields=(DISCRIMINATOR_NORM, CONDITIONAL),
+    fields=(DISCRIMINATOR_NORM, SCALE_INIT, CONDITIONAL),
 )
 
 
@@ -128,7 +135,7 @@ RESNET_DCGAN = Network(
     resnet_dcgan,
     objective="gan",
     image_sizes=IMAGE_SIZES,
-    fields=(DISCRIMINATOR_NORM, CONDITIONAL),
+    fields=(DISCRIMINATOR_NORM, SCALE_INIT, CONDITIONAL),
 )
 
 
@@ -149,4 +156,6 @@ def sagan(width, latent_size, image_size, channels, discriminator_norm="spectral
     }
 
 
-SAGAN = Network("sagan", sagan, objective="gan", image_sizes=IMAGE_SIZES, fields=(DISCRIMINATOR_NORM, CONDITIONAL))
+SAGAN = Network(
+    "sagan", sagan, objective="gan", image_sizes=IMAGE_SIZES, fields=(DISCRIMINATOR_NORM, SCALE_INIT, CONDITIONAL)
+)

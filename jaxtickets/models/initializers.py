@@ -43,9 +43,12 @@ xavier_init = initializer(
 )
 
 
-def dcgan_scale_init(key, shape, dtype=jnp.float32):
-    """Scales of batch norms from N(1, 0.02), as in DCGAN's code."""
+def normal_scale_init(key, shape, dtype=jnp.float32):
+    """Scales of norms from N(1, 0.02), as in DCGAN's code."""
     return 1 + dcgan_init(key, shape, dtype)
+
+
+SCALE_INITS = {"ones": nn.initializers.ones, "normal": normal_scale_init}
 
 
 def named(init: Callable, *names: str | None) -> Callable:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from jaxtickets.models.convolution import conv, conv_transpose
-from jaxtickets.models.initializers import dcgan_init, dcgan_scale_init, named
+from jaxtickets.models.initializers import SCALE_INITS, dcgan_init, named
 from jaxtickets.models.norms import ConditionalBatchNorm, LayerNorm, spectral_normalize
 
 
@@ -196,7 +196,7 @@ class Style:
       activation: the activation function.
       squash: the function that brings the images that a network makes to [-1, 1].
       kernel_init: the initializer of kernels.
-      scale_init: the initializer of the scales of norms.
+      scale_init: the name of the initializer of the scales of norms, in `SCALE_INITS`.
       classes: the number of classes for which batch norms have a scale and a bias each; 0 is unconditional.
       dtype: the dtype in which layers compute; parameters are float32.
       axis_name: the mapped axis over which batch statistics are averaged, or None.
@@ -209,7 +209,7 @@ class Style:
     activation: Callable = nn.relu
     squash: Callable = jnp.tanh
     kernel_init: Callable = dcgan_init
-    scale_init: Callable = dcgan_scale_init
+    scale_init: str = "ones"
     classes: int = 0
     dtype: Any = jnp.float32
     axis_name: str | None = None
@@ -243,17 +243,19 @@ class Style:
         """
         if self.norm == "none":
             return x
+        scale_init = SCALE_INITS[self.scale_init]
         if self.norm == "batch" and self.classes:
-            return ConditionalBatchNorm(self.classes, channels, self.axis_name, self.dtype, name=name)(x, train, labels)
+            norm = ConditionalBatchNorm(self.classes, channels, scale_init, self.axis_name, self.dtype, name=name)
+            return norm(x, train, labels)
         if self.norm == "layer":
-            return LayerNorm(features, channels, self.scale_init, self.dtype, name=name)(x)
+            return LayerNorm(features, channels, scale_init, self.dtype, name=name)(x)
         norm = nn.BatchNorm(
             use_running_average=not train,
             momentum=0.9,
             epsilon=1e-5,
             axis_name=self.axis_name,
             dtype=self.dtype,
-            scale_init=named(self.scale_init, channels),
+            scale_init=named(scale_init, channels),
             bias_init=named(nn.initializers.zeros, channels),
             name=name,
         )

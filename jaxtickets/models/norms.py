@@ -43,6 +43,7 @@ class ConditionalBatchNorm(nn.Module):
 
     classes: int
     channels: str
+    scale_init: Callable
     axis_name: str | None
     dtype: Any
 
@@ -59,7 +60,7 @@ class ConditionalBatchNorm(nn.Module):
             name="statistics",
         )
         shape = (self.classes, x.shape[-1])
-        scale = self.param("scale", named(nn.initializers.ones, None, self.channels), shape)
+        scale = self.param("scale", named(self.scale_init, None, self.channels), shape)
         bias = self.param("bias", named(nn.initializers.zeros, None, self.channels), shape)
         scale, bias = (table[labels][:, None, None].astype(self.dtype) for table in (scale, bias))
         return statistics(x) * scale + bias

@@ -76,8 +76,8 @@ class Networks:
 
     @property
     def json_defaults(self) -> dict:
-        """The default of every field, as plain JSON values."""
-        return config_lib.to_dict(config_lib.get_config())
+        """What each field counts with that an older workdir lacks, as plain JSON values."""
+        return config_lib.missing_values(self.config)
 
     # What they cost.
 

@@ -79,7 +79,7 @@ def go_back(config, path: Path, round_: int) -> None:
     Raises:
       UserError: the workdir is another run's, or a seed has not finished the round; nothing is discarded then.
     """
-    whole, defaults = Workdir(path), config_lib.to_dict(config_lib.get_config())
+    whole, defaults = Workdir(path), config_lib.missing_values(config)
     whole.check_same(config_lib.to_dict(config), defaults)
     if config_lib.method(config).is_chained(config) and round_ > 1:
         raise UserError(
