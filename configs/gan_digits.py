@@ -20,13 +20,15 @@ def get_config(variant=""):
     config = config_lib.get_config()
     config.rewind_step = 0.05
     config.model.update(name="dcgan", width=48, latent_size=64, image_size=16)
-    config.objective.update(name="gan", real_label=0.9)
-    config.optimizer.update(learning_rate=3e-4, beta1=0.5)
+    config.objective.update(name="gan", real_label=0.9, ema_decay=0.997)
+    config.optimizer.update(learning_rate=1e-3, beta1=0.5)
     config.data.update(name="digits")
-    config.train.update(batch_size=64, steps=700, log_every=50)
+    config.train.update(batch_size=64, steps=1800, log_every=50)
     config.prune.update(rounds=10, rate=0.2)
-    config.eval.update(samples=2048, batch_size=256, features="digits")
+    config.eval.update(samples=8192, batch_size=256, features="digits")
     if config_lib.is_quick(variant):
+        config.objective.update(ema_decay=0.98)
         config.train.update(steps=250)
         config.prune.update(rounds=5)
+        config.eval.update(samples=2048)
     return config

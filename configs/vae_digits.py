@@ -19,12 +19,13 @@ def get_config(variant=""):
     config.rewind_step = 0.05
     config.model.update(name="conv_vae", width=16, latent_size=16, image_size=16)
     config.objective.update(name="vae", beta=1.0)
-    config.optimizer.update(learning_rate=1e-3, weight_decay=1e-5)
+    config.optimizer.update(learning_rate=1e-3, final_rate=0.0, weight_decay=1e-5)
     config.data.update(name="digits")
     config.train.update(batch_size=64, steps=2000, log_every=50)
     config.prune.update(rounds=12, rate=0.2)
-    config.eval.update(samples=2048, batch_size=256, features="digits")
+    config.eval.update(samples=8192, batch_size=256, features="digits")
     if config_lib.is_quick(variant):
         config.train.update(steps=400)
         config.prune.update(rounds=5)
+        config.eval.update(samples=2048)
     return config

@@ -12,7 +12,8 @@ from jaxtickets import data, metrics
 from jaxtickets.errors import UserError
 from jaxtickets.examples import to_float
 from jaxtickets.metrics import FEATURE_NETWORKS, METRICS, FeatureNetwork, Metric, classifier
-from jaxtickets.metrics.features import features_of_images
+from jaxtickets.metrics.features import Features, features_of_images
+from jaxtickets.metrics.frechet import fit_gaussian, frechet_distance
 from jaxtickets.metrics.grid import image_grid
 from jaxtickets.objectives import OBJECTIVES, Objective, normal
 
@@ -75,13 +76,25 @@ class Seen:
         return rows
 
 
-def test_the_feature_network_tells_digits_apart_and_is_trained_only_once(data_directory, monkeypatch):
-    network = FEATURE_NETWORKS["digits"].load(data_directory)
-    assert network.accuracy > 0.95
+def test_the_feature_networks_tell_digits_apart_and_are_trained_only_once(data_directory, monkeypatch):
+    loaded = FEATURE_NETWORKS["digits"].load(data_directory)
+    assert min(network.accuracy for network in loaded.networks) > 0.95
+    assert len({network.digest for network in loaded.networks}) == loaded.parts == classifier.NETWORKS
     monkeypatch.setattr(classifier, "train", None)
     again = FEATURE_NETWORKS["digits"].load(data_directory)
-    assert again.digest == network.digest
-    assert again.accuracy == network.accuracy
+    assert again.digest == loaded.digest
+    assert [network.accuracy for network in again.networks] == [network.accuracy for network in loaded.networks]
+
+
+def test_the_distance_is_the_mean_over_the_feature_networks(data_directory, digits):
+    real, other = digits[1][:200] / np.float32(127.5) - 1, digits[0][:300] / np.float32(127.5) - 1
+    loaded = FEATURE_NETWORKS["digits"].load(data_directory)
+    sets = [Features(lambda images=images: [np.asarray(loaded(images))], loaded.parts) for images in (real, other)]
+    separate = [
+        frechet_distance(*(fit_gaussian([np.asarray(network(images))]) for images in (real, other)))
+        for network in loaded.networks
+    ]
+    assert METRICS["fd"].measure(*sets, None)[0] == pytest.approx(np.mean(separate), rel=1e-9)
 
 
 def test_real_images_are_near_the_training_set_and_noise_is_far(data_directory, digits):
@@ -228,7 +241,7 @@ def test_a_metric_on_held_out_images_is_one_line_of_a_registry(data_directory, d
 class Rows:
     """A feature network from outside: the mean of each row of pixels."""
 
-    name, digest = "rows", "1"
+    name, digest, parts = "rows", "1", 1
 
     def __init__(self):
         self.seen = Seen()

@@ -1,6 +1,6 @@
-"""A small feature network that this machine trains on labelled images and keeps in the user's cache directory.
+"""Small feature networks that this machine trains on labelled images and keeps in the user's cache directory.
 
-It is not an Inception network: distances in its features are called `fd_<name>`, never FID. They can be compared only
+They are no Inception networks: distances in their features are called `fd_<name>`, never FID. They can be compared only
 between runs whose networks have the same `digest`.
 """
 
@@ -20,7 +20,8 @@ from safetensors.numpy import load_file, save
 from jaxtickets import cache, data, files
 from jaxtickets.progress import say
 
-VERSION = 1  # To be raised when the network or its training changes, so that cached weights are not reused.
+NETWORKS = 5  # Networks from other seeds disagree on which of two runs is better; the mean over some is steadier.
+VERSION = 2  # To be raised when the network or its training changes, so that cached weights are not reused.
 STEPS = 400
 BATCH_SIZE = 128
 
@@ -122,15 +123,54 @@ def train(name: str, images, labels, held_out_images, held_out_labels, seed: int
     return Classifier(params, name, images.shape[1], images.shape[3], outputs, accuracy)
 
 
-def load(name: str, dataset: str, image_size: int, data_dir: str | None = None) -> Classifier:
-    """Returns the network `name`, trained on a data set once and then read from the user's cache directory."""
-    path = cache.directory("features") / f"{name}-v{VERSION}-{jax.default_backend()}.safetensors"
-    if not path.exists():
-        say(f"training the feature network fd_{name} (once, a few seconds)")
+@flax.struct.dataclass
+class Classifiers:
+    """Several networks that were trained on the same labels from different seeds, as one feature network.
+
+    Attributes:
+      networks: the trained networks.
+    """
+
+    networks: tuple[Classifier, ...]
+
+    def __call__(self, images):
+        """Features `[batch, 64 * parts]` of `images`, those of one network after the other; see `Classifier`."""
+        return jnp.concatenate([network(images) for network in self.networks], axis=-1)
+
+    @property
+    def name(self) -> str:
+        """What their features are called."""
+        return self.networks[0].name
+
+    @property
+    def parts(self) -> int:
+        """The number of networks."""
+        return len(self.networks)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that differ from those of networks with other weights."""
+        return hashlib.sha256("".join(network.digest for network in self.networks).encode()).hexdigest()[:16]
+
+
+def load(name: str, dataset: str, image_size: int, data_dir: str | None = None) -> Classifiers:
+    """The networks `name`, trained on a data set once and then read from the user's cache directory."""
+    paths = [
+        cache.directory("features") / f"{name}-v{VERSION}-{seed}-{jax.default_backend()}.safetensors"
+        for seed in range(NETWORKS)
+    ]
+    if missing := [seed for seed, path in enumerate(paths) if not path.exists()]:
+        say(f"training the feature networks fd_{name} (once, some seconds)")
         training, held_out = (data.load(dataset, split, image_size, data_dir) for split in ("train", "test"))
-        network = train(name, training.images, training.labels, held_out.images, held_out.labels)
-        metadata = {key: str(getattr(network, key)) for key in ("size", "channels", "outputs", "accuracy")}
-        files.replace(path, save(flatten(network.params), metadata=metadata))
+        for seed in missing:
+            network = train(name, training.images, training.labels, held_out.images, held_out.labels, seed)
+            metadata = {key: str(getattr(network, key)) for key in ("size", "channels", "outputs", "accuracy")}
+            files.replace(paths[seed], save(flatten(network.params), metadata=metadata))
+    return Classifiers(tuple(_read(name, path) for path in paths))
+
+
+def _read(name, path):
+    """One network from its file."""
     with safe_open(path, "numpy") as file:
         metadata = file.metadata()
     return Classifier(

@@ -25,8 +25,9 @@ class FeatureNetwork:
       name, fields, check: see `jaxtickets.fields`.
       load: `(data_dir) -> network`, called once per run; prepared data sets are in `data_dir`, or in the usual place if
         it is None. The network is a pure function: it takes `images: [batch, h, w, c]`, float32 in [-1, 1], of any
-        size, grey or colour, and returns features `[batch, n]`. It has two attributes: its `name`, and a `digest`, a
-        text that changes with its weights.
+        size, grey or colour, and returns features `[batch, n]`. It has three attributes: its `name`; a `digest`, a
+        text that changes with its weights; and `parts`, the number of networks that it is made of, each with the same
+        number of features. A Frechet distance is the mean over these.
     """
 
     name: str
@@ -36,7 +37,7 @@ class FeatureNetwork:
 
 
 def trained_on(dataset: str, image_size: int, name: str) -> FeatureNetwork:
-    """A feature network that this machine trains on the labels of a data set, on first use."""
+    """Feature networks that this machine trains on the labels of a data set, on first use."""
     return FeatureNetwork(name, partial(classifier.load, name, dataset, image_size))
 
 
@@ -48,11 +49,15 @@ FEATURE_NETWORKS = Registry(
 
 
 class Features:
-    """The features of a set of images in one network, computed when a metric asks for them."""
+    """The features of a set of images in one feature network, computed when a metric asks for them.
 
-    def __init__(self, batches: Callable[[], Iterable], file: Path | None = None):
+    Attributes:
+      parts: the number of networks that the feature network is made of; each has the same number of features.
+    """
+
+    def __init__(self, batches: Callable[[], Iterable], parts: int = 1, file: Path | None = None):
         """batches: returns the features in batches `[n, features]`; file: keeps their Gaussian, if given."""
-        self._batches, self._file = batches, file
+        self._batches, self.parts, self._file = batches, parts, file
 
     @cached_property
     def array(self) -> np.ndarray:
@@ -76,6 +81,7 @@ def features_of_images(network, images, batch_size: int) -> Features:
     embed = jax.jit(lambda images: network(to_float(images)))
     return Features(
         lambda: (embed(batch) for batch in batches(images, batch_size)),
+        network.parts,
         cache.directory("features") / f"{network.name}-{sha.hexdigest()[:16]}.safetensors",
     )
 

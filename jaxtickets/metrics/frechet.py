@@ -19,6 +19,12 @@ def fit_gaussian(batches: Iterable[np.ndarray]) -> Gaussian:
     return Gaussian(features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False)))
 
 
+def parts(gaussian: Gaussian, n: int) -> list[Gaussian]:
+    """The Gaussians of each of `n` consecutive groups of features of equal size."""
+    groups = np.arange(len(gaussian.mean)).reshape(n, -1)
+    return [Gaussian(gaussian.mean[group], gaussian.covariance[np.ix_(group, group)]) for group in groups]
+
+
 def _symmetric_sqrt(matrix):
     values, vectors = np.linalg.eigh(matrix)
     return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
