@@ -6,7 +6,9 @@ Each method prunes the same number of channels in each layer, so the remaining n
 for the same number of steps. The script runs what is not finished yet, one process after another, and writes
 `levels.csv`. Quality is the dense run's metric over the ticket's (1 is as good as dense; lower metrics are better).
 Cost is the whole training of a ticket, its search included: in seconds, and in FLOPs relative to the dense training.
-It takes about 25 minutes on two CPU cores.
+`x random` is the geometric mean over the seeds of a method's metric over that of random channels with the same seed,
+with its 95% interval, and p the paired t test that the two differ (not adjusted for the number of comparisons). A star
+marks what the verdict shows to be within the tolerance of the dense runs. It takes about 25 minutes on two CPU cores.
 """
 
 import argparse
@@ -14,8 +16,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jaxtickets.report.levels import levels
+from jaxtickets.report.levels import against_control, levels
+from jaxtickets.report.reading import read
+from jaxtickets.report.table import p_text, ratio_text
 from jaxtickets.workdir import Workdir
+
+CONTROL = "random"
 
 METHODS = {
     "early_bird, rewound": {"rewind": "state"},
@@ -49,12 +55,14 @@ def main():
 def table(paths: list[Path]) -> str:
     """One line per method and level: means over the seeds."""
     lines = [
-        f"{'method':22} {'FLOPs':>6} {'params':>8} {'metric':>22} {'quality':>7} {'train s':>8} {'train FLOPs':>11} "
-        f"{'quality/min':>11} {'quality/dense FLOPs':>19}"
+        f"{'method':22} {'FLOPs':>6} {'params':>8} {'metric':>23} {'x ' + CONTROL + ' [95% interval]':>24} {'p':>6} "
+        f"{'quality':>7} {'train s':>8} {'train FLOPs':>11} {'quality/min':>11} {'quality/dense FLOPs':>19}"
     ]
+    control = next(read(path) for path in paths if path.name == CONTROL)
     for path in paths:
         verdict, rows = Workdir(path).read_verdict(), Workdir(path).read_rounds()
         metric = verdict["metric"]
+        compared = {} if path.name == CONTROL else against_control(read(path), control, metric)
         for level in verdict["rounds"]:
             if not level["round"] and path != paths[0]:
                 continue  # All methods have the same dense runs.
@@ -64,11 +72,15 @@ def table(paths: list[Path]) -> str:
             cost = mean(lambda row, path=path: _training_flops(row, path))
             seconds, quality = mean(lambda row: row["train_seconds"]), verdict["dense"] / level["mean"]
             value = f"{metric} {level['mean']:.1f} ± {(level['high'] - level['low']) / 2:.1f}"
+            value += "*" if level["wins"] else " "
+            other = compared.get(level["round"])
+            times = ratio_text(other.ratio, other.low, other.high) if other else "-"
+            p_value = p_text(other.p_value) if other else "-"
             name, params = path.name if level["round"] else "dense", mean(lambda row: row["params_kept"])
             lines.append(
                 f"{name:22} {left:6.1%} {params:8,.0f} "
-                f"{value:>22} {quality:7.2f} {seconds:8.1f} {cost:11.1%} {60 * quality / seconds:11.2f} "
-                f"{quality / cost:19.2f}"
+                f"{value:>23} {times:>24} {p_value:>6} {quality:7.2f} {seconds:8.1f} {cost:11.1%} "
+                f"{60 * quality / seconds:11.2f} {quality / cost:19.2f}"
             )
     return "\n".join(lines)
 

@@ -278,11 +278,11 @@ def test_the_winner_is_the_sparsest_round_within_tolerance():
     verdict = judge(table(10.0, 9.0, 12.0, 10.9, 11.1), "fd", "distance", 0.1)
     assert (verdict["winning_round"], verdict["sparsity"], verdict["value"]) == (3, 0.875, 10.9)
     assert verdict["threshold"] == pytest.approx(11.0)
-    assert "round 3" in verdict["message"]
+    assert verdict["message"].startswith("Round 3 was within tolerance in this run: ")
 
 
 def test_there_is_no_winner_when_every_pruned_round_is_worse():
     verdict = judge(table(10.0, 12.0, 11.5), "fd", "distance", 0.1)
     assert verdict["winning_round"] is verdict["sparsity"] is verdict["value"] is None
-    assert verdict["message"].startswith("No winning ticket")
+    assert verdict["message"].startswith("No pruned round was within tolerance in this run: ")
     assert "11.5" in verdict["message"]

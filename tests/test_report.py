@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 
 import numpy as np
@@ -9,15 +10,19 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy import stats
 
-from jaxtickets import report
+from jaxtickets import report, statistics
 from jaxtickets.errors import UserError
 from jaxtickets.report.__main__ import main
 from jaxtickets.report.compare import comparison_figure
 from jaxtickets.report.drawing import metric_axis
+from jaxtickets.report.levels import against_control
 from jaxtickets.report.plots import corner, curve, metric_figure, search_figure, shown_searches
+from jaxtickets.report.ratios import ratio_figure
 from jaxtickets.report.reading import metric_columns, read, short, significant
 from jaxtickets.report.table import measured_columns
+from jaxtickets.runs.verdict import judge_seeds
 
 LAYERS = {
     "generator/project/dense/kernel": 65_536,
@@ -262,7 +267,8 @@ def test_the_table_has_one_line_per_round_and_marks_the_winner(workdir):
     assert header.split()[:2] == ["round", "sparsity"] and "fd_digits" in header and "kid" in header
     assert len(lines) == 6
     assert [line.split()[0] for line in lines] == list("012345")
-    assert [number for number, line in enumerate(lines) if "winning ticket" in line] == [WINNER]
+    assert [number for number, line in enumerate(lines) if line.endswith("<== sparsest within tolerance")] == [WINNER]
+    assert "winning" not in "".join(lines)  # One seed is an observation.
     assert lines[0].endswith("dense") and lines[1].endswith("within tolerance") and lines[5].endswith("worse")
     assert {"30.0", "201,914", "70.0", "11.84", "32.4"} <= set(lines[1].split())
 
@@ -308,7 +314,9 @@ def test_the_page_tells_the_verdict_and_how_to_reproduce_it(workdir):
     ):
         assert text in html
     assert html.count('<tr class="wins">') == 1
-    assert all(caption in html for caption in ("Dense run (round 0", "Winning ticket (round 4", "Last round (round 5"))
+    grids = ("Dense run (round 0", "Sparsest within tolerance (round 4", "Last round (round 5")
+    assert all(caption in html for caption in grids)
+    assert "inning" not in html and "fd_digits, sparsest within tolerance" in html
 
 
 def test_the_page_escapes_everything_that_comes_from_a_file(workdir):
@@ -446,6 +454,199 @@ def test_the_plot_of_several_seeds_has_the_intervals_of_the_verdict_and_one_dot_
     assert len(drawn["each seed"].get_offsets()) == 18
     others = metric_figure(run.rounds, run.verdict, "kid", run.seed_rounds).axes[0].get_legend_handles_labels()[1]
     assert "each seed" in others and "95% interval of the mean" not in others
+
+
+# The verdict over several seeds, as it is written today; `write_seeds` writes one of before.
+
+RATIOS = (1, 0.9, 0.8, 0.95, 1.0, 1.5)  # Of each round to the dense run, in the mean over the seeds.
+
+
+def write_ratios(path, *, ratios=RATIOS, spread=0.03, seeds=5, **options):
+    """Writes a workdir as a run over several seeds leaves it, with the verdict that this version gives."""
+    write_seeds(path, rounds=(len(ratios),) * seeds)
+    random = np.random.default_rng(3)
+    rows = read_rows(path)
+    levels = np.exp(random.normal(2.5, 0.2, seeds))
+    for row in rows:
+        noise = math.exp(spread * random.normal())
+        row["fd_digits"] = levels[int(row["seed"])] * ratios[int(row["round"])] * noise
+    write_csv(path / "rounds.csv", rows)
+    verdict = judge_seeds(read(path).seed_rounds, "fd_digits", "Frechet distance", 0.1, 0.95, **options)
+    (path / "verdict.json").write_text(json.dumps(verdict))
+    return path
+
+
+@pytest.fixture
+def judged(tmp_path):
+    return write_ratios(tmp_path / "judged")
+
+
+def test_the_table_of_several_seeds_has_ratios_with_intervals_and_adjusted_p_values(judged):
+    run = read(judged)
+    columns = measured_columns(run.rounds, run.verdict, run.seed_rounds)
+    assert list(columns) == ["fd_digits", "x dense [95%]", "p", "kid"]
+    entries = run.verdict["rounds"]
+    for entry, cell, p_value in zip(entries, columns["x dense [95%]"], columns["p"], strict=True):
+        if entry["round"] == 0:
+            assert cell == p_value == "-"
+            continue
+        assert cell == f"{entry['ratio']:.2f} [{entry['ratio_low']:.2f}, {entry['ratio_high']:.2f}]"
+        assert p_value == (f"{entry['p_adjusted']:.3f}" if entry["p_adjusted"] >= 0.001 else "<0.001")
+    lines = report.summary(judged).splitlines()
+    ends = ["dense", "wins", "wins", "wins", "<== winning ticket", "not shown to win"]
+    assert all(line.endswith(f"  {end}") for line, end in zip(lines[2:], ends, strict=False))
+    assert max(map(len, lines[:-1])) <= 110 and lines[-1].startswith("Winning ticket: round 4 ")
+
+
+def test_the_ratio_and_the_p_value_are_always_shown(tmp_path):
+    path = write_ratios(tmp_path / "run")
+    for name in ("rounds.csv", "verdict.json"):
+        (path / name).write_text((path / name).read_text().replace("fd_digits", "reconstruction_error"))
+    header, *lines, left_out, _, _ = report.summary(path).splitlines()
+    assert re.search(r"reconstruction_error +x dense \[95%\] +p +train s", header)
+    assert max(map(len, lines)) <= 110 and left_out == "Also in rounds.csv: params_kept, kid."
+
+
+def test_a_round_that_is_not_tested_is_marked_as_such(tmp_path):
+    path = write_ratios(tmp_path / "run")
+    rows = read_rows(path)
+    for row in rows:
+        if (row["seed"], row["round"]) == ("1", "4") or row["round"] == "5":
+            row["sparsity"] = 0.0
+    write_csv(path / "rounds.csv", rows)
+    verdict = judge_seeds(read(path).seed_rounds, "fd_digits", "Frechet distance", 0.1, 0.95)
+    (path / "verdict.json").write_text(json.dumps(verdict))
+    lines = report.summary(path).splitlines()
+    assert lines[6].endswith("  not tested") and lines[7].endswith("  nothing pruned")
+    assert "<td class=" in report.build(path).read_text()
+
+
+def test_the_page_of_several_seeds_names_the_test_and_the_spread_of_the_dense_runs(judged):
+    html = report.build(judged).read_text()
+    verdict = read(judged).verdict
+    entry, dense = verdict["rounds"][4], verdict["rounds"][0]
+    for text in (
+        "paired one-sided t test",
+        "adjusted for the number of rounds; below 0.05 the round wins",
+        f"{entry['ratio']:.2f} [{entry['ratio_low']:.2f}, {entry['ratio_high']:.2f}]",
+        f"{100 * dense['spread']:.1f}%",
+        "fd_digits, winning ticket",
+        "Winning ticket (round 4",
+        "Each dot is a seed",
+    ):
+        assert text in html
+    assert html.count('<tr class="wins">') == 1
+    assert {path.name for path in (judged / "plots").iterdir()} == {
+        *("ratio.png", "metric_fd_digits.png", "metric_kid.png")
+    }
+
+
+def test_the_winner_of_a_control_is_called_a_control(tmp_path):
+    path = write_ratios(tmp_path / "run", subject="control (reinit)")
+    html, text = report.build(path).read_text(), report.summary(path)
+    assert "<== winning control" in text and "Winning control (round 4" in html
+    assert "winning ticket" not in (text + html).lower()
+
+
+def test_the_plot_of_ratios_has_the_intervals_of_the_verdict_and_the_ratios_of_each_seed(judged):
+    run = read(judged)
+    (axes,) = ratio_figure(run).axes
+    drawn = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    dots = drawn["each seed"].get_offsets()[:, 1]
+    values = {(row["seed"], row["round"]): row["fd_digits"] for row in run.seed_rounds}
+    expected = [value / values[seed, 0] for (seed, round_), value in values.items() if round_]
+    assert sorted(dots) == pytest.approx(sorted(expected))
+    bars = drawn["geometric mean, 95% interval"].lines[2][0].get_segments()
+    entries = run.verdict["rounds"][1:]
+    np.testing.assert_allclose(
+        [[low, high] for (_, low), (_, high) in bars], [[row["ratio_low"], row["ratio_high"]] for row in entries]
+    )
+    assert "within tolerance (up to 1.1)" in drawn and "winning ticket (round 4, 76.0 % pruned)" in drawn
+    hollow = [tuple(colour[:3]) == (1, 1, 1) for colour in axes.collections[-2].get_facecolors()]
+    assert hollow == [not row["wins"] for row in entries]
+
+
+@pytest.mark.parametrize("write", [write_workdir, write_seeds])
+def test_without_ratios_there_is_no_plot_of_them(tmp_path, write):
+    assert ratio_figure(read(write(tmp_path / "run"))) is None
+
+
+def test_a_metric_without_logs_is_reported_by_its_means(tmp_path):
+    path = write_ratios(tmp_path / "run")
+    rows = [row | {"fd_digits": float(row["fd_digits"]) - 12} for row in read_rows(path)]
+    write_csv(path / "rounds.csv", rows)
+    verdict = judge_seeds(read(path).seed_rounds, "fd_digits", "Frechet distance", 0.1, 0.95)
+    (path / "verdict.json").write_text(json.dumps(verdict))
+    assert "fd_digits [95% interval]" in report.summary(path) and ratio_figure(read(path)) is None
+    assert "Not finished" not in report.build(path).read_text() and "none" in report.power(path)
+
+
+def test_comparisons_have_the_ratios_of_the_verdicts(tmp_path, judged, seeds):
+    report.compare([judged, seeds], tmp_path)
+    first, old = read_rows(tmp_path, "summary.csv")
+    entry = read(judged).verdict["rounds"][4]
+    names = ("ratio", "ratio_low", "ratio_high", "p_adjusted")
+    assert [float(first[name]) for name in names] == pytest.approx([entry[name] for name in names])
+    assert {old[name] for name in names} == {""} and (first["seeds"], old["seeds"]) == ("5", "3")
+    text = report.levels([judged, seeds], tmp_path)
+    table = cells(text.partition("Times the dense run of the same seed")[2])
+    assert list(table) == ["", "judged"] and table[""] == ["30.0", "51.0", "65.7", "76.0", "83.2"]
+    assert table["judged"][3] == f"{entry['ratio']:.2f} [{entry['ratio_low']:.2f}, {entry['ratio_high']:.2f}]*"
+    rows = {row["sparsity"]: row for row in read_rows(tmp_path, "levels.csv") if row["run"] == "judged"}
+    assert [float(rows["0.76"][name]) for name in names] == pytest.approx([entry[name] for name in names])
+    assert {rows["0.0"][name] for name in names} == {""}
+
+
+def test_only_tested_runs_have_a_winning_ticket_in_the_plot_of_a_comparison(tmp_path, judged, workdir):
+    def legend(*paths):
+        return comparison_figure({path.name: read(path) for path in paths}, []).axes[0].get_legend_handles_labels()[1]
+
+    assert "winning ticket" in legend(judged) and "sparsest within tolerance" in legend(workdir)
+    assert "winning ticket or\nsparsest within tolerance" in legend(judged, workdir)
+
+
+def test_a_run_is_compared_with_a_control_over_the_same_seeds(tmp_path, judged):
+    control = write_ratios(tmp_path / "control", ratios=[*RATIOS[:5], 1.2], spread=0.1)
+    runs = read(judged), read(control)
+    found = against_control(*runs, "fd_digits")
+    assert list(found) == [1, 2, 3, 4, 5]
+    ours, theirs = ([row["fd_digits"] for row in run.seed_rounds if row["round"] == 5] for run in runs)
+    expected = stats.ttest_rel(np.log(ours), np.log(theirs))
+    assert found[5].p_value == pytest.approx(expected.pvalue)
+    assert (found[5].low, found[5].high) == pytest.approx(tuple(np.exp(expected.confidence_interval())))
+
+
+# How many seeds are needed.
+
+
+def test_the_power_table_has_the_seeds_that_each_round_needs(judged):
+    run = read(judged)
+    tested = statistics.tested_rounds(run.seed_rounds, "fd_digits", 0.1, "lower", 0.95)
+    table = cells(report.power(judged))
+    for round_, one in tested.items():
+        *_, spread, p_value, needed = table[str(round_)]
+        assert spread == f"{100 * one.comparison.spread:.1f}%"
+        expected = statistics.seeds_needed(one.comparison.effect, one.level)
+        assert needed == ("none" if expected is None else str(expected))
+    assert [table[str(round_)][-1] for round_ in range(1, 6)].count("none") == 1 and table["5"][-1] == "none"
+    dense = [row["fd_digits"] for row in run.seed_rounds if row["round"] == 0]
+    assert f"spread {100 * np.log(dense).std(ddof=1):.1f}%" in report.power(judged)
+    assert max(map(len, report.power(judged).splitlines())) <= 110
+
+
+def test_the_power_of_unfinished_seeds_and_of_an_old_verdict_is_told(unfinished_seeds, tmp_path):
+    assert "round" in report.power(unfinished_seeds)
+    assert "round" in report.power(write_seeds(tmp_path / "old"))
+
+
+def test_the_power_of_one_seed_is_refused_in_one_line(workdir, judged, tmp_path, capsys):
+    assert main([str(judged), "--power"]) == 0
+    assert "seeds for 80% power" in capsys.readouterr().out
+    few = write_seeds(tmp_path / "few", rounds=(3,), finished=False)
+    for arguments in ([str(workdir), "--power"], [str(few), "--power"], [str(judged), str(workdir), "--power"]):
+        assert main(arguments) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("jaxtickets: ") and "--power" in line
 
 
 @pytest.fixture
@@ -678,7 +879,11 @@ def test_runs_without_a_pruned_round_of_the_same_sparsity_have_their_dense_value
 def test_the_command_line_reports_one_workdir(workdir, capsys):
     assert main([str(workdir)]) == 0
     printed = capsys.readouterr().out
-    assert "winning ticket" in printed and "Round 4 wins." in printed and str(workdir / "report.html") in printed
+    assert (
+        "<== sparsest within tolerance" in printed
+        and "Round 4 wins." in printed
+        and str(workdir / "report.html") in printed
+    )
 
 
 def test_the_command_line_compares_several_workdirs(tmp_path, capsys):
@@ -731,7 +936,7 @@ def higher(tmp_path):
 
 def test_where_more_is_better_the_rounds_above_the_threshold_win(higher):
     run = read(higher)
-    ends = ["dense", *["within tolerance"] * 3, "<== winning ticket", "worse"]
+    ends = ["dense", *["within tolerance"] * 3, "<== sparsest within tolerance", "worse"]
     lines = report.rounds_table(run.rounds, run.verdict).splitlines()[2:]
     assert all(line.endswith(f"  {end}") for line, end in zip(lines, ends, strict=True))
     filled = metric_figure(run.rounds, run.verdict, "fd_digits").axes[0].collections[0].get_facecolors()
@@ -741,7 +946,7 @@ def test_where_more_is_better_the_rounds_above_the_threshold_win(higher):
 def test_where_more_is_better_the_page_and_the_plots_say_so(higher):
     html = report.build(higher).read_text()
     assert html.count("Higher is better.") == 3 and "ower is better" not in html  # The note, and the plot's two texts.
-    assert "still a win down to" in html and "up to" not in html
+    assert "within tolerance down to" in html and "up to" not in html
     run = read(higher)
     axes = metric_figure(run.rounds, run.verdict, "fd_digits").axes[0]
     assert "higher is better" in axes.get_ylabel()
@@ -787,8 +992,8 @@ def named(tmp_path):
 def test_the_columns_of_a_method_are_no_metrics_and_are_shown_by_their_headers(named):
     run = read(named)
     assert metric_columns(run.rounds, run.about) == ["fd_digits", "kid"]
-    header = report.summary(named).splitlines()[0]
-    assert re.search(r"fd_digits +regrown +grown by +kid +train s", header)
+    table = report.rounds_table(run.rounds, None, (), run.about)
+    assert re.search(r"fd_digits +regrown +grown by +kid +train s", table.splitlines()[0])
     html = report.build(named).read_text()
     headers = re.findall("<th>([^<]*)</th>", html)
     own = ["regrown", "grown by"]

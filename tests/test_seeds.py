@@ -62,26 +62,26 @@ def test_the_table_has_one_row_per_seed_and_round(whole):
     assert len(set(values(table, 0))) == len(SEEDS)
 
 
-def test_means_intervals_and_p_values_are_those_of_scipy(whole):
+def test_means_ratios_intervals_and_p_values_are_those_of_scipy(whole):
     place, verdict = whole
     assert json.loads(place.verdict.read_text()) == verdict
     table = place.read_rounds()
-    limit = (1 + TOLERANCE) * values(table, 0)
+    dense = values(table, 0)
     assert verdict["seeds"] == list(SEEDS)
-    assert verdict["dense"] == pytest.approx(values(table, 0).mean())
-    assert verdict["threshold"] == pytest.approx(limit.mean())
+    assert verdict["dense"] == pytest.approx(dense.mean())
+    assert verdict["threshold"] == pytest.approx((1 + TOLERANCE) * dense.mean())
+    assert [judged["round"] for judged in verdict["rounds"]] == [0, 1, 2]
     for round_, judged in enumerate(verdict["rounds"]):
         own = values(table, round_)
         low, high = stats.t.interval(CONFIDENCE, len(own) - 1, own.mean(), own.std(ddof=1) / np.sqrt(len(own)))
         assert (judged["mean"], judged["low"], judged["high"]) == pytest.approx((own.mean(), low, high))
-        assert judged["round"] == round_
         if round_ == 0:
             assert judged["p_value"] is judged["wins"] is None
             continue
-        sides = [(side.mean(), side.std(ddof=1), len(side)) for side in (own, limit)]
-        p_value = stats.ttest_ind_from_stats(*sides[0], *sides[1], equal_var=False, alternative="less").pvalue
-        assert judged["p_value"] == pytest.approx(p_value)
-        assert judged["wins"] == (p_value < 1 - CONFIDENCE)
+        test = stats.ttest_rel(np.log(own), np.log((1 + TOLERANCE) * dense), alternative="less")
+        assert judged["p_value"] == pytest.approx(test.pvalue) and judged["pairs"]
+        assert judged["ratio"] == pytest.approx(stats.gmean(own / dense))
+        assert judged["wins"] == (judged["p_adjusted"] < 1 - CONFIDENCE)
 
 
 def table(**groups):
@@ -93,17 +93,14 @@ def table(**groups):
     ]
 
 
-def test_the_p_value_is_that_of_welchs_formula():
-    dense, sparse = np.array([10.0, 11.0, 12.5, 9.0]), np.array([9.5, 12.0, 10.0, 10.5])
-    limit = 1.2 * dense
-    errors = [side.var(ddof=1) / 4 for side in (sparse, limit)]
-    t = (sparse.mean() - limit.mean()) / np.sqrt(sum(errors))
-    freedom = sum(errors) ** 2 / sum(error**2 / 3 for error in errors)
-    # The t distribution's cumulative probability by numerical integration of its density.
-    x = np.linspace(-400, t, 2_000_001)
-    density = (1 + x**2 / freedom) ** (-(freedom + 1) / 2)
-    whole = np.linspace(-400, 400, 4_000_001)
-    p_value = np.trapezoid(density, x) / np.trapezoid((1 + whole**2 / freedom) ** (-(freedom + 1) / 2), whole)
+def test_the_p_value_is_the_integral_of_students_density():
+    dense, sparse = np.array([10.0, 11.0, 12.5, 9.0]), np.array([9.5, 12.5, 12.0, 10.0])
+    differences = np.log(sparse) - np.log(1.2 * dense)
+    t, freedom = differences.mean() / (differences.std(ddof=1) / 2), 3
+    x = np.linspace(-1000, t, 2_000_001)
+    whole = np.linspace(-1000, 1000, 4_000_001)
+    density, over_all = ((1 + at**2 / freedom) ** (-(freedom + 1) / 2) for at in (x, whole))
+    p_value = np.trapezoid(density, x) / np.trapezoid(over_all, whole)
     verdict = judge_seeds(table(r0=dense, r1=sparse), METRIC, "error", 0.2, 0.95)
     assert verdict["rounds"][1]["p_value"] == pytest.approx(p_value, rel=1e-4)
     assert 0.01 < p_value < 0.1
@@ -111,10 +108,11 @@ def test_the_p_value_is_that_of_welchs_formula():
 
 def test_the_winner_is_the_sparsest_round_shown_to_be_within_tolerance():
     groups = {"r0": (10.0, 10.2, 9.8), "r1": (9.9, 10.1, 10.0), "r2": (9.0, 12.5, 9.4), "r3": (14.0, 14.2, 14.1)}
-    p_values = [row["p_value"] for row in judge_seeds(table(**groups), METRIC, "error", 0.1, 0.95)["rounds"]][1:]
-    assert p_values[0] < 0.05 < p_values[1] < 0.5 < p_values[2]
+    rounds = judge_seeds(table(**groups), METRIC, "error", 0.1, 0.95)["rounds"]
+    adjusted = [row["p_adjusted"] for row in rounds[1:]]
+    assert adjusted[0] < 0.05 < adjusted[1] < 0.5 < adjusted[2]
     # The mean of round 2, 10.3, is within tolerance; its variance speaks against it, unless less confidence is asked.
-    for confidence, winner in ((0.95, 1), (1 - p_values[1] - 1e-6, 2), (1 - p_values[1] + 1e-6, 1)):
+    for confidence, winner in ((0.95, 1), (1 - adjusted[1] - 1e-6, 2), (1 - adjusted[1] + 1e-6, 1)):
         verdict = judge_seeds(table(**groups), METRIC, "error", 0.1, confidence)
         assert (verdict["winning_round"], verdict["sparsity"]) == (winner, 1 - 0.5**winner)
         assert verdict["value"] == pytest.approx(np.mean(groups[f"r{winner}"]))

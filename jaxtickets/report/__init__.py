@@ -9,10 +9,11 @@ from jaxtickets.report.drawing import png
 from jaxtickets.report.levels import levels
 from jaxtickets.report.page import page
 from jaxtickets.report.plots import figures
+from jaxtickets.report.power import power
 from jaxtickets.report.reading import Results, read
 from jaxtickets.report.table import rounds_table, summary_table
 
-__all__ = ["Results", "build", "compare", "levels", "read", "rounds_table", "summary", "summary_table"]
+__all__ = ["Results", "build", "compare", "levels", "power", "read", "rounds_table", "summary", "summary_table"]
 
 
 def build(workdir: str | os.PathLike) -> Path:

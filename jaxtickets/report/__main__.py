@@ -1,4 +1,7 @@
-"""Reports on one run, or compares several: `python -m jaxtickets.report WORKDIR [WORKDIR ...] [--out=DIR]`."""
+"""Reports on one run, or compares several: `python -m jaxtickets.report WORKDIR [WORKDIR ...] [--out=DIR]`.
+
+One run of several seeds: `--power` tells how many seeds each of its rounds would need to be shown to win.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +10,9 @@ from absl import flags
 
 from jaxtickets import cli
 from jaxtickets.errors import UserError
-from jaxtickets.report import build, compare, levels, summary, summary_table
+from jaxtickets.report import build, compare, levels, power, summary, summary_table
+
+POWER_HELP = "Print the number of seeds that each round needs, in the place of a report."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -15,12 +20,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     defined = flags.FlagValues()
     defined.set_gnu_getopt()  # Flags may follow workdirs.
     out = flags.DEFINE_string("out", None, "Where a comparison is written (default: .).", flag_values=defined)
-    return cli.call(lambda workdirs: _run(workdirs, out.value), defined, arguments, __doc__)
+    asks_power = flags.DEFINE_bool("power", None, POWER_HELP, flag_values=defined)
+    return cli.call(lambda workdirs: _run(workdirs, out.value, asks_power.value), defined, arguments, __doc__)
 
 
-def _run(workdirs: Sequence[str], out_dir: str | None) -> None:
+def _run(workdirs: Sequence[str], out_dir: str | None, asks_power: bool | None) -> None:
     if not workdirs:
         raise UserError("no workdir is given; give one for its report, or several to compare them")
+    if asks_power and (len(workdirs) > 1 or out_dir is not None):
+        raise UserError("--power is for one workdir and writes no file; give one workdir and no --out")
+    if asks_power:
+        print(power(workdirs[0]))
+        return
     if len(workdirs) > 1:
         _compare(workdirs, out_dir or ".")
     elif out_dir is not None:

@@ -31,9 +31,11 @@ from jaxtickets.report.reading import (
     Results,
     describe,
     is_finite,
+    judged_rounds,
     main_metric,
     metric_columns,
     read,
+    winner,
     winning_round,
 )
 
@@ -57,7 +59,8 @@ def compare(
 
     Returns:
       The rows of `summary.csv`, one per run: its name, the config fields that differ between the runs (`config.seed`),
-      its status, and the dense, winning and best values of its metric.
+      its status, the dense, winning and best values of its metric, and over several seeds the winner's ratio to the
+      dense runs with its interval and its p-value.
 
     Raises:
       UserError: one of `workdirs` that is not in `failed` is not a workdir, or one is given twice.
@@ -124,8 +127,9 @@ def comparison_figure(runs: Mapping[str, Results], fields: Sequence[str]) -> Fig
         axes.text(0.5, 0.5, "no metric in common yet", ha="center", transform=axes.transAxes, color=DENSE)
         return figure
     axes.scatter([], [], s=46, marker="s", color=DENSE, label="dense run")
-    if any(winning_round(run.verdict) is not None for run in runs.values()):
-        axes.scatter([], [], s=60, marker="D", color="white", edgecolors=INK, label="winning ticket")
+    words = dict.fromkeys(winner(run.verdict) for run in runs.values() if winning_round(run.verdict) is not None)
+    if words:
+        axes.scatter([], [], s=60, marker="D", color="white", edgecolors=INK, label=" or\n".join(words))
     value_axis(axes, values)
     sparsity_axis(axes, densities, most_ticks=14)
     described = describe_common(metric, runs.values())
@@ -177,15 +181,18 @@ def _row(
     seconds = [row.get("train_seconds") for row in ((run.seed_rounds or rounds) if run else [])]
     best = max if describe_common(metric, runs).better == "higher" else min
     dense = verdict.get("dense", next((row[metric] for row in rounds if metric and row["round"] == 0), None))
+    entry = judged_rounds(verdict).get(verdict.get("winning_round"), {})
     return {
         "name": name,
         **{FIELD_PREFIX + field: _plain(config.get(field)) for field in fields},
         "status": "failed" if is_failed else _status(run),
+        "seeds": len({row["seed"] for row in run.seed_rounds} if run else ()) or 1,
         "metric": metric,
         "dense": dense,
         "winning_round": verdict.get("winning_round"),
         "winning_sparsity": verdict.get("sparsity"),
         "winning_value": verdict.get("value"),
+        **{name: entry.get(name) for name in ("ratio", "ratio_low", "ratio_high", "p_adjusted")},
         "best_value": best(values, default=None),
         "total_seconds": round(sum(filter(is_finite, seconds)), 1),
     }

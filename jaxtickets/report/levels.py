@@ -2,15 +2,17 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxtickets import statistics
 from jaxtickets.files import write_csv
 from jaxtickets.report.compare import common_metric, describe_common, run_names
-from jaxtickets.report.reading import Results, flops_share, interval, is_finite, read, significant, wins
+from jaxtickets.report.reading import Results, flops_share, interval, is_finite, ratio, read, significant, wins
+from jaxtickets.report.table import ratio_of
 from jaxtickets.tables import aligned, table_width
 
 MAX_WIDTH = 130
@@ -22,7 +24,8 @@ def levels(workdirs: Sequence[str | os.PathLike], out_dir: str | os.PathLike) ->
     Sparsities are the same if they agree to 0.1 %; of two such rounds of one run, the later one counts.
 
     Returns:
-      A table with one row per run and one column per sparsity, and notes on how to read it and which runs it lacks.
+      A table with one row per run and one column per sparsity, and notes on how to read it and which runs it lacks. If
+      there are runs over several seeds, a second table has the ratios to their own dense runs.
 
     Raises:
       UserError: one of `workdirs` is not a workdir, or is given twice.
@@ -37,15 +40,19 @@ def levels(workdirs: Sequence[str | os.PathLike], out_dir: str | os.PathLike) ->
         return "There is no table by sparsity, because no two of the runs have a metric in common."
     left_out = [name for name in runs if name not in {row["run"] for row in rows}]
     title = f"{metric} by weights pruned [%], {describe_common(metric, runs.values()).direction} ({file}):"
-    return "\n".join([title, "", _table(rows), *_notes(rows, left_out)])
+    text = "\n".join([title, "", _table(rows, _cell), *_notes(rows, left_out)])
+    if compared := [row for row in rows if row["ratio"] is not None]:
+        title = "Times the dense run of the same seed, geometric mean over the seeds [confidence interval]:"
+        text += "\n".join(["\n", title, "", _table(compared, _ratio_cell)])
+    return text
 
 
 def level_rows(runs: Mapping[str, Results], metric: str | None) -> list[dict[str, Any]]:
     """The rows of `levels.csv`: for each run with the metric, its dense round and its rounds of a shared sparsity.
 
     `sparsity` is the shared one. `flops` is `flops_effective / flops_dense`. `flops`, `params_kept` and the
-    `train_seconds` of the round are means over the seeds. `low` and `high` are given for several seeds only, `wins`
-    only if the verdict is about the metric.
+    `train_seconds` of the round are means over the seeds. `low` and `high`, and the `ratio` to the dense runs with its
+    interval and adjusted p-value, are given for several seeds only, `wins` only if the verdict is about the metric.
     """
     by_run = {
         name: {round(row["sparsity"], 3): row for row in run.rounds if is_finite(row.get(metric))}
@@ -60,6 +67,7 @@ def level_rows(runs: Mapping[str, Results], metric: str | None) -> list[dict[str
             if row["round"] > 0 and shared[level] < 2:
                 continue
             low, high = interval(row, run.verdict, metric) or (None, None)
+            judged = ratio(row, run.verdict, str(metric)) or {}
             found.append(
                 {
                     "run": name,
@@ -68,6 +76,7 @@ def level_rows(runs: Mapping[str, Results], metric: str | None) -> list[dict[str
                     "mean": row[metric],
                     "low": low,
                     "high": high,
+                    **{name: judged.get(name) for name in ("ratio", "ratio_low", "ratio_high", "p_adjusted")},
                     "seeds": sum(other["round"] == row["round"] for other in run.seed_rounds) or 1,
                     "wins": wins(row, run.verdict) if is_judged and row["round"] > 0 else None,
                     "flops": flops_share(row),
@@ -78,17 +87,27 @@ def level_rows(runs: Mapping[str, Results], metric: str | None) -> list[dict[str
     return found
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> str:
-    cells = {(row["run"], row["sparsity"]): _cell(row) for row in rows}
+def against_control(run: Results, control: Results, metric: str) -> dict[int, statistics.Comparison]:
+    """A run's rounds against those of a control at the same sparsity, over the same seeds: two-sided, by round."""
+    at_level = {round(row["sparsity"], 3): row["round"] for row in control.rounds if row["round"]}
+    ours, theirs = (statistics.by_round(one.seed_rounds, metric) for one in (run, control))
+    shared = {row["round"]: at_level.get(round(row["sparsity"], 3)) for row in run.rounds if row["round"]}
+    return {
+        round_: statistics.compare(ours[round_], theirs[other]) for round_, other in shared.items() if other is not None
+    }
+
+
+def _table(rows: Sequence[dict[str, Any]], cell: Callable[[Mapping[str, Any]], str]) -> str:
+    cells = {(row["run"], row["sparsity"]): cell(row) for row in rows}
+    dense = ["dense "] if any(row["sparsity"] == 0 for row in rows) else []
     names = list(dict.fromkeys(row["run"] for row in rows))
     pruned = sorted({row["sparsity"] for row in rows if row["sparsity"] > 0})
     for count in range(len(pruned), -1, -1):
         # Spread evenly, so that the sparsest rounds are always there.
         shown = [pruned[index] for index in np.linspace(0, len(pruned) - 1, count).round().astype(int)]
-        header = ["run", "dense ", *(f"{100 * level:.1f} " for level in shown)]
-        table = aligned(
-            header, [[name, *(cells.get((name, x), "- ") for x in (0, *shown))] for name in names], left=(0,)
-        )
+        header = ["run", *dense, *(f"{100 * level:.1f} " for level in shown)]
+        levels = [*[0] * len(dense), *shown]
+        table = aligned(header, [[name, *(cells.get((name, x), "- ") for x in levels)] for name in names], left=(0,))
         if table_width(table) <= MAX_WIDTH:
             break
     if count < len(pruned):
@@ -103,6 +122,10 @@ def _cell(row: Mapping[str, Any]) -> str:
         decimals = len(text.partition(".")[2])
         text += f" ± {(row['high'] - row['low']) / 2:.{decimals}f}"
     return text + ("*" if row["wins"] else " ")
+
+
+def _ratio_cell(row: Mapping[str, Any]) -> str:
+    return ratio_of(row) + ("*" if row["wins"] else " ")
 
 
 def _notes(rows: Sequence[dict[str, Any]], left_out: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 from jaxtickets.report.plots import metric_plot, shown_searches
+from jaxtickets.report.ratios import RATIO
 from jaxtickets.report.reading import (
     TIME,
     Results,
@@ -20,10 +21,13 @@ from jaxtickets.report.reading import (
     method_columns,
     metric_columns,
     percent,
+    ratio,
     significant,
+    winner,
     winning_round,
 )
-from jaxtickets.report.table import flops_percent, kept_parameters, measured_columns, round_mark
+from jaxtickets.report.table import flops_percent, kept_parameters, measured_columns, ratio_of, round_mark
+from jaxtickets.statistics import ratio_limit
 
 STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1f2328; --soft: #656d76; --line: #d8dee4; --card: #f6f8fa;
@@ -55,7 +59,7 @@ td:last-child, th:last-child { text-align: left; }
 tr.wins td { background: var(--win); font-weight: 600; }
 tr.wins td:last-child { color: var(--accent); }
 .within, td.wins { color: var(--good); }
-.worse, .not { color: var(--soft); }
+.worse, .not, .nothing { color: var(--soft); }
 figure { margin: 0 0 1.8rem; }
 figure img { display: block; max-width: 100%; height: auto; border-radius: 6px; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1.2rem; }
@@ -69,6 +73,8 @@ summary { cursor: pointer; }
 """
 
 CAPTIONS = {
+    RATIO: "Each dot is a seed: the metric of its round over that of its own dense run. Bars: the geometric mean and"
+    " its confidence interval. Filled: shown to be within the tolerance.",
     "losses": "Training curves, one line per round. Long curves are averaged over stretches of steps, and the vertical"
     " axis leaves out the most extreme 1 % of the points.",
     "layers": "Weights pruned in each prunable layer, in percent. In brackets, the layer's weights before pruning.",
@@ -134,9 +140,24 @@ def _verdict(run: Results) -> Iterable[str]:
     metric = describe(str(run.verdict.get("metric")), run.verdict, run.about)
     note = f"{run.verdict.get('metric')}: {metric.label}. {metric.direction.capitalize()}."
     if run.seed_rounds:
-        note += f" Means over {len(run.verdict['seeds'])} seeds, with their {run.verdict['confidence']:.0%} confidence"
-        note += " intervals. p: one-sided Welch test that the mean is within the tolerance."
+        note += " " + _test_note(run.verdict)
     yield f'<p class="soft">{escape(note)}</p>'
+
+
+def _test_note(verdict: Mapping[str, Any]) -> str:
+    """What the columns of a run over several seeds mean."""
+    seeds, confidence = len(verdict["seeds"]), f"{verdict['confidence']:.0%}"
+    judged = list(judged_rounds(verdict).values())
+    if not any("ratio" in row for row in judged):  # The verdict of an older version.
+        note = f"Means over {seeds} seeds, with their {confidence} confidence intervals."
+        return f"{note} p: one-sided Welch test that the mean is within the tolerance."
+    pairs = all(row["pairs"] for row in judged if row["p_value"] is not None)
+    test = "paired one-sided t test" if pairs else "one-sided t test, Welch's where seeds differ,"
+    return (
+        f"Means over {seeds} seeds. x dense: geometric mean of the ratio to the dense run of the same seed, with its"
+        f" {confidence} confidence interval. p: {test} that the ratio is within the tolerance, adjusted for the number"
+        f" of rounds; below {1 - verdict['confidence']:.2g} the round wins."
+    )
 
 
 def _facts(verdict: Mapping[str, Any], wins: bool) -> Iterable[tuple[str, str]]:
@@ -144,11 +165,18 @@ def _facts(verdict: Mapping[str, Any], wins: bool) -> Iterable[tuple[str, str]]:
     if wins and is_finite(verdict.get("sparsity")):
         yield "weights pruned", f"{percent(verdict['sparsity'])} %"
         yield "weights kept, one in", f"{1 / (1 - verdict['sparsity']):.1f}"
-        yield f"{metric}, winning ticket", significant(verdict.get("value"))
-    several = "dense runs", "within tolerance"
-    dense, limit = several if judged_rounds(verdict) else ("dense run", "still a win")
-    yield f"{metric}, {dense}", significant(verdict.get("dense"))
-    yield f"{limit} {'down' if is_higher_better(verdict) else 'up'} to", significant(verdict.get("threshold"))
+        yield f"{metric}, {winner(verdict)}", significant(verdict.get("value"))
+    judged = judged_rounds(verdict)
+    yield f"{metric}, {'mean of the dense runs' if judged else 'dense run'}", significant(verdict.get("dense"))
+    if judged and is_finite(judged[0].get("spread")):
+        yield "spread of the dense runs", f"{judged[0]['spread']:.1%}"
+    if wins and (entry := ratio({"round": verdict["winning_round"]}, verdict, metric)):
+        yield "times the dense run", ratio_of(entry)
+    way = "down" if is_higher_better(verdict) else "up"
+    if any("ratio" in entry for entry in judged.values()):
+        yield f"ratio within tolerance {way} to", f"{ratio_limit(verdict['tolerance'], verdict['better']):g}"
+    else:
+        yield f"within tolerance {way} to", significant(verdict.get("threshold"))
 
 
 def _section(title: str, lines: Iterable[str]) -> Iterable[str]:
@@ -183,9 +211,9 @@ def _rounds(run: Results) -> Iterable[str]:
         ]
         if times:
             cells += [*(_tenths(row.get(name)) for name in times), _tenths(row.get("step_bytes"), 1e6)]
-        yield '<tr class="wins">' if mark == "winning ticket" else "<tr>"
+        yield '<tr class="wins">' if row["round"] == winning_round(run.verdict) else "<tr>"
         yield "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-        yield f'<td class="{mark.partition(" ")[0]}">{mark}</td></tr>'
+        yield f'<td class="{escape(mark.partition(" ")[0])}">{escape(mark)}</td></tr>'
     yield "</tbody></table></div>"
     if times:
         parts = escape(", ".join(header.removesuffix(TIME) for header in times.values()))
@@ -214,7 +242,7 @@ def _grids(run: Results) -> Iterable[str]:
     # Later names take precedence where one round is two of these.
     names = {max(run.samples): "Last round", 0: "Dense run"}
     if winning_round(run.verdict) is not None:
-        names[winning_round(run.verdict)] = "Winning ticket"
+        names[winning_round(run.verdict)] = winner(run.verdict).capitalize()
     sparsities = {row["round"]: row["sparsity"] for row in run.rounds}
     yield '<div class="pair">'
     for number, name in sorted(names.items()):

@@ -1,22 +1,19 @@
 """The plots of one run: metrics, losses, the sparsity of each layer, samples, and the search for a ticket."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, Normalize
+from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from jaxtickets.report.drawing import (
     BAND,
     DENSE,
-    FAINT,
     INK,
     LINE,
     WIDTH,
@@ -27,6 +24,7 @@ from jaxtickets.report.drawing import (
     sparsity_axis,
     value_axis,
 )
+from jaxtickets.report.ratios import RATIO, ratio_figure
 from jaxtickets.report.reading import (
     UNKNOWN,
     About,
@@ -37,17 +35,17 @@ from jaxtickets.report.reading import (
     main_metric,
     metric_columns,
     percent,
-    short,
     significant,
+    winner,
     winning_round,
     wins,
 )
+from jaxtickets.report.search import search_figure, shown_searches
 
 NOT_CURVES = ("round", "step", "split", "seconds")
 MAX_CURVES = 6
 POINTS_PER_CURVE = 80
 MAX_ANNOTATED_CELLS = 700
-MAX_SEARCHES = 4
 
 
 def figures(run: Results) -> dict[str, Figure]:
@@ -56,6 +54,8 @@ def figures(run: Results) -> dict[str, Figure]:
     main = main_metric(run.rounds, run.verdict, run.about)
     for metric in sorted(metric_columns(run.rounds, run.about), key=lambda name: name != main):
         if any(is_finite(row[metric]) for row in run.rounds):
+            if metric == main and (figure := ratio_figure(run)):
+                drawn[RATIO] = figure
             drawn[metric_plot(metric)] = metric_figure(run.rounds, run.verdict, metric, run.seed_rounds, run.about)
     if curve_names(run.metrics):
         drawn["losses"] = losses_figure(run.metrics)
@@ -80,7 +80,7 @@ def metric_figure(
     seed_rows: Sequence[dict[str, Any]] = (),
     about: About = UNKNOWN,
 ) -> Figure:
-    """One metric against sparsity, with the dense run, the tolerance and the winning ticket.
+    """One metric against sparsity, with the dense run, the tolerance and the winner.
 
     Over several seeds, `rows` are the means, and each of `seed_rows` is a dot.
     """
@@ -108,7 +108,7 @@ def metric_figure(
     axes.scatter([row["density"] for row in rows], means, s=34, c=filled, edgecolors=LINE, linewidths=1.4, zorder=4)
     for row in rows:
         if row["round"] == winning_round(verdict):
-            label = f"winning ticket (round {row['round']}, {percent(row['sparsity'])} % pruned)"
+            label = f"{winner(verdict)} (round {row['round']}, {percent(row['sparsity'])} % pruned)"
             axes.scatter(row["density"], row[metric], s=130, color=WINNER, marker="D", zorder=5, label=label)
     value_axis(axes, values)
     sparsity_axis(axes, [row["density"] for row in rows])
@@ -203,59 +203,9 @@ def samples_figure(run: Results) -> Figure:
             title += f" · {percent(sparsities[number])} % pruned"
         is_winner = number == winning_round(run.verdict)
         if is_winner:
-            title += " · winning ticket"
+            title += f" · {winner(run.verdict)}"
         axes.set_title(title, loc="left", fontsize=9.5, color=WINNER if is_winner else INK)
     return figure
-
-
-def search_figure(searches: Mapping[int, dict[str, Any]], rows: Sequence[dict[str, Any]]) -> Figure:
-    """The distances between the masks of all pairs of epochs, one panel per round (You et al. 2020, figure 3).
-
-    Args:
-      searches: the searches by round; `distances` is [n, n] in [0, 1], `epochs` is [n].
-      rows: the rows of `rounds.csv`.
-    """
-    sparsities = {row["round"]: row["sparsity"] for row in rows}
-    columns = min(2, len(searches))
-    height = -(-len(searches) // columns)
-    size = (0.72 * WIDTH, 0.58 * WIDTH) if columns == 1 else (WIDTH, 0.43 * WIDTH * height)
-    figure = Figure(figsize=size, layout="compressed")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
-    panels = figure.subplots(height, columns, squeeze=False)
-    for axes in panels.flat[len(searches) :]:
-        axes.set_axis_off()
-    threshold = max(search["threshold"] for search in searches.values())
-    largest = max(2 * threshold, *(np.max(search["distances"]) for search in searches.values()))
-    # Light where masks are alike.
-    colours = ScalarMappable(Normalize(0, largest), "viridis_r")
-    for axes, (number, search) in zip(panels.flat, searches.items(), strict=False):
-        _distances(axes, search, colours)
-        title = f"round {number}"
-        if number in sparsities:
-            title += f" · {percent(sparsities[number])} % pruned"
-        found = None if search["emerged"] is None else search["epochs"][search["emerged"]]
-        title += " · no ticket found" if found is None else f" · found at epoch {short(found)}"
-        axes.set_title(title, loc="left", fontsize=9.5, color=INK)
-        axes.set_xlabel("epoch", color=INK)
-    for axes in panels[:, 0]:
-        axes.set_ylabel("epoch", color=INK)
-    bar = figure.colorbar(colours, ax=panels, pad=0.02, aspect=30)
-    away = [tick for tick in MaxNLocator(6).tick_values(0, largest) if abs(tick - threshold) > 0.04 * largest]
-    plain = [tick for tick in away if tick <= largest]
-    bar.set_ticks([*plain, threshold], labels=[*(f"{tick:g}" for tick in plain), f"{threshold:g}, threshold"])
-    bar.ax.axhline(threshold, color="white", linewidth=1.5)
-    unit = next(iter(searches.values()))["unit"].removesuffix("s")
-    bar.set_label(f"normalised Hamming distance\nbetween {unit} masks", color=INK, labelpad=8)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=0, labelsize=8.5, labelcolor=INK)
-    return figure
-
-
-def shown_searches(searches: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """At most four of the searches, evenly spaced, the first and the last among them."""
-    rounds = sorted(searches)
-    places = np.linspace(0, len(rounds) - 1, min(len(rounds), MAX_SEARCHES)).round().astype(int)
-    return {rounds[place]: searches[rounds[place]] for place in places}
 
 
 def corner(grid: Image.Image) -> np.ndarray:
@@ -308,24 +258,3 @@ def _round_bar(figure: Figure, panels: np.ndarray, rounds: Sequence[int]) -> Non
     bar.minorticks_off()
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=8.5, labelcolor=INK)
-
-
-def _distances(axes: Axes, search: Mapping[str, Any], colours: ScalarMappable) -> None:
-    """Draws one search: a cell for each pair of masks, a line around close pairs, and a diamond for the ticket."""
-    epochs, distances = np.array(search["epochs"]), np.array(search["distances"])
-    steps = np.diff(epochs) if len(epochs) > 1 else np.ones(1)
-    edges = np.array([epochs[0] - steps[0] / 2, *(epochs[:-1] + np.diff(epochs) / 2), epochs[-1] + steps[-1] / 2])
-    axes.pcolormesh(edges, edges, distances, cmap=colours.cmap, norm=colours.norm)
-    is_close = distances < search["threshold"]
-    rows, columns = np.nonzero(is_close[:, 1:] != is_close[:, :-1])
-    for lines in (axes.vlines, axes.hlines):  # The distances are symmetric.
-        lines(edges[columns + 1], edges[rows], edges[rows + 1], color="white", linewidth=1.5, capstyle="projecting")
-    if search["emerged"] is not None:
-        found = epochs[search["emerged"]]
-        axes.plot([edges[0], found, found], [found, found, edges[0]], color=WINNER, linewidth=1.2, linestyle="--")
-        axes.scatter(found, found, s=70, color=WINNER, marker="D", edgecolors="white", zorder=3)
-    axes.set_aspect("equal")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(9, integer=epochs[-1] >= 2))
-    axes.tick_params(length=3, color=FAINT, labelsize=8.5, labelcolor=INK)
-    axes.spines[:].set_visible(False)

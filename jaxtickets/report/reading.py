@@ -174,6 +174,19 @@ def interval(row: dict[str, Any], verdict: dict[str, Any] | None, metric: str) -
     return bounds if metric == (verdict or {}).get("metric") and all(map(is_finite, bounds)) else None
 
 
+def ratio(row: dict[str, Any], verdict: dict[str, Any] | None, metric: str) -> dict[str, Any] | None:
+    """The verdict's entry for a round, if it has the ratio of the metric to the dense runs' with its interval."""
+    judged = judged_rounds(verdict).get(row["round"], {})
+    names = ("ratio", "ratio_low", "ratio_high")
+    is_known = metric == (verdict or {}).get("metric") and all(is_finite(judged.get(name)) for name in names)
+    return judged if is_known else None
+
+
+def p_value(judged: Mapping[str, Any]) -> float | None:
+    """The p-value that decides about a round: adjusted for the number of rounds, but in workdirs of before."""
+    return judged.get("p_adjusted", judged.get("p_value"))
+
+
 def is_higher_better(verdict: Mapping[str, Any] | None) -> bool:
     """Whether a higher value of the verdict's metric is better; if the verdict does not say, a lower one is."""
     return (verdict or {}).get("better") == "higher"
@@ -190,8 +203,17 @@ def wins(row: dict[str, Any], verdict: dict[str, Any] | None) -> bool:
 
 
 def winning_round(verdict: dict[str, Any] | None) -> int | None:
-    """The round of the winning ticket; None if no round wins, and while the run is unfinished."""
+    """The round of the winning ticket; with one seed, the sparsest round within the tolerance.
+
+    None if there is no such round, and while the run is unfinished.
+    """
     return verdict.get("winning_round") if verdict else None
+
+
+def winner(verdict: dict[str, Any] | None) -> str:
+    """The words for the `winning_round`: only a test over several seeds makes it a winning ticket (or control)."""
+    subject = (verdict or {}).get("subject", "ticket").partition(" (")[0]  # "control" of "control (reinit)".
+    return f"winning {subject}" if judged_rounds(verdict) else "sparsest within tolerance"
 
 
 def flops_share(row: dict[str, Any]) -> float | None:

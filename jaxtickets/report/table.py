@@ -1,7 +1,7 @@
 """Plain-text tables for the terminal."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxtickets.report.reading import (
@@ -15,9 +15,12 @@ from jaxtickets.report.reading import (
     main_metric,
     method_columns,
     metric_columns,
+    p_value,
     percent,
+    ratio,
     short,
     significant,
+    winner,
     winning_round,
     wins,
 )
@@ -45,10 +48,16 @@ def rounds_table(
         return "No round has finished yet."
     columns = measured_columns(rows, verdict, seed_rows, about)
     names = {header: name for name, header in method_columns(rows, about).items()}
+    sizes = {"params kept": [*map(kept_parameters, rows)], "FLOPs %": [*map(flops_percent, rows)]}
+    judged = 1 + list(columns).index("p") if "p" in columns else 1  # Columns that are always shown.
     left_out: list[str] = []
-    while table_width(table := _rounds_table(rows, verdict, columns)) > MAX_WIDTH and len(columns) > 1:
+    while table_width(table := _rounds_table(rows, verdict, sizes | columns)) > MAX_WIDTH and len(columns) > judged:
         header, _ = columns.popitem()
         left_out.insert(0, names.get(header, header))
+    if table_width(table) > MAX_WIDTH:
+        del sizes["params kept"]
+        left_out.insert(0, "params_kept")
+        table = _rounds_table(rows, verdict, sizes | columns)
     if left_out:
         table += f"\nAlso in rounds.csv: {', '.join(left_out)}."
     return table
@@ -62,8 +71,9 @@ def measured_columns(
 ) -> dict[str, list[str]]:
     """The columns of the metrics and of the method by their headers, one cell per round, the verdict's metric first.
 
-    Over several seeds the first column has intervals, and p-values follow; while there is no verdict, the values of
-    each seed follow. Then come the method's columns, except its times, and the other metrics.
+    Over several seeds the ratios to the dense runs with their intervals and the p-values follow; without a ratio, the
+    means have intervals; while there is no verdict, the values of each seed follow. Then come the method's columns,
+    except its times, and the other metrics.
     """
     own = {
         header: _method_cells(rows, seed_rows, name)
@@ -76,10 +86,14 @@ def measured_columns(
     columns = {metric: [significant(row.get(metric)) for row in rows] for metric in metric_columns(rows, about)}
     means = columns.pop(main)
     if judged := judged_rounds(verdict):
+        level = f"{verdict['confidence']:.0%}"
+        p_values = {"p": [p_text(p_value(judged.get(row["round"], {}))) for row in rows]}
+        ratios = [ratio(row, verdict, main) for row in rows]
+        if any(ratios):
+            return {main: means, f"x dense [{level}]": [*map(ratio_of, ratios)], **p_values, **own, **columns}
         bounds = [interval(row, verdict, main) for row in rows]
         cells = [f"{mean} {_bracketed(ends)}" if ends else mean for mean, ends in zip(means, bounds, strict=True)]
-        p_values = [_p_value(judged.get(row["round"], {}).get("p_value")) for row in rows]
-        return {f"{main} [{verdict['confidence']:.0%} interval]": cells, "p": p_values, **own, **columns}
+        return {f"{main} [{level} interval]": cells, **p_values, **own, **columns}
     values = {(row["seed"], row["round"]): row[main] for row in seed_rows}
     of_seeds = {
         f"seed {seed}": [significant(values.get((seed, row["round"]))) for row in rows]
@@ -90,11 +104,12 @@ def measured_columns(
 
 def summary_table(rows: Sequence[dict[str, Any]]) -> str:
     """The runs of a comparison as a table, one line per run, from the rows that `compare` returns."""
-    header = ["run", "status", "metric", "dense", "winning sparsity %", "winning value", "best value", "total s"]
+    header = ["run", "status", "seeds", "metric", "dense", "ticket sparsity %", "ticket value", "best value", "total s"]
     lines = [
         [
             row["name"],
             row["status"],
+            str(row["seeds"]),
             row["metric"] or "-",
             significant(row["dense"]),
             percent(row["winning_sparsity"]) if is_finite(row["winning_sparsity"]) else "-",
@@ -104,19 +119,35 @@ def summary_table(rows: Sequence[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return aligned(header, lines, left=(0, 1, 2))
+    return aligned(header, lines, left=(0, 1, 3))
 
 
 def round_mark(row: dict[str, Any], verdict: dict[str, Any] | None) -> str:
-    """The last cell of a round: dense, winning ticket, or whether the round wins as well; "" without a verdict."""
+    """The last cell of a round: dense, the winner, or whether the round wins as well; "" without a verdict."""
     if row["round"] == winning_round(verdict):
-        return "winning ticket"
+        return winner(verdict)
     if row["round"] == 0:
         return "dense"
     if not verdict:
         return ""
-    win, loss = ("wins", "not shown to win") if judged_rounds(verdict) else ("within tolerance", "worse")
-    return win if wins(row, verdict) else loss
+    if row["sparsity"] == 0:
+        return "nothing pruned"
+    if judged := judged_rounds(verdict):
+        is_tested = p_value(judged.get(row["round"], {})) is not None
+        return "wins" if wins(row, verdict) else "not shown to win" if is_tested else "not tested"
+    return "within tolerance" if wins(row, verdict) else "worse"
+
+
+def ratio_text(ratio: float | None, low: float | None, high: float | None) -> str:
+    """A ratio and its interval; "-" where they are not known."""
+    if ratio is None:
+        return "-"
+    return _times(ratio) + ("" if low is None or high is None else f" [{_times(low)}, {_times(high)}]")
+
+
+def ratio_of(entry: Mapping[str, Any] | None) -> str:
+    """`ratio_text` of an entry with `ratio`, `ratio_low` and `ratio_high`."""
+    return ratio_text(*(entry.get(name) for name in ("ratio", "ratio_low", "ratio_high"))) if entry else "-"
 
 
 def kept_parameters(row: dict[str, Any]) -> str:
@@ -131,18 +162,17 @@ def flops_percent(row: dict[str, Any]) -> str:
 
 
 def _rounds_table(rows: Sequence[dict[str, Any]], verdict: dict[str, Any] | None, columns: dict[str, list[str]]) -> str:
-    header = ["round", "sparsity %", "params kept", "FLOPs %", *columns, "train s", ""]
+    header = ["round", "sparsity %", *columns, "train s", ""]
     lines = [
         [
             str(row["round"]),
             percent(row["sparsity"]),
-            kept_parameters(row),
-            flops_percent(row),
             *(cells[index] for cells in columns.values()),
             f"{row['train_seconds']:.1f}" if is_finite(row.get("train_seconds")) else "-",
-            _arrow(round_mark(row, verdict)),
+            f"<== {mark}" if row["round"] == winning_round(verdict) else mark,
         ]
         for index, row in enumerate(rows)
+        for mark in [round_mark(row, verdict)]
     ]
     return aligned(header, lines, left=(len(header) - 1,))
 
@@ -163,15 +193,17 @@ def _same_text(values: Sequence[Any]) -> str:
     return values[0] if isinstance(values[0], str) and len(set(values)) == 1 else "-"
 
 
-def _arrow(mark: str) -> str:
-    return f"<== {mark}" if mark == "winning ticket" else mark
+def _times(value: float) -> str:
+    """A ratio with two decimals where it is near 1."""
+    return f"{value:.2f}" if 0.1 <= value < 10 else f"{value:.1f}" if 10 <= value < 1e4 else f"{value:.3g}"
 
 
 def _bracketed(bounds: tuple[float, float]) -> str:
     return f"[{significant(bounds[0])}, {significant(bounds[1])}]"
 
 
-def _p_value(value: Any) -> str:
+def p_text(value: Any) -> str:
+    """A p-value with three decimals."""
     if not is_finite(value):
         return "-"
     return f"{value:.3f}" if value >= 0.001 else "<0.001"

@@ -322,7 +322,7 @@ class Run:
         nested.adopt(self, place, row, round_)
 
     def finish(self) -> dict:
-        """The verdict over all rounds, saved in the workdir, with the winning ticket in a file if there is one."""
+        """The verdict over all rounds, saved in the workdir, and the ticket file of its `winning_round`, if any."""
         if not self._rows:
             raise ValueError(f"{self.config.experiment}: its recipe has trained no round")
         evaluator = self.setup.evaluator

@@ -1,18 +1,23 @@
 """The verdict on a run, or on several seed runs: which ticket wins."""
 
+import math
+
 import numpy as np
 
+from jaxtickets import statistics
+
 TICKET = "ticket"
+OBSERVATION = "One seed is an observation; --config.seeds=5 tests it."
 
 
 def judge(
     rows: list[dict], metric: str, label: str, tolerance: float, subject: str = TICKET, better: str = "lower"
 ) -> dict:
-    """The winning ticket of one run: the sparsest round whose metric is within the tolerance of the dense run's.
+    """What was observed in the run of one seed: the sparsest round whose metric is within the tolerance.
 
-    If lower metrics are better, that is at most (1 + tolerance) x the dense run's; if higher ones are, at least
-    (1 - tolerance) x the dense run's. A round that prunes nothing can't win: round 0, the dense run, and a search that
-    has found no ticket. `winning_round` is None if no round wins.
+    If lower metrics are better, that is at most the dense run's metric plus `tolerance` times its absolute value; if
+    higher ones are, at least the metric less that. A round that prunes nothing does not count: round 0, the dense run,
+    and a search that has found no ticket. `winning_round` is the sparsest round within the tolerance, or None.
 
     Args:
       rows: the rows of `rounds.csv`.
@@ -23,13 +28,14 @@ def judge(
     """
     is_lower = better == "lower"
     dense, pruned = rows[0], [row for row in rows[1:] if row["sparsity"] > 0]
-    threshold = dense[metric] * _factor(tolerance, better)
-    winners = [row for row in pruned if (row[metric] <= threshold if is_lower else row[metric] >= threshold)]
-    best = max(winners, key=lambda row: row["sparsity"], default=None)
+    threshold = _threshold(dense[metric], tolerance, better)
+    within = [row for row in pruned if (row[metric] <= threshold if is_lower else row[metric] >= threshold)]
+    best = max(within, key=lambda row: row["sparsity"], default=None)
     verdict = {
         "metric": metric,
         "metric_label": label,
         "better": better,
+        "subject": subject,
         "tolerance": tolerance,
         "dense": dense[metric],
         "threshold": threshold,
@@ -38,16 +44,17 @@ def judge(
         "value": best[metric] if best else None,
     }
     against = f"the dense run's {dense[metric]:.4g} (tolerance {tolerance:.0%})"
+    of_control = "" if subject == TICKET else f" of the {subject}"
     if best:
         verdict["message"] = (
-            f"Winning {subject}: round {best['round']} at {best['sparsity']:.2%} sparsity, "
-            f"{metric} {best[metric]:.4g} against {against}."
+            f"Round {best['round']}{of_control} was within tolerance in this run: {best['sparsity']:.2%} sparsity, "
+            f"{metric} {best[metric]:.4g} against {against}. {OBSERVATION}"
         )
     elif pruned:
         closest = (min if is_lower else max)(pruned, key=lambda row: row[metric])
         verdict["message"] = (
-            f"No winning {subject}: every pruned round is worse than {against}; "
-            f"the best is round {closest['round']} with {metric} {closest[metric]:.4g}."
+            f"No pruned round{of_control} was within tolerance in this run: the best is round {closest['round']} with "
+            f"{metric} {closest[metric]:.4g} against {against}. {OBSERVATION}"
         )
     else:
         verdict["message"] = f"Dense run: {metric} {dense[metric]:.4g}; nothing was pruned."
@@ -65,87 +72,127 @@ def judge_seeds(
 ) -> dict:
     """The winning ticket over several seeds: the sparsest round that a test shows to be within the tolerance.
 
-    A round wins if a one-sided Welch test (1947; unequal variances) rejects, at the level 1 - `confidence`, that its
-    mean over the seeds is more than (1 + tolerance) x the dense runs' mean, or less than (1 - tolerance) x that mean if
-    higher metrics are better. This is a test of non-inferiority: noise speaks against a ticket and not for it.
-    Intervals are Student's for the mean.
+    A round wins if a one-sided test rejects that its ratio to the dense run of the same seed is worse than
+    1 + `tolerance` (1 - `tolerance` where higher is better). This is a test of non-inferiority: noise speaks against a
+    ticket and not for it. All rounds are tested together (`statistics.against_dense`), so that the probability of
+    naming any round that is in truth worse is at most 1 - `confidence`. Only rounds that have pruned something in every
+    seed are tested. `wins` and the p-values of the others are None.
 
     Args:
       rows: the rows of every seed's `rounds.csv`, each with its `seed`.
       metric, label, subject, better: see `judge`.
     """
-    from scipy import stats  # Slow to import, and one seed needs none.
-
-    factor, by_round = _factor(tolerance, better), {}
-    for row in rows:
-        by_round.setdefault(row["round"], []).append(row)
-    dense = np.array([row[metric] for row in by_round[0]])
+    values, sparsities = statistics.by_round(rows, metric), statistics.by_round(rows, "sparsity")
+    tested = statistics.tested_rounds(rows, metric, tolerance, better, confidence)
     rounds = []
-    for round_, group in sorted(by_round.items()):
-        values = np.array([row[metric] for row in group])
-        mean, half = values.mean(), stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
-        is_pruned = any(row["sparsity"] > 0 for row in group)  # As in `judge`, what prunes nothing can't win.
-        p_value = _welch(values, factor * dense, better) if round_ and is_pruned else None
-        rounds.append(
-            {
-                "round": round_,
-                "sparsity": float(np.mean([row["sparsity"] for row in group])),
-                "mean": float(mean),
-                "low": float(mean - half),
-                "high": float(mean + half),
-                "p_value": p_value,
-                "wins": None if p_value is None else p_value < 1 - confidence,
-            }
-        )
-    tested = [row for row in rounds if row["p_value"] is not None]
-    best = max((row for row in tested if row["wins"]), key=lambda row: row["sparsity"], default=None)
+    for round_, group in values.items():
+        sparsity = float(np.mean(list(sparsities[round_].values())))
+        found, p_adjusted = None, None
+        if round_ in tested:
+            found, p_adjusted, _ = tested[round_]
+        elif round_:
+            found = statistics.compare(group, values[0], confidence=confidence)
+        entry = {"round": round_, "sparsity": sparsity, **_mean(group.values(), confidence)}
+        rounds.append(entry | _ratio(found, p_adjusted, confidence))
+    rounds[0]["spread"] = statistics.spread(list(values[0].values()))
+    best = max((row for row in rounds if row["wins"]), key=lambda row: row["sparsity"], default=None)
     verdict = {
         "metric": metric,
         "metric_label": label,
         "better": better,
+        "subject": subject,
         "tolerance": tolerance,
         "confidence": confidence,
         "seeds": sorted({row["seed"] for row in rows}),
         "dense": rounds[0]["mean"],
-        "threshold": factor * rounds[0]["mean"],
+        "threshold": _threshold(rounds[0]["mean"], tolerance, better),
         "rounds": rounds,
         "winning_round": best["round"] if best else None,
         "sparsity": best["sparsity"] if best else None,
         "value": best["mean"] if best else None,
     }
-    level = f"one-sided Welch test, {len(dense)} seeds, level {1 - confidence:.2g}"
-    against = f"the dense runs' {_interval(rounds[0])} (tolerance {tolerance:.0%}; {level})"
+    n = f"{len(values[0])} seeds"
     if best:
         verdict["message"] = (
-            f"Winning {subject}: round {best['round']} at {best['sparsity']:.2%} sparsity, {metric} {_interval(best)} "
-            f"against {against}, p = {best['p_value']:.2g}."
+            f"Winning {subject}: round {best['round']} at {best['sparsity']:.2%} sparsity, "
+            f"{metric} {_against_dense(best, rounds[0])} over {n} ({_how(best, tolerance, better)})."
         )
     elif tested:
-        closest = min(tested, key=lambda row: row["p_value"])
+        nearest = min((row for row in rounds if row["round"] in tested), key=lambda row: row["p_value"])
         verdict["message"] = (
-            f"No winning {subject}: no pruned round is shown to be as good as {against}; "
-            f"the nearest is round {closest['round']} with {metric} {_interval(closest)}, p = {closest['p_value']:.2g}."
+            f"No winning {subject}: no pruned round is shown to be within {tolerance:.0%} of the dense run over {n}. "
+            f"The nearest is round {nearest['round']} with {metric} {_against_dense(nearest, rounds[0])} "
+            f"({_how(nearest, tolerance, better)}). {_more_seeds(tested[nearest['round']])}"
         )
     else:
-        verdict["message"] = f"Dense runs: {metric} {_interval(rounds[0])}; nothing was pruned."
+        is_pruned = any(row["sparsity"] > 0 for row in rows)
+        reason = "no round has pruned something in every seed" if is_pruned else "nothing was pruned"
+        verdict["message"] = f"Dense runs: {metric} {_interval(rounds[0])}; {reason}."
     return verdict
 
 
-def _factor(tolerance, better):
-    """The worst metric that can still win, over the dense run's."""
-    return 1 + tolerance if better == "lower" else 1 - tolerance
+def _threshold(dense, tolerance, better):
+    """The worst metric that is still within the tolerance of the dense run's, which may be negative."""
+    worse = tolerance if (better == "lower") == (dense >= 0) else -tolerance
+    return dense * (1 + worse)
 
 
-def _welch(values, limits, better):
-    """The p-value of "the mean of `values` is not better than that of `limits`"."""
-    if np.ptp(values) == np.ptp(limits) == 0:  # Where nothing varies there is nothing to test.
-        is_worse = values.mean() > limits.mean() if better == "lower" else values.mean() < limits.mean()
-        return float(is_worse)
-    from scipy import stats
+def _mean(values, confidence):
+    """The mean of a metric over the seeds, with Student's interval."""
+    from scipy import stats  # Slow to import, and one seed needs none.
 
-    alternative = "less" if better == "lower" else "greater"
-    return float(stats.ttest_ind(values, limits, equal_var=False, alternative=alternative).pvalue)
+    values = np.array(list(values), float)
+    mean, low, high = values.mean(), None, None
+    if len(values) > 1:
+        half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
+        low, high = float(mean - half), float(mean + half)
+    return {"mean": float(mean), "low": low, "high": high}
+
+
+def _ratio(found, p_adjusted, confidence):
+    """The part of a round's entry that compares it with the dense runs; `found` is None for these themselves."""
+    is_tested = p_adjusted is not None
+    return {
+        "ratio": found and found.ratio,
+        "ratio_low": found and found.low,
+        "ratio_high": found and found.high,
+        "spread": found and found.spread,
+        "p_value": found.p_value if is_tested else None,
+        "p_wilcoxon": found.p_wilcoxon if is_tested else None,
+        "p_adjusted": p_adjusted,
+        "pairs": found and found.pairs,
+        "wins": p_adjusted < 1 - confidence if is_tested else None,
+    }
+
+
+def _against_dense(row, dense):
+    """A round's ratio to the dense runs; its mean and theirs where there is no ratio."""
+    if row["ratio"] is None:
+        return f"{_interval(row)} against the dense runs' {_interval(dense)}"
+    return f"{row['ratio']:.3g} {_bracketed(row['ratio_low'], row['ratio_high'], 3)} times the dense run's"
+
+
+def _how(row, tolerance, better):
+    """The test that has decided, and its p-value."""
+    kind = "paired one-sided t test" if row["pairs"] else "one-sided Welch test"
+    limit = f"against {statistics.ratio_limit(tolerance, better):.4g}"
+    against = limit if row["ratio"] is not None else f"of the differences, tolerance {tolerance:.0%}"
+    return f"{kind} {against}, adjusted p = {row['p_adjusted']:.2g}"
+
+
+def _more_seeds(tested):
+    """Whether more seeds could show what these have not."""
+    if not (tested.comparison.effect or 0) > 0:
+        return "It is not within the tolerance, so more seeds are not expected to help."
+    n = statistics.seeds_needed(tested.comparison.effect, tested.level)
+    number = f"more than {statistics.MOST_SEEDS:,}" if n is None else f"about {n}"
+    return f"If that is the truth, {number} seeds would show it with {statistics.POWER:.0%} power."
 
 
 def _interval(row):
-    return f"{row['mean']:.4g} [{row['low']:.4g}, {row['high']:.4g}]"
+    return f"{row['mean']:.4g} {_bracketed(row['low'], row['high'], 4)}".rstrip()
+
+
+def _bracketed(low, high, digits):
+    known = low is not None and not math.isnan(low)
+    return f"[{low:.{digits}g}, {high:.{digits}g}]" if known else ""
