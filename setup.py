@@ -17,7 +17,7 @@ setup(
     install_requires=[
         "jax>=0.10",  # arrays, gradients, compilation, pmap
         "flax",  # the networks, as linen modules
-        "optax",  # Adam and losses
+        "optax>=0.2.4",  # Adam and losses
         "orbax-checkpoint",  # snapshots of train states and masks
         "chex",  # comparisons of pytrees in the tests
         "absl-py",  # flags
@@ -26,7 +26,7 @@ setup(
         "importlib_resources",  # TFDS imports it and does not ask for it
         "array_record",  # the file format that TFDS reads without TensorFlow
         "scikit-learn",  # ships the handwritten digits
-        "scipy",  # Welch's test over seeds
+        "scipy",  # tests over seeds
         "numpy",  # selection, Frechet distance, tables of indices
         "pillow",  # image files
         "matplotlib",  # the report's plots

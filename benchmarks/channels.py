@@ -1,14 +1,18 @@
 """Compares early-bird tickets with channels chosen at initialisation, at equal FLOPs and parameters, over some seeds.
 
     python benchmarks/channels.py --config=configs/early_bird_gan.py:quick --out=runs/channels/gan
+    python benchmarks/channels.py --config=configs/early_bird_vae.py:quick --out=runs/channels/vae --seeds=5 \
+        --methods="early bird, rewound;random" --config.train.steps=2000
 
 Each method prunes the same number of channels in each layer, so the remaining networks have the same shapes, and trains
-for the same number of steps. The script runs what is not finished yet, one process after another, and writes
-`levels.csv`. Quality is the dense run's metric over the ticket's (1 is as good as dense; lower metrics are better).
-Cost is the whole training of a ticket, its search included: in seconds, and in FLOPs relative to the dense training.
-`x random` is the geometric mean over the seeds of a method's metric over that of random channels with the same seed,
-with its 95% interval, and p the paired t test that the two differ (not adjusted for the number of comparisons). A star
-marks what the verdict shows to be within the tolerance of the dense runs. It takes about 25 minutes on two CPU cores.
+for the same number of steps. The exception is the early bird with one threshold for the whole network, which has equal
+FLOPs alone. Further flags go to every run. The script runs what is not finished yet, one process after another, and
+writes `levels.csv`. Quality is the dense run's metric over the ticket's (1 is as good as dense; lower metrics are
+better). Cost is the whole training of a ticket, its search included: in seconds, and in FLOPs relative to the dense
+training. `x random` is the geometric mean over the seeds of a method's metric over that of random channels with the
+same seed, with its 95% interval, and p the paired t test that the two differ (not adjusted for the number of
+comparisons). A star marks what the verdict shows to be within the tolerance of the dense runs. It takes about an hour
+on two CPU cores.
 """
 
 import argparse
@@ -23,10 +27,18 @@ from jaxtickets.workdir import Workdir
 
 CONTROL = "random"
 
+AT_INIT = {"experiment": "at_init", "early_bird.until": 0.25, "early_bird.every": 0}  # The defaults: no search.
+# A search that finds nothing takes its last mask, so that every method has the same FLOPs.
+EARLY_BIRD = {"early_bird.on_no_early_bird": "take_last"}
 METHODS = {
-    "early_bird, rewound": {"rewind": "state"},
-    "early_bird, going on": {"rewind": "none"},
-    **{score: {"experiment": "at_init", "prune.score": score} for score in ("snip", "grasp", "synflow", "random")},
+    "early bird, rewound": EARLY_BIRD,
+    CONTROL: AT_INIT | {"prune.score": CONTROL},
+    "early bird, going on": EARLY_BIRD | {"rewind": "none"},
+    "early bird, gamma_taylor": EARLY_BIRD | {"prune.score": "gamma_taylor"},
+    "early bird, filter_change": EARLY_BIRD | {"prune.score": "filter_change"},
+    "early bird, slimming": EARLY_BIRD | {"early_bird.gamma_penalty": 1e-3},
+    "early bird, global": EARLY_BIRD | {"prune.scope": "global"},
+    **{score: AT_INIT | {"prune.score": score} for score in ("synflow", "snip", "grasp")},
 }
 
 
@@ -36,26 +48,28 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--flops", default="(0.7,0.88)")
-    options = parser.parse_args()
-    for name, fields in METHODS.items():
+    parser.add_argument("--methods", default=";".join(METHODS), help="those to compare, with ; between them")
+    options, more = parser.parse_known_args()
+    chosen = options.methods.split(";")
+    if unknown := set(chosen) - METHODS.keys():
+        parser.error(f"--methods: no {', '.join(unknown)}; allowed are {', '.join(METHODS)}")
+    for name in chosen:
         path = options.out / name
         if not Workdir(path).is_finished:
             print(f"{name} ...", flush=True)
-            fields = fields | {"seeds": options.seeds, "prune.sparsities": options.flops, "prune.scope": "layerwise"}
-            fields["prune.channel_multiple"] = 1
-            if "experiment" in fields:
-                fields["early_bird.until"] = 0.25  # The default, because these do not search.
-            flags = [f"--config.{field}={value}" for field, value in fields.items()]
+            fields = {"seeds": options.seeds, "prune.sparsities": options.flops, "prune.channel_multiple": 1}
+            flags = [*more, *(f"--config.{field}={value}" for field, value in (fields | METHODS[name]).items())]
             command = [sys.executable, "-m", "jaxtickets.main", f"--config={options.config}", f"--workdir={path}"]
             subprocess.run([*command, *flags], check=True, stdout=subprocess.DEVNULL)
-    levels([options.out / name for name in METHODS], options.out)
-    print(table([options.out / name for name in METHODS]))
+    paths = [options.out / name for name in chosen]
+    levels(paths, options.out)
+    print(table(paths))
 
 
 def table(paths: list[Path]) -> str:
     """One line per method and level: means over the seeds."""
     lines = [
-        f"{'method':22} {'FLOPs':>6} {'params':>8} {'metric':>23} {'x ' + CONTROL + ' [95% interval]':>24} {'p':>6} "
+        f"{'method':25} {'FLOPs':>6} {'params':>8} {'metric':>23} {'x ' + CONTROL + ' [95% interval]':>24} {'p':>6} "
         f"{'quality':>7} {'train s':>8} {'train FLOPs':>11} {'quality/min':>11} {'quality/dense FLOPs':>19}"
     ]
     control = next(read(path) for path in paths if path.name == CONTROL)
@@ -78,7 +92,7 @@ def table(paths: list[Path]) -> str:
             p_value = p_text(other.p_value) if other else "-"
             name, params = path.name if level["round"] else "dense", mean(lambda row: row["params_kept"])
             lines.append(
-                f"{name:22} {left:6.1%} {params:8,.0f} "
+                f"{name:25} {left:6.1%} {params:8,.0f} "
                 f"{value:>23} {times:>24} {p_value:>6} {quality:7.2f} {seconds:8.1f} {cost:11.1%} "
                 f"{60 * quality / seconds:11.2f} {quality / cost:19.2f}"
             )

@@ -28,6 +28,6 @@ def get_config(variant=""):
     if config_lib.is_quick(variant):
         config.model.update(width=32, image_size=16)
         config.data.update(name="digits")
-        config.train.update(batch_size=64, epochs=0, steps=700, log_every=50)
-        config.early_bird.update(until=0.5)  # Of 30 epochs.
+        config.train.update(batch_size=64, epochs=0, steps=1400, log_every=50)
+        config.early_bird.update(until=0.4)  # Of 60 epochs.
     return config

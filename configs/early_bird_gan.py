@@ -30,10 +30,10 @@ def get_config(variant=""):
     config.eval.update(samples=50_000, batch_size=256, features="faces")
     if config_lib.is_quick(variant):
         config.model.update(width=48, latent_size=64, image_size=16)
-        config.objective.update(real_label=0.9)
-        config.optimizer.update(learning_rate=3e-4, beta1=0.5)
+        config.objective.update(real_label=0.9, ema_decay=0.997)
+        config.optimizer.update(learning_rate=1e-3, beta1=0.5)
         config.data.update(name="digits")
-        config.train.update(batch_size=64, epochs=0, steps=700, log_every=50)
-        config.early_bird.update(until=0.5)  # Of 30 epochs.
-        config.eval.update(samples=2048, features="digits")
+        config.train.update(batch_size=64, epochs=0, steps=1800, log_every=50)
+        config.early_bird.update(until=0.3)  # Of 78 epochs.
+        config.eval.update(samples=8192, features="digits")
     return config

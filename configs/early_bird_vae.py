@@ -28,8 +28,9 @@ def get_config(variant=""):
     config.eval.update(samples=50_000, batch_size=256, features="faces")
     if config_lib.is_quick(variant):
         config.model.update(width=32, image_size=16)
+        config.optimizer.update(final_rate=0.0)
         config.data.update(name="digits")
-        config.train.update(batch_size=64, epochs=0, steps=700, log_every=50)
-        config.early_bird.update(until=0.5)  # Of 30 epochs.
-        config.eval.update(samples=2048, features="digits")
+        config.train.update(batch_size=64, epochs=0, steps=1400, log_every=50)
+        config.early_bird.update(until=0.4)  # Of 60 epochs.
+        config.eval.update(samples=8192, features="digits")
     return config

@@ -2,8 +2,8 @@
 
     python -m jaxtickets.main --config=configs/linear_vae.py
 
-The settings of the paper's reference code on MNIST, twenty rounds of 100 epochs, for a GPU or a TPU. This experiment
-has not been run to its end yet.
+The settings of the paper's reference code on MNIST, with the weight decay of its other networks. Twenty rounds of 100
+epochs, for a GPU or a TPU. This experiment has not been run to its end yet.
 
     python -m jaxtickets.main --config=configs/linear_vae.py:quick
 

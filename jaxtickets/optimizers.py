@@ -8,7 +8,9 @@ import optax
 from jaxtickets.fields import Field, Registry, fraction, no_check
 
 BETA1 = Field("optimizer.beta1", 0.9, fraction(), "Adam's decay of the mean gradient.")
-BETA2 = Field("optimizer.beta2", 0.999, fraction(), "The decay of the mean squared gradient.")
+BETA2 = Field(
+    "optimizer.beta2", 0.999, fraction(), "The decay of the mean squared gradient; PyTorch's RMSProp has 0.99."
+)
 
 
 class Optimizer(NamedTuple):
@@ -26,8 +28,11 @@ def _adam(learning_rate, options):
 
 
 def _rmsprop(learning_rate, options):
-    """RMSProp (Tieleman, Hinton 2012)."""
-    return optax.rmsprop(learning_rate, decay=options.beta2)
+    """RMSProp (Tieleman, Hinton 2012): the gradient over (the root of its mean square + 1e-8), as in PyTorch.
+
+    Optax adds epsilon inside the root by default, which shrinks the steps of all gradients below about 1e-4.
+    """
+    return optax.rmsprop(learning_rate, decay=options.beta2, eps=1e-8, eps_in_sqrt=False)
 
 
 OPTIMIZERS = Registry(

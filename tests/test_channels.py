@@ -1,9 +1,12 @@
 """Tests of channel pruning: scores by hand, selection, and the masks of weights that follow."""
 
 import re
-from functools import partial
+from functools import partial, reduce
+from operator import getitem
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -76,6 +79,146 @@ def test_gamma_is_the_mean_absolute_scale_over_batch_norms_and_classes():
     np.testing.assert_allclose(scores["generator"]["a"], a, rtol=1e-12)
     np.testing.assert_allclose(scores["generator"]["b"], b, rtol=1e-12)
     assert scores["discriminator"] == {}  # A layer norm is not scored.
+
+
+# The gates of gamma_taylor.
+
+UPPER, LOWER = ("generator",), ("discriminator",)
+
+
+def linear_loss(slopes, seen):
+    """The sum of each parameter times a slope of its own and the batch: its gradients are these products."""
+
+    def loss(own, batch):
+        seen.append(set(own))
+        terms = jax.tree.map(
+            lambda leaf, slope: batch * (leaf * slope).sum(), own, {name: slopes[name] for name in own}
+        )
+        return sum(jax.tree.leaves(terms))
+
+    return loss
+
+
+def test_gamma_taylor_is_the_mean_square_of_scale_and_bias_times_their_gradients():
+    statistics = {**STATISTICS, "discriminator": {"norm": {"mean": np.zeros(4), "var": np.ones(4)}}}
+    slopes = jax.tree.map(lambda leaf: normal(*leaf.shape, seed=7), PARAMS)
+    batches, seen = [np.float32(1.0), np.float32(-3.0), np.float32(0.5)], []
+    losses = {UPPER: linear_loss(slopes, seen), LOWER: linear_loss(jax.tree.map(lambda leaf: 100 * leaf, slopes), seen)}
+    scores = channels.gamma_taylor(PARAMS, NAMES, statistics, losses, batches)
+    assert set(map(frozenset, seen)) == {frozenset(UPPER), frozenset(LOWER)}
+
+    def importance(*path):
+        norm, slope = reduce(getitem, path, PARAMS), reduce(getitem, path, slopes)
+        n = norm["scale"].shape[-1]
+        gates = sum((norm[kind] * slope[kind]).reshape(-1, n).sum(axis=0) for kind in ("scale", "bias"))
+        return np.mean([(batch * gates) ** 2 for batch in batches], axis=0)
+
+    a = (importance("generator", "block", "norm_1") + importance("generator", "norm")) / 2
+    b, c = importance("generator", "block", "norm_2"), importance("discriminator", "norm")
+    assert jax.tree.map(np.size, scores) == {"generator": {"a": 3, "b": 4}, "discriminator": {"c": 4}}
+    total = a.sum() + b.sum()
+    for found, expected in (
+        (scores["generator"]["a"], a / total),
+        (scores["generator"]["b"], b / total),
+        (scores["discriminator"]["c"], c / c.sum()),  # Its unit, 100 times that of the other loss, does not count.
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_gamma_taylor_leaves_out_what_has_no_batch_norm_and_losses_that_say_nothing():
+    statistics = {**STATISTICS, "discriminator": {"norm": {"mean": np.zeros(4), "var": np.ones(4)}}}
+    slopes, seen = jax.tree.map(np.zeros_like, PARAMS), []
+    losses = {UPPER: linear_loss(slopes, seen), LOWER: linear_loss(slopes, seen)}
+    scores = channels.gamma_taylor(PARAMS, NAMES, STATISTICS, losses, [np.float32(1)])
+    assert scores["discriminator"] == {} and set(UPPER) in seen and set(LOWER) not in seen
+    assert not any(leaf.any() for leaf in jax.tree.leaves(scores))
+    together = {UPPER + LOWER: linear_loss(jax.tree.map(np.ones_like, PARAMS), seen)}
+    scores = channels.gamma_taylor(PARAMS, NAMES, statistics, together, [np.float32(1)])
+    assert sum(leaf.sum() for leaf in jax.tree.leaves(scores)) == pytest.approx(1)  # Of all components of a loss.
+
+
+@pytest.fixture
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "options"),
+    [("dcgan", 0, {}), ("sngan_resnet", 3, {"classes": 3, "discriminator_norm": "batch"})],
+)
+def test_gamma_taylor_is_the_squared_slope_of_a_gate_behind_the_norm(
+    name, classes, options, quick_compilation, float64
+):
+    """The gates stand in the forward pass; their slopes are central differences in float64."""
+    sizes = dict(width=2, latent_size=3, image_size=16, channels=1)
+    components = models.NETWORKS[name].make(**sizes, dtype=jnp.float64, **options)
+    names, rng = models.axis_names(components).params, np.random.default_rng(0)
+    shapes = jax.eval_shape(partial(models.init, components), jax.random.key(0))
+    params, batch_stats = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0.3, 0.4, leaf.shape)), shapes)
+    is_gamma = mask_lib.named_leaves(channels.is_gamma(params, names, batch_stats))
+    gates = {
+        path.removesuffix("/scale"): np.ones(leaf.shape[-1])
+        for path, leaf in mask_lib.named_leaves(params).items()
+        if is_gamma[path]
+    }
+    batches = [{"latents": rng.normal(size=(6, 3)), "labels": np.arange(6) % max(1, classes)} for _ in range(2)]
+
+    def outputs(component, params, inputs, labels, gates):
+        def gate(following, arguments, options, context):
+            found, norm = following(*arguments, **options), "/".join((component, *context.module.path))
+            return found * gates[norm] if norm in gates and context.method_name == "__call__" else found
+
+        with nn.intercept_methods(gate):
+            return models.apply(components, params, batch_stats, component, inputs, True, labels)[0]
+
+    def loss_of(sign, unit):
+        def loss(own, batch, gates=gates):
+            everything, labels = {**params, **own}, batch["labels"] if classes else None
+            images = outputs("generator", everything, batch["latents"], labels, gates)
+            return unit * jnp.mean(jax.nn.softplus(sign * outputs("discriminator", everything, images, labels, gates)))
+
+        return loss
+
+    losses = {("generator",): loss_of(-1, 1.0), ("discriminator",): loss_of(1, 30.0)}
+    scores = channels.gamma_taylor(params, names, batch_stats, losses, batches)
+    for (component,), loss in losses.items():
+        gated, found = jax.jit(lambda batch, gates, loss=loss: loss({}, batch, gates)), {}
+        for norm, ones in gates.items():
+            if norm.startswith(f"{component}/"):
+                moves = 1e-5 * np.eye(ones.size)
+                slopes = [
+                    [
+                        (gated(b, {**gates, norm: ones + move}) - gated(b, {**gates, norm: ones - move})) / 2e-5
+                        for b in batches
+                    ]
+                    for move in moves
+                ]
+                channel = reduce(getitem, norm.split("/"), names)["scale"][-1]
+                found.setdefault(channel, []).append(np.mean(np.square(slopes), axis=1))
+        total = sum(np.mean(norms, axis=0).sum() for norms in found.values())
+        assert scores[component].keys() == found.keys()
+        for channel, norms in found.items():
+            np.testing.assert_allclose(scores[component][channel], np.mean(norms, axis=0) / total, rtol=1e-5, atol=1e-9)
+        is_stream = name == "sngan_resnet" and component == "discriminator"
+        assert (max(map(len, found.values())) > 1) == is_stream  # Its channels have several norms.
+
+
+def test_filter_change_is_the_mean_absolute_change_of_the_weights_that_make_a_channel():
+    before = jax.tree.map(lambda leaf: normal(*leaf.shape, seed=3), PARAMS)
+    scores, generator, start = channels.filter_change(PARAMS, NAMES, before), PARAMS["generator"], before["generator"]
+    for channel in range(3):
+        first = generator["first"]["kernel"][:, channel] - start["first"]["kernel"][:, channel]
+        second = generator["block"]["conv_2"]["kernel"][..., channel] - start["block"]["conv_2"]["kernel"][..., channel]
+        expected = np.abs(np.concatenate([first.ravel(), second.ravel()])).mean()
+        assert scores["generator"]["a"][channel] == pytest.approx(expected, rel=1e-12)
+    change = PARAMS["discriminator"]["conv"]["kernel"] - before["discriminator"]["conv"]["kernel"]
+    np.testing.assert_allclose(scores["discriminator"]["c"], np.abs(change).mean(axis=(0, 1, 2)), rtol=1e-12)
+    unchanged = channels.filter_change(PARAMS, NAMES, PARAMS)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(unchanged))
+    # Nothing tells them apart, so the first stay.
+    for leaf in jax.tree.leaves(channels.select(unchanged, 0.5, "layerwise")):
+        np.testing.assert_array_equal(leaf, np.sort(leaf)[::-1])
 
 
 def test_filter_norms_are_means_over_the_weights_of_a_channel():

@@ -23,7 +23,7 @@ from jaxtickets.pruning import SCORES
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 
-VAE = {"model.name": "conv_vae", "objective.name": "vae", "objective.real_label": 1.0}
+VAE = {"model.name": "conv_vae", "objective.name": "vae", "objective.real_label": 1.0, "objective.ema_decay": 0.0}
 WASSERSTEIN = {"objective.loss": "wasserstein", "objective.real_label": 1.0}
 TRANSFER = {"experiment": "transfer", "transfer.of": "runs/vae_digits"}
 EARLY_BIRD = {"experiment": "early_bird", "prune.structure": "channel", "prune.score": "gamma"}
@@ -196,7 +196,11 @@ BAD = [
     ({**EARLY_BIRD, "prune.structure": "weight"}, ["config.prune.score='gamma'", "magnitude with", "'early_bird'"]),
     (
         {**EARLY_BIRD, "prune.score": "magnitude"},
-        ["config.prune.score='magnitude'", "gamma, filter_l1, filter_l2 with", "config.prune.structure='channel'"],
+        [
+            "config.prune.score='magnitude'",
+            "gamma, gamma_taylor, filter_l1, filter_l2, filter_change with",
+            "config.prune.structure='channel'",
+        ],
     ),
     (
         {**EARLY_BIRD, "prune.scope": "erk"},
@@ -228,6 +232,7 @@ BAD = [
     ({**EARLY_BIRD, "early_bird.queue": 1}, ["config.early_bird.queue=1", "at least 2"]),
     ({**EARLY_BIRD, "early_bird.threshold": 0}, ["config.early_bird.threshold=0", "above 0 and at most 1"]),
     ({**EARLY_BIRD, "early_bird.threshold": 1.5}, ["config.early_bird.threshold=1.5", "above 0 and at most 1"]),
+    ({**EARLY_BIRD, "early_bird.moved": 1.5}, ["config.early_bird.moved=1.5", "a number from 0 to 1"]),
     ({**EARLY_BIRD, "early_bird.until": 0.0}, ["config.early_bird.until=0.0", "a fraction of training between"]),
     ({**EARLY_BIRD, "early_bird.until": 20.5}, ["config.early_bird.until=20.5", "whole number of steps"]),
     (
@@ -302,6 +307,7 @@ READ_BY = {
     "early_bird.every": (5, {"early_bird"}),
     "early_bird.queue": (3, {"early_bird"}),
     "early_bird.threshold": (0.2, {"early_bird"}),
+    "early_bird.moved": (0.2, {"early_bird"}),
     "early_bird.until": (0.5, {"early_bird"}),
     "early_bird.on_no_early_bird": ("fail", {"early_bird"}),
     "early_bird.gamma_penalty": (1e-4, {"early_bird"}),
@@ -507,7 +513,8 @@ def test_the_config_has_the_fields_of_all_plugins():
     capabilities = {field.name for field in fields.values() if field.needs}
     assert methods | capabilities == set(READ_BY)
     assert {score.name for score in SCORES.values() if score.weights} == ALL_SCORES
-    assert {score.name for score in SCORES.values() if not score.weights} == {"gamma", "filter_l1", "filter_l2"}
+    of_channels = {"gamma", "gamma_taylor", "filter_l1", "filter_l2", "filter_change"}
+    assert {score.name for score in SCORES.values() if not score.weights} == of_channels
     assert {network.objective for network in NETWORKS.values()} == set(OBJECTIVES)
     assert all(field.check.possible(field.default) for field in fields.values())
     assert all(field.help.endswith(".") for field in fields.values())

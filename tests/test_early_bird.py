@@ -1,6 +1,7 @@
 """Early-bird tickets: when a mask has settled, and whole small runs of the search and of the smaller network."""
 
 import gc
+import itertools
 import json
 import shutil
 import weakref
@@ -34,7 +35,15 @@ from jaxtickets.errors import UserError
 from jaxtickets.experiments.early_bird import gamma_l1
 from jaxtickets.optimizers import make_optimizers
 from jaxtickets.pruning import channels
-from jaxtickets.pruning.early_bird import emergence, hamming_distances, pack
+from jaxtickets.pruning.early_bird import (
+    distance_by_chance,
+    emergence,
+    hamming_distances,
+    pack,
+    shares_moved,
+    unpack,
+)
+from jaxtickets.report.search import search_figure
 from jaxtickets.runs import Run, Setup, go_back, nested, scoring
 
 # Packed masks and when they have settled.
@@ -69,18 +78,76 @@ def test_the_distance_of_packed_masks_is_the_share_of_different_entries(series):
     np.testing.assert_array_equal(hamming_distances(packed[0], packed[1:], size), expected)
 
 
+@given(series_of_masks())
+def test_unpacked_masks_are_those_that_were_packed(series):
+    for masks in series:
+        chex.assert_trees_all_equal(unpack(pack(masks), series[0]), masks)
+
+
+@st.composite
+def two_masks(draw):
+    """Two masks of the same few small leaves, with any number of entries kept, none and all among them."""
+    sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    pairs = [[draw(st.lists(st.booleans(), min_size=n, max_size=n)) for n in sizes] for _ in range(2)]
+    return tuple({str(i): np.array(leaf) for i, leaf in enumerate(leaves)} for leaves in pairs)
+
+
+def all_masks_with_the_counts_of(masks):
+    """Every mask that keeps as many entries of each leaf."""
+
+    def arrangements(leaf):
+        for chosen in itertools.combinations(range(leaf.size), int(leaf.sum())):
+            yield np.isin(np.arange(leaf.size), chosen)
+
+    for leaves in itertools.product(*map(arrangements, masks.values())):
+        yield dict(zip(masks, leaves, strict=True))
+
+
+@given(two_masks())
+def test_the_distance_by_chance_is_the_mean_over_all_masks_with_the_same_counts(pair):
+    masks, others = pair
+    size = sum(leaf.size for leaf in masks.values())
+    distances = [hamming_distances(pack(m), [pack(others)], size)[0] for m in all_masks_with_the_counts_of(masks)]
+    assert distance_by_chance(masks, others) == pytest.approx(np.mean(distances), rel=1e-12, abs=1e-12)
+    moved = shares_moved(distances, [distance_by_chance(masks, others)] * len(distances))
+    assert np.mean(moved) == pytest.approx(1 if np.any(distances) else 0)
+
+
+def test_random_masks_have_moved_by_one_and_the_same_mask_by_nothing():
+    rng = np.random.default_rng(0)
+    start = {"a": rng.permutation(60) < 20, "b": {"c": (rng.permutation(240) < 200).reshape(4, 60), "d": None}}
+    chance = distance_by_chance(start, start)
+    assert chance == pytest.approx((2 * 20 * 40 / 60 + 2 * 200 * 40 / 240) / 300)
+    drawn = [jax.tree.map(lambda leaf: rng.permutation(leaf.ravel()).reshape(leaf.shape), start) for _ in range(1000)]
+    distances = hamming_distances(pack(start), [pack(masks) for masks in drawn], 300)
+    moved = shares_moved(distances, [chance] * len(drawn))
+    assert np.mean(moved) == pytest.approx(1, abs=4 * np.std(moved) / len(drawn) ** 0.5)
+    assert shares_moved([0.0, 0.0], [chance, 0.0]).tolist() == [0, 0]  # Masks that keep everything can't move.
+
+
 @settings(deadline=None)
-@given(st.integers(0, 9), st.integers(2, 5), st.sampled_from([0.1, 0.25, 0.5]), st.integers(0, 2**32 - 1))
-def test_a_ticket_emerges_with_the_first_mask_that_is_near_to_all_in_the_queue(n, queue, threshold, seed):
-    half = np.triu(np.random.default_rng(seed).choice([0.0, 0.05, 0.1, 0.25, 0.4], (n, n)), 1)
-    distances = half + half.T
+@given(
+    st.integers(0, 9),
+    st.integers(2, 5),
+    st.sampled_from([0.1, 0.25, 0.5]),
+    st.sampled_from([None, 0.0, 0.5, 1.0]),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_ticket_emerges_with_the_first_mask_that_has_moved_and_is_near_to_all_in_the_queue(
+    n, queue, threshold, least, seed
+):
+    rng = np.random.default_rng(seed)
+    half = np.triu(rng.choice([0.0, 0.05, 0.1, 0.25, 0.4], (n, n)), 1)
+    distances, moved = half + half.T, rng.choice([0.0, 0.25, 0.5, 1.1], n)
     expected = None
     for newest in range(n):
         before = [distances[newest][newest - back] for back in range(1, queue) if newest - back >= 0]
-        if len(before) == queue - 1 and all(distance < threshold for distance in before):
+        has_moved = least is None or moved[newest] >= least
+        if has_moved and len(before) == queue - 1 and all(distance < threshold for distance in before):
             expected = newest
             break
-    assert emergence(distances, queue, threshold) == expected
+    asked = () if least is None else (moved, least)
+    assert emergence(distances, queue, threshold, *asked) == expected
 
 
 def test_fewer_masks_than_the_queue_and_a_distance_at_the_threshold_are_no_ticket():
@@ -108,6 +175,7 @@ SEARCH = {
     "early_bird.until": 8.0,
     "early_bird.queue": 3,
     "early_bird.threshold": 1.0,  # Any three masks are alike.
+    "early_bird.moved": 0.0,
 }
 CHANNELS = {"prune.structure": "channel", "prune.score": "gamma", "prune.target": "flops", "prune.scope": "layerwise"}
 NEVER = {"early_bird.threshold": 1e-9}
@@ -267,6 +335,32 @@ def test_a_search_draws_the_masks_of_the_score_at_its_steps(whole, trajectory):
     np.testing.assert_allclose(found["epochs"], np.array([2, 4, 6]) / PER_EPOCH, rtol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["channels", "weights"])
+def test_a_search_notes_how_far_its_masks_are_from_that_of_step_0(whole, of_weights, trajectory, kind):
+    run, _ = whole if kind == "channels" else of_weights
+    found, level = search_file(run, 1), run.levels[1]
+
+    def drawn(step):
+        masks = scoring.pruned(run, trajectory[step], run.dense_masks, level)
+        return [np.ravel(leaf) for leaf in jax.tree.leaves(kept_channels(run, masks) if kind == "channels" else masks)]
+
+    start, size = drawn(0), sum(leaf.size for leaf in drawn(0))
+    for i, step in enumerate(found["steps"]):
+        masks = drawn(step)
+        differing = sum(int((one != other).sum()) for one, other in zip(masks, start, strict=True))
+        by_chance = 0
+        for one, other in zip(masks, start, strict=True):
+            p, q = one.mean(), other.mean()
+            by_chance += one.size * (p * (1 - q) + q * (1 - p))
+        assert found["from_start"][i] == pytest.approx(differing / size, rel=1e-12)
+        assert found["chance"][i] == pytest.approx(by_chance / size, rel=1e-12)
+        assert found["moved"][i] == pytest.approx(differing / by_chance, rel=1e-12)
+    assert max(found["from_start"]) > 0
+    assert found["least_moved"] == 0
+    dense, row = run.place.read_rounds()[:2]
+    assert (dense["moved"], row["moved"]) == (None, found["moved"][found["emerged"]])
+
+
 @pytest.mark.parametrize(("rewind", "step"), [("none", 6), ("state", 3)])
 def test_the_smaller_network_starts_with_the_kept_entries_of_the_point(runs, trajectory, rewind, step):
     run, _ = runs[rewind]
@@ -370,14 +464,11 @@ def test_a_search_without_a_ticket_says_each_time_how_near_it_came(setup, finish
     assert (found["steps"], found["emerged"]) == (list(STOPS), None)
     widest = {found["steps"][end]: max(found["distances"][end][end - 2 : end]) for end in (2, 3)}
     step = min(widest, key=widest.get)
-    assert (
-        messages[0]
-        == messages[1]
-        == (
-            f"no early-bird ticket within 8 steps: the nearest 3 masks in a row are {widest[step]:.3f} apart, at step "
-            f"{step}; config.early_bird.threshold=1e-09"
-        )
+    expected = (
+        f"no early-bird ticket within 8 steps: the masks still move: the nearest 3 in a row are {widest[step]:.3f} "
+        f"apart, at step {step} (config.early_bird.threshold=1e-09); a higher config.early_bird.until searches longer"
     )
+    assert messages == [expected, expected]
     assert len(place.read_rounds()) == 1
 
 
@@ -392,7 +483,7 @@ def test_without_a_ticket_the_last_mask_can_be_taken(setup, finish, trajectory, 
     chex.assert_trees_all_equal(run.saved_masks(1), masks)
     chex.assert_trees_all_equal(run.search_end(1), trajectory[8])
     row = run.place.read_rounds()[1]
-    assert row["emergence_epoch"] is None
+    assert (row["emergence_epoch"], row["moved"]) == (None, None)
     assert 0 < row["search_seconds"] < row["train_seconds"]
     assert row["sparsity"] == pytest.approx(mask_lib.sparsity(masks), abs=1e-12)
 
@@ -404,10 +495,142 @@ def test_without_a_ticket_the_dense_network_can_train_on_bit_for_bit(setup, fini
     assert all(mask.all() for mask in jax.tree.leaves(run.saved_masks(1)))
     chex.assert_trees_all_equal(run.trained, trajectory[12])
     dense, row = run.place.read_rounds()
-    assert (row["sparsity"], row["emergence_epoch"]) == (0, None)
+    assert (row["sparsity"], row["emergence_epoch"], row["moved"]) == (0, None, None)
     assert row["fd_digits"] == dense["fd_digits"]
     assert row["flops_effective"] == row["flops_dense"]
     assert not list(run.place.path.glob("compact_*"))
+
+
+# Masks of the initialisation.
+
+SLOW = {"model.width": 8, "optimizer.learning_rate": 1e-4, "rewind": "none", "early_bird.threshold": 0.1}
+ASKS = {**CHANNELS, **SLOW, "early_bird.moved": 0.5}
+
+
+@pytest.fixture(scope="module")
+def slow(quick_runs, data_directory):
+    """`slow(**changes)`: setups of a training that moves little, with random scales unless the changes say another."""
+    base = Setup(configured(data_directory, **ASKS, **{"model.scale_init": "normal"}))
+    base.programs = Kept(base.programs)
+
+    def make(**changes):
+        one = Setup(configured(data_directory, **{**ASKS, "model.scale_init": "normal", **changes}), like=base)
+        one.programs = base.programs  # How scales start is no part of the step.
+        return one
+
+    return make
+
+
+def test_masks_of_random_scales_are_alike_at_once_and_are_no_ticket(slow, finish, capsys):
+    run, verdict = finish(slow())
+    found, (dense, row) = search_file(run, 1), run.place.read_rounds()
+    assert (found["steps"], found["emerged"], found["least_moved"]) == (list(STOPS), None, 0.5)
+    assert max(found["moved"]) < 0.2
+    assert emergence(np.array(found["distances"]), 3, 0.1) == 2  # As soon as there are three masks.
+    assert (row["sparsity"], row["emergence_epoch"], row["moved"]) == (0, None, None)
+    assert row["fd_digits"] == dense["fd_digits"] and verdict["winning_round"] is None
+    warning, message = (line for line in capsys.readouterr().err.splitlines() if "config.model.scale_init" in line)
+    for part in ("scale_init='normal' with config.prune.score='gamma'", "late or not at all", "moved=0.5", "='ones'"):
+        assert part in warning
+    most = int(np.argmax(found["moved"][2:])) + 2
+    assert message.partition("jaxtickets: ")[2] == (
+        "round 1: no early-bird ticket within 8 steps: the masks are alike, but still those of the initialisation: no "
+        f"more than {found['from_start'][most]:.2f} of their channels differ from the mask of step 0, at step "
+        f"{found['steps'][most]} (a random mask: {found['chance'][most]:.2f}; config.early_bird.moved=0.5); so the "
+        "dense network trains on; scales that start alike (config.model.scale_init='ones') or "
+        "config.prune.score='filter_change' or 'gamma_taylor' or a longer search (config.early_bird.until) may find "
+        "one; config.early_bird.moved=0 takes them all the same"
+    )
+
+
+def test_scales_that_start_alike_give_a_ticket_of_the_training(slow, finish, capsys):
+    run, _ = finish(slow(**{"model.scale_init": "ones"}))
+    found, row = search_file(run, 1), run.place.read_rounds()[1]
+    ticket = found["emerged"]
+    assert row["moved"] == found["moved"][ticket] >= 0.5
+    assert 1 - row["flops_effective"] / row["flops_dense"] >= LEVELS[1]
+    error = capsys.readouterr().err
+    epoch, step = found["epochs"][ticket], found["steps"][ticket]
+    assert (
+        f"round 1: the ticket has emerged in epoch {epoch:.3g}, after {step} steps; {found['from_start'][ticket]:.2f} "
+        f"of its channels differ from the mask of step 0 (a random mask: {found['chance'][ticket]:.2f})\n"
+    ) in error
+    assert "scale_init" not in error
+
+
+def test_masks_of_the_initialisation_can_be_asked_for(slow, finish, capsys):
+    run, _ = finish(slow(**{"early_bird.moved": 0.0}))
+    assert search_file(run, 1)["emerged"] == 2
+    assert run.place.read_rounds()[1]["moved"] < 0.2
+    assert "a ticket may be nothing but these numbers (config.early_bird.moved=0)" in capsys.readouterr().err
+
+
+def test_a_search_that_fails_on_masks_of_the_initialisation_says_what_to_do(slow, finish, tmp_path):
+    changes = {"early_bird.on_no_early_bird": "fail"}
+    for score, advice in (
+        ("filter_l1", "config.prune.score='filter_change' or a longer search"),
+        ("filter_l2", "config.prune.score='filter_change' or a longer search"),
+    ):
+        with pytest.raises(UserError, match="still those of the initialisation") as caught:
+            finish(slow(**changes, **{"prune.score": score}), tmp_path / score)
+        assert f"; {advice} (config.early_bird.until) may find one; config.early_bird.moved=0" in str(caught.value)
+    weights = {"prune.structure": "weight", "prune.score": "magnitude", "prune.target": "sparsity"}
+    with pytest.raises(UserError, match="of their weights differ from the mask of step 0") as caught:
+        finish(slow(**changes, **weights), tmp_path / "weights")
+    assert "; a longer search (config.early_bird.until) may find one; config.early_bird.moved=0" in str(caught.value)
+
+
+def assert_keeps_highest(mask, scores):
+    """A channel mask keeps the highest scores, the first of equal ones."""
+    order = np.argsort(-np.float32(scores), kind="stable")
+    np.testing.assert_array_equal(mask, np.isin(np.arange(mask.size), order[: mask.sum()]))
+
+
+@pytest.mark.parametrize("score", ["filter_change", "gamma_taylor"])
+def test_a_search_can_go_by_change_and_by_gradient(slow, finish, monkeypatch, score):
+    options = {"prune.score_batches": 2} if score == "gamma_taylor" else {}
+    drawn = []
+    pruned = Run.pruned
+
+    def noted(self, round_, masks, state):
+        drawn.append((int(state.step), state, pruned(self, round_, masks, state)))
+        return drawn[-1][-1]
+
+    monkeypatch.setattr(Run, "pruned", noted)
+    run, _ = finish(slow(**{"prune.score": score, "early_bird.threshold": 1e-9, **options}))
+    assert [step for step, *_ in drawn] == [0, *STOPS]
+    names = run.networks.axis_names.params
+    for step, state, masks in drawn:
+        kept, after = kept_channels(run, masks), mask_lib.named_leaves(state.params)
+        if score == "filter_change":
+            before = mask_lib.named_leaves(run.initial_state.params)
+            changes = np.abs(after["generator/up_8/conv/kernel"] - before["generator/up_8/conv/kernel"])
+            scores = changes.mean(axis=(0, 1, 2))
+            assert not scores.any() if step == 0 else scores.all()
+            assert_keeps_highest(kept["generator"]["up_8"], scores)
+        else:
+            batches = [run.setup.scoring_batch(state, run.dense_masks, i) for i in range(2)]
+            scores = channels.gamma_taylor(state.params, names, state.batch_stats, run.setup.losses, batches)
+            assert_keeps_highest(kept["discriminator"]["down_8"], scores["discriminator"]["down_8"])
+            # Without a batch norm, channels go by their filters.
+            kernel = after["discriminator/down_16/conv/kernel"]
+            assert_keeps_highest(kept["discriminator"]["down_16"], np.abs(kernel).mean(axis=(0, 1, 2)))
+
+
+def test_the_plot_of_a_search_shows_how_far_its_masks_have_moved_where_this_is_known(whole):
+    run, _ = whole
+    found = search_file(run, 1)
+    figure = search_figure({1: found | {"least_moved": 0.5}}, run.place.read_rounds())
+    (strip,) = figure.axes[0].child_axes
+    moved, least = strip.lines
+    np.testing.assert_allclose(moved.get_xydata(), np.transpose([found["epochs"], found["moved"]]))
+    assert set(least.get_ydata()) == {0.5}
+    (ticket,) = strip.collections
+    i = found["emerged"]
+    np.testing.assert_allclose(ticket.get_offsets(), [[found["epochs"][i], found["moved"][i]]])
+    for damaged in ({"moved": found["moved"][:-1]}, {"moved": ["far"] * 3}, {"moved": None}, {"least_moved": None}):
+        old = search_figure({1: found | damaged}, run.place.read_rounds())
+        assert not old.axes[0].child_axes
 
 
 # Killed, and entered again.
@@ -507,10 +730,46 @@ def test_a_search_resumed_at_a_mask_has_the_same_history(setup, finish, whole, t
     assert (saved.round, int(saved.state.step)) == (1, due)
     monkeypatch.setattr(Run, "pruned", noted)
     run, verdict = finish(one(), path)
-    assert drawn == [4, 6]
+    assert drawn == [0, 4, 6]
     assert_same_run(run, whole[0])
     np.testing.assert_array_equal(*(each.place.read_search(1)[1] for each in (run, whole[0])))
     assert verdict == whole[1]
+
+
+def as_of_old(place):
+    """Takes from a search's file what searches did not note in earlier versions."""
+    content = json.loads(place.search(1).read_text())
+    for name in ("from_start", "chance", "moved", "least_moved"):
+        del content[name]
+    place.search(1).write_text(json.dumps(content))
+
+
+def test_an_old_search_that_goes_on_compares_its_earlier_masks_too(setup, finish, whole, tmp_path):
+    one, place = lambda: setup(rewind="none", tolerance=1e9, **CHANNELS), workdir.Workdir(tmp_path / "run")
+    killed = one()
+    kill_after(killed, 12 + 5)
+    with pytest.raises(Killed):
+        finish(killed, place.path)
+    as_of_old(place)
+    run, _ = finish(one(), place.path)
+    assert_same_run(run, whole[0])
+
+
+def test_a_ticket_of_an_old_search_trains_on_without_what_is_not_known(
+    setup, finish, whole, tmp_path, monkeypatch, capsys
+):
+    one, place = lambda: setup(rewind="none", tolerance=1e9, **CHANNELS), workdir.Workdir(tmp_path / "run")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Setup, "release", die)
+        finish(one(), place.path)
+    as_of_old(place)
+    capsys.readouterr()
+    run, _ = finish(one(), place.path)
+    ours, theirs = untimed_rounds(place.path)[1], untimed_rounds(whole[0].place.path)[1]
+    assert (ours.pop("moved"), theirs.pop("moved") != "") == ("", True)
+    assert ours == theirs
+    assert "has emerged in epoch 0.0645, after 6 steps\n" in capsys.readouterr().err
+    chex.assert_trees_all_equal(*(smaller_state(each, 1, "last") for each in (run, whole[0])))
 
 
 # Where a run of single weights is killed, one after another: after a number of steps, or in a function that writes.
@@ -645,11 +904,11 @@ def test_the_penalty_shrinks_the_pruned_gammas_in_the_search_only(data_directory
     [
         "gamma",
         *(pytest.param(score, marks=pytest.mark.slow) for score in ("filter_l1", "filter_l2", "random")),
-        *(pytest.param(score, marks=pytest.mark.slow) for score in ("snip", "grasp", "synflow")),
+        *(pytest.param(score, marks=pytest.mark.slow) for score in ("snip", "grasp", "synflow", "gamma_taylor")),
     ],
 )
 def test_channels_can_be_pruned_at_initialisation(setup, finish, score):
-    changes = {"prune.score_batches": 2} if score in ("snip", "grasp") else {}
+    changes = {"prune.score_batches": 2} if score in ("snip", "grasp", "gamma_taylor") else {}
     run, _ = finish(setup("at_init", **{**CHANNELS, "prune.score": score, **changes}))
     masks, row = run.saved_masks(1), run.place.read_rounds()[1]
     kept = kept_channels(run, masks)
@@ -674,9 +933,15 @@ AE = {"game": "ae_digits", "prune.structure": "channel", "prune.target": "sparsi
             {"early_bird.until": 5.0},
             ["config.early_bird.until=5.0", "at least 6 steps", "queue=3 masks that are 2 steps apart", "5 of 12"],
         ),
-        (
-            {**AE, "prune.score": "gamma"},
-            ["config.prune.score='gamma'", "filter_l1 and filter_l2", "'conv_ae', which has no batch norm"],
+        *(
+            (
+                {**AE, "prune.score": score},
+                [
+                    f"config.prune.score={score!r}: allowed are filter_l1, filter_l2, filter_change with config.model",
+                    "'conv_ae', which has no batch norm",
+                ],
+            )
+            for score in ("gamma", "gamma_taylor")
         ),
         (
             {**AE, "prune.score": "filter_l1", "prune.sparsities": (0.5, 0.95)},
@@ -695,3 +960,34 @@ def test_impossible_levels_are_refused_before_anything_is_trained(data_directory
         Setup(config)
     for part in parts:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"experiment": "at_init", "prune.score": "filter_change"},
+            "config.prune.score='filter_change': .*config.experiment='at_init': no weight has changed before training",
+        ),
+        ({"early_bird.moved": 1.5}, "config.early_bird.moved=1.5: allowed is a number from 0 to 1"),
+        ({"early_bird.moved": -0.1}, "config.early_bird.moved=-0.1: allowed is a number from 0 to 1"),
+        (
+            {"prune.score": "gamma_taylor", "early_bird.gamma_penalty": 0.1},
+            "config.early_bird.gamma_penalty=0.1: allowed is 0.0 with a config.prune.score other than 'gamma'",
+        ),
+        ({"prune.score_batches": 3}, "config.prune.score_batches=3: allowed is 10 with .*gamma_taylor"),
+        (
+            {"prune.structure": "weight", "prune.target": "sparsity", "prune.score": "gamma_taylor"},
+            "config.prune.score='gamma_taylor': allowed is magnitude",
+        ),
+        (
+            {"prune.structure": "weight", "prune.target": "sparsity", "prune.score": "filter_change"},
+            "config.prune.score='filter_change': allowed is magnitude",
+        ),
+    ],
+)
+def test_what_does_not_go_with_a_score_or_a_search_is_refused(data_directory, changes, message):
+    changes = {**CHANNELS, **changes}
+    config = configured(data_directory, changes.pop("experiment", "early_bird"), **changes)
+    with pytest.raises(UserError, match=message):
+        config_lib.validate(config, 1)

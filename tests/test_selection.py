@@ -307,6 +307,12 @@ def test_an_emptied_layer_is_named_in_a_warning(caplog):
     assert "emptied generator/a/kernel" in caplog.text
 
 
+def test_emptied_biases_are_no_emptied_layer(caplog):
+    masks = {"generator": {"a": {"kernel": np.ones(4, bool), "bias": np.ones(4, bool)}}}
+    prune_magnitude({"generator": {"a": {"kernel": np.ones(4), "bias": np.zeros(4)}}}, masks, 0.5)
+    assert "emptied" not in caplog.text
+
+
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_sparsity_below_the_present_one_is_an_error(scope):
     params = {"generator": {"layer": {"kernel": np.arange(10.0)}}}

@@ -260,16 +260,65 @@ def test_the_l1_penalty_adds_its_weight_times_the_sign_of_each_gamma():
             np.testing.assert_array_equal(penalized[path], moment, err_msg=path)
 
 
-def test_rmsprop_divides_by_the_root_of_a_running_mean_of_squares():
-    options = configured("autoencoder", name="rmsprop", learning_rate=0.01, beta2=0.9).optimizer
-    optimizer = make_optimizers(make("autoencoder"), options)["autoencoder"]
-    params = {"w": jnp.zeros(2)}
-    state = optimizer.init(params)
-    mean_square = np.zeros(2)
-    for gradient in ([2.0, -1.0], [0.5, 3.0]):
-        updates, state = optimizer.update({"w": jnp.array(gradient)}, state, params)
-        mean_square = 0.9 * mean_square + 0.1 * np.square(gradient)
-        np.testing.assert_allclose(updates["w"], -0.01 * np.array(gradient) / np.sqrt(mean_square), rtol=1e-5)
+# The optimisers with L2 weight decay: our options, and the same in PyTorch.
+OPTIMIZERS = {
+    "adam": ({"beta1": 0.5, "beta2": 0.99, "weight_decay": 0.1}, ("Adam", {"betas": (0.5, 0.99), "weight_decay": 0.1})),
+    "rmsprop": ({"beta2": 0.99, "weight_decay": 0.0}, ("RMSprop", {})),  # 0.99 is PyTorch's default.
+    "rmsprop_decayed": ({"beta2": 0.9, "weight_decay": 0.1}, ("RMSprop", {"alpha": 0.9, "weight_decay": 0.1})),
+}
+
+
+def _optimized(name, decay=None):
+    """`(weights before, gradients, weights after)` of 300 steps in float64, at a learning rate of 0.01.
+
+    The gradients are from 1e-12 to 1, so that an epsilon of 1e-8 matters; `decay` replaces the weight decay.
+    """
+    rng = np.random.default_rng(0)
+    weights, gradients = rng.normal(size=13), rng.normal(size=(300, 13)) * 10.0 ** np.arange(-12, 1)
+    options = OPTIMIZERS[name][0] | ({} if decay is None else {"weight_decay": decay})
+    with jax.enable_x64(True):
+        options = configured("autoencoder", name=name.partition("_")[0], learning_rate=0.01, **options).optimizer
+        optimizer = make_optimizers(make("autoencoder"), options)["autoencoder"]
+        params = {"w": jnp.asarray(weights)}
+        state, update = optimizer.init(params), jax.jit(optimizer.update)
+        for gradient in gradients:
+            updates, state = update({"w": jnp.asarray(gradient)}, state, params)
+            params = optax.apply_updates(params, updates)
+        return weights, gradients, np.asarray(params["w"])
+
+
+def test_rmsprop_adds_epsilon_to_the_root_of_the_mean_square():
+    weights, gradients, ours = _optimized("rmsprop")
+    mean_square = np.zeros(13)
+    for gradient in gradients:
+        mean_square = 0.99 * mean_square + 0.01 * np.square(gradient)
+        weights = weights - 0.01 * gradient / (np.sqrt(mean_square) + 1e-8)
+    np.testing.assert_allclose(ours, weights, rtol=1e-12)
+
+
+def test_adam_is_the_published_algorithm():
+    """Kingma, Ba 2015, algorithm 1."""
+    weights, gradients, ours = _optimized("adam", decay=0.0)
+    mean, mean_square = np.zeros(13), np.zeros(13)
+    for step, gradient in enumerate(gradients, start=1):
+        mean = 0.5 * mean + 0.5 * gradient
+        mean_square = 0.99 * mean_square + 0.01 * np.square(gradient)
+        root = np.sqrt(mean_square / (1 - 0.99**step))
+        weights = weights - 0.01 * mean / (1 - 0.5**step) / (root + 1e-8)
+    np.testing.assert_allclose(ours, weights, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_with_weight_decay_are_pytorchs(name):
+    torch = pytest.importorskip("torch")
+    weights, gradients, ours = _optimized(name)
+    parameter = torch.nn.Parameter(torch.tensor(weights))
+    kind, options = OPTIMIZERS[name][1]
+    optimizer = getattr(torch.optim, kind)([parameter], lr=0.01, **options)
+    for gradient in gradients:
+        parameter.grad = torch.tensor(gradient)
+        optimizer.step()
+    np.testing.assert_allclose(ours, parameter.detach().numpy(), rtol=1e-12)
 
 
 def test_the_discriminators_learning_rate_may_be_its_own():
@@ -348,23 +397,6 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(name):
     first, second, other = (fit(name, start.replace(seed=np.uint32(seed)), masks, 3)[0] for seed in (0, 0, 1))
     chex.assert_trees_all_equal(first, second)
     assert differ(first.params, other.params)
-
-
-def test_weight_decay_is_that_of_pytorchs_adam():
-    torch = pytest.importorskip("torch")
-    weights = np.array([1.0, -2.0, 3.0], np.float32)
-    gradients = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    parameter = torch.nn.Parameter(torch.tensor(weights))
-    torch_adam = torch.optim.Adam([parameter], lr=1e-3, betas=(0.5, 0.999), weight_decay=0.1)
-    optimizer = optimizers("autoencoder", 0.1)["autoencoder"]
-    params = {"w": jnp.asarray(weights)}
-    state = optimizer.init(params)
-    for gradient in gradients:
-        parameter.grad = torch.tensor(gradient)
-        torch_adam.step()
-        updates, state = optimizer.update({"w": jnp.asarray(gradient)}, state, params)
-        params = optax.apply_updates(params, updates)
-    np.testing.assert_allclose(params["w"], parameter.detach().numpy(), rtol=1e-5)
 
 
 def test_images_are_mapped_from_bytes_to_minus_one_to_one():

@@ -9,8 +9,8 @@ from jaxtickets.fields import Field, fraction, whole
 from jaxtickets.models.components import Component, Network
 from jaxtickets.models.convolutional import Down, Up
 from jaxtickets.models.dense import DenseDown, DenseUp
-from jaxtickets.models.gans import IMAGE_SIZES, SCALE_INIT, flat_down, flat_up
-from jaxtickets.models.initializers import he_init, xavier_init
+from jaxtickets.models.gans import IMAGE_SIZES, KERNEL_INIT, SCALE_INIT, flat_down, flat_up
+from jaxtickets.models.initializers import he_init, kernel_inits, xavier_init
 from jaxtickets.models.layers import Style
 from jaxtickets.models.quantized import Codebook, QuantizedDown, QuantizedUp
 from jaxtickets.models.residual import ResDown, ResUp
@@ -49,28 +49,31 @@ LINEAR_VAE = Network("linear_vae", linear_vae, objective="vae", image_sizes=LINE
 LINEAR_AE = Network("linear_ae", linear_ae, objective="autoencoder", image_sizes=LINEAR_IMAGE_SIZES, has_blocks=False)
 
 
-def conv_vae(width, latent_size, image_size, channels, **style):
+def conv_vae(width, latent_size, image_size, channels, kernel_init="", **style):
     """The convolutional VAE of the paper's reference; the encoder gives a mean and a log variance."""
-    stack = dict(width=width, image_size=image_size, base=2, style=Style(kernel_init=he_init, **style))
+    return _stacks(width, 2 * latent_size, latent_size, (image_size, image_size, channels), kernel_init, style)
+
+
+def _stacks(width, code_size, latent_size, image_shape, kernel_init, style):
+    """An encoder from images to `code_size` numbers and a decoder from `latent_size` numbers, mirrored."""
+    sizes = dict(width=width, image_size=image_shape[0], base=2)
+    up, down = (Style(kernel_init=init, **style) for init in kernel_inits(kernel_init, he_init))
     return {
-        "encoder": Component(Down(**stack, out_features=2 * latent_size), (image_size, image_size, channels)),
-        "decoder": Component(Up(**stack, channels=channels), (latent_size,)),
+        "encoder": Component(Down(**sizes, style=down, out_features=code_size), image_shape),
+        "decoder": Component(Up(**sizes, style=up, channels=image_shape[-1]), (latent_size,)),
     }
 
 
-CONV_VAE = Network("conv_vae", conv_vae, objective="vae", image_sizes=IMAGE_SIZES, fields=(SCALE_INIT,))
+CONV_VAE = Network("conv_vae", conv_vae, objective="vae", image_sizes=IMAGE_SIZES, fields=(SCALE_INIT, KERNEL_INIT))
 
 
-def conv_ae(width, latent_size, image_size, channels, **style):
+def conv_ae(width, latent_size, image_size, channels, kernel_init="", **style):
     """The convolutional autoencoder: the VAE's stacks without batch norm, and a code in place of mean and variance."""
-    stack = dict(width=width, image_size=image_size, base=2, style=Style(norm="none", kernel_init=he_init, **style))
-    return {
-        "encoder": Component(Down(**stack, out_features=latent_size), (image_size, image_size, channels)),
-        "decoder": Component(Up(**stack, channels=channels), (latent_size,)),
-    }
+    image_shape = (image_size, image_size, channels)
+    return _stacks(width, latent_size, latent_size, image_shape, kernel_init, {"norm": "none", **style})
 
 
-CONV_AE = Network("conv_ae", conv_ae, objective="autoencoder", image_sizes=IMAGE_SIZES)
+CONV_AE = Network("conv_ae", conv_ae, objective="autoencoder", image_sizes=IMAGE_SIZES, fields=(KERNEL_INIT,))
 
 
 def resnet_vae(width, latent_size, image_size, channels, **style):

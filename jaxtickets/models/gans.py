@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtickets.fields import Check, Field, choice, switch
 from jaxtickets.models.components import Component, Network, build
 from jaxtickets.models.convolutional import Down, PairedDown, Up
-from jaxtickets.models.initializers import SCALE_INITS, he_init, xavier_init
+from jaxtickets.models.initializers import SCALE_INITS, dcgan_init, he_init, kernel_inits, xavier_init
 from jaxtickets.models.layers import Style
 from jaxtickets.models.residual import ResDown, ResUp
 
@@ -26,6 +26,18 @@ SCALE_INIT = Field(
     choice(SCALE_INITS),
     "How the scales of norms start: ones, or normal: N(1, 0.02), as in DCGAN's code.",
     before="normal",
+)
+FIRST_NORM = Field(
+    "model.first_norm",
+    False,
+    switch(),
+    "Whether the first layer of DCGAN's discriminator has the norm too, as in the paper's reference code.",
+)
+KERNEL_INIT = Field(
+    "model.kernel_init",
+    "",
+    Check(lambda value: value in ("", "torch"), lambda: "torch, or '' for the network's own"),
+    "How kernels start: '' is the network's own, torch PyTorch's default, uniform in +-1 / sqrt(fan in).",
 )
 CONDITIONAL = Field("model.conditional", False, switch(), "Class-conditional networks, for data with class labels.")
 _leaky = partial(nn.leaky_relu, negative_slope=0.1)
@@ -46,21 +58,39 @@ def _discriminator_style(norm, **style):
     return Style(norm="none" if norm == "spectral" else norm, spectral=norm == "spectral", **style)
 
 
-def dcgan(width, latent_size, image_size, channels, discriminator_norm="batch", **style):
+def dcgan(
+    width,
+    latent_size,
+    image_size,
+    channels,
+    discriminator_norm="batch",
+    first_norm=False,
+    kernel_init="",
+    **style,
+):
     """DCGAN (Radford, Metz, Chintala 2016), sized as in the paper's reference: 4x4 maps to the image.
 
-    The discriminator's first stage has no batch norm (their section 3). A batch norm there brings real and generated
-    batches to the same contrast before they are compared, and the generator never learns the right one.
+    The discriminator's first stage has no batch norm (their section 3). A batch norm there (`first_norm`) brings real
+    and generated batches to the same contrast before they are compared, and the generator never learns the right one.
     """
     sizes = dict(width=width, image_size=image_size, base=4)
-    discriminator = Down(**sizes, norm_first=False, style=_discriminator_style(discriminator_norm, **style))
+    generator_init, discriminator_init = kernel_inits(kernel_init, dcgan_init)
+    up = Up(**sizes, channels=channels, style=Style(kernel_init=generator_init, **style))
+    down_style = _discriminator_style(discriminator_norm, kernel_init=discriminator_init, **style)
+    down = Down(**sizes, norm_first=first_norm, style=down_style)
     return {
-        "generator": Component(Up(**sizes, channels=channels, style=Style(**style)), (latent_size,)),
-        "discriminator": Component(discriminator, (image_size, image_size, channels)),
+        "generator": Component(up, (latent_size,)),
+        "discriminator": Component(down, (image_size, image_size, channels)),
     }
 
 
-DCGAN = Network("dcgan", dcgan, objective="gan", image_sizes=IMAGE_SIZES, fields=(DISCRIMINATOR_NORM, SCALE_INIT))
+DCGAN = Network(
+    "dcgan",
+    dcgan,
+    objective="gan",
+    image_sizes=IMAGE_SIZES,
+    fields=(DISCRIMINATOR_NORM, SCALE_INIT, FIRST_NORM, KERNEL_INIT),
+)
 
 
 def sngan(width, latent_size, image_size, channels, discriminator_norm="spectral", **style):

@@ -43,6 +43,23 @@ xavier_init = initializer(
 )
 
 
+def torch_init(axis: int) -> Callable:
+    """PyTorch's default for kernels: uniform in +-1 / sqrt(n), with n the taps times the size of the kernel's `axis`.
+
+    It is He et al. 2015's with a negative slope of sqrt(5) (`torch.nn.init.kaiming_uniform_`).
+    """
+    draw = partial(jax.random.uniform, minval=-1)
+    return initializer(draw, lambda shape: 1 / np.sqrt(np.float32(math.prod(shape[:-2]) * shape[axis])))
+
+
+def kernel_inits(name: str, own: Callable) -> tuple[Callable, Callable]:
+    """The initializers of transposed convolutions and of convolutions: a network's own, or with "torch" PyTorch's.
+
+    PyTorch takes the outputs of a transposed convolution for its fan in.
+    """
+    return (torch_init(-1), torch_init(-2)) if name == "torch" else (own, own)
+
+
 def normal_scale_init(key, shape, dtype=jnp.float32):
     """Scales of norms from N(1, 0.02), as in DCGAN's code."""
     return 1 + dcgan_init(key, shape, dtype)

@@ -1,12 +1,12 @@
 """Pruning: scores -> selection -> masks, as pure functions over pytrees."""
 
 from jaxtickets.fields import Registry
-from jaxtickets.pruning.channels import CHANNEL_SCORES
 from jaxtickets.pruning.early_bird import emergence
 from jaxtickets.pruning.regrowth import cosine, drop_and_grow
 from jaxtickets.pruning.schedules import cubic, levels, sparsities
 from jaxtickets.pruning.score import Score
 from jaxtickets.pruning.scores import (
+    CHANNEL_SCORES,
     WEIGHT_SCORES,
     gradients,
     grasp,

@@ -14,7 +14,6 @@ import numpy as np
 
 from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
-from jaxtickets.pruning.score import Score
 from jaxtickets.pruning.selection import keep_highest, prune
 
 SCOPES = ("global", "component", "layerwise")
@@ -65,15 +64,71 @@ def gamma(params, axis_names, batch_stats):
     not scored. A class-conditional scale counts with the mean over classes, and a name with several norms, such as a
     residual stream that each block normalises, with their mean, so that long streams are not above others.
     """
-    chosen = jax.tree.leaves(is_gamma(params, axis_names, batch_stats))
     found = {component: {} for component in params}
-    for is_scale, (component, _, leaf, names) in zip(chosen, _leaves(params, axis_names), strict=True):
+    for component, _, scale, name in _scales(params, axis_names, batch_stats):
+        scales = np.abs(np.asarray(scale)).reshape(-1, scale.shape[-1])
+        found[component].setdefault(name, []).append(scales.mean(axis=0))
+    return _means(found)
+
+
+def _scales(params, axis_names, batch_stats):
+    """`(component, path of the norm, scale, channel name)` of each batch norm over named channels."""
+    chosen = jax.tree.leaves(is_gamma(params, axis_names, batch_stats))
+    for is_scale, (component, path, leaf, names) in zip(chosen, _leaves(params, axis_names), strict=True):
         if is_scale:
-            scales = np.abs(np.asarray(leaf)).reshape(-1, leaf.shape[-1])
-            found[component].setdefault(names[-1], []).append(scales.mean(axis=0))
+            yield component, path.rpartition("/")[0], leaf, names[-1]
+
+
+def _means(found):
+    """The mean over the norms of each name, of `{component: {name: [[n] scores]}}`."""
     return {
         component: {name: np.mean(norms, axis=0) for name, norms in own.items()} for component, own in found.items()
     }
+
+
+def gamma_taylor(params, axis_names, batch_stats, losses, batches):
+    """(dL/dz)^2 of a gate z behind a channel's batch norm, the mean over batches (Molchanov et al. 2019, section 3).
+
+    To first order it is the squared change of the loss when the channel is taken out. The gate multiplies scale and
+    bias, so that dL/dz = scale * dL/dscale + bias * dL/dbias at z = 1, summed over the classes of a conditional norm. A
+    name with several norms counts with the mean of their squares; names without a batch norm are not scored.
+
+    Each component is scored by its own loss. The scores of a loss's components are divided by their sum, because each
+    loss has a unit of its own.
+
+    Args:
+      losses, batches: see `jaxtickets.pruning.scores`.
+    """
+    scores = {component: {} for component in params}
+    for components, loss in losses.items():
+        own = {component: params[component] for component in components}
+        found = {component: {} for component in own}
+        norms = list(_scales(own, {component: axis_names[component] for component in own}, batch_stats))
+        if not norms:
+            continue
+        gates = {norm: np.ones(scale.shape[-1], scale.dtype) for _, norm, scale, _ in norms}
+        slopes = [jax.device_get(_gate_gradient(loss, own, gates, batch)) for batch in batches]
+        for component, norm, _, name in norms:
+            squares = [np.square(slope[norm], dtype=np.float64) for slope in slopes]
+            found[component].setdefault(name, []).append(np.mean(squares, axis=0))
+        found = _means(found)
+        total = sum(leaf.sum() for leaf in jax.tree.leaves(found))
+        scores |= jax.tree.map(lambda leaf, total=total: leaf / (total or 1.0), found)
+    return scores
+
+
+@partial(jax.jit, static_argnames="loss")
+def _gate_gradient(loss, params, gates, batch):
+    """dL/dz of gates z that multiply the scale and the bias of norms: `{path of the norm: [n]}`."""
+
+    def gated(gates):
+        def times_gate(path, leaf):
+            norm, _, kind = mask_lib.path_name(path).rpartition("/")
+            return leaf * gates[norm] if norm in gates and kind in ("scale", "bias") else leaf
+
+        return loss(jax.tree_util.tree_map_with_path(times_gate, params), batch)
+
+    return jax.grad(gated)(gates)
 
 
 def filter_mean(scores, axis_names):
@@ -102,6 +157,14 @@ def filter_l1(params, axis_names):
 def filter_l2(params, axis_names):
     """The root mean square over a channel's filter: its L2 norm over the root of its number of weights."""
     return jax.tree.map(np.sqrt, filter_mean(jax.tree.map(np.square, params), axis_names))
+
+
+def filter_change(params, axis_names, initial):
+    """The mean of |w - w_0| over a channel's filter: how far training has moved it from the initialisation.
+
+    It is 0 before training. The score of weights that it is the mean of is Zhou et al. 2019's, section 4 ("movement").
+    """
+    return filter_mean(jax.tree.map(lambda leaf, before: np.abs(leaf - before), params, initial), axis_names)
 
 
 def prunable(scores, masks, axis_names):
@@ -271,10 +334,3 @@ def from_weight_masks(masks, axis_names):
                 used = np.asarray(leaf).any(axis=tuple(other for other in range(leaf.ndim) if other != axis))
                 kept[component][name] = used | kept[component].get(name, False)
     return kept
-
-
-CHANNEL_SCORES = (
-    Score("gamma", channels=gamma, wants="batch norm"),
-    Score("filter_l1", channels=filter_l1),
-    Score("filter_l2", channels=filter_l2),
-)

@@ -6,12 +6,16 @@ that are not prunable. What it needs beside parameters and masks it names as an 
   start: the parameters at the rewind point.
   movement: the sums over training of -gradient * weight, like the parameters.
   seed: a whole number.
+  initial: the parameters of the initialisation.
   batch_stats: the batch statistics.
   losses: `{names of components: loss}`; `loss(params, batch) -> scalar` takes the parameters of these components. A GAN
     has one per player: the discriminator's weights are scored by the discriminator's loss, with its penalty
     if it has one, the generator's by the generator's loss; encoder, decoder and codebook share theirs.
   batches: what the losses are evaluated on and averaged over, a sequence of pytrees.
   flows: `{component: flow}`; see `synflow`.
+
+A score of channels that needs no more than `batch_stats`, `initial`, `losses` and `batches` is also called once before
+the run, with stand-ins of the right shapes and batches that are None, to see which channels it is for.
 """
 
 import zlib
@@ -22,7 +26,7 @@ import numpy as np
 
 from jaxtickets import masks as mask_lib
 from jaxtickets.fields import Field, above, refuse, whole
-from jaxtickets.pruning.channels import groups
+from jaxtickets.pruning import channels
 from jaxtickets.pruning.score import Score
 from jaxtickets.pruning.selection import parse_structure
 
@@ -59,8 +63,8 @@ def random(params, masks, seed):
 
 def random_channels(params, axis_names, seed):
     """Uniform random numbers for each channel, the same for the same seed and channel name."""
-    channels = jax.tree.map(lambda size: np.ones(size, bool), groups(params, axis_names))
-    return random(channels, channels, seed)
+    everything = jax.tree.map(lambda size: np.ones(size, bool), channels.groups(params, axis_names))
+    return random(everything, everything, seed)
 
 
 def _uniform(path, shape, seed):
@@ -189,6 +193,12 @@ def _check_synflow(config):
         refuse("prune.structure", config.prune.structure, "one that many small steps can lead to with synflow")
 
 
+def _check_change(config):
+    if config.experiment == "at_init":
+        given = f"config.experiment={config.experiment!r}: no weight has changed before training"
+        refuse("prune.score", config.prune.score, f"another score with {given}")
+
+
 WEIGHT_SCORES = (
     Score("magnitude", magnitude, at_init=True),
     Score("magnitude_change", magnitude_change),
@@ -197,4 +207,13 @@ WEIGHT_SCORES = (
     Score("snip", snip, mean_of_weights=True, at_init=True, fields=(BATCHES,)),
     Score("grasp", grasp, mean_of_weights=True, at_init=True, fields=(BATCHES, TEMPERATURE)),
     Score("synflow", synflow, mean_of_weights=True, at_init=True, steps=100, check=_check_synflow),
+)
+
+# Those of channels alone.
+CHANNEL_SCORES = (
+    Score("gamma", channels=channels.gamma, at_init=True, wants="batch norm"),
+    Score("gamma_taylor", channels=channels.gamma_taylor, at_init=True, wants="batch norm", fields=(BATCHES,)),
+    Score("filter_l1", channels=channels.filter_l1, at_init=True),
+    Score("filter_l2", channels=channels.filter_l2, at_init=True),
+    Score("filter_change", channels=channels.filter_change, check=_check_change),
 )

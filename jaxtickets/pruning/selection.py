@@ -305,9 +305,9 @@ def _n_of_m(mask, scores, n, m):
 
 
 def _finished(masks, named, pruned):
-    """The masks with the leaves `pruned`; a warning names every layer that has just been emptied."""
+    """The masks with the leaves `pruned`; a warning names every layer that has just been emptied, biases aside."""
     for (name, before), after in zip(named.items(), pruned, strict=True):
-        if np.any(before) and not after.any():
+        if np.any(before) and not after.any() and not name.endswith("bias"):
             logging.getLogger(__name__).warning(
                 "pruning emptied %s: nothing flows through it; prune.min_per_layer=1 keeps a weight in each layer", name
             )

@@ -1,8 +1,10 @@
 """Inputs of the pruning scores: collects from a run whatever each score's signature asks for, and prunes by it."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxtickets import config as config_lib
 from jaxtickets import masks as mask_lib
 from jaxtickets import models, pruning
 from jaxtickets.errors import UserError
@@ -14,6 +16,7 @@ INPUTS = {
     "start": lambda run, state, masks: run.rewind_point.params,
     "movement": lambda run, state, masks: state.movement,
     "seed": lambda run, state, masks: run.seed,
+    "initial": lambda run, state, masks: run.initial_state.params,
     "batch_stats": lambda run, state, masks: state.batch_stats,
     "losses": lambda run, state, masks: run.setup.losses,
     "tempered_losses": lambda run, state, masks: run.setup.tempered_losses,
@@ -119,16 +122,14 @@ def check(networks) -> None:
         models.check_flows(networks.objective.components)
     if options.structure != "channel":
         return
-    ones = lambda tree: jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), tree)  # noqa: E731
-    params = ones(networks.params)
+    params, stand_ins = _stand_ins(networks)
     scores = channels.filter_l1(params, names.params)
-    if score.channels is not None and not set(needs(score.channels)) - {"batch_stats"}:
-        given = {name: ones(networks.batch_stats) for name in needs(score.channels)}
-        scores = score.channels(params, names.params, **given)
+    if score.channels is not None and set(needs(score.channels)) <= stand_ins.keys():
+        scores = score.channels(params, names.params, **{name: stand_ins[name] for name in needs(score.channels)})
         if not any(scores.values()):
-            others = " and ".join(other.name for other in SCORES.values() if _scores_all(other))
+            others = [other.name for other in SCORES.values() if _scores_all(other, networks.config)]
             raise UserError(
-                f"config.prune.score={score.name!r}: allowed are {others} with config.model.name="
+                f"config.prune.score={score.name!r}: allowed are {', '.join(others)} with config.model.name="
                 f"{networks.config.model.name!r}, which has no {score.wants}"
             )
     for level in networks.levels[1:]:
@@ -138,6 +139,20 @@ def check(networks) -> None:
             raise UserError(f"config.prune: {level:g} can't be had with structure 'channel': {error}") from None
 
 
-def _scores_all(score):
-    """Whether it is a score of channels alone that reads their filters alone, so that every network has them."""
-    return score.weights is None and not needs(score.channels)
+def _stand_ins(networks):
+    """`(parameters, inputs)` that stand in for a run's, where it only matters which channels a score is for."""
+    ones = lambda tree: jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), tree)  # noqa: E731
+    params, batch_stats = ones(networks.params), ones(networks.batch_stats)
+    inputs = {"initial": params, "batch_stats": batch_stats, "losses": {tuple(params): _sum}, "batches": [None]}
+    return params, inputs
+
+
+def _sum(params, batch):
+    del batch
+    return sum(map(jnp.sum, jax.tree.leaves(params)))
+
+
+def _scores_all(score, config):
+    """Whether the method prunes by this score, which reads filters alone, so that every network has its channels."""
+    is_of_filters = score.weights is None and not set(needs(score.channels)) - {"initial"}
+    return is_of_filters and config_lib.method(config).channel_scores(score)
