@@ -23,7 +23,8 @@ def get_config(variant=""):
     config.optimizer.update(learning_rate=1e-3, weight_decay=1e-5)
     config.data.update(name="celeb_a")
     config.train.update(batch_size=128, epochs=100)
-    config.prune.update(structure="channel", score="filter_l1", target="flops", scope="layerwise", channel_multiple=8)
+    config.prune.update(structure="channel", score="filter_change", target="flops", scope="layerwise")
+    config.prune.channel_multiple = 8
     config.prune.sparsities = (0.5, 0.7, 0.88)
     if config_lib.is_quick(variant):
         config.model.update(width=32, image_size=16)

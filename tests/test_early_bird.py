@@ -902,8 +902,8 @@ def test_the_penalty_shrinks_the_pruned_gammas_in_the_search_only(data_directory
 @pytest.mark.parametrize(
     "score",
     [
-        "gamma",
-        *(pytest.param(score, marks=pytest.mark.slow) for score in ("filter_l1", "filter_l2", "random")),
+        "filter_l1",
+        *(pytest.param(score, marks=pytest.mark.slow) for score in ("filter_l2", "random")),
         *(pytest.param(score, marks=pytest.mark.slow) for score in ("snip", "grasp", "synflow", "gamma_taylor")),
     ],
 )
@@ -967,7 +967,7 @@ def test_impossible_levels_are_refused_before_anything_is_trained(data_directory
     [
         (
             {"experiment": "at_init", "prune.score": "filter_change"},
-            "config.prune.score='filter_change': .*config.experiment='at_init': no weight has changed before training",
+            "config.prune.score='filter_change': allowed is random, .*with config.experiment='at_init'",
         ),
         ({"early_bird.moved": 1.5}, "config.early_bird.moved=1.5: allowed is a number from 0 to 1"),
         ({"early_bird.moved": -0.1}, "config.early_bird.moved=-0.1: allowed is a number from 0 to 1"),

@@ -22,6 +22,6 @@ AT_INIT = Method(
     "at_init",
     at_init,
     scores=lambda score: score.weights is not None and score.at_init,
-    channel_scores=lambda score: score.scores_channels,
+    channel_scores=lambda score: score.scores_channels and score.at_init,
     title=title_with_score,
 )

@@ -26,7 +26,7 @@ FIELDS = (
     ),
     Field(
         "early_bird.moved",
-        0.5,
+        0.7,
         number(lambda value: 0 <= value <= 1, "a number from 0 to 1"),
         "How far the ticket's mask must be from the mask of step 0, as a share of a random mask's distance.",
         before=0.0,

@@ -193,12 +193,6 @@ def _check_synflow(config):
         refuse("prune.structure", config.prune.structure, "one that many small steps can lead to with synflow")
 
 
-def _check_change(config):
-    if config.experiment == "at_init":
-        given = f"config.experiment={config.experiment!r}: no weight has changed before training"
-        refuse("prune.score", config.prune.score, f"another score with {given}")
-
-
 WEIGHT_SCORES = (
     Score("magnitude", magnitude, at_init=True),
     Score("magnitude_change", magnitude_change),
@@ -209,11 +203,11 @@ WEIGHT_SCORES = (
     Score("synflow", synflow, mean_of_weights=True, at_init=True, steps=100, check=_check_synflow),
 )
 
-# Those of channels alone.
+# Those of channels alone. Scales start alike, or as random numbers, so they say nothing of an untrained network.
 CHANNEL_SCORES = (
-    Score("gamma", channels=channels.gamma, at_init=True, wants="batch norm"),
+    Score("gamma", channels=channels.gamma, wants="batch norm"),
     Score("gamma_taylor", channels=channels.gamma_taylor, at_init=True, wants="batch norm", fields=(BATCHES,)),
     Score("filter_l1", channels=channels.filter_l1, at_init=True),
     Score("filter_l2", channels=channels.filter_l2, at_init=True),
-    Score("filter_change", channels=channels.filter_change, check=_check_change),
+    Score("filter_change", channels=channels.filter_change),
 )

@@ -264,6 +264,11 @@ def _search(run: Results, plots: Mapping[str, bytes]) -> Iterable[str]:
         f" the last {search['queue']:g} masks are all closer to the newest one than the threshold: the"
         " white line, here and on the colour bar."
     )
+    if "moved" in search:
+        caption += (
+            " The strip below shows how far each mask is from the mask of step 0, over the distance of a random mask;"
+            " the ticket must be above the line."
+        )
     if shown < len(run.searches):
         caption += f" {shown} of {len(run.searches)} rounds are shown."
     yield _figure(plots["search"], caption, "heatmap")
