@@ -2,12 +2,12 @@
 
     python -m jaxtickets.main --config=configs/ae_digits.py
 
-Twenty rounds of 2,000 steps in 6 to 8 minutes. The held-out error is 0.0138 for the dense network and lower up to 74%
-sparsity; the winning ticket has 0.0147 at 83.2% sparsity.
+Twenty rounds of 2,000 steps in AEMIN. Over five seeds the dense network's held-out error is 0.0137 (spread 3%), and the
+winning ticket, at 79.0% sparsity, has 1.02 [0.98, 1.06] times that of its seed; at 83.2% it is 1.09.
 
     python -m jaxtickets.main --config=configs/ae_digits.py:quick
 
-Five rounds of 400 steps in less than 1 minute. The held-out error is 0.0231 for the dense network and 0.0215 at 67%
+Five rounds of 400 steps in less than 1 minute. The held-out error is 0.0231 for the dense network and 0.0216 at 67%
 sparsity.
 """
 

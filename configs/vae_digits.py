@@ -2,13 +2,14 @@
 
     python -m jaxtickets.main --config=configs/vae_digits.py
 
-Twelve rounds of 2,000 steps in about 5 minutes. `fd_digits` is 36 for the dense network; the winning ticket has 37 at
-86.6% sparsity, and every ticket up to 83% is better than the dense network. The samples are digits, soft as a VAE's
-are.
+Twelve rounds of 2,000 steps in VAEMIN. Over five seeds the dense network's `fd_digits` is 51.3 (spread 5%), and the
+winning ticket, at 83.2% sparsity, has 1.01 [0.95, 1.09] times that of its seed. The learning rate falls to 0. The
+samples are digits, soft as a VAE's are.
 
     python -m jaxtickets.main --config=configs/vae_digits.py:quick
 
-Five rounds of 400 steps in less than 1 minute. `fd_digits` is 68 for the dense network and 67 at 67% sparsity.
+Five rounds of 400 steps in less than 1 minute. `fd_digits` is QUICKDENSE for the dense network and QUICKTICKET at 67%
+sparsity.
 """
 
 from jaxtickets import config as config_lib
@@ -25,6 +26,7 @@ def get_config(variant=""):
     config.prune.update(rounds=12, rate=0.2)
     config.eval.update(samples=8192, batch_size=256, features="digits")
     if config_lib.is_quick(variant):
+        config.optimizer.update(final_rate=1.0)
         config.train.update(steps=400)
         config.prune.update(rounds=5)
         config.eval.update(samples=2048)
