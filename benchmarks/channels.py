@@ -53,6 +53,8 @@ def main():
     chosen = options.methods.split(";")
     if unknown := set(chosen) - METHODS.keys():
         parser.error(f"--methods: no {', '.join(unknown)}; allowed are {', '.join(METHODS)}")
+    if CONTROL not in chosen or options.seeds < 2:
+        parser.error(f"--methods={options.methods} --seeds={options.seeds}: {CONTROL} must be there, and two seeds")
     for name in chosen:
         path = options.out / name
         if not Workdir(path).is_finished:
@@ -100,14 +102,16 @@ def table(paths: list[Path]) -> str:
 
 
 def _training_flops(row, path):
-    """The FLOPs of a round's whole training over those of the dense training."""
+    """The FLOPs of a round's whole training, its search and scores included, over those of the dense training."""
     left = row["flops_effective"] / row["flops_dense"]
     search = Workdir(path).seed(row["seed"]).read_searches().get(row["round"])
     if search is None:
         return left
     config = Workdir(path).read_config()
     searched = search["steps"][-1] / config["train"]["steps"]
-    return searched + left * (1 - searched if config["rewind"] == "none" else 1)
+    batches = config["prune"]["score_batches"] if config["prune"]["score"] == "gamma_taylor" else 0
+    scored = batches * len(search["steps"]) / config["train"]["steps"]
+    return searched + scored + left * (1 - searched if config["rewind"] == "none" else 1)
 
 
 if __name__ == "__main__":

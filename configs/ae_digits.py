@@ -2,8 +2,8 @@
 
     python -m jaxtickets.main --config=configs/ae_digits.py
 
-Twenty rounds of 2,000 steps in AEMIN. Over five seeds the dense network's held-out error is 0.0137 (spread 3%), and the
-winning ticket, at 79.0% sparsity, has 1.02 [0.98, 1.06] times that of its seed; at 83.2% it is 1.09.
+Twenty rounds of 2,000 steps in about 3 minutes. Over five seeds the dense network's held-out error is 0.0137 (spread
+3%), and the winning ticket, at 79.0% sparsity, has 1.02 [0.98, 1.06] times that of its seed; at 83.2% it is 1.09.
 
     python -m jaxtickets.main --config=configs/ae_digits.py:quick
 

@@ -2,14 +2,14 @@
 
     python -m jaxtickets.main --config=configs/vae_digits.py
 
-Twelve rounds of 2,000 steps in VAEMIN. Over five seeds the dense network's `fd_digits` is 51.3 (spread 5%), and the
-winning ticket, at 83.2% sparsity, has 1.01 [0.95, 1.09] times that of its seed. The learning rate falls to 0. The
-samples are digits, soft as a VAE's are.
+Twelve rounds of 2,000 steps in about 2 minutes. Over five seeds the dense network's `fd_digits` is 51.3 (spread 5%),
+and the winning ticket, at 83.2% sparsity, has 1.01 [0.95, 1.09] times that of its seed. The learning rate falls to 0.
+The samples are digits, soft as a VAE's are.
 
     python -m jaxtickets.main --config=configs/vae_digits.py:quick
 
-Five rounds of 400 steps in less than 1 minute. `fd_digits` is QUICKDENSE for the dense network and QUICKTICKET at 67%
-sparsity.
+Five rounds of 400 steps at a constant learning rate in less than 1 minute. `fd_digits` is 73.5 for the dense network
+and 71.7 at 67% sparsity.
 """
 
 from jaxtickets import config as config_lib

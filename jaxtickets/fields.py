@@ -34,8 +34,8 @@ class Field(NamedTuple):
       check: which values are possible.
       help: what it means, in one line.
       needs: a capability that the chosen method must provide (`Method.provides`) for the field to be read; "" is none.
-      before: what a run did that is older than the field, where that is not what the default does. A workdir of such a
-        run goes on with this value alone.
+      before: the value for workdirs that were written before the field existed, if it is not the default. Such a run
+        goes on with this value alone.
     """
 
     name: str
@@ -100,9 +100,12 @@ def check_declaration(field: Field, plugin: str) -> None:
     if not re.fullmatch(r"([a-z]\w*\.)?[a-z]\w*", field.name):
         raise ValueError(f"field {field.name!r} of {plugin}: a name is a word, or group.word, in small letters")
     kinds = bool | int | float | str | tuple | dict
-    if not (isinstance(field.default, kinds) and field.check.possible(field.default)):
-        allowed = field.check.allowed()
-        raise ValueError(f"field {field.name!r} of {plugin}: its default is {field.default!r}; allowed is {allowed}")
+    for what, value in (("default", field.default), ("value before", field.before)):
+        if value is None and what != "default":
+            continue
+        if not (isinstance(value, kinds) and field.check.possible(value)):
+            allowed = field.check.allowed()
+            raise ValueError(f"field {field.name!r} of {plugin}: its {what} is {value!r}; allowed is {allowed}")
 
 
 def no_check(config) -> None:

@@ -49,8 +49,9 @@ def compare(
 ) -> Comparison:
     """Compares the ratio of `values` to `references` with a limit.
 
-    With the same seeds on both sides the test is paired: a t test of the log-ratios within the seeds against
-    log(`limit`). Otherwise it is Welch's test of the logs (1947; unequal variances). Logs need positive values: with
+    Where both sides have two seeds or more in common, the test is paired and over these seeds: a t test of the
+    log-ratios within the seeds against log(`limit`). Otherwise it is Welch's test of the logs (1947; unequal variances)
+    over all seeds. Logs need positive values: with
     others the test is of the differences value - (reference + (limit - 1) x |reference|), and there is no ratio. Values
     that are not finite, or a single seed, show nothing: the p-value is 1.
 
@@ -60,9 +61,11 @@ def compare(
       alternative: what a small p-value speaks for: a ratio "less" or "greater" than the limit, or "two-sided".
       confidence: of the two-sided interval of the ratio.
     """
-    seeds, pairs = sorted(references), values.keys() == references.keys()
-    ours = np.array([values[seed] for seed in (seeds if pairs else sorted(values))], float)
-    theirs = np.array([references[seed] for seed in seeds], float)
+    shared = values.keys() & references.keys()
+    pairs = len(shared) > 1 or values.keys() == references.keys()
+    ours, theirs = (
+        np.array([side[seed] for seed in sorted(shared if pairs else side)], float) for side in (values, references)
+    )
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return Comparison(NEVER, NEVER if pairs else None, pairs)
     if has_logs := bool((ours > 0).all() and (theirs > 0).all()):
@@ -96,9 +99,8 @@ def compare(
 def spread(values: Sequence[float]) -> float | None:
     """The standard deviation of the logarithm of a metric; None of a single value and of values that have no logs."""
     values = np.asarray(values, float)
-    if len(values) < 2 or not (np.isfinite(values) & (values > 0)).all():
-        return None
-    return float(_deviation(np.log(values)))
+    has_logs = len(values) > 1 and (np.isfinite(values) & (values > 0)).all()
+    return float(_deviation(np.log(values))) if has_logs else None
 
 
 def t_test(differences: np.ndarray, alternative: str = "less") -> np.ndarray:
@@ -286,6 +288,25 @@ def seeds_needed(effect: float | None, level: float, wanted: float = POWER, most
     return high
 
 
+def is_within(tested: Tested) -> bool:
+    """Whether a round's mean lies on the wanted side of the limit."""
+    return (tested.comparison.effect or 0) > 0
+
+
+def seeds_for_each(tested: Sequence[Tested]) -> list[int | None]:
+    """The number of seeds with which each round, from the densest on, would win with a power of `POWER`.
+
+    Its level counts on the denser rounds within the tolerance to win, so it needs no fewer seeds than they do. None if
+    more than `MOST_SEEDS` are needed, and for a round that is not within the tolerance.
+    """
+    needed, most = [], 0
+    for one in tested:
+        if is_within(one):
+            most = max(most, seeds_needed(one.comparison.effect, one.level) or MOST_SEEDS + 1)
+        needed.append(most if is_within(one) and most <= MOST_SEEDS else None)
+    return needed
+
+
 # Parts of the tests.
 
 
@@ -293,7 +314,8 @@ def _deviation(values):
     """Standard deviations over the last axis; exactly 0 where nothing varies, without the rounding of a mean."""
     if values.shape[-1] < 2:
         return np.zeros(values.shape[:-1])
-    return np.where(np.ptp(values, axis=-1) == 0, 0.0, values.std(axis=-1, ddof=1))
+    size = np.maximum(1, np.abs(values).max(axis=-1))  # Differences that are rounding do not vary.
+    return np.where(np.ptp(values, axis=-1) <= 1e-12 * size, 0.0, values.std(axis=-1, ddof=1))
 
 
 def _welch(ours, theirs):

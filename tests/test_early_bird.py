@@ -39,8 +39,9 @@ from jaxtickets.pruning.early_bird import (
     distance_by_chance,
     emergence,
     hamming_distances,
+    is_by_position,
     pack,
-    shares_moved,
+    share_moved,
     unpack,
 )
 from jaxtickets.report.search import search_figure
@@ -109,7 +110,7 @@ def test_the_distance_by_chance_is_the_mean_over_all_masks_with_the_same_counts(
     size = sum(leaf.size for leaf in masks.values())
     distances = [hamming_distances(pack(m), [pack(others)], size)[0] for m in all_masks_with_the_counts_of(masks)]
     assert distance_by_chance(masks, others) == pytest.approx(np.mean(distances), rel=1e-12, abs=1e-12)
-    moved = shares_moved(distances, [distance_by_chance(masks, others)] * len(distances))
+    moved = [share_moved({"part": m}, {"part": others}) for m in all_masks_with_the_counts_of(masks)]
     assert np.mean(moved) == pytest.approx(1 if np.any(distances) else 0)
 
 
@@ -119,10 +120,29 @@ def test_random_masks_have_moved_by_one_and_the_same_mask_by_nothing():
     chance = distance_by_chance(start, start)
     assert chance == pytest.approx((2 * 20 * 40 / 60 + 2 * 200 * 40 / 240) / 300)
     drawn = [jax.tree.map(lambda leaf: rng.permutation(leaf.ravel()).reshape(leaf.shape), start) for _ in range(1000)]
-    distances = hamming_distances(pack(start), [pack(masks) for masks in drawn], 300)
-    moved = shares_moved(distances, [chance] * len(drawn))
+    moved = [share_moved({"part": masks}, {"part": start}) for masks in drawn]
     assert np.mean(moved) == pytest.approx(1, abs=4 * np.std(moved) / len(drawn) ** 0.5)
-    assert shares_moved([0.0, 0.0], [chance, 0.0]).tolist() == [0, 0]  # Masks that keep everything can't move.
+    everything = jax.tree.map(np.ones_like, start)
+    assert share_moved({"part": start}, {"part": start}) == 0
+    assert share_moved({"part": everything}, {"part": everything}) == 0  # Masks that keep everything can't move.
+
+
+def test_what_has_moved_is_that_of_the_component_that_has_moved_least():
+    first, second = np.arange(10) < 5, np.arange(10) >= 5
+    start = {
+        "generator": {"a": first},
+        "discriminator": {"b": first},
+        "encoder": {"c": np.ones(4, bool)},
+        "decoder": {},
+    }
+    moved = {**start, "generator": {"a": second}}
+    assert share_moved(moved, start) == 0
+    assert share_moved({**moved, "discriminator": {"b": second}}, start) == 2  # All differ; by chance one half does.
+
+
+def test_a_mask_by_position_keeps_the_first_entries_of_each_leaf():
+    assert is_by_position({"a": np.arange(6) < 2, "b": {"c": np.ones(3, bool), "d": None}})
+    assert not is_by_position({"a": np.arange(6) < 2, "b": {"c": np.array([True, False, True])}})
 
 
 @settings(deadline=None)
@@ -342,19 +362,22 @@ def test_a_search_notes_how_far_its_masks_are_from_that_of_step_0(whole, of_weig
 
     def drawn(step):
         masks = scoring.pruned(run, trajectory[step], run.dense_masks, level)
-        return [np.ravel(leaf) for leaf in jax.tree.leaves(kept_channels(run, masks) if kind == "channels" else masks)]
+        masks = kept_channels(run, masks) if kind == "channels" else masks
+        return {name: [np.ravel(leaf) for leaf in jax.tree.leaves(own)] for name, own in masks.items()}
 
-    start, size = drawn(0), sum(leaf.size for leaf in drawn(0))
+    start = drawn(0)
+    size = sum(leaf.size for own in start.values() for leaf in own)
     for i, step in enumerate(found["steps"]):
-        masks = drawn(step)
-        differing = sum(int((one != other).sum()) for one, other in zip(masks, start, strict=True))
-        by_chance = 0
-        for one, other in zip(masks, start, strict=True):
-            p, q = one.mean(), other.mean()
-            by_chance += one.size * (p * (1 - q) + q * (1 - p))
-        assert found["from_start"][i] == pytest.approx(differing / size, rel=1e-12)
-        assert found["chance"][i] == pytest.approx(by_chance / size, rel=1e-12)
-        assert found["moved"][i] == pytest.approx(differing / by_chance, rel=1e-12)
+        differing, by_chance = dict.fromkeys(start, 0), dict.fromkeys(start, 0.0)
+        for name, own in drawn(step).items():
+            for one, other in zip(own, start[name], strict=True):
+                p, q = one.mean(), other.mean()
+                differing[name] += int((one != other).sum())
+                by_chance[name] += one.size * (p * (1 - q) + q * (1 - p))
+        assert found["from_start"][i] == pytest.approx(sum(differing.values()) / size, rel=1e-12)
+        assert found["chance"][i] == pytest.approx(sum(by_chance.values()) / size, rel=1e-12)
+        least = min(differing[name] / by_chance[name] for name in start if by_chance[name])
+        assert found["moved"][i] == pytest.approx(least, rel=1e-12)
     assert max(found["from_start"]) > 0
     assert found["least_moved"] == 0
     dense, row = run.place.read_rounds()[:2]
@@ -534,10 +557,11 @@ def test_masks_of_random_scales_are_alike_at_once_and_are_no_ticket(slow, finish
         assert part in warning
     most = int(np.argmax(found["moved"][2:])) + 2
     assert message.partition("jaxtickets: ")[2] == (
-        "round 1: no early-bird ticket within 8 steps: the masks are alike, but still those of the initialisation: no "
-        f"more than {found['from_start'][most]:.2f} of their channels differ from the mask of step 0, at step "
-        f"{found['steps'][most]} (a random mask: {found['chance'][most]:.2f}; config.early_bird.moved=0.5); so the "
-        "dense network trains on; scales that start alike (config.model.scale_init='ones') or "
+        "round 1: no early-bird ticket within 8 steps: the masks are alike, but too near the initialisation: at step "
+        f"{found['steps'][most]} {found['from_start'][most]:.2f} of their channels differ from the mask of step 0, "
+        f"{found['moved'][most]:.2f} of a random mask's distance where they differ least "
+        "(config.early_bird.moved=0.5); so the dense network trains on; scales that start alike "
+        "(config.model.scale_init='ones') or "
         "config.prune.score='filter_change' or 'gamma_taylor' or a longer search (config.early_bird.until) may find "
         "one; config.early_bird.moved=0 takes them all the same"
     )
@@ -571,7 +595,7 @@ def test_a_search_that_fails_on_masks_of_the_initialisation_says_what_to_do(slow
         ("filter_l1", "config.prune.score='filter_change' or a longer search"),
         ("filter_l2", "config.prune.score='filter_change' or a longer search"),
     ):
-        with pytest.raises(UserError, match="still those of the initialisation") as caught:
+        with pytest.raises(UserError, match="too near the initialisation") as caught:
             finish(slow(**changes, **{"prune.score": score}), tmp_path / score)
         assert f"; {advice} (config.early_bird.until) may find one; config.early_bird.moved=0" in str(caught.value)
     weights = {"prune.structure": "weight", "prune.score": "magnitude", "prune.target": "sparsity"}

@@ -44,7 +44,7 @@ def test_the_order_of_the_seeds_does_not_matter():
 
 @pytest.mark.parametrize("alternative", ["less", "greater", "two-sided"])
 def test_with_other_seeds_the_test_is_welchs_of_the_logs(alternative):
-    found = statistics.compare(by_seed(OTHER, 3), by_seed(DENSE), 1.1, alternative, 0.9)
+    found = statistics.compare(by_seed(OTHER, 30), by_seed(DENSE), 1.1, alternative, 0.9)
     logs = np.log(OTHER), np.log(DENSE)
     shifted = stats.ttest_ind(logs[0] - math.log(1.1), logs[1], equal_var=False, alternative=alternative)
     assert found.p_value == pytest.approx(shifted.pvalue)
@@ -52,6 +52,34 @@ def test_with_other_seeds_the_test_is_welchs_of_the_logs(alternative):
     assert found.ratio == pytest.approx(stats.gmean(OTHER) / stats.gmean(DENSE))
     interval = stats.ttest_ind(*logs, equal_var=False).confidence_interval(0.9)
     assert (found.low, found.high) == pytest.approx(tuple(np.exp(interval)))
+
+
+def test_the_test_is_over_the_seeds_that_both_sides_have():
+    alone = statistics.compare(by_seed(TICKET), by_seed(DENSE), 1.1, "less")
+    ours, theirs = by_seed(TICKET) | {70: 1e6}, by_seed(DENSE) | {80: 1e-6, 81: 1e6}
+    assert statistics.compare(ours, theirs, 1.1, "less") == alone
+    one_in_common = statistics.compare({0: 1.0, 1: 2.0}, {1: 3.0, 2: 4.0})
+    assert not one_in_common.pairs
+
+
+def test_a_round_needs_no_fewer_seeds_than_the_denser_ones_that_its_level_counts_on():
+    seeds = range(5)
+    dense = dict.fromkeys(seeds, 1.0)
+    noisy, clear, worse = (
+        {s: mean + step * (s - 2) for s in seeds} for mean, step in ((1.06, 0.1), (0.95, 0.05), (1.5, 0.1))
+    )
+    tested = statistics.against_dense(dense, [noisy, clear, worse], 1.1)
+    first, second, third = statistics.seeds_for_each(tested)
+    assert third is None
+    assert first == second == statistics.seeds_needed(tested[0].comparison.effect, tested[0].level)
+    assert statistics.seeds_needed(tested[1].comparison.effect, tested[1].level) < first
+    assert statistics.seeds_for_each(statistics.against_dense(dense, [clear, worse], 1.1))[0] < first
+
+
+def test_differences_that_are_rounding_alone_do_not_vary():
+    dense = {s: float(v) for s, v in enumerate((1, 2, 3, 5, 7))}
+    found = statistics.compare({s: 0.9 * v for s, v in dense.items()}, dense, 1.1, "less")
+    assert found.p_value == 0 and statistics.seeds_needed(found.effect, ALPHA) == 2
 
 
 def test_the_ratio_turned_over_has_the_interval_turned_over():
@@ -68,7 +96,7 @@ def test_without_logs_the_differences_from_the_limit_are_tested(limit, alternati
     limits = np.array([-4.5, -3.6, -5.85, 0.55] if limit > 1 else [-5.5, -4.4, -7.15, 0.45])
     assert found.p_value == pytest.approx(stats.ttest_rel(ticket, limits, alternative=alternative).pvalue)
     assert found.ratio is found.low is found.high is found.spread is None
-    others = statistics.compare(by_seed(ticket, 1), by_seed(dense), limit, alternative)
+    others = statistics.compare(by_seed(ticket, 10), by_seed(dense), limit, alternative)
     welch = stats.ttest_ind(ticket, limits, equal_var=False, alternative=alternative)
     assert others.p_value == pytest.approx(welch.pvalue)
 

@@ -263,9 +263,9 @@ def to_dict(config: ConfigDict) -> dict:
 
 
 def missing_values(config: ConfigDict) -> dict:
-    """What each field counts with that an older workdir lacks, nested, as plain JSON values.
+    """The value of each field for a workdir whose config.json lacks it, nested, as plain JSON values.
 
-    That is its default, or `Field.before` if a plug-in that `config` chooses reads it.
+    It is the field's default, or `Field.before` if a plug-in that `config` chooses reads the field.
     """
     values, chosen = get_config(), flat(config)
     for registry in registries():

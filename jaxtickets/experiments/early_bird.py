@@ -12,7 +12,15 @@ from jaxtickets.experiments.protocol import Run
 from jaxtickets.fields import Field, at_least, choice, fraction_or_steps, number, refuse, share, whole
 from jaxtickets.progress import say
 from jaxtickets.pruning import channels
-from jaxtickets.pruning.early_bird import distance_by_chance, hamming_distances, pack, shares_moved, unpack
+from jaxtickets.pruning.early_bird import (
+    distance_by_chance,
+    entries,
+    hamming_distances,
+    is_by_position,
+    pack,
+    share_moved,
+    unpack,
+)
 from jaxtickets.train import TrainState, rewind
 
 FIELDS = (
@@ -95,7 +103,7 @@ def train_ticket(run: Run, round_: int) -> None:
     train(round_, found.masks, rewind(start, found.masks), seconds=found.seconds, columns=columns)
 
 
-# What follows a search without a ticket.
+# What happens after a search that found no ticket.
 NEXT = {"train_dense": "the dense network trains on", "take_last": "the last mask is taken"}
 
 
@@ -153,7 +161,7 @@ def search(run: Run, round_: int) -> Found:
     if moved is not None:
         known = (
             f"; {history.from_start[ticket]:.2f} of its {history.unit} differ from the mask of step 0 (a random mask: "
-            f"{history.chance[ticket]:.2f})"
+            f"{history.chance[ticket]:.2f}{history.remark})"
         )
     say(f"round {round_}: the ticket has emerged in epoch {epoch:.3g}, after {int(state.step)} steps{known}")
     return Found(masks, state, epoch, history.seconds[-1], None if moved is None else moved[ticket])
@@ -175,21 +183,23 @@ class _History:
     """The masks that a search has drawn, and how far each is from each other, as the workdir keeps them.
 
     Distances are over channels, or over single weights if these are pruned. `from_start` has each mask's distance from
-    the mask of step 0, and `chance` the distance that a random mask would have; both are empty in the finished searches
-    of old workdirs, which have not noted them.
+    the mask of step 0, `chance` the distance that a random mask would have, and `shares` the ratio of the two in the
+    component that has moved least. All three are empty in the finished searches of old workdirs. `remark` is what the
+    message adds where the mask of step 0 says nothing.
     """
 
     def __init__(self, run: Run, round_: int):
         self._run, self._round, self._options = run, round_, run.config.early_bird
         self.unit = "channels" if run.config.prune.structure == "channel" else "weights"
         self.steps, self.seconds, self._masks, self.distances = [], [], [], np.zeros((0, 0))
-        self.from_start, self.chance = [], []
+        self.from_start, self.chance, self.shares, self.remark = [], [], [], ""
         if found := run.place.read_search(round_):
             saved, masks = found
             n = min(len(saved["steps"]), len(masks))  # A kill may have come between the two files.
             self.steps, self.seconds, self._masks = saved["steps"][:n], saved["seconds"][:n], list(masks[:n])
             self.distances = np.array(saved["distances"])[:n, :n]
-            self.from_start, self.chance = (saved.get(name, [])[:n] for name in ("from_start", "chance"))
+            names = ("from_start", "chance", "moved")
+            self.from_start, self.chance, self.shares = (saved.get(name, [])[:n] for name in names)
 
     @property
     def epochs(self) -> list[float]:
@@ -199,8 +209,7 @@ class _History:
     @property
     def moved(self) -> list[float] | None:
         """How far each mask is from the mask of step 0, as a share of a random mask's distance; None if not known."""
-        is_known = len(self.from_start) == len(self.steps)
-        return shares_moved(self.from_start, self.chance).tolist() if is_known else None
+        return self.shares if len(self.shares) == len(self.steps) else None
 
     @property
     def emerged(self) -> int | None:
@@ -210,18 +219,20 @@ class _History:
 
     def start_from(self, masks) -> None:
         """Takes the masks of step 0, and compares those with them that an interrupted search has drawn."""
-        self._start, self.from_start, self.chance = self._units(masks), [], []
+        self._start, self.from_start, self.chance, self.shares = self._units(masks), [], [], []
+        if is_by_position(self._start):
+            self.remark = "; before training all scores are equal, so this says nothing"
         for packed in self._masks:
             self._compare(unpack(packed, self._start))
 
     def add(self, step: int, seconds: float, masks) -> None:
         """Notes the masks drawn after a step, and forgets those of later steps, which an interrupted search drew."""
         earlier = sum(known < step for known in self.steps)
-        for noted in (self.steps, self.seconds, self._masks, self.from_start, self.chance):
+        for noted in (self.steps, self.seconds, self._masks, self.from_start, self.chance, self.shares):
             del noted[earlier:]
         units, distances = self._units(masks), self.distances[:earlier, :earlier]
         newest = pack(units)
-        row = hamming_distances(newest, self._masks, _entries(units))
+        row = hamming_distances(newest, self._masks, entries(units))
         self.distances = np.block([[distances, row[:, None]], [row[None, :], np.zeros((1, 1))]])
         self.steps.append(step)
         self.seconds.append(round(seconds, 3))
@@ -249,9 +260,10 @@ class _History:
 
     def _compare(self, units):
         """Notes how far masks are from those of step 0."""
-        (distance,) = hamming_distances(pack(units), [pack(self._start)], _entries(units))
+        (distance,) = hamming_distances(pack(units), [pack(self._start)], entries(units))
         self.from_start.append(float(distance))
         self.chance.append(distance_by_chance(units, self._start))
+        self.shares.append(share_moved(units, self._start))
 
     def failure(self) -> tuple[str, str]:
         """Why no ticket has emerged, with the masks that came nearest, and what to do about it."""
@@ -269,9 +281,9 @@ class _History:
             return reason, "a higher config.early_bird.until searches longer"
         most = max(alike, key=lambda end: self.moved[end])
         reason = (
-            f"{within}: the masks are alike, but still those of the initialisation: no more than "
-            f"{self.from_start[most]:.2f} of their {self.unit} differ from the mask of step 0, at step "
-            f"{self.steps[most]} (a random mask: {self.chance[most]:.2f}; config.early_bird.moved={options.moved:g})"
+            f"{within}: the masks are alike, but too near the initialisation: at step {self.steps[most]} "
+            f"{self.from_start[most]:.2f} of their {self.unit} differ from the mask of step 0, {self.moved[most]:.2f} "
+            f"of a random mask's distance where they differ least (config.early_bird.moved={options.moved:g})"
         )
         ways = [*_other_scores(self._run.config), "a longer search (config.early_bird.until)"]
         return reason, f"{' or '.join(ways)} may find one; config.early_bird.moved=0 takes them all the same"
@@ -287,10 +299,6 @@ def _other_scores(config):
         yield "config.prune.score='filter_change' or 'gamma_taylor'"
     elif config.prune.score != "filter_change":
         yield "config.prune.score='filter_change'"
-
-
-def _entries(masks):
-    return sum(leaf.size for leaf in jax.tree.leaves(masks))
 
 
 def early_bird_columns(found: Found | None = None) -> dict:

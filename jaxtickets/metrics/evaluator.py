@@ -177,7 +177,7 @@ def _features_of_samples(objective, networks, n, batch_size):
 
     def of_network(name, batches):
         features = np.concatenate([np.asarray(batch[name]) for batch in batches])[:n]
-        return Features(lambda: [features], networks[name].parts)
+        return Features(lambda: [features], getattr(networks[name], "parts", 1))
 
     def features(params, batch_stats, seed):
         batches = [embed(params, batch_stats, seed, start) for start in range(0, n, batch_size)]

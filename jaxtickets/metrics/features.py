@@ -26,8 +26,8 @@ class FeatureNetwork:
       load: `(data_dir) -> network`, called once per run; prepared data sets are in `data_dir`, or in the usual place if
         it is None. The network is a pure function: it takes `images: [batch, h, w, c]`, float32 in [-1, 1], of any
         size, grey or colour, and returns features `[batch, n]`. It has three attributes: its `name`; a `digest`, a
-        text that changes with its weights; and `parts`, the number of networks that it is made of, each with the same
-        number of features. A Frechet distance is the mean over these.
+        text that changes with its weights; and, if it is made of several networks with the same number of features,
+        `parts`, their number. A Frechet distance is the mean over these.
     """
 
     name: str
@@ -81,7 +81,7 @@ def features_of_images(network, images, batch_size: int) -> Features:
     embed = jax.jit(lambda images: network(to_float(images)))
     return Features(
         lambda: (embed(batch) for batch in batches(images, batch_size)),
-        network.parts,
+        getattr(network, "parts", 1),
         cache.directory("features") / f"{network.name}-{sha.hexdigest()[:16]}.safetensors",
     )
 

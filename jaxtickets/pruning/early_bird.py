@@ -21,9 +21,9 @@ def unpack(packed: np.ndarray, like):
     return structure.unflatten(part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True))
 
 
-def hamming_distances(newest: np.ndarray, earlier: list[np.ndarray], entries: int) -> np.ndarray:
-    """`[n]`: the share of `entries`, in [0, 1], on which the newest of packed masks differs from each of n earlier."""
-    return np.array([np.bitwise_count(newest ^ other).sum() / entries for other in earlier])
+def hamming_distances(newest: np.ndarray, earlier: list[np.ndarray], n: int) -> np.ndarray:
+    """`[n]`: the share of `n` entries, in [0, 1], on which the newest of packed masks differs from each earlier one."""
+    return np.array([np.bitwise_count(newest ^ other).sum() / n for other in earlier])
 
 
 def distance_by_chance(masks, others) -> float:
@@ -32,21 +32,37 @@ def distance_by_chance(masks, others) -> float:
     The random masks keep the same number of entries of each leaf as `masks`, any of them with equal probability. Of n
     entries, of which one mask keeps a and the other b, a (n - b) / n + b (n - a) / n differ on average.
     """
-    expected, entries = 0.0, 0
+    expected = 0.0
     for leaf, other in zip(jax.tree.leaves(masks), jax.tree.leaves(others), strict=True):
         n, a, b = leaf.size, np.count_nonzero(leaf), np.count_nonzero(other)
         expected += (a * (n - b) + b * (n - a)) / n
-        entries += n
-    return expected / entries
+    return expected / max(1, entries(masks))
 
 
-def shares_moved(from_start, chance) -> np.ndarray:
-    """`[n]`: each distance from the mask of step 0 over the one expected by chance; 0 where chance is 0.
+def share_moved(masks, start) -> float:
+    """The distance from the masks of step 0 over the one expected by chance, in the component that has moved least.
 
-    0 is the mask of step 0 itself; random masks have 1 on average.
+    0 is the mask of step 0 itself; random masks have about 1. Components that keep everything, or nothing, of each leaf
+    can't move and do not count; if there is no other, it is 0.
+
+    Args:
+      masks, start: `{component: ...}`.
     """
-    from_start, chance = np.asarray(from_start, float), np.asarray(chance, float)
-    return np.divide(from_start, chance, out=np.zeros_like(from_start), where=chance > 0)
+    shares = []
+    for name, own in masks.items():
+        if chance := distance_by_chance(own, start[name]):
+            shares.append(np.bitwise_count(pack(own) ^ pack(start[name])).sum() / entries(own) / chance)
+    return float(min(shares, default=0.0))
+
+
+def is_by_position(masks) -> bool:
+    """Whether each leaf keeps its first entries: the selection does so where all scores are equal."""
+    return all(np.all(np.ravel(leaf)[:-1] >= np.ravel(leaf)[1:]) for leaf in jax.tree.leaves(masks))
+
+
+def entries(masks) -> int:
+    """The number of entries of masks."""
+    return sum(leaf.size for leaf in jax.tree.leaves(masks))
 
 
 def emergence(
@@ -59,7 +75,7 @@ def emergence(
 
     Args:
       distances: `[n, n]` normalised Hamming distances between the masks, in the order in which they were drawn.
-      moved: `[n]`, see `shares_moved`; None asks nothing of it.
+      moved: `[n]`, see `share_moved`; None asks nothing of it.
     """
     for newest in range(queue - 1, len(distances)):
         is_still = distances[newest, newest - queue + 1 : newest].max() < threshold

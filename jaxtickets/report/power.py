@@ -12,7 +12,8 @@ from jaxtickets.tables import aligned
 NOTES = """\
 p: that the ratio is within the tolerance of {tolerance:.0%}, adjusted for the number of rounds, over {seeds} seeds.
 Seeds for {power:.0%} power: with that many the round would win in {power:.0%} of all such runs, if its true ratio
-and spread are these and the denser rounds within the tolerance win too. none: it is not within the tolerance."""
+and spread are these and the denser rounds within the tolerance win too. none: it is not within the tolerance.
+Take new seeds for them (--config.seed): to look again at the same seeds and some more errs more often than said."""
 
 
 def power(workdir: str | os.PathLike) -> str:
@@ -42,9 +43,9 @@ def power(workdir: str | os.PathLike) -> str:
             ratio_text(one.comparison.ratio, one.comparison.low, one.comparison.high),
             _percent(one.comparison.spread),
             p_text(one.p_adjusted),
-            _needed(one),
+            _needed(one, n),
         ]
-        for round_, one in tested.items()
+        for (round_, one), n in zip(tested.items(), statistics.seeds_for_each(list(tested.values())), strict=True)
     ]
     notes = NOTES.format(tolerance=tolerance, seeds=seeds, power=statistics.POWER)
     return "\n".join([aligned(header, lines), "", _dense(metric, dense), notes])
@@ -54,10 +55,9 @@ def _percent(spread: float | None) -> str:
     return "-" if spread is None else f"{spread:.1%}"
 
 
-def _needed(one: statistics.Tested) -> str:
-    if not (one.comparison.effect or 0) > 0:
+def _needed(one: statistics.Tested, n: int | None) -> str:
+    if not statistics.is_within(one):
         return "none"
-    n = statistics.seeds_needed(one.comparison.effect, one.level)
     return f"> {statistics.MOST_SEEDS:,}" if n is None else str(n)
 
 

@@ -76,7 +76,7 @@ class Networks:
 
     @property
     def json_defaults(self) -> dict:
-        """What each field counts with that an older workdir lacks, as plain JSON values."""
+        """The value of each field for a workdir whose config.json lacks it, as plain JSON values."""
         return config_lib.missing_values(self.config)
 
     # What they cost.

@@ -35,7 +35,9 @@ class Run:
         self.dense_masks = setup.dense_masks
         place.create(config_lib.to_dict(self.config), setup.json_defaults, setup.about)
         self.initial_state = self.fresh_state(self.seed) if initial_state is None else initial_state
-        if not snapshots.exists(place.snapshot("init")):
+        if snapshots.exists(place.snapshot("init")):  # An older version may have initialised in another way.
+            self.initial_state = snapshots.restore(place.snapshot("init"), self.initial_state)
+        else:
             snapshots.save(place.snapshot("init"), self.initial_state)
         self._rows = place.read_rounds()
         self._layers = [row for row in place.read_layers() if row["round"] < len(self._rows)]

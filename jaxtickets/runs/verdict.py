@@ -122,7 +122,7 @@ def judge_seeds(
         verdict["message"] = (
             f"No winning {subject}: no pruned round is shown to be within {tolerance:.0%} of the dense run over {n}. "
             f"The nearest is round {nearest['round']} with {metric} {_against_dense(nearest, rounds[0])} "
-            f"({_how(nearest, tolerance, better)}). {_more_seeds(tested[nearest['round']])}"
+            f"({_how(nearest, tolerance, better)}). {_more_seeds(tested, nearest['round'], len(values[0]))}"
         )
     else:
         is_pruned = any(row["sparsity"] > 0 for row in rows)
@@ -180,13 +180,16 @@ def _how(row, tolerance, better):
     return f"{kind} {against}, adjusted p = {row['p_adjusted']:.2g}"
 
 
-def _more_seeds(tested):
+def _more_seeds(tested, round_, seeds):
     """Whether more seeds could show what these have not."""
-    if not (tested.comparison.effect or 0) > 0:
+    if not statistics.is_within(tested[round_]):
         return "It is not within the tolerance, so more seeds are not expected to help."
-    n = statistics.seeds_needed(tested.comparison.effect, tested.level)
+    n = dict(zip(tested, statistics.seeds_for_each(list(tested.values())), strict=True))[round_]
+    power = f"{statistics.POWER:.0%}"
+    if n is not None and n <= seeds:
+        return f"If that is the truth, as many seeds show it in {power} of all runs, and this is one of the others."
     number = f"more than {statistics.MOST_SEEDS:,}" if n is None else f"about {n}"
-    return f"If that is the truth, {number} seeds would show it with {statistics.POWER:.0%} power."
+    return f"If that is the truth, {number} seeds would show it with {power} power."
 
 
 def _interval(row):
