@@ -49,7 +49,7 @@ class Workdir:
       rounds: the table with one row per finished round.
       layers: the table with one row per finished round and prunable layer.
       verdict: the JSON file of the verdict.
-      ticket: the file of the winning ticket.
+      ticket: the file of the sparsest ticket within the tolerance.
       transfer: the JSON file that says which layers a transfer has moved.
       report_page: the HTML file of the report.
     """
@@ -158,7 +158,7 @@ class Workdir:
 
         Args:
           config: the config as JSON values.
-          defaults: the default of every field, nested as in `config`.
+          defaults: the value of each field for a config.json that lacks it, nested as in `config`.
           about: what reports call the method, its columns and the metrics: `about` in docs/workdir.md.
 
         Raises:
@@ -177,8 +177,8 @@ class Workdir:
     def check_same(self, config: dict, defaults: Mapping[str, Any]) -> None:
         """Refuses the workdir of another config, and names the fields that differ; also a directory without a run.
 
-        A field that config.json lacks counts with its default, so that a run that was started before the field existed
-        can be resumed.
+        A field that config.json lacks counts with the value in `defaults`, so that a run that was started before the
+        field existed can be resumed.
 
         Args:
           config, defaults: see `create`.
