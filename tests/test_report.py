@@ -18,6 +18,7 @@ from jaxtickets.report.__main__ import main
 from jaxtickets.report.compare import comparison_figure
 from jaxtickets.report.drawing import metric_axis
 from jaxtickets.report.levels import against_control
+from jaxtickets.report.page import _facts, _test_note
 from jaxtickets.report.plots import corner, curve, metric_figure, search_figure, shown_searches
 from jaxtickets.report.ratios import ratio_figure
 from jaxtickets.report.reading import metric_columns, read, short, significant
@@ -1087,3 +1088,17 @@ def test_the_label_of_a_metric_fits_its_figure(label):
     assert axes.yaxis.label.get_window_extent().height <= figure.bbox.height
     assert axes.get_ylabel().endswith("(lower is better)")
     assert " ".join(axes.get_ylabel().split()[:-3]) == " ".join(label.split())
+
+
+def test_the_page_speaks_of_no_ratio_where_the_values_have_none():
+    values = {0: (-10.0, -11.0, -10.5), 1: (-10.1, -11.0, -10.6)}
+    rows = [
+        {"seed": seed, "round": round_, "sparsity": round_ / 2, "gain": value}
+        for round_, of_seeds in values.items()
+        for seed, value in enumerate(of_seeds)
+    ]
+    verdict = judge_seeds(rows, "gain", "gain", 0.1, 0.95, better="higher")
+    note = _test_note(verdict)
+    assert "x dense" not in note and "paired one-sided t test that the difference from the dense run" in note
+    facts = dict(_facts(verdict, True))
+    assert facts["within tolerance down to"].startswith("-11.5") and not any("ratio" in name for name in facts)

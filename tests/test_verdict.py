@@ -190,3 +190,9 @@ def test_where_nothing_varies_the_values_decide(value, wins):
     verdict = judge_seeds(table(r0=(10.0, 10.0), r1=(value, value)), METRIC, "ratio", 0.1, 0.95, better="higher")
     assert verdict["rounds"][1]["wins"] == wins
     assert verdict["winning_round"] == (1 if wins else None)
+
+
+def test_a_value_that_is_not_finite_is_named_and_nothing_is_said_of_more_seeds():
+    message = judged((*DENSE[:4], float("nan")), FIRST)["message"]
+    assert message.endswith("psnr is not finite in seed 4, and rounds with such a value can't be tested.")
+    assert "more seeds" not in message

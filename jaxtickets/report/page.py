@@ -151,12 +151,21 @@ def _test_note(verdict: Mapping[str, Any]) -> str:
     if not any("ratio" in row for row in judged):  # The verdict of an older version.
         note = f"Means over {seeds} seeds, with their {confidence} confidence intervals."
         return f"{note} p: one-sided Welch test that the mean is within the tolerance."
-    pairs = all(row["pairs"] for row in judged if row["p_value"] is not None)
-    test = "paired one-sided t test" if pairs else "one-sided t test, Welch's where seeds differ,"
+    tested = [row for row in judged if row["p_value"] is not None]
+    test = (
+        "paired one-sided t test"
+        if all(row["pairs"] for row in tested)
+        else "one-sided t test, Welch's where seeds differ,"
+    )
+    ratios = (
+        " x dense: geometric mean of the ratio to the dense run of the same seed, with its"
+        f" {confidence} confidence interval."
+    )
+    has_ratios = any(row["ratio"] is not None for row in tested)
+    what = "ratio" if has_ratios else "difference from the dense run"
     return (
-        f"Means over {seeds} seeds. x dense: geometric mean of the ratio to the dense run of the same seed, with its"
-        f" {confidence} confidence interval. p: {test} that the ratio is within the tolerance, adjusted for the number"
-        f" of rounds; below {1 - verdict['confidence']:.2g} the round wins."
+        f"Means over {seeds} seeds.{ratios if has_ratios else ''} p: {test} that the {what} is within the tolerance,"
+        f" adjusted for the number of rounds; below {1 - verdict['confidence']:.2g} the round wins."
     )
 
 
@@ -173,7 +182,7 @@ def _facts(verdict: Mapping[str, Any], wins: bool) -> Iterable[tuple[str, str]]:
     if wins and (entry := ratio({"round": verdict["winning_round"]}, verdict, metric)):
         yield "times the dense run", ratio_of(entry)
     way = "down" if is_higher_better(verdict) else "up"
-    if any("ratio" in entry for entry in judged.values()):
+    if any(entry.get("ratio") is not None for entry in judged.values()):
         yield f"ratio within tolerance {way} to", f"{ratio_limit(verdict['tolerance'], verdict['better']):g}"
     else:
         yield f"within tolerance {way} to", significant(verdict.get("threshold"))

@@ -13,7 +13,7 @@ NOTES = """\
 p: that the ratio is within the tolerance of {tolerance:.0%}, adjusted for the number of rounds, over {seeds} seeds.
 Seeds for {power:.0%} power: with that many the round would win in {power:.0%} of all such runs, if its true ratio
 and spread are these and the denser rounds within the tolerance win too. none: it is not within the tolerance.
-Take new seeds for them (--config.seed): to look again at the same seeds and some more errs more often than said."""
+Take new seeds (--config.seed): to test the same seeds and some more once again errs more often than said."""
 
 
 def power(workdir: str | os.PathLike) -> str:

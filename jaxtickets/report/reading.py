@@ -183,7 +183,7 @@ def ratio(row: dict[str, Any], verdict: dict[str, Any] | None, metric: str) -> d
 
 
 def p_value(judged: Mapping[str, Any]) -> float | None:
-    """The p-value that decides about a round: adjusted for the number of rounds, but in workdirs of before."""
+    """The p-value that decides about a round: adjusted for the number of rounds, except in older workdirs."""
     return judged.get("p_adjusted", judged.get("p_value"))
 
 

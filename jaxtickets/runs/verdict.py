@@ -119,10 +119,11 @@ def judge_seeds(
         )
     elif tested:
         nearest = min((row for row in rounds if row["round"] in tested), key=lambda row: row["p_value"])
+        outlook = _lost(rows, metric) or _more_seeds(tested, nearest["round"], len(values[0]))
         verdict["message"] = (
             f"No winning {subject}: no pruned round is shown to be within {tolerance:.0%} of the dense run over {n}. "
             f"The nearest is round {nearest['round']} with {metric} {_against_dense(nearest, rounds[0])} "
-            f"({_how(nearest, tolerance, better)}). {_more_seeds(tested, nearest['round'], len(values[0]))}"
+            f"({_how(nearest, tolerance, better)}). {outlook}"
         )
     else:
         is_pruned = any(row["sparsity"] > 0 for row in rows)
@@ -178,6 +179,14 @@ def _how(row, tolerance, better):
     limit = f"against {statistics.ratio_limit(tolerance, better):.4g}"
     against = limit if row["ratio"] is not None else f"of the differences, tolerance {tolerance:.0%}"
     return f"{kind} {against}, adjusted p = {row['p_adjusted']:.2g}"
+
+
+def _lost(rows, metric):
+    """Which seeds have a metric that is no finite number, so that nothing can be said of it; "" if none has."""
+    if seeds := sorted({row["seed"] for row in rows if not math.isfinite(row[metric])}):
+        which = ", ".join(map(str, seeds))
+        return f"{metric} is not finite in seed {which}, and rounds with such a value can't be tested."
+    return ""
 
 
 def _more_seeds(tested, round_, seeds):
