@@ -7,8 +7,8 @@ its end yet.
 
     python -m jaxtickets.main --config=configs/early_bird_vae.py:quick
 
-Width 32 on the digits, 1,400 steps (60 epochs), in about 1 minute on two CPU cores. Over five seeds `fd_digits` is 64
-for the dense network, and 1.04, 1.01 and 1.07 times that at 53, 72 and 88% fewer FLOPs: a winning ticket with 31% of
+Width 32 on the digits, 1,400 steps (60 epochs), in less than 2 minutes on two CPU cores. Over five seeds `fd_digits` is
+64 for the dense network, and 1.04, 1.01 and 1.07 times that at 53, 72 and 88% fewer FLOPs: a winning ticket with 31% of
 the weights, found in epochs 7 to 9; at 88% five seeds do not decide.
 """
 

@@ -19,6 +19,7 @@ RATE, FINAL_RATE, BETA1, BETA2 = 3e-4, 0.25, 0.5, 0.999
 
 def config(data_directory, **changes):
     given = {"train.steps": STEPS, "train.log_every": 2, "rewind_step": 1, "optimizer.final_rate": FINAL_RATE}
+    given |= {"optimizer.learning_rate": RATE}
     given |= {"prune.score": "movement", "prune.sparsities": (0.5,), "objective.distillation": TAUGHT}
     return tiny("gan_digits", data_directory, **given | changes)
 
