@@ -9,6 +9,7 @@ epochs, for a GPU or a TPU. This experiment has not been run to its end yet.
 
 Five rounds of 4,000 steps on the digits in at most 5 minutes of two shared CPU cores. `fd_digits` is 33.3 for the dense
 network and 29.8 at 67% sparsity, the sparsest within 10%. The samples are soft digits.
+Measured with one feature network.
 """
 
 from jaxtickets import config as config_lib

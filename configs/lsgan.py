@@ -9,6 +9,7 @@ its end yet.
 
 Five rounds of 900 steps on the digits in at most 4 minutes of two shared CPU cores. `fd_digits` is 18.7 for the dense
 network and 19.9 at 67% sparsity, the sparsest within 10%. The samples are digits.
+Measured when scales started at N(1, 0.02), and with one feature network.
 """
 
 from jaxtickets import config as config_lib

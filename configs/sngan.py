@@ -9,6 +9,7 @@ not been run to its end yet.
 
 Four rounds of 700 steps on the digits in at most 8 minutes of two shared CPU cores. `fd_digits` is 14.1 for the dense
 network and 12.7 at 59% sparsity, the sparsest within 10%. The samples are digits.
+Measured when scales started at N(1, 0.02), and with one feature network.
 """
 
 from jaxtickets import config as config_lib

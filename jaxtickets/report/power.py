@@ -33,6 +33,8 @@ def power(workdir: str | os.PathLike) -> str:
     tolerance, confidence = rule["tolerance"], rule["confidence"]
     better = describe(metric, run.verdict, run.about).better or "lower"
     tested = statistics.tested_rounds(run.seed_rounds, metric, tolerance, better, confidence)
+    if not tested:
+        raise UserError(f"{workdir}: --power needs a round that has pruned something in every seed; there is none")
     sparsities = {row["round"]: row["sparsity"] for row in run.rounds}
     needed = f"seeds for {statistics.POWER:.0%} power"
     header = ["round", "sparsity %", f"{metric}, x dense [{confidence:.0%} interval]", "spread", "p", needed]
