@@ -15,7 +15,7 @@ up to 99% sparsity. This experiment has not been run to its end yet.
     python -m jaxtickets.main --config=configs/reference_ae.py:quick
 
 Width 16 and a code of 160 numbers on the digits, five rounds of 3,000 steps in about 2 minutes on two CPU cores. The
-held-out error is 0.0041 for the dense network and 0.0033 at 67% sparsity.
+held-out error is 0.0082 for the dense network and 0.0045 at 67% sparsity.
 """
 
 from jaxtickets import config as config_lib

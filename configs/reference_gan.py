@@ -14,9 +14,9 @@ GANs up to 89% sparsity. This experiment has not been run to its end yet.
 
     python -m jaxtickets.main --config=configs/reference_gan.py:quick
 
-Width 48 on the digits, five rounds of 700 steps in about 2 minutes on two CPU cores. `fd_digits` is 73 for the dense
-network and 91 to 114 for the tickets, none of which wins. The samples are digits on grey ground, an effect of that
-first batch norm. Measured with one feature network.
+Width 48 on the digits, five rounds of 700 steps in about 2 minutes on two CPU cores. `fd_digits` is 86 for the dense
+network and 100 to 125 for the tickets, none of which wins. The samples are digits on grey ground, an effect of that
+first batch norm.
 """
 
 from jaxtickets import config as config_lib

@@ -1102,3 +1102,14 @@ def test_the_page_speaks_of_no_ratio_where_the_values_have_none():
     assert "x dense" not in note and "paired one-sided t test that the difference from the dense run" in note
     facts = dict(_facts(verdict, True))
     assert facts["within tolerance down to"].startswith("-11.5") and not any("ratio" in name for name in facts)
+
+
+def test_the_power_of_rounds_that_prune_nothing_is_refused_in_one_line(tmp_path):
+    path = write_seeds(tmp_path / "nothing")
+    rounds = (path / "rounds.csv").read_text().splitlines()
+    sparsity = rounds[0].split(",").index("sparsity")
+    cells_of = [line.split(",") for line in rounds[1:]]
+    unpruned = [",".join([*row[:sparsity], "0.0", *row[sparsity + 1 :]]) for row in cells_of]
+    (path / "rounds.csv").write_text("\n".join([rounds[0], *unpruned]) + "\n")
+    with pytest.raises(UserError, match="pruned something in every seed; there is none"):
+        report.power(path)
