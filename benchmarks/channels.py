@@ -7,7 +7,7 @@
 Each method prunes the same number of channels in each layer, so the remaining networks have the same shapes, and trains
 for the same number of steps. The exception is the early bird with one threshold for the whole network, which has equal
 FLOPs alone. Further flags go to every run. The script runs what is not finished yet, one process after another, and
-writes `levels.csv`. Quality is the dense run's metric over the ticket's (1 is as good as dense; lower metrics are
+writes `levels.csv`. A method that the config refuses, such as one that needs batch norm, is left out. Quality is the dense run's metric over the ticket's (1 is as good as dense; lower metrics are
 better). Cost is the whole training of a ticket, its search included: in seconds, and in FLOPs relative to the dense
 training. `x random` is the geometric mean over the seeds of a method's metric over that of random channels with the
 same seed, with its 95% interval, and p the paired t test that the two differ (not adjusted for the number of
@@ -20,6 +20,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from jaxtickets.cli import MISTAKE
 from jaxtickets.report.levels import against_control, levels
 from jaxtickets.report.reading import read
 from jaxtickets.report.table import p_text, ratio_text
@@ -62,8 +63,12 @@ def main():
             fields = {"seeds": options.seeds, "prune.sparsities": options.flops, "prune.channel_multiple": 1}
             flags = [*more, *(f"--config.{field}={value}" for field, value in (fields | METHODS[name]).items())]
             command = [sys.executable, "-m", "jaxtickets.main", f"--config={options.config}", f"--workdir={path}"]
-            subprocess.run([*command, *flags], check=True, stdout=subprocess.DEVNULL)
-    paths = [options.out / name for name in chosen]
+            status = subprocess.run([*command, *flags], stdout=subprocess.DEVNULL).returncode
+            if status == MISTAKE and name != CONTROL:
+                print(f"{name}: left out")
+            elif status:
+                sys.exit(status)
+    paths = [options.out / name for name in chosen if Workdir(options.out / name).is_finished]
     levels(paths, options.out)
     print(table(paths))
 

@@ -164,7 +164,7 @@ def fields_help() -> str:
 
     lines = ["Fields of the config, each with its default; --config.<field>=<value> changes one:"]
     for name, field in config_lib.fields().items():
-        about = f"{field.help} Allowed: {field.check.allowed()}. Read by: {config_lib.readers(name)}."
+        about = f"{_meaning(field)} Allowed: {field.check.allowed()}. Read by: {config_lib.readers(name)}."
         lines += ["", f"  {name} = {field.default!r}", _indented(about)]
     return "\n".join(lines)
 
@@ -178,7 +178,7 @@ def fields_page() -> str:
 
     groups = {}
     for name, field in config_lib.fields().items():
-        cells = (f"`{name}`", f"`{field.default!r}`", field.check.allowed(), field.help, config_lib.readers(name))
+        cells = (f"`{name}`", f"`{field.default!r}`", field.check.allowed(), _meaning(field), config_lib.readers(name))
         row = " | ".join(cell.replace("|", "\\|") for cell in cells)
         groups.setdefault(name.rpartition(".")[0], []).append(f"| {row} |")
     lines = [PAGE_HEAD]
@@ -186,6 +186,11 @@ def fields_page() -> str:
         lines += ["", f"## {group or 'The experiment'}", ""]
         lines += ["| field | default | allowed | meaning | read by |", "|---|---|---|---|---|", *rows]
     return "\n".join(lines) + "\n"
+
+
+def _meaning(field):
+    """The help of a field, and the value with which runs from before the field go on, if it is not the default."""
+    return field.help + ("" if field.before is None else f" Runs from before this field go on with {field.before!r}.")
 
 
 def _wants_help(arguments):
