@@ -7,12 +7,12 @@
 Each method prunes the same number of channels in each layer, so the remaining networks have the same shapes, and trains
 for the same number of steps. The exception is the early bird with one threshold for the whole network, which has equal
 FLOPs alone. Further flags go to every run. The script runs what is not finished yet, one process after another, and
-writes `levels.csv`. A method that the config refuses, such as one that needs batch norm, is left out. Quality is the dense run's metric over the ticket's (1 is as good as dense; lower metrics are
-better). Cost is the whole training of a ticket, its search included: in seconds, and in FLOPs relative to the dense
-training. `x random` is the geometric mean over the seeds of a method's metric over that of random channels with the
-same seed, with its 95% interval, and p the paired t test that the two differ (not adjusted for the number of
-comparisons). A star marks what the verdict shows to be within the tolerance of the dense runs. It takes about an hour
-on two CPU cores.
+writes `levels.csv`. A method that the config refuses, such as one that needs batch norm, is left out. Quality is the
+dense run's metric over the ticket's (1 is as good as dense; lower metrics are better). Cost is the whole training of a
+ticket, its search included: in seconds, and in FLOPs relative to the dense training. `x random` is the geometric mean
+over the seeds of a method's metric over that of random channels with the same seed, with its 95% interval, and p the
+paired t test that the two differ (not adjusted for the number of comparisons). A star marks what the verdict shows to
+be within the tolerance of the dense runs. It takes about an hour on two CPU cores.
 """
 
 import argparse
