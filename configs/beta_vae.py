@@ -7,9 +7,9 @@ has not been run to its end yet.
 
     python -m jaxtickets.main --config=configs/beta_vae.py:quick
 
-Five rounds of 1,000 steps on the digits in at most 2 minutes of two shared CPU cores. `fd_digits` is 79.3 for the dense
-network and 56.6 at 67% sparsity, the sparsest within 10%. The samples are digits, softer than the VAE's, as a larger
-beta makes them. Measured when scales started at N(1, 0.02), and with one feature network.
+Five rounds of 1,000 steps on the digits in about 1 to 2 minutes on two CPU cores. `fd_digits` is 80.0 for the dense
+network and 58.6 at 67% sparsity, the sparsest within 10%. The samples are digits, softer than the VAE's, as a larger
+beta makes them.
 """
 
 from jaxtickets import config as config_lib
