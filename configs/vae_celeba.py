@@ -8,10 +8,10 @@ in VAEs up to 93% sparsity. This experiment has not been run to its end yet.
 
     python -m jaxtickets.main --config=configs/vae_celeba.py:quick
 
-A narrower network on rendered faces, with nothing to download: four rounds of 500 steps in about 3 minutes on two CPU
-cores (and 2 minutes more the first time, to render the faces). `fd_faces` is 457 for the dense network and 301 at 59%
+A narrower network on rendered faces, with nothing to download: four rounds of 500 steps in about 2 minutes on two CPU
+cores (and 2 minutes more the first time, to render the faces). `fd_faces` is 500 for the dense network and 352 at 59%
 sparsity: after so few steps every network still improves, and pruned ones improve faster. The samples are blurred
-faces. Measured when scales started at N(1, 0.02), and with one feature network.
+faces.
 """
 
 from jaxtickets import config as config_lib
