@@ -14,8 +14,8 @@ GANs up to 89% sparsity. This experiment has not been run to its end yet.
 
     python -m jaxtickets.main --config=configs/reference_gan.py:quick
 
-Width 48 on the digits, five rounds of 700 steps in about 2 minutes on two CPU cores. `fd_digits` is 86 for the dense
-network and 100 to 125 for the tickets, none of which wins. The samples are digits on grey ground, an effect of that
+Width 48 on the digits, five rounds of 700 steps in about 2 minutes on two CPU cores. `fd_digits` is 88 for the dense
+network and 100 to 139 for the tickets, none of which wins. The samples are digits on grey ground, an effect of that
 first batch norm.
 """
 
