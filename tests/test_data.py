@@ -72,10 +72,6 @@ def test_classes_are_known_before_preparing_and_attributes_are_none(name, classe
     assert not (tmp_path / "none").exists()
 
 
-def test_a_folder_of_images_has_no_classes(tmp_path):
-    assert data.classes(f"folder:{tmp_path}") == 0
-
-
 def test_digits_splits_are_class_balanced(data_dir):
     counts = np.bincount(data.load("digits", "test", 8, data_dir).labels)
     assert len(counts) == 10 and set(counts) == {29, 30}
@@ -296,7 +292,7 @@ def test_a_closed_network_is_one_line_with_three_ways_out_and_leaves_nothing(dat
     assert "\n" not in message and "no connection to drive.google.com" in message
     for way_out in (
         "--config.data.name=synthetic_faces",
-        "--config.data.name=folder:PATH",
+        "--config.data.name=files:PATH",
         "--config=<config>.py:quick",
     ):
         assert way_out in message
@@ -307,7 +303,7 @@ def test_a_closed_network_is_one_line_with_three_ways_out_and_leaves_nothing(dat
 def test_without_tensorflow_the_error_names_the_extra_and_the_other_ways(name, data_dir, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda *names: None if names[0] == "tensorflow" else find(*names))
-    with pytest.raises(UserError, match=r'pip install -e "\.\[tfds\]".*synthetic_faces.*folder:PATH.*:quick'):
+    with pytest.raises(UserError, match=r'pip install -e "\.\[tfds\]".*synthetic_faces.*files:PATH.*:quick'):
         data.load(name, "train", 32, data_dir)
     assert not os.path.exists(data_dir)
 
@@ -331,20 +327,214 @@ def write_zip(path, root):
             archive.write(file, file.relative_to(root).as_posix())
 
 
-@pytest.mark.parametrize("kind", ["directory", "zip"])
-def test_a_folders_every_tenth_image_by_name_is_the_test_split(kind, tmp_path):
+def write_tar(path, root):
+    with tarfile.open(path, "w:gz" if path.suffix != ".tar" else "w") as archive:
+        archive.add(root, root.name)
+
+
+def paint(root, *names):
+    """Writes a grey image of 4x4 pixels under each name, each of its own value; returns the values by name."""
+    values = {name: 3 + 2 * i for i, name in enumerate(names)}
+    for name, value in values.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4), value, np.uint8)).save(root / name)
+    return values
+
+
+def found(path, values):
+    """The names of the images of each split of a painted folder, and their labels in words."""
+    names, parts = {value: name for name, value in values.items()}, []
+    for split in data.SPLITS:
+        loaded = data.load(f"folder:{path}", split, 4)
+        labels = [None] * len(loaded.images) if loaded.labels is None else loaded.labels
+        pairs = zip(loaded.images[:, 0, 0, 0], labels, strict=True)
+        parts.append(
+            {names[int(pixel)]: None if label is None else loaded.label_names[label] for pixel, label in pairs}
+        )
+    return parts
+
+
+@pytest.mark.parametrize("kind", ["directory", "zip", "tar", "tgz"])
+def test_a_folder_gives_each_image_once_with_its_class(kind, tmp_path):
     root = tmp_path / "images"
     images = write_folder(root, 23)
     (root / "notes.txt").write_text("no image")
     path = root
+    if kind != "directory":
+        path = tmp_path / f"images.{kind}"
+        (write_zip if kind == "zip" else write_tar)(path, root)
+    train, test = (data.load(f"folder:{path}", split, 20) for split in data.SPLITS)
+    assert (len(train.images), len(test.images)) == (20, 3)
+    together = {
+        image.tobytes(): int(label)
+        for part in (train, test)
+        for image, label in zip(part.images, part.labels, strict=True)
+    }
+    assert together == {image.tobytes(): "ab".index(name[0]) for name, image in images.items()}
+    assert train.label_names == test.label_names == ("a", "b") and data.classes(f"folder:{path}") == 2
+    names = {image.tobytes(): name for name, image in images.items()}
+    for part in (train, test):
+        order = [names[image.tobytes()] for image in part.images]
+        assert order == sorted(order)
+
+
+def test_the_held_out_tenth_does_not_depend_on_the_place_or_on_an_archive(tmp_path):
+    values = paint(tmp_path / "here", *(f"{i:03d}.png" for i in range(60)))
+    paint(tmp_path / "there" / "deeper", *values)
+    write_tar(tmp_path / "all.tar", tmp_path / "here")
+    write_zip(tmp_path / "all.zip", tmp_path / "here")
+    expected = found(tmp_path / "here", values)
+    for other in ("there", "all.tar", "all.zip"):
+        assert found(tmp_path / other, values) == expected
+    assert len(expected[1]) == 6
+
+
+def test_kinds_that_take_turns_in_the_names_are_all_trained_on_and_all_held_out(tmp_path):
+    values = paint(tmp_path / "images", *(f"{i:03d}.png" for i in range(120)))
+    # Ten kinds in turn: every tenth name would hold out all images of one kind and none of the others.
+    train, test = ({int(name[:3]) % 10 for name in part} for part in found(tmp_path / "images", values))
+    assert train == set(range(10)) and len(test) > 3
+
+
+def test_a_tenth_of_each_class_is_held_out(tmp_path):
+    names = [f"{kind}/{i}.png" for kind, count in (("a", 60), ("b", 30), ("c", 10), ("d", 1)) for i in range(count)]
+    train, test = found(tmp_path / "images", paint(tmp_path / "images", *names))
+    counts = {kind: sum(label == kind for label in test.values()) for kind in "abcd"}
+    assert counts["a"] in (6, 7) and counts["b"] == 3 and counts["c"] in (1, 2) and counts["d"] == 0
+    assert len(test) == 11 and len(train) == 90
+    assert all(name.startswith(label) for part in (train, test) for name, label in part.items())
+
+
+def test_more_images_move_few_others_to_another_split(tmp_path):
+    root = tmp_path / "images"
+    before = found(root, paint(root, *(f"{i:03d}.png" for i in range(90))))
+    after = found(root, paint(root, *(f"{i:03d}.png" for i in range(110))))
+    assert len(set(before[1]) - set(after[1])) <= 3
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train", "test"),
+        ("Training", "TESTING"),
+        ("train", "val"),
+        ("train", "validation"),
+        ("birds/train", "birds/valid"),
+        ("a/train/x", "a/test/x"),
+    ],
+)
+def test_given_splits_are_honoured(train, test, tmp_path):
+    names = [f"{train}/{i}.png" for i in range(5)] + [f"{test}/{i}.png" for i in range(4)]
+    parts = found(tmp_path / "images", paint(tmp_path / "images", *names))
+    assert [set(part) for part in parts] == [set(names[:5]), set(names[5:])]
+    assert all(label is None for part in parts for label in part.values())
+
+
+def test_classes_lie_below_or_above_given_splits(tmp_path):
+    kinds, orders = ("bottle", "cable"), {"below": "{split}/{kind}/{i}.png", "above": "{kind}/{split}/good/{i}.png"}
+    for order, form in orders.items():
+        names = [form.format(split=s, kind=k, i=i) for s in ("train", "test") for k in kinds for i in range(3)]
+        parts = found(tmp_path / order, paint(tmp_path / order, *names))
+        for split, part in zip(("train", "test"), parts, strict=True):
+            assert part == {name: next(kind for kind in kinds if kind in name) for name in names if split in name}
+
+
+def test_what_lies_beside_given_splits_is_left_out_and_told(tmp_path, capfd):
+    root = tmp_path / "images"
+    names = ["train/1.png", "train/2.png", "test/1.png", "val/1.png", "val/2.png", "cover.png", "copy/train/1.png"]
+    values = paint(root, *names)
+    assert found(root, values) == [{"train/1.png": None, "train/2.png": None}, {"test/1.png": None}]
+    told = capfd.readouterr().err
+    assert "2 images of the validation split" in told and "2 images beside the directories of the splits" in told
+
+
+def test_a_class_called_train_is_a_class(tmp_path):
+    values = paint(tmp_path / "images", *(f"{kind}/{i}.png" for kind in ("bus", "train") for i in range(6)))
+    train, test = found(tmp_path / "images", values)
+    assert set(train.values()) == {"bus", "train"} and len(train) + len(test) == 12
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["1.png", "2.png", "3.png"],
+        ["a/1.png", "a/2.png", "a/3.png"],
+        ["a/1.png", "b/2.png", "3.png"],
+        ["train/a/1.png", "train/b/1.png", "test/1.png"],
+        ["train/a/1.png", "train/b/1.png", "test/c/1.png"],
+    ],
+)
+def test_directories_that_do_not_sort_all_images_are_no_classes(names, tmp_path):
+    values = paint(tmp_path / "images", *names)
+    assert {label for part in found(tmp_path / "images", values) for label in part.values()} == {None}
+    assert data.classes(f"folder:{tmp_path / 'images'}") == 0
+
+
+@pytest.mark.parametrize("kind", ["directory", "zip"])
+def test_copies_that_programs_leave_are_no_images(kind, tmp_path, capfd):
+    root = tmp_path / "images"
+    values = paint(root, "a/1.png", "a/2.png", "b/3.PNG")
+    for hidden in (".ipynb_checkpoints", "@eaDir", ".thumbnails", "__MACOSX"):
+        paint(root, f"{hidden}/1.png", f"a/{hidden}/1.png")
+    paint(root, "a/._1.png", ".hidden.png")
+    path = root
     if kind == "zip":
         path = tmp_path / "images.zip"
-        write_zip(path, root)
-    ordered = [images[name] for name in sorted(images)]
-    train, test = (data.load(f"folder:{path}", split, 20) for split in data.SPLITS)
-    np.testing.assert_array_equal(test.images, ordered[::10])
-    np.testing.assert_array_equal(train.images, [image for i, image in enumerate(ordered) if i % 10])
-    assert train.labels is None and train.label_names == ()
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in sorted(root.rglob("*.*")):
+                if file.is_file():
+                    archive.write(file, file.relative_to(root).as_posix())
+    parts = found(path, values)
+    assert sorted(parts[0] | parts[1]) == sorted(values)
+    assert "hidden or system files" in capfd.readouterr().err
+
+
+def test_a_link_to_a_folder_above_multiplies_nothing(tmp_path):
+    root = tmp_path / "images"
+    values = paint(root, *(f"{split}/{kind}/{i}.png" for split in ("train", "test") for kind in "ab" for i in range(3)))
+    (root / "train" / "a" / "up").symlink_to(root, target_is_directory=True)
+    (root / "train" / "b" / "same.png").symlink_to(root / "test" / "b" / "0.png")
+    train, test = found(root, values)
+    assert (len(train), len(test)) == (6, 6)
+    assert train.keys() == {name for name in values if name.startswith("train")}
+
+
+def test_all_formats_are_read_and_what_is_not_is_told_in_one_line(tmp_path, capfd):
+    root = tmp_path / "images"
+    kinds = ("png", "PNG", "jpg", "JPEG", "webp", "bmp", "tif", "TIFF", "gif", "jfif", "pgm", "tga", "jp2")
+    paint(root, *(f"{i:02d}.{kind}" for i, kind in enumerate(kinds)))
+    for name in ("notes.txt", "more.txt", "photo.heic", "Makefile"):
+        (root / name).write_text("no image")
+    train, test = (data.load(f"folder:{root}", split, 4) for split in data.SPLITS)
+    assert len(train.images) + len(test.images) == len(kinds)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "13 images (2 .png, " in line and "11 to train and 2 to test" in line
+    assert "2 .txt" in line and "1 .heic" in line and "1 without a suffix" in line
+
+
+def test_grey_folders_have_one_channel_and_coloured_ones_three(tmp_path):
+    paint(tmp_path / "grey", *(f"{i}.png" for i in range(8)))
+    for i in range(3):
+        Image.fromarray(np.full((4, 4, 3), i, np.uint8)).save(tmp_path / "grey" / f"saved_as_rgb_{i}.png")
+        Image.fromarray(np.full((4, 4), i, np.uint8)).convert("P").save(tmp_path / "grey" / f"palette_{i}.gif")
+    assert data.channels(f"folder:{tmp_path / 'grey'}") == 1
+    assert data.load(f"folder:{tmp_path / 'grey'}", "train", 4).images.shape[1:] == (4, 4, 1)
+    Image.new("RGB", (4, 4), (9, 9, 10)).save(tmp_path / "grey" / "tinted.png")
+    assert data.channels(f"folder:{tmp_path / 'grey'}") == 3
+
+
+def test_colour_is_seen_where_most_kinds_of_images_that_take_turns_are_grey(tmp_path):
+    for i in range(800):
+        Image.new("RGB", (2, 2), (9, 9, 90 if i % 4 == 1 else 9)).save(tmp_path / f"{i:03d}.bmp")
+    assert data.channels(f"folder:{tmp_path}") == 3
+
+
+def test_images_of_another_size_than_the_models_are_told_once(tmp_path, capfd):
+    write_folder(tmp_path / "images", 12)
+    for split in data.SPLITS:
+        data.load(f"folder:{tmp_path / 'images'}", split, 8)
+    told = [line for line in capfd.readouterr().err.splitlines() if "model.image_size" in line]
+    assert len(told) == 1 and "20x20 pixels become 8x8" in told[0]
 
 
 def test_images_of_any_form_become_square_rgb(tmp_path):
@@ -354,12 +544,11 @@ def test_images_of_any_form_become_square_rgb(tmp_path):
     Image.new("RGBA", (10, 30), (255, 0, 0, 0)).save(root / "transparent.webp", lossless=True)
     Image.new("P", (9, 9), 0).save(root / "palette.bmp")
     Image.new("1", (9, 9), 1).save(root / "UPPER.PNG")
-    loaded = [data.load(f"folder:{root}", split, 8).images for split in data.SPLITS]
-    train, test = loaded
-    assert train.shape == (3, 8, 8, 3) and test.shape == (1, 8, 8, 3)
-    assert (test == 255).all()  # UPPER.PNG, first by name, all white
-    assert np.abs(train[0].astype(int) - 90).max() <= 1
-    assert (train[2] == 255).all()
+    Image.new("RGB", (9, 9), (255, 0, 0)).save(root / "z.png")
+    train, test = (data.load(f"folder:{root}", split, 8).images for split in data.SPLITS)
+    assert train.shape == (4, 8, 8, 3) and test.shape == (1, 8, 8, 3)
+    colours = sorted(image.reshape(-1, 3).mean(0).round().astype(int).tolist() for image in (*train, *test))
+    assert colours == [[0, 0, 0], [90, 90, 90], [255, 0, 0], [255, 255, 255], [255, 255, 255]]
 
 
 def test_cropping_keeps_the_centre():
@@ -393,11 +582,12 @@ def test_a_second_load_reads_the_cache_alone(tmp_path, data_dir, monkeypatch):
 def test_a_changed_folder_is_decoded_again(tmp_path):
     root = tmp_path / "images"
     write_folder(root, 5)
-    before = data.load(f"folder:{root}", "test", 20).images
+    before = [data.load(f"folder:{root}", split, 20) for split in data.SPLITS]
     first = root / "a" / "000.png"
     first.write_bytes(encoded(picture(99, 20, 20)))
     os.utime(first, ns=(1, 1))
-    assert not np.array_equal(before, data.load(f"folder:{root}", "test", 20).images)
+    after = [data.load(f"folder:{root}", split, 20) for split in data.SPLITS]
+    assert sum(old.digest != new.digest for old, new in zip(before, after, strict=True)) == 1
 
 
 def test_a_broken_image_is_named_and_leaves_no_half_written_cache(tmp_path):
@@ -408,7 +598,8 @@ def test_a_broken_image_is_named_and_leaves_no_half_written_cache(tmp_path):
     broken.write_bytes(good[:60])
     for _ in range(2):
         with pytest.raises(UserError, match=r"b/001\.png is no readable image"):
-            data.load(f"folder:{root}", "train", 16)
+            for split in data.SPLITS:
+                data.load(f"folder:{root}", split, 16)
     assert not list(cache.directory("data").rglob("*.npy"))
     broken.write_bytes(good)
     assert len(data.load(f"folder:{root}", "train", 16).images) == 4
@@ -422,7 +613,7 @@ def test_folders_without_images_are_refused(tmp_path):
         ("missing", "no such directory"),
         ("empty", "holds 0 images"),
         ("one", "holds 1 images"),
-        ("file.txt", "neither a directory nor a zip"),
+        ("file.txt", "neither a directory nor a zip or tar"),
     ):
         with pytest.raises(UserError, match=message):
             data.check(f"folder:{tmp_path / path}")
@@ -468,9 +659,9 @@ def test_arrays_are_cropped_and_resized_as_files_are(monkeypatch, tmp_path):
     for name, image in zip(pictures, wide, strict=True):
         (root / name).write_bytes(encoded(Image.fromarray(image)))
     monkeypatch.setitem(data.SOURCES, "wide", data.Arrays("wide", lambda split: (wide, None)))
-    order = np.argsort(list(pictures))[1:]
-    from_files = data.load(f"folder:{root}", "train", 13).images
-    np.testing.assert_array_equal(data.load("wide", "train", 13).images[order], from_files)
+    from_files = np.concatenate([data.load(f"folder:{root}", split, 13).images for split in data.SPLITS])
+    from_arrays = data.load("wide", "train", 13).images
+    assert sorted(image.tobytes() for image in from_arrays) == sorted(image.tobytes() for image in from_files)
 
 
 def test_arrays_can_have_attributes(monkeypatch):
@@ -537,9 +728,10 @@ def test_arrays_of_another_form_are_refused(images, labels, facts, message, monk
 
 
 def test_every_source_can_be_found_by_its_name(data_dir):
-    for name in (*data.SOURCES, "lsun/bedroom", "folder:somewhere", "stl10"):
+    for name in (*data.SOURCES, "lsun/bedroom", "stl10"):
         source = data.find(name, data_dir)
         assert source.name == name and source.channels in (1, 3)
+    assert data.find("folder:somewhere", data_dir).name == "folder:somewhere"
     assert data.find("digits", data_dir).data_dir == data_dir
 
 
@@ -579,7 +771,7 @@ def test_impossible_sizes_splits_and_directories_are_refused(tmp_path, data_dir)
 
 def test_gray_data_sets_have_one_channel():
     assert [data.channels(name) for name in ("digits", "mnist", "fashion_mnist")] == [1, 1, 1]
-    assert [data.channels(name) for name in ("synthetic_faces", "celeb_a", "cifar10", "folder:x")] == [3, 3, 3, 3]
+    assert [data.channels(name) for name in ("synthetic_faces", "celeb_a", "cifar10")] == [3, 3, 3]
 
 
 def test_importing_the_room_imports_no_dataset_library():

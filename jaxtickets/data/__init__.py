@@ -1,7 +1,7 @@
 """Data sets as arrays of uint8 images, by name.
 
 `SOURCES` are the data sets with a name of their own and `FAMILIES` those whose names carry a path or a variant;
-`SOURCES.add(...)` takes further ones, such as `Arrays`, `Folder` or any other `Source`.
+`SOURCES.add(...)` takes further ones, such as `Arrays`, `ImageTree` or any other `Source`.
 """
 
 import dataclasses
@@ -14,13 +14,15 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxtickets import cache, files
-from jaxtickets.data import decoding
+from jaxtickets.data import decoding, readers
 from jaxtickets.data.arrays import Arrays
-from jaxtickets.data.folders import Folder
+from jaxtickets.data.decoding import Recipe
+from jaxtickets.data.folders import ImageTree
 from jaxtickets.data.source import Examples, Source
 from jaxtickets.data.tfds import Tfds
 from jaxtickets.errors import UserError
 from jaxtickets.fields import Registry
+from jaxtickets.progress import say
 
 __all__ = [
     "SOURCES",
@@ -28,7 +30,8 @@ __all__ = [
     "Arrays",
     "Dataset",
     "Examples",
-    "Folder",
+    "ImageTree",
+    "Recipe",
     "Source",
     "Tfds",
     "channels",
@@ -39,20 +42,44 @@ __all__ = [
 ]
 
 SPLITS = ("train", "test")
+_IDX = "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz"
 
 SOURCES = Registry(
     "data.name",
-    Tfds("digits", channels=1, builder="jaxtickets.data.digits:Digits", needs_tensorflow=False, how_long="a second"),
+    Tfds("digits", is_gray=True, builder="jaxtickets.data.digits:Digits", needs_tensorflow=False, how_long="a second"),
     Tfds(
         "synthetic_faces",
+        is_gray=False,
         builder="jaxtickets.data.synthetic_faces:SyntheticFaces",
         needs_tensorflow=False,
         how_long="about a minute",
     ),
-    Tfds("cifar10"),
-    Tfds("celeb_a"),
-    Tfds("mnist", channels=1),
-    Tfds("fashion_mnist", channels=1),
+    Tfds(
+        "cifar10",
+        is_gray=False,
+        by_hand="cifar-10-binary.tar.gz (or cifar-10-python.tar.gz) from https://www.cs.toronto.edu/~kriz/cifar.html"
+        " and give --config.data.name=files:PATH/cifar-10-binary.tar.gz",
+    ),
+    Tfds(
+        "celeb_a",
+        is_gray=False,
+        by_hand="img_align_celeba.zip, list_eval_partition.txt and list_attr_celeba.txt from"
+        " https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html into one directory PATH and give"
+        " --config.data.name=files:PATH",
+    ),
+    Tfds(
+        "mnist",
+        is_gray=True,
+        by_hand=f"{_IDX} from https://ossci-datasets.s3.amazonaws.com/mnist/ into one directory PATH and give"
+        " --config.data.name=files:PATH",
+    ),
+    Tfds(
+        "fashion_mnist",
+        is_gray=True,
+        by_hand=f"{_IDX} from https://github.com/zalandoresearch/fashion-mnist into one directory PATH and give"
+        " --config.data.name=files:PATH (Debian's and Ubuntu's package dataset-fashion-mnist puts them into"
+        " /usr/share/datasets/fashion-mnist)",
+    ),
 )
 
 
@@ -69,7 +96,8 @@ class Family(NamedTuple):
 
 FAMILIES = (
     Family("lsun/<category>", "lsun(/.*)?", lambda name: Tfds(name, needs_variant=True, allowed=_allowed())),
-    Family("folder:PATH", "folder:.*", Folder.named),
+    Family("folder:PATH", "folder:.*", ImageTree.named),
+    Family("files:PATH", "files:.*", readers.look),
     Family("or another TFDS dataset with an 'image' feature", ".*", lambda name: Tfds(name, allowed=_allowed())),
 )
 
@@ -81,7 +109,8 @@ def _allowed() -> str:
 def find(name: str, data_dir: str | None = None) -> Source:
     """Returns the source that `name` means; its prepared files are in `data_dir`, or in the usual place if None.
 
-    A name that no data set has is found too: `check` refuses it.
+    A name that no data set has is found too: `check` refuses it. Only files:PATH raises UserError at once, if nothing
+    there can be read.
     """
     source = SOURCES.get(name)
     if source is None:
@@ -94,17 +123,23 @@ class Dataset:
     """One split of a data set at one size.
 
     images: uint8 [n, size, size, channels], mapped from disk. labels: int32 [n] classes, uint8 [n, attributes] zeros
-    and ones, or None. label_names: the name of each class or attribute; empty if there are none.
+    and ones, or None. label_names: the name of each class or attribute; empty if there are none. digest: SHA-256 of
+    all of these.
     """
 
     name: str
     images: np.ndarray
     labels: np.ndarray | None
     label_names: tuple[str, ...]
+    digest: str
 
 
-def load(name: str, split: str, image_size: int, data_dir: str | None = None) -> Dataset:
-    """Loads `split` ('train' or 'test') of a data set, decoded, centre-cropped and resized to `image_size` pixels.
+def load(
+    name: str, split: str, image_size: int, data_dir: str | None = None, recipe: Recipe = decoding.USUAL
+) -> Dataset:
+    """Loads `split` ('train' or 'test') of a data set, decoded, cropped and resized to `image_size` pixels.
+
+    `Recipe.of(config)` is how a config crops and decodes; the usual recipe keeps the square in the centre.
 
     The first call downloads or renders what is missing (TFDS data in `data_dir`, or in TFDS's own directory if None)
     and keeps the decoded images in the cache directory; later calls map those into memory.
@@ -116,7 +151,7 @@ def load(name: str, split: str, image_size: int, data_dir: str | None = None) ->
     if split not in SPLITS:
         raise UserError(f"split={split!r} is unknown; allowed: {', '.join(SPLITS)}")
     source = find(name, data_dir)
-    key = f"{source.key(split)}-{split}-{image_size}x{image_size}x{source.channels}-{decoding.RECIPE}"
+    key = f"{source.key(split)}-{split}-{image_size}x{image_size}x{source.channels}-{recipe.key}"
     folder = cache.directory("data", key)
     done = folder / "done.json"
     if not done.exists():
@@ -126,15 +161,18 @@ def load(name: str, split: str, image_size: int, data_dir: str | None = None) ->
                 for leftover in folder.iterdir():
                     leftover.unlink()
                 examples = source.open(split)
-                decoding.decode(examples, image_size, source.channels, folder)
-                with files.atomic_write(done) as path:
-                    path.write_text(json.dumps({"name": name, "label_names": examples.label_names}))
-    labels = folder / "labels.npy"
+                decoded = decoding.decode(examples, image_size, source.channels, folder, recipe)
+                for line in decoding.remarks(decoded, image_size, name, split):
+                    say(line)
+                facts = {"name": name, "label_names": examples.label_names, "digest": decoded.digest}
+                files.replace(done, json.dumps(facts).encode())
+    labels, facts = folder / "labels.npy", json.loads(done.read_text())
     return Dataset(
         name=name,
         images=np.load(folder / "images.npy", mmap_mode="r"),
         labels=np.load(labels) if labels.exists() else None,
-        label_names=tuple(json.loads(done.read_text())["label_names"]),
+        label_names=tuple(facts["label_names"]),
+        digest=facts["digest"],
     )
 
 

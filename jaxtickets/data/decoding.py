@@ -1,67 +1,176 @@
 """Decodes the images of a split, makes them square and of one size, and writes them as arrays."""
 
+import collections
+import hashlib
 import io
 import os
 import pathlib
+import re
+import warnings
 from collections.abc import Sequence
 from concurrent import futures
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxtickets import files
+from jaxtickets.data import image_files
 from jaxtickets.data.source import Examples, reason
 from jaxtickets.errors import UserError
+from jaxtickets.fields import Check, Field, choice, refuse
 
-# Part of the cache's keys; raise it when decoding, cropping or resizing changes.
-RECIPE = 1
+# Part of the cache's keys; raise it when decoding, cropping, resizing or what is kept of it changes.
+VERSION = 2
 
 
-def to_array(encoded: bytes | np.ndarray, image_size: int, channels: int) -> np.ndarray:
-    """Decodes an image, crops its centre to a square and resizes that.
+def _is_crop(value):
+    return isinstance(value, str) and bool(re.fullmatch(r"centre|none|[1-9]\d{0,4}x[1-9]\d{0,4}", value))
 
-    For an aligned CelebA image the square is the usual 178x178. The filter is Pillow's bicubic, up and down: it widens
-    with the reduction, so it does not alias, and it is the one that Parmar et al. (2022, "On Aliased Resizing and
-    Surprising Subtleties in GAN Evaluation") recommend. Transparent parts become white.
+
+def _is_colour(value):
+    from PIL import ImageColor
+
+    try:
+        return isinstance(value, str) and len(ImageColor.getrgb(value)) == 3
+    except ValueError:
+        return False
+
+
+FIELDS = (
+    Field(
+        "data.crop",
+        "centre",
+        Check(_is_crop, lambda: "centre, none, or WxH in pixels, such as 140x140"),
+        "What is kept of an image: the largest square in its centre, all of it (none), or the W x H pixels in its"
+        " centre. What is not square then is squeezed into a square.",
+    ),
+    Field(
+        "data.background",
+        "white",
+        Check(_is_colour, lambda: "a colour's name in CSS, or #rrggbb"),
+        "The colour behind the transparent parts of images.",
+    ),
+    Field(
+        "data.on_broken",
+        "stop",
+        choice("stop", "skip"),
+        "What an image that can't be read does: it stops the run, or is left out (skip).",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How images are decoded: the config's `data.crop`, `data.background` and `data.on_broken`.
+
+    Raises:
+      UserError: a value that its field doesn't allow.
+    """
+
+    crop: str = "centre"
+    background: str = "white"
+    on_broken: str = "stop"
+
+    def __post_init__(self):
+        for field, value in zip(FIELDS, (self.crop, self.background, self.on_broken), strict=True):
+            if value != field.default and not field.check.possible(value):
+                refuse(field.name, value, field.check.allowed())
+
+    @classmethod
+    def of(cls, config) -> "Recipe":
+        """Returns the recipe of a config."""
+        return cls(config.data.crop, config.data.background, config.data.on_broken)
+
+    @property
+    def key(self) -> str:
+        """Returns a part of a file name that changes whenever decoded images may."""
+        from PIL import ImageColor
+
+        return f"{VERSION}-{self.crop}-{bytes(ImageColor.getrgb(self.background)).hex()}-{self.on_broken}"
+
+
+USUAL = Recipe()
+
+
+# --- one image ---
+
+
+def to_array(encoded: bytes | np.ndarray, image_size: int | None, channels: int, recipe: Recipe = USUAL) -> np.ndarray:
+    """Decodes an image, crops it and resizes what is left.
+
+    The crop is by default the largest square in the centre; for an aligned CelebA image that is the usual 178x178. The
+    filter is Pillow's bicubic, up and down: it widens with the reduction, so it does not alias, and it is the one that
+    Parmar et al. (2022, "On Aliased Resizing and Surprising Subtleties in GAN Evaluation") recommend.
+
+    The image is turned upright as its EXIF data say, transparent parts show the recipe's background, and of an
+    animation the first frame is taken. Values of 16 bits are scaled to 8, and floats in [0, 1] to [0, 255]. Colour
+    profiles are not applied.
 
     Args:
-      encoded: an image file's bytes, or uint8 [height, width, channels].
+      encoded: an image file's bytes, or uint8 [height, width, 1 or 3].
+      image_size: height and width; None: what is left is not resized.
 
-    Returns uint8 [image_size, image_size, channels]. Raises what Pillow raises for a broken image.
+    Returns uint8 [height, width, channels]. Raises what Pillow raises for a broken image, and ValueError for
+    one whose range of values is not known or that is smaller than its crop.
     """
+    return _resized(_cropped(encoded, channels, recipe), image_size, channels)
+
+
+def _resized(image, image_size, channels):
+    from PIL import Image
+
+    if image_size is not None and image.size != (image_size, image_size):
+        image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
+    return np.asarray(image, np.uint8).reshape(image.height, image.width, channels)
+
+
+def _cropped(encoded, channels, recipe):
+    """Returns what the recipe keeps of an image, as a grey or RGB image of Pillow."""
     from PIL import Image
 
     if isinstance(encoded, np.ndarray):
-        image = Image.fromarray(encoded[..., 0] if channels == 1 else encoded)
+        image = Image.fromarray(encoded[..., 0] if encoded.shape[2] == 1 else encoded)
     else:
-        image = _opened(encoded, channels)
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image_files.opened(encoded, recipe.background)
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
+    if recipe.crop == "none":
+        return image
+    width, height = [min(image.size)] * 2 if recipe.crop == "centre" else map(int, recipe.crop.split("x"))
+    if image.width < width or image.height < height:
+        raise ValueError(f"its {image.width}x{image.height} pixels are fewer than data.crop={recipe.crop!r}")
+    left, top = (image.width - width) // 2, (image.height - height) // 2
     # Pillow's resize(box=...) would let pixels from outside the square in at its edges.
-    image = image.crop((left, top, left + side, top + side))
-    if side != image_size:
-        image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
-    return np.asarray(image, np.uint8).reshape(image_size, image_size, channels)
+    return image.crop((left, top, left + width, top + height))
 
 
-def _opened(encoded: bytes, channels: int):
-    """Returns an encoded image, upright and without transparency, as a gray or RGB image of Pillow."""
-    from PIL import Image, ImageOps
-
-    with Image.open(io.BytesIO(encoded)) as image:
-        image = ImageOps.exif_transpose(image)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return image.convert("L" if channels == 1 else "RGB")
+# --- a split ---
 
 
-def decode(examples: Examples, image_size: int, channels: int, folder: pathlib.Path) -> None:
+class Decoded(NamedTuple):
+    """What became of a split.
+
+    Attributes:
+      digest: SHA-256 of the decoded images, the labels and the label names.
+      broken: how messages call the images that were left out.
+      sizes: the width and height of the images after cropping, before resizing, and the number of images of each.
+    """
+
+    digest: str
+    broken: list[str]
+    sizes: collections.Counter
+
+
+def decode(examples: Examples, image_size: int, channels: int, folder: pathlib.Path, recipe: Recipe = USUAL) -> Decoded:
     """Writes images.npy and, where there are labels, labels.npy into `folder`.
 
     Images: uint8 [n, image_size, image_size, channels]. Labels: int32 [n], or uint8 [n, attributes].
 
     Raises:
-      UserError: the split is empty, or an image cannot be decoded; the error names the image.
+      UserError: the split is empty, or an image cannot be decoded and the recipe doesn't skip it; the error names the
+        image.
     """
     if examples.count == 0:
         raise UserError(f"{folder.name}: the split holds no images; give a dataset with more images")
@@ -69,23 +178,85 @@ def decode(examples: Examples, image_size: int, channels: int, folder: pathlib.P
     def array(example):
         image, _, name = example
         try:
-            return to_array(image, image_size, channels)
+            kept = _cropped(image() if callable(image) else image, channels, recipe)
+            return _resized(kept, image_size, channels), kept.size
         except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more for broken files.
-            raise UserError(f"{name} is no readable image ({reason(error)}); mend or remove it") from error
+            return _broken(name, error)
 
-    labels = []
-    with files.atomic_write(folder / "images.npy") as path:
-        shape = (examples.count, image_size, image_size, channels)
-        images = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-        with futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    labels, broken, sizes, digest = [], [], collections.Counter(), hashlib.sha256()
+    with files.atomic_write(folder / "images.npy") as path, open(path, "r+b") as file:
+        file.write(_header(examples.count, image_size, channels))
+        with futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool, warnings.catch_warnings(action="ignore"):
             for start in range(0, examples.count, 512):
                 batch = examples.read(start, min(start + 512, examples.count))
-                images[start : start + len(batch)] = list(pool.map(array, batch))
-                labels += [label for _, label, _ in batch]
-        images.flush()
+                for (_, label, name), result in zip(batch, pool.map(array, batch), strict=True):
+                    if isinstance(result, UserError):
+                        if recipe.on_broken == "stop":
+                            raise result
+                        broken.append(printable(name))
+                        continue
+                    pixels, size = result
+                    sizes[size] += 1
+                    labels.append(label)
+                    file.write(pixels)
+                    digest.update(pixels)
+        if not labels:
+            first = f"none of the {len(broken):,} images of a split can be read, and {broken[0]} is the first"
+            raise UserError(f"{first}; mend or remove them")
+        file.seek(0)
+        file.write(_header(len(labels), image_size, channels))
+        names = tuple(examples.label_names)
+        digest.update(repr((len(labels), image_size, channels, names)).encode())
         if labels[0] is not None:
+            of_all = np.asarray(labels, np.uint8 if isinstance(labels[0], Sequence) else np.int32)
+            digest.update(of_all)
             with files.atomic_write(folder / "labels.npy") as labels_path:
-                _save(labels_path, np.asarray(labels, np.uint8 if isinstance(labels[0], Sequence) else np.int32))
+                _save(labels_path, of_all)
+    return Decoded(digest.hexdigest(), broken, sizes)
+
+
+def _broken(name: str, error: Exception) -> UserError:
+    """Returns one line that says why an image can't be decoded, and what to do."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UserError):  # The file can't be read; the error names it.
+        return UserError(printable(str(error)))
+    # The text of Pillow's error for an unknown format tells an address in memory.
+    why = "Pillow doesn't know its format" if isinstance(error, UnidentifiedImageError) else reason(error)
+    return UserError(
+        f"{printable(name)} is no readable image ({why}); mend or remove it, or leave such images out with"
+        " --config.data.on_broken=skip"
+    )
+
+
+def printable(text: str) -> str:
+    """Returns a text on one line that any terminal can show: what can't be printed is escaped."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def remarks(decoded: Decoded, image_size: int, name: str, split: str) -> list[str]:
+    """Returns one line about images that were left out, and for the train split one about images of another size."""
+    lines, what = [], f"data.name={name!r}"
+    if decoded.broken:
+        total = len(decoded.broken) + sum(decoded.sizes.values())
+        first = ", ".join(decoded.broken[:3]) + (", ..." if len(decoded.broken) > 3 else "")
+        lines.append(
+            f"{what}: {len(decoded.broken):,} of the {total:,} images of the {split} split can't be read and are left"
+            f" out: {first}"
+        )
+    if split == "train" and set(decoded.sizes) != {(image_size, image_size)}:
+        sizes = sorted(decoded.sizes, key=lambda size: (size[0] * size[1], size))
+        pixels = " to ".join(f"{width}x{height}" for width, height in dict.fromkeys((sizes[0], sizes[-1])))
+        lines.append(f"{what}: images of {pixels} pixels become {image_size}x{image_size} (model.image_size)")
+    return lines
+
+
+def _header(count, image_size, channels):
+    """Returns the first bytes of an .npy file of images; equally many for every smaller count."""
+    stream = io.BytesIO()
+    shape = (count, image_size, image_size, channels)
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return stream.getvalue()
 
 
 def _save(path: pathlib.Path, array: np.ndarray) -> None:

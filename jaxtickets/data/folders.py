@@ -1,91 +1,258 @@
-"""Images in a directory or a .zip archive, without labels."""
+"""Images in a directory, a zip or a tar, with labels and splits where its directories give them."""
 
-import contextlib
+import collections
 import hashlib
-import os
-import pathlib
-import zipfile
+import heapq
+import math
+import posixpath
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
+from jaxtickets.data import decoding, image_files
 from jaxtickets.data.source import Examples, Source
+from jaxtickets.data.trees import Tree, open_tree
 from jaxtickets.errors import UserError
+from jaxtickets.progress import say
 
 PREFIX = "folder:"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-TEST_EVERY = 10
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".apng", ".avif", ".dib", ".j2k", ".jfif", ".jp2", ".jpe", ".pbm", ".pgm", ".pnm", ".ppm", ".qoi", ".tga"),
+)
+# The names of directories that hold a split.
+SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+SPLITS |= dict.fromkeys(("val", "valid", "validation"), "validation")
+HELD_OUT = 10  # One of so many images is held out where no directories say which.
+LOOKED_AT = 200
+
+
+class Layout(NamedTuple):
+    """The images of a tree.
+
+    Attributes:
+      splits: the name and the class of each image of the splits 'train' and 'test'; the class is None without labels.
+      label_names: the names of the classes.
+      split_by: how the images were split, in words.
+      left_out: how many files were left out, by the reason, in words that follow a number.
+    """
+
+    splits: dict[str, list[tuple[str, int | None]]]
+    label_names: tuple[str, ...]
+    split_by: str
+    left_out: dict[str, int]
 
 
 @dataclass(frozen=True)
-class Folder(Source):
-    """All images below a directory or in a .zip, sorted by name; the first, 11th, 21st, ... are the test split."""
+class ImageTree(Source):
+    """All images below a directory or in an archive.
+
+    Splits: directories `train` and `test` (or `val`, if there is no `test`) that lie side by side give them; what lies
+    elsewhere is left out. Otherwise a tenth of the images is held out, chosen by a hash of their names, evenly over the
+    classes.
+
+    Labels: the outermost directories that tell images apart are the classes, in the order of their names, if each image
+    lies in one. Directories that give splits don't count; classes of the test split must be in the train split too.
+
+    Channels: 3 if any of 200 images, chosen by a hash of their names, has a coloured pixel, else 1.
+
+    Attributes:
+      name: the whole of `config.data.name`.
+      path: the directory or archive.
+      tree: its files, if they are listed already.
+    """
 
     name: str
     path: str
-    channels: int = 3
+    tree: Tree | None = None
 
     @classmethod
-    def named(cls, name: str) -> "Folder":
-        """Returns the folder that a name of the form folder:PATH means."""
+    def named(cls, name: str) -> "ImageTree":
+        """Returns the source that a name of the form folder:PATH means."""
         return cls(name, name.removeprefix(PREFIX))
 
     def verify(self) -> None:
-        self.files()
+        _ = self._images
 
     def key(self, split: str) -> str:
-        """Returns a digest of the place and of all names, sizes and modification times."""
-        digest = hashlib.sha256(repr((os.path.realpath(self.path), self.files())).encode()).hexdigest()
-        return f"folder-{digest[:24]}"
+        """Returns a digest of the place and of the names, sizes and stamps of all images."""
+        images = set(self._images)
+        content = repr([entry for entry in self._tree.entries if entry.name in images])
+        place = repr(self._tree.path.resolve())
+        return f"images-{hashlib.sha256(f'{place} {content}'.encode()).hexdigest()[:24]}"
 
-    def files(self) -> list[tuple[str, int, object]]:
-        """Returns (name relative to the path, bytes, modification time) of each image, sorted by name.
+    @property
+    def classes(self) -> int:
+        return len(self._layout.label_names)
 
-        Raises:
-          UserError: the path is missing, is neither a directory nor a zip, or holds fewer than two images.
-        """
-        where = f"data.name={self.name!r}"
-        root = pathlib.Path(self.path).expanduser()
-        if not self.path or not root.exists():
-            raise UserError(f"{where}: there is no such directory or .zip; give folder:PATH with an existing path")
-        if root.is_dir():
-            found = []
-            for folder, _, names in os.walk(root, followlinks=True):
-                for name in filter(_is_image, names):
-                    full = pathlib.Path(folder, name)
-                    with contextlib.suppress(FileNotFoundError):  # a dangling link
-                        found.append((full.relative_to(root).as_posix(), (s := full.stat()).st_size, s.st_mtime_ns))
-        elif zipfile.is_zipfile(root):
-            with zipfile.ZipFile(root) as archive:
-                found = [
-                    (entry.filename, entry.file_size, (entry.CRC, *entry.date_time))
-                    for entry in archive.infolist()
-                    if not entry.is_dir() and _is_image(entry.filename)
-                ]
-        else:
-            raise UserError(f"{where} is neither a directory nor a zip archive; give one that holds images")
-        if len(found) < 2:
-            raise UserError(
-                f"{where} holds {len(found)} images, and at least 2 are needed (one to train, one to test);"
-                f" allowed: {', '.join(SUFFIXES)}"
-            )
-        return sorted(found)
+    @cached_property
+    def channels(self) -> int:
+        for name in sorted(heapq.nsmallest(LOOKED_AT, self._images, key=_hash)):
+            try:
+                if image_files.is_colour(self._tree.read(name)):
+                    return 3
+            except Exception:  # A broken image is for decoding to tell.
+                continue
+        return 1
 
     def open(self, split: str) -> Examples:
-        names = [name for i, (name, _, _) in enumerate(self.files()) if (split == "test") == (i % TEST_EVERY == 0)]
-        root = pathlib.Path(self.path).expanduser()
+        layout = self._layout
+        if split == "train":
+            say(self._summary())
+        tree, rows = self._tree, layout.splits[split]
 
         def read(start, stop):
-            if root.is_dir():
-                return [((root / name).read_bytes(), None, str(root / name)) for name in names[start:stop]]
-            with zipfile.ZipFile(root) as archive:
-                try:
-                    return [(archive.read(name), None, f"{root}:{name}") for name in names[start:stop]]
-                except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
-                    raise UserError(f"{root}: the archive is broken or locked: {error}") from error
+            return [(partial(tree.read, name), label, tree.label(name)) for name, label in rows[start:stop]]
 
-        return Examples(len(names), read)
+        return Examples(len(rows), read, layout.label_names)
+
+    @cached_property
+    def _tree(self) -> Tree:
+        where = f"data.name={self.name!r}"
+        if self.tree is not None:
+            return self.tree
+        path = Path(self.path).expanduser()
+        if not self.path or not path.exists():
+            raise UserError(f"{where}: there is no such directory, zip or tar; give folder:PATH with an existing path")
+        tree = open_tree(path)
+        if tree.kind == "file":
+            raise UserError(f"{where} is neither a directory nor a zip or tar archive; give one that holds images")
+        return tree
+
+    @cached_property
+    def _images(self) -> list[str]:
+        """The names of the images, sorted.
+
+        Raises:
+          UserError: the path is missing, is neither a directory nor an archive, or holds fewer than two images.
+        """
+        images = [entry.name for entry in self._tree.entries if _suffix(entry.name) in SUFFIXES]
+        if len(images) < 2:
+            others = _counted(_others(self._tree))
+            raise UserError(
+                f"data.name={self.name!r} holds {len(images)} images, and at least 2 are needed (one to train, one to"
+                f" test); allowed: {', '.join(SUFFIXES)}" + (f"; there are {others}" if others else "")
+            )
+        return sorted(images, key=_normal)
+
+    @cached_property
+    def _layout(self) -> Layout:
+        return arrange(self._images)
+
+    def _summary(self) -> str:
+        """Returns one line about what was found, how it was split, and what was left out."""
+        layout = self._layout
+        counts = {split: len(rows) for split, rows in layout.splits.items()}
+        found = _counted(collections.Counter(_suffix(name) for name in self._images))
+        kind = "grey" if self.channels == 1 else "colour"
+        classes = f"{len(layout.label_names)} classes" if layout.label_names else "no class labels"
+        left_out = _counted({**layout.left_out, **_others(self._tree)})
+        return (
+            f"data.name={self.name!r}: {len(self._images):,} images ({found}); {kind}, {classes};"
+            f" {counts['train']:,} to train and {counts['test']:,} to test ({layout.split_by});"
+            f" left out: {left_out or 'nothing'}"
+        )
 
 
-def _is_image(name: str) -> bool:
-    parts = pathlib.PurePosixPath(name).parts
-    # Archives made on a Mac carry "__MACOSX/._photo.jpg" files that are not images.
-    return name.lower().endswith(SUFFIXES) and not parts[-1].startswith("._") and "__MACOSX" not in parts
+def arrange(names: Sequence[str]) -> Layout:
+    """Sorts images into splits and classes by the directories in their names (`ImageTree` says how).
+
+    Args:
+      names: at least two paths with slashes, relative to one root, in the order in which the splits shall have them.
+    """
+    below = _without_common(dict(zip(names, names, strict=True)))
+    given, left_out = _given_splits(below)
+    if given:
+        below = _without_common({name: path for split in given.values() for name, path in split.items()})
+        label_names = _classes([below[name] for name in given["train"]])
+        if not {path.partition("/")[0] for path in below.values() if "/" in path} <= set(label_names) or any(
+            "/" not in below[name] for name in given["test"]
+        ):
+            label_names = ()
+        held_out, split_by = set(given["test"]), "given by directories"
+    else:
+        label_names = _classes(list(below.values()))
+        held_out, split_by = _tenth(below, label_names), "a tenth, by a hash of the names"
+    index = {name: i for i, name in enumerate(label_names)}
+    splits = {"train": [], "test": []}
+    for name in names:
+        if name in below:
+            label = index[below[name].partition("/")[0]] if label_names else None
+            splits["test" if name in held_out else "train"].append((name, label))
+    return Layout(splits, label_names, split_by, left_out)
+
+
+def _given_splits(below):
+    """Returns {split: {name: path without the split's directory}}, empty if there are none, and what is left out."""
+    places, kinds = {}, collections.defaultdict(set)
+    for name, path in below.items():
+        *folders, _ = path.lower().split("/")
+        place = next((i for i, folder in enumerate(folders) if folder in SPLITS), None)
+        if place is not None:
+            places[name] = place
+            kinds["/".join(folders[:place]), place].add(SPLITS[folders[place]])
+    depths = [place for (_, place), found in kinds.items() if "train" in found and len(found) > 1]
+    if not depths:
+        return {}, {}
+    found, outermost = collections.defaultdict(dict), min(depths)
+    for name, path in below.items():
+        parts = path.split("/")
+        if places.get(name) == outermost:
+            split = SPLITS[parts.pop(outermost).lower()]
+            found[split][name] = "/".join(parts)
+    left_out = {"images beside the directories of the splits": len(below) - sum(map(len, found.values()))}
+    held_out = "test" if "test" in found else "validation"
+    left_out["images of the validation split"] = len(found["validation"]) if held_out == "test" else 0
+    return {"train": found["train"], "test": found[held_out]}, {why: count for why, count in left_out.items() if count}
+
+
+def _without_common(below):
+    """Returns {name: path} without the directories that all paths begin with."""
+    common = posixpath.commonpath([f"/{posixpath.dirname(path)}" for path in below.values()])
+    return {name: f"/{path}"[len(common) :].lstrip("/") for name, path in below.items()}
+
+
+def _classes(paths):
+    """Returns the sorted names of the directories that all images lie in; () if some lie in none, or all in one."""
+    folders = {path.partition("/")[0] for path in paths}
+    return tuple(sorted(folders)) if len(folders) > 1 and all("/" in path for path in paths) else ()
+
+
+def _tenth(below, label_names):
+    """Returns the names of a tenth of the images, at least one; as good as a tenth of each class too."""
+    kinds = collections.defaultdict(list)
+    for name, path in below.items():
+        kinds[path.partition("/")[0] if label_names else ""].append((_hash(path), name))
+    ranked = []
+    for kind in kinds.values():
+        ranked += [((rank + 0.5) / len(kind), *row) for rank, row in enumerate(sorted(kind))]
+    return {name for _, _, name in sorted(ranked)[: math.ceil(len(below) / HELD_OUT)]}
+
+
+def _hash(name):
+    return hashlib.sha256(_normal(name).encode("utf-8", "surrogatepass")).digest()
+
+
+def _normal(name):
+    """Returns a name as most systems write it; macOS writes accents as characters of their own."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _suffix(name):
+    return PurePosixPath(name).suffix.lower()
+
+
+def _others(tree):
+    """Returns how many files of a tree are no images, by suffix, and what was left out of the tree itself."""
+    suffixes = collections.Counter(_suffix(entry.name) or "without a suffix" for entry in tree.entries)
+    return {**tree.skipped, **{suffix: n for suffix, n in suffixes.items() if suffix not in SUFFIXES}}
+
+
+def _counted(counts):
+    """Returns numbers of things in words, the largest first."""
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    words = [f"{count:,} {decoding.printable(what)}" for what, count in ranked[:6]]
+    return ", ".join(words + (["..."] if len(ranked) > 6 else []))

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxtickets.fields import Field
 
-Image = bytes | np.ndarray
+Image = bytes | np.ndarray | Callable[[], bytes]
 Label = int | Sequence[bool] | None
 
 
@@ -17,9 +17,9 @@ class Examples:
 
     Attributes:
       count: the number of examples.
-      read: `(start, stop) -> [(image, label, name)]`, one row per index. The image is an encoded file or a uint8 array
-        `[height, width, channels]`; the label is an int, a sequence of bools, or None, the same kind in all rows; the
-        name is how messages call the image.
+      read: `(start, stop) -> [(image, label, name)]`, one row per index. The image is an encoded file, a function that
+        returns one, or a uint8 array `[height, width, channels]`; the label is an int, a sequence of bools, or None,
+        the same kind in all rows; the name is how messages call the image.
       label_names: the name of each class or attribute; empty if there are none.
     """
 

@@ -19,8 +19,8 @@ from jaxtickets.errors import UserError
 from jaxtickets.progress import say
 
 ALTERNATIVES = (
-    "use --config.data.name=synthetic_faces (no download), --config.data.name=folder:PATH (a directory or zip of"
-    " images), or the small variant of the config, --config=<config>.py:quick"
+    "use --config.data.name=synthetic_faces (no download), --config.data.name=files:PATH (images or a data set on this"
+    " machine), or the small variant of the config, --config=<config>.py:quick"
 )
 
 
@@ -30,23 +30,25 @@ class Tfds(Source):
 
     Attributes:
       name: TFDS's name, with the variant after a slash if there are several.
-      channels: the number of channels of its images: 1 (gray) or 3 (RGB).
+      is_gray: whether its images have one channel; None: as TFDS describes them.
       builder: where its builder class is, as "module:class", if TFDS does not have it; imported on first use.
       needs_tensorflow: whether preparing it needs TensorFlow. Reading what is prepared never does.
       how_long: how long preparing it takes, in the message that announces it.
       needs_variant: whether the name must give a variant.
       allowed: the names that errors offer instead, for a name that TFDS may not have; `verify` leaves a source without
         them alone.
+      by_hand: which files to fetch where, for machines that can't prepare it, and the data.name that reads them.
       data_dir: where it is prepared; None is TFDS's own directory.
     """
 
     name: str
-    channels: int = 3
+    is_gray: bool | None = None
     builder: str = ""
     needs_tensorflow: bool = True
     how_long: str = "with a download"
     needs_variant: bool = False
     allowed: str = ""
+    by_hand: str = ""
     data_dir: str | None = None
 
     def at(self, data_dir: str | None) -> "Tfds":
@@ -60,6 +62,13 @@ class Tfds(Source):
     def key(self, split: str) -> str:
         """Returns name and version. Needs no prepared data."""
         return f"{self._file_name}-{self._builder().version}"
+
+    @property
+    def channels(self) -> int:
+        if self.is_gray is None:
+            shape = self._builder().info.features["image"].shape
+            return 1 if shape[-1] == 1 else 3
+        return 1 if self.is_gray else 3
 
     @property
     def classes(self) -> int:
@@ -134,11 +143,14 @@ class Tfds(Source):
             raise UserError(f"data.name={self.name!r} has no 'image' feature; allowed: {self.allowed}")
         return builder
 
+    def _other_ways(self) -> str:
+        return f"fetch {self.by_hand}; or {ALTERNATIVES}" if self.by_hand else ALTERNATIVES
+
     def _prepare(self, builder) -> None:
         if self.needs_tensorflow and importlib.util.find_spec("tensorflow") is None:
             raise UserError(
                 f"data.name={self.name!r} is not prepared in {builder.data_dir}, and preparing it needs TensorFlow:"
-                f' pip install -e ".[tfds]"; or {ALTERNATIVES}'
+                f' pip install -e ".[tfds]"; or {self._other_ways()}'
             )
         say(f"preparing {self.name} (once, {self.how_long}) in {builder.data_dir}")
         import tensorflow_datasets as tfds
@@ -157,7 +169,7 @@ class Tfds(Source):
             if self.builder and not isinstance(error, OSError):
                 raise
             raise UserError(
-                f"data.name={self.name!r} could not be prepared: {reason(error)}; {ALTERNATIVES}"
+                f"data.name={self.name!r} could not be prepared: {reason(error)}; {self._other_ways()}"
             ) from error
 
 

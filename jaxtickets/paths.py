@@ -1,0 +1,151 @@
+"""The names of all files of a run: `Paths`. No other module knows one; `docs/workdir.md` describes them.
+
+Importing this module loads neither JAX nor Orbax nor TensorBoard.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+SNAPSHOTS = ("init", "rewind", "dense", "last", "search")
+
+
+class Paths:
+    """The paths in the directory of one run; what they lead to need not exist.
+
+    Members named by a noun return a path, or the `Paths` of an inner run. `list_...` returns what is there, by round.
+
+    Attributes:
+      path: the directory.
+      config: the JSON file of the config, the command, the versions, the devices and the names for reports.
+      scalars: the JSON lines of the logged scalars, one line per logging step.
+      tensorboard: the directory of the TensorBoard runs.
+      rounds: the table with one row per finished round.
+      layers: the table with one row per finished round and prunable layer.
+      references: the JSON file of what each metric gives for held-out images and for the untrained network.
+      verdict: the JSON file of the verdict.
+      ticket: the file of the sparsest ticket within the tolerance.
+      transfer: the JSON file that says which layers a transfer has moved.
+      report_page: the HTML file of the report.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.scalars = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tb"
+        self.rounds = self.path / "rounds.csv"
+        self.layers = self.path / "layers.csv"
+        self.references = self.path / "references.json"
+        self.verdict = self.path / "verdict.json"
+        self.ticket = self.path / "ticket.safetensors"
+        self.transfer = self.path / "transfer.json"
+        self.report_page = self.path / "report.html"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, Paths) and self.path == other.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+    # Files of a round.
+
+    def masks(self, round_: int) -> Path:
+        """The Orbax directory of the masks that a round trains under."""
+        return self.path / "masks" / _number(round_)
+
+    def weights(self, round_: int) -> Path:
+        """The file of a round's trained weights; `trained.py` says what is in it."""
+        return self.path / "weights" / f"{_number(round_)}.safetensors"
+
+    def snapshot(self, name: str) -> Path:
+        """The Orbax directory of a train state: `init`, `rewind`, `dense`, `last` or `search`."""
+        if name not in SNAPSHOTS:
+            raise ValueError(f"snapshot {name!r}: allowed are {', '.join(SNAPSHOTS)}")
+        return self.path / "snapshots" / name
+
+    def search_end(self, round_: int) -> Path:
+        """The Orbax directory of the train state at the end of a round's early-bird search."""
+        return self.path / "snapshots" / f"search_{_number(round_)}"
+
+    def search(self, round_: int) -> Path:
+        """The JSON file of a round's early-bird search; the `.npz` file beside it has the masks that were drawn."""
+        return self.path / "search" / f"{_number(round_)}.json"
+
+    def samples(self, round_: int) -> Path:
+        """The PNG file of a round's sample grid."""
+        return self.path / "samples" / f"round_{_number(round_)}.png"
+
+    def plot(self, name: str) -> Path:
+        """The PNG file of one of the report's plots."""
+        return self.path / "plots" / f"{name}.png"
+
+    # What is there of each round.
+
+    def list_masks(self) -> dict[int, Path]:
+        """The saved masks."""
+        return numbered(self.masks(0).parent, r"(\d+)")
+
+    def list_weights(self) -> dict[int, Path]:
+        """The saved weights."""
+        return numbered(self.weights(0).parent, r"(\d+)\.safetensors")
+
+    def list_samples(self) -> dict[int, Path]:
+        """The sample grids."""
+        return numbered(self.samples(0).parent, r"round_(\d+)\.png")
+
+    def list_searches(self, suffix: str = ".json") -> dict[int, Path]:
+        """The files of the searches that end in `suffix`."""
+        return numbered(self.search(0).parent, rf"(\d+){re.escape(suffix)}")
+
+    def list_search_ends(self) -> dict[int, Path]:
+        """The train states at the ends of searches."""
+        return numbered(self.search_end(0).parent, r"search_(\d+)")
+
+    def list_inner(self) -> list[dict[int, Path]]:
+        """The directories of the inner runs, those of each kind by round."""
+        return [numbered(self.path, rf"{kind}_(\d+)") for kind in ("dense", "compact")]
+
+    # Runs inside this one.
+
+    def compact(self, round_: int) -> Self:
+        """The run of a round's network after its pruned channels were taken out."""
+        return type(self)(self.path / f"compact_{_number(round_)}")
+
+    def narrow(self, round_: int) -> Self:
+        """The run of the narrow dense network that is the control of a round's ticket."""
+        return type(self)(self.path / f"dense_{_number(round_)}")
+
+    def seed_dir(self, seed: int) -> Self:
+        """The run of one of several seeds."""
+        return type(self)(self.path / f"seed_{seed}")
+
+    def seed(self, seed: int) -> Self:
+        """The run of a seed: a directory of its own where there is one, else this workdir."""
+        own = self.seed_dir(seed)
+        return own if own.path.is_dir() else self
+
+    def seed_dirs(self) -> dict[int, Self]:
+        """The runs of several seeds that have been started, by seed; empty in the workdir of a single run."""
+        return {seed: type(self)(path) for seed, path in numbered(self.path, r"seed_(\d+)").items()}
+
+
+def _number(round_: int) -> str:
+    return f"{round_:03d}"
+
+
+def numbered(parent: Path, pattern: str) -> dict[int, Path]:
+    """The entries of a directory whose whole name matches, by the number in the pattern's group, in their order."""
+    entries = parent.iterdir() if parent.is_dir() else ()
+    found = {int(match[1]): path for path in entries if (match := re.fullmatch(pattern, path.name))}
+    return dict(sorted(found.items()))
+
+
+def beyond(by_round: Mapping[int, Path], round_: int) -> list[Path]:
+    """The paths of all rounds after `round_`."""
+    return [path for number, path in by_round.items() if number > round_]
