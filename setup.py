@@ -42,6 +42,8 @@ setup(
             'tensorflow; sys_platform != "linux" or platform_machine != "x86_64"',
         ],
         "test": ["pytest", "pytest-xdist", "hypothesis", "ruff"],
+        # Tests compare Inception features, FID, KID and Inception scores with theirs; they are skipped without.
+        "peers": ["torch", "torchvision", "pytorch-fid", "torch-fidelity", "clean-fid"],
         "benchmarks": ["torch"],  # benchmarks/train_step.py compares with it; a test of its networks is skipped without
         "launch": [],  # sweeps need nothing more; named so that a cluster's scripts can ask for it
     },

@@ -15,6 +15,11 @@ def to_float(images):
     return images.astype(jnp.float32) / 127.5 - 1
 
 
+def to_uint8(images):
+    """The inverse of `to_float`, with rounding; what lies outside of [-1, 1] is black or white."""
+    return jnp.clip((images + 1) * 127.5 + 0.5, 0, 255).astype(jnp.uint8)
+
+
 def training_images(images, seed, step, examples, flip: bool):
     """The uint8 images of a batch as `[batch, h, w, c]` float32 in [-1, 1], mirrored at random if `flip`."""
     images = to_float(images)

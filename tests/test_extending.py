@@ -31,7 +31,9 @@ def tiny(**changes):
 out = Path(sys.argv[2])
 run(tiny(**{"objective.integration_steps": 3}), out / "flow")
 changes = {"experiment": "prune_and_tune", "prune.score": "magnitude_per_layer", "data.name": "stripes"}
-run(tiny(**changes, **{"eval.metrics": ("mean_distance", "fd")}), out / "all")
+run(tiny(**changes, **{"eval.metrics": ("mean_distance", "fd"), "eval.features": "rows"}), out / "all")
+own = {"objective.name": "vae", "model.name": "conv_vae", "eval.metrics": ("brightness",), "experiment": "dense"}
+run(tiny(**own), out / "reconstructions")
 print(int(train_alone(tiny(), 20).step))
 bad = {"objective.name": "vae", "model.name": "conv_vae", "objective.integration_steps": 3}
 try:
@@ -77,12 +79,17 @@ def test_a_game_with_a_time_input_from_outside_goes_through_imp(extended):
 
 def test_a_score_a_method_a_metric_and_a_data_set_from_outside_work_together(extended):
     rounds = rows(extended[0] / "all")
-    assert list(rounds[0])[4:6] == ["mean_distance", "fd_digits"]
+    assert list(rounds[0])[4:6] == ["mean_distance", "fd_rows"]
     assert json.loads((extended[0] / "all" / "verdict.json").read_text())["metric"] == "mean_distance"
     # Each layer keeps about its share: the score is relative to the layer.
     layers = [line.split(",") for line in (extended[0] / "all" / "layers.csv").read_text().splitlines()[1:]]
     shares = [int(kept) / int(weights) for round_, _, weights, kept in layers if round_ == "2"]
     assert max(shares) - min(shares) < 0.15
+
+
+def test_a_metric_on_reconstructions_from_outside_judges_a_vae(extended):
+    (row,) = rows(extended[0] / "reconstructions")
+    assert 0 < float(row["brightness"]) < 2
 
 
 def test_the_loop_trains_without_a_run(extended):

@@ -1,11 +1,13 @@
-"""Small feature networks that this machine trains on labelled images and keeps in the user's cache directory.
+"""Small feature networks that this machine trains and keeps in the user's cache directory.
 
 They are no Inception networks: distances in their features are called `fd_<name>`, never FID. They can be compared only
 between runs whose networks have the same `digest`.
 """
 
+import functools
 import hashlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.struct
@@ -21,30 +23,60 @@ from jaxtickets import cache, data, files
 from jaxtickets.progress import say
 
 NETWORKS = 5  # Networks from other seeds disagree on which of two runs is better; the mean over some is steadier.
-VERSION = 2  # To be raised when the network or its training changes, so that cached weights are not reused.
 STEPS = 400
 BATCH_SIZE = 128
+LARGEST = 64  # The size of the images that a network sees; larger ones are shrunk.
+SHRUNK = 20_000  # The number of larger images that it is trained on.
+JUDGED = 5_000  # The number of held-out images on which its accuracy is measured.
+JUDGED_AT_ONCE = 500
+TOLD = "held-out accuracy"
 
 
 class _Classifier(nn.Module):
-    """Three strided convolutions, 64 features, and a linear layer from the features to the labels."""
+    """Strided convolutions, 64 features, and a linear layer from the features to the labels."""
 
     outputs: int
+    widths: tuple[int, ...]
 
     @nn.compact
     def __call__(self, images):
         x = images
-        for width in (32, 64, 64):
+        for width in self.widths:
             x = nn.relu(nn.Conv(width, (3, 3), strides=(2, 2))(x))
         features = nn.relu(nn.Dense(64)(x.reshape(x.shape[0], -1)))
         return features, nn.Dense(self.outputs)(features)
 
 
-def _loss(logits, labels):
-    """Cross entropy for classes `[batch]`, binary cross entropy for attributes `[batch, attributes]`."""
-    if labels.ndim == 1:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-    return optax.sigmoid_binary_cross_entropy(logits, labels).mean()
+class Task(NamedTuple):
+    """What a network is trained to tell.
+
+    Attributes:
+      outputs: the number of logits.
+      loss: `(logits [batch, outputs], targets) -> ()`.
+      right: `(logits, targets) -> bool` of any shape: which answers are right.
+      prepare: `(images, labels, key) -> (images, targets)`, of a batch in [-1, 1] at each step.
+    """
+
+    outputs: int
+    loss: Callable
+    right: Callable
+    prepare: Callable
+
+
+@functools.cache
+def labelling(outputs: int, is_exclusive: bool) -> Task:
+    """Naming one of `outputs` classes, by cross entropy, or so many attributes zero or one, by the binary one."""
+    cross_entropy = (
+        optax.softmax_cross_entropy_with_integer_labels if is_exclusive else optax.sigmoid_binary_cross_entropy
+    )
+
+    def loss(logits, labels):
+        return cross_entropy(logits, labels).mean()
+
+    def right(logits, labels):
+        return (logits.argmax(axis=-1) if is_exclusive else logits > 0) == labels
+
+    return Task(outputs, loss, right, lambda images, labels, key: (images, labels))
 
 
 @flax.struct.dataclass
@@ -72,7 +104,7 @@ class Classifier:
             images = images.mean(axis=-1, keepdims=True)
             images = jnp.repeat(images, self.channels, axis=-1)
         images = jax.image.resize(images, (images.shape[0], self.size, self.size, self.channels), "bilinear")
-        return _Classifier(self.outputs).apply({"params": self.params}, images)[0]
+        return _Classifier(self.outputs, _widths(self.size)).apply({"params": self.params}, images)[0]
 
     @property
     def digest(self) -> str:
@@ -83,55 +115,118 @@ class Classifier:
         return sha.hexdigest()[:16]
 
 
-def train(name: str, images, labels, held_out_images, held_out_labels, seed: int = 0) -> Classifier:
-    """Returns a network trained to predict the labels of `images: [n, size, size, channels]` uint8.
+def fit(name: str, task: Task, images, labels, held_out_images, held_out_labels, seed: int = 0) -> Classifier:
+    """Returns a network trained on a task.
 
     Args:
       name: what its features are called.
-      labels: `[n]` classes or `[n, attributes]` zeros and ones.
-      held_out_images, held_out_labels: the images on which `accuracy` is measured; same shapes.
-      seed: of the initial weights and the order of the images.
+      images: `[n, size, size, channels]` uint8; larger ones than `LARGEST` are shrunk to it.
+      labels: `[n, ...]` for `task.prepare`, or None.
+      held_out_images, held_out_labels: the images on which `accuracy` is measured, at most `JUDGED` of them.
+      seed: of the initial weights, the order of the images and the keys of `task.prepare`.
     """
-    labels = np.asarray(labels, np.int32 if np.ndim(labels) == 1 else np.float32)
-    held_out_labels = np.asarray(held_out_labels)
-    outputs = int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]
-    classifier = _Classifier(outputs)
-    optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, STEPS))
+    if images.shape[1] > LARGEST:
+        images, labels = _some(images, labels, SHRUNK)
+        images = _shrunk(images)
+    init, step, right = _programs(task, images.shape[1:], STEPS)
+    params, opt_state = init(jax.random.key(seed))
+    keys = jax.random.split(jax.random.key(seed), STEPS)
+    rng = np.random.default_rng(seed)
+    for number in range(STEPS):
+        chosen = np.sort(rng.choice(len(images), min(BATCH_SIZE, len(images)), replace=False))
+        batch_labels = None if labels is None else labels[chosen]
+        params, opt_state = step(params, opt_state, images[chosen].astype(np.float32), batch_labels, keys[number])
+
+    held_out_images, held_out_labels = _some(held_out_images, held_out_labels, JUDGED)
+    held_out_images = _shrunk(held_out_images)
+    answers = []
+    for number, start in enumerate(range(0, len(held_out_images), JUDGED_AT_ONCE)):
+        rows = slice(start, start + JUDGED_AT_ONCE)
+        batch_labels = None if held_out_labels is None else held_out_labels[rows]
+        key = jax.random.fold_in(jax.random.key(0), number)  # All networks are asked the same questions.
+        answers.append(np.asarray(right(params, held_out_images[rows].astype(np.float32), batch_labels, key)))
+    accuracy = float(np.mean(np.concatenate(answers))) if answers else float("nan")
+    return Classifier(params, name, images.shape[1], images.shape[3], task.outputs, accuracy)
+
+
+@functools.cache
+def _programs(task, shape, steps):
+    """`init`, `step` and `right` for images of one shape, which all seeds share."""
+    classifier = _Classifier(task.outputs, _widths(shape[0]))
+    optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
 
     @jax.jit
     def init(key):
-        params = classifier.init(key, jnp.zeros((1, *images.shape[1:])))["params"]
+        params = classifier.init(key, jnp.zeros((1, *shape)))["params"]
         return params, optimizer.init(params)
 
     @jax.jit
-    def step(params, opt_state, batch, batch_labels):
+    def step(params, opt_state, batch, labels, key):
+        prepared, targets = task.prepare(batch / 127.5 - 1, labels, key)
+
         def loss(params):
-            return _loss(classifier.apply({"params": params}, batch / 127.5 - 1)[1], batch_labels)
+            return task.loss(classifier.apply({"params": params}, prepared)[1], targets)
 
         updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state)
         return optax.apply_updates(params, updates), opt_state
 
-    params, opt_state = init(jax.random.key(seed))
-    rng = np.random.default_rng(seed)
-    for _ in range(STEPS):
-        chosen = np.sort(rng.choice(len(images), min(BATCH_SIZE, len(images)), replace=False))
-        params, opt_state = step(params, opt_state, images[chosen].astype(np.float32), labels[chosen])
+    @jax.jit
+    def right(params, batch, labels, key):
+        prepared, targets = task.prepare(batch / 127.5 - 1, labels, key)
+        return task.right(classifier.apply({"params": params}, prepared)[1], targets)
 
-    logits = jax.jit(classifier.apply)({"params": params}, np.asarray(held_out_images, np.float32) / 127.5 - 1)[1]
-    guesses = logits.argmax(axis=-1) if labels.ndim == 1 else logits > 0
-    accuracy = float(np.mean(np.asarray(guesses) == held_out_labels))
-    return Classifier(params, name, images.shape[1], images.shape[3], outputs, accuracy)
+    return init, step, right
+
+
+def train(name: str, images, labels, held_out_images, held_out_labels, seed: int = 0) -> Classifier:
+    """Returns a network trained to predict the labels of `images: [n, size, size, channels]` uint8; see `fit`.
+
+    labels: `[n]` classes or `[n, attributes]` zeros and ones.
+    """
+    is_exclusive = np.ndim(labels) == 1
+    labels = np.asarray(labels, np.int32 if is_exclusive else np.float32)
+    task = labelling(int(labels.max()) + 1 if is_exclusive else labels.shape[1], is_exclusive)
+    return fit(name, task, images, labels, held_out_images, np.asarray(held_out_labels), seed)
+
+
+def _widths(size):
+    """The number of channels after each convolution; images of more than 32 pixels pass a further, narrow one."""
+    return (32, 64, 64) if size <= 32 else (16, 32, 64, 64)
+
+
+def _some(images, labels, most):
+    """At most `most` of the images, evenly spaced in their order, and their labels."""
+    if len(images) <= most:
+        return images, labels
+    rows = np.arange(most) * len(images) // most
+    return images[rows], None if labels is None else labels[rows]
+
+
+def _shrunk(images):
+    """uint8 `images: [n, size, size, channels]` of at most `LARGEST` pixels; small ones as they are."""
+    if images.shape[1] <= LARGEST:
+        return images
+
+    @jax.jit
+    def shrink(images):
+        shape = len(images), LARGEST, LARGEST, images.shape[3]
+        return jnp.round(jax.image.resize(images.astype(jnp.float32), shape, "linear")).astype(jnp.uint8)
+
+    starts = range(0, len(images), BATCH_SIZE)
+    return np.concatenate([np.asarray(shrink(images[start : start + BATCH_SIZE])) for start in starts])
 
 
 @flax.struct.dataclass
 class Classifiers:
-    """Several networks that were trained on the same labels from different seeds, as one feature network.
+    """Several networks that were trained on the same task from different seeds, as one feature network.
 
     Attributes:
       networks: the trained networks.
+      told: what their `accuracy` is, in words.
     """
 
     networks: tuple[Classifier, ...]
+    told: str = flax.struct.field(pytree_node=False, default=TOLD)
 
     def __call__(self, images):
         """Features `[batch, 64 * parts]` of `images`, those of one network after the other; see `Classifier`."""
@@ -148,25 +243,58 @@ class Classifiers:
         return len(self.networks)
 
     @property
+    def accuracy(self) -> float:
+        """The mean accuracy of the networks on held-out images, in [0, 1]."""
+        return float(np.mean([network.accuracy for network in self.networks]))
+
+    @property
+    def about(self) -> str:
+        """What stands beside numbers in these features."""
+        return f"{len(self.networks)} networks, {self.told} {self.accuracy:.1%}"
+
+    @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that differ from those of networks with other weights."""
         return hashlib.sha256("".join(network.digest for network in self.networks).encode()).hexdigest()[:16]
 
 
-def load(name: str, dataset: str, image_size: int, data_dir: str | None = None) -> Classifiers:
-    """The networks `name`, trained on a data set once and then read from the user's cache directory."""
-    paths = [
-        cache.directory("features") / f"{name}-v{VERSION}-{seed}-{jax.default_backend()}.safetensors"
-        for seed in range(NETWORKS)
-    ]
-    if missing := [seed for seed, path in enumerate(paths) if not path.exists()]:
-        say(f"training the feature networks fd_{name} (once, some seconds)")
-        training, held_out = (data.load(dataset, split, image_size, data_dir) for split in ("train", "test"))
+def of_config(config) -> tuple[data.Dataset, data.Dataset]:
+    """The training and the held-out images of a config, as its run has them."""
+    arguments = config.model.image_size, config.data.dir or None, data.Recipe.of(config)
+    return tuple(data.load(config.data.name, split, *arguments) for split in data.SPLITS)
+
+
+def digest_of(*datasets: data.Dataset) -> str:
+    """Sixteen hexadecimal digits that change with any image or label."""
+    return hashlib.sha256(" ".join(dataset.digest for dataset in datasets).encode()).hexdigest()[:16]
+
+
+def kept(name: str, key: str, make: Callable, told: str = TOLD) -> Classifiers:
+    """The networks in the user's cache directory; those that are not there yet are made.
+
+    Args:
+      key: part of the files' names; it must change with whatever changes the weights, but for the seed.
+      make: `seed -> Classifier`.
+      told: what their `accuracy` is, in words.
+    """
+    folder, backend = cache.directory("features"), jax.default_backend()
+    paths = [folder / f"{key}-{seed}-{backend}.safetensors" for seed in range(NETWORKS)]
+
+    def networks():
+        return Classifiers(tuple(_read(name, path) for path in paths), told)
+
+    if all(path.exists() for path in paths):
+        return networks()
+    with cache.lock(key):  # Another process may be training them.
+        missing = [seed for seed, path in enumerate(paths) if not path.exists()]
+        if missing:
+            say(f"training the feature networks {name} (once, at most about a minute)")
         for seed in missing:
-            network = train(name, training.images, training.labels, held_out.images, held_out.labels, seed)
-            metadata = {key: str(getattr(network, key)) for key in ("size", "channels", "outputs", "accuracy")}
+            network = make(seed)
+            metadata = {field: str(getattr(network, field)) for field in ("size", "channels", "outputs", "accuracy")}
             files.replace(paths[seed], save(flatten(network.params), metadata=metadata))
-    return Classifiers(tuple(_read(name, path) for path in paths))
+    say(f"feature networks {name}: {networks().about}")
+    return networks()
 
 
 def _read(name, path):

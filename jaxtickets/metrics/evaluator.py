@@ -1,20 +1,17 @@
-"""The evaluator of a run: its metrics and its grid of samples, from the same keys and images in every round."""
+"""The evaluator of a run: its metrics and its grids of samples, from the same keys and images in every round."""
 
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from jaxtickets.examples import example_keys, to_float
-from jaxtickets.fields import refuse
-from jaxtickets.metrics.features import FEATURE_NETWORKS, Features, batches, features_of_images
-from jaxtickets.metrics.grid import GRID, image_grid
-from jaxtickets.metrics.metric import HELD_OUT, SAMPLES, Metric
-from jaxtickets.objectives import OBJECTIVES, Game, Objective
-from jaxtickets.workdir import ROUND_COLUMNS
+from jaxtickets.metrics.bootstrap import ends_of, intervals
+from jaxtickets.metrics.choosing import chosen
+from jaxtickets.metrics.features import features_of_images
+from jaxtickets.metrics.generation import features_of_samples, nearest_grid, samples_grid
+from jaxtickets.metrics.held_out import OBJECTIVE, held_out_means
+from jaxtickets.metrics.metric import HELD_OUT, SAMPLES, Metric, Sets
+from jaxtickets.metrics.networks import FEATURE_NETWORKS
+from jaxtickets.objectives import OBJECTIVES, Objective
 
 
 class Evaluator(NamedTuple):
@@ -24,78 +21,34 @@ class Evaluator(NamedTuple):
       metric: the column of `rounds.csv` that decides the verdict.
       label: that column in words.
       better: whether "lower" or "higher" numbers in it are better.
-      columns: `{column: {"label": ..., "better": ...}}` of all metrics, for reports.
+      columns: `{column: {"label": ..., "better": ...}}` of all metrics, for reports; with "about" where the metric's
+        feature network has something to tell beside its numbers.
+      features: `{name: digest}` of the feature networks that are read.
       evaluate: `(params, batch_stats, seed) -> {column: number}`, all metrics of one round.
       samples: `(params, batch_stats, seed) -> [h, w, 3] uint8`, a grid of images.
+      references: `(params, batch_stats, seed) -> {column: {"held_out": number, "untrained": number}}` of untrained
+        parameters: the metrics on samples of held-out images in place of samples, the floor, and all metrics of the
+        untrained network, the ceiling. Metrics on held-out images have no floor, but may have `best`, their best
+        possible number.
+      nearest: `(params, batch_stats, seed) -> [h, w, 3] uint8`, samples beside their nearest training images; None if
+        nothing is sampled.
     """
 
     metric: str
     label: str
     better: str
     columns: dict[str, dict[str, str]]
+    features: dict[str, str]
     evaluate: Callable
     samples: Callable
-
-
-def _registry():
-    from jaxtickets.metrics import METRICS  # The package's face imports this module.
-
-    return METRICS
-
-
-def chosen(config, game: Game) -> list[Metric]:
-    """The metrics that `config.eval.metrics` names, or the game's own if it is empty. The first decides the verdict."""
-    return [_registry()[name] for name in config.eval.metrics or game.metrics]
-
-
-def possible(game: Game) -> list[str]:
-    """Returns the names of the metrics that a game can serve. What a game offers is inferred from its own metrics.
-
-    A metric on samples can be served if one of them is on samples, a metric on held-out images if they read all the
-    terms that it reads.
-    """
-    own = [_registry()[name] for name in game.metrics]
-    has_samples = any(metric.needs == SAMPLES for metric in own)
-    terms = {term for metric in own for term in metric.terms}
-
-    def is_served(metric):
-        return has_samples if metric.needs == SAMPLES else terms.issuperset(metric.terms)
-
-    return [name for name, metric in _registry().items() if is_served(metric)]
-
-
-def check(config, game: Game, taken: Iterable[str] = ()) -> None:
-    """Checks the chosen metrics. Their names must have passed the check of the field `eval.metrics`.
-
-    Args:
-      taken: the columns of `rounds.csv` that the method adds.
-
-    Raises:
-      UserError: the game can't serve a metric, a metric's column is another one's, or a metric or its feature network
-        refuses another field of the config.
-    """
-    names, value = possible(game), config.eval.metrics
-    if not set(value) <= set(names):
-        allowed = f"a tuple of some of {', '.join(names)} with config.objective.name={game.name!r}"
-        refuse("eval.metrics", value, allowed)
-    owners = dict.fromkeys(ROUND_COLUMNS, "every run") | dict.fromkeys(taken, "the method")
-    for metric in chosen(config, game):
-        for column in metric.columns_of(config):
-            if column in owners:
-                refuse("eval.metrics", value, f"metrics of different columns; {column} is one of {owners[column]} too")
-            owners[column] = metric.name
-        metric.check(config)
-        if metric.needs == SAMPLES:
-            if (name := metric.features_of(config)) not in FEATURE_NETWORKS:
-                networks = ", ".join(FEATURE_NETWORKS)
-                refuse("eval.metrics", value, f"metrics in the features of {networks}; {metric.name} reads {name!r}")
-            FEATURE_NETWORKS[name].check(config)
+    references: Callable
+    nearest: Callable | None
 
 
 def make_evaluator(objective: Objective, config, train_images, test_images) -> Evaluator:
     """Returns an evaluator with the chosen metrics.
 
-    Loads the feature networks and the Gaussians of the training images from the user's cache directory, or makes them.
+    Loads the feature networks and the statistics of the training images from the user's cache directory, or makes them.
 
     Args:
       train_images, test_images: `[n, h, w, c]` uint8.
@@ -105,121 +58,115 @@ def make_evaluator(objective: Objective, config, train_images, test_images) -> E
     """
     if not (objective.sample or objective.reconstruct):
         raise ValueError(f"game {config.objective.name!r}: its objective needs `sample` or `reconstruct`")
-    metrics, batch_size = chosen(config, OBJECTIVES[config.objective.name]), config.eval.batch_size
-    for metric in metrics:
-        if not (objective.sample if metric.needs == SAMPLES else objective.evaluate):
-            need = "sample" if metric.needs == SAMPLES else "evaluate"
-            raise ValueError(
-                f"metric {metric.name!r} needs `{need}` of the objective of game {config.objective.name!r}"
-            )
-    names = dict.fromkeys(metric.features_of(config) for metric in metrics if metric.needs == SAMPLES)
-    networks = {name: FEATURE_NETWORKS[name].load(config.data.dir or None) for name in names}
-    training = {name: features_of_images(network, train_images, batch_size) for name, network in networks.items()}
-    for features in training.values():
-        _ = features.gaussian  # It is made now, so that no round waits for it.
-    features_of_samples = _features_of_samples(objective, networks, config.eval.samples, batch_size)
-    held_out_means = _held_out_means(objective, test_images, batch_size)
+    metrics = chosen(config, OBJECTIVES[config.objective.name])
+    _check_objective(objective, config, metrics)
+    of_samples = [metric for metric in metrics if metric.needs == SAMPLES]
+    of_held_out = [metric for metric in metrics if metric.needs == HELD_OUT]
+    kept_images = test_images[: config.eval.samples]
+    grid_beside = nearest_grid(objective, train_images)
+
+    @cache
+    def load(name):
+        return FEATURE_NETWORKS[name].load(config)
+
+    @cache
+    def features_of(name, kept=False):
+        return features_of_images(load(name), kept_images if kept else train_images, config.eval.batch_size)
+
+    networks = {name: load(name) for name in dict.fromkeys(metric.features_of(config) for metric in of_samples)}
+    _prepare(of_samples, features_of, config)
+    keep = {m.features_of(config) for m in of_samples if "generated" in m.arrays or config.eval.bootstrap}
+    generate = features_of_samples(objective, networks, keep, config.eval.samples, config.eval.batch_size)
+    held_out = held_out_means(objective, of_held_out, config, test_images)
+
+    def sets_of(metric, generated):
+        name = metric.features_of(config)
+        return Sets(generated[name], features_of(name), features_of(name, kept=True))
 
     def evaluate(params, batch_stats, seed):
-        arguments = params, batch_stats, np.uint32(seed)
-        generated = features_of_samples(*arguments) if networks else {}
-        means = held_out_means(*arguments) if any(metric.needs == HELD_OUT for metric in metrics) else {}
+        generated = generate(params, batch_stats, seed) if networks else {}
+        means = held_out(params, batch_stats, seed)
         row = {}
         for metric in metrics:
             if metric.needs == SAMPLES:
-                name = metric.features_of(config)
-                numbers = metric.measure(generated[name], training[name], config)
+                sets = sets_of(metric, generated)
+                own = metric.row(metric.measure(sets, config), config)
+                row |= own | (intervals(metric, sets, own, config) if config.eval.bootstrap else {})
             else:
-                if missing := [term for term in metric.terms if term not in means]:
-                    given = ", ".join(means)
-                    raise ValueError(f"metric {metric.name!r} reads {', '.join(missing)}; `evaluate` gives {given}")
-                numbers = metric.measure({term: means[term] for term in metric.terms}, config)
-            columns, numbers = metric.columns_of(config), np.ravel(np.asarray(numbers, np.float64)).tolist()
-            if len(columns) != len(numbers):
-                raise ValueError(
-                    f"metric {metric.name!r} has {len(columns)} columns and measures {len(numbers)} numbers"
-                )
-            row.update(zip(columns, numbers, strict=True))
+                terms = _terms(metric, means[metric.name if metric.evaluate else OBJECTIVE])
+                row |= metric.row(metric.measure(terms, config), config)
         return row
 
-    def about(metric, column):
-        is_main = column == metric.main_of(config)
-        label = metric.label_of(config, len(test_images)) if is_main else column.replace("_", " ")
-        return {"label": label, "better": metric.better}
+    def references(params, batch_stats, seed):
+        found = {column: {"untrained": number} for column, number in evaluate(params, batch_stats, seed).items()}
+        for metric in of_samples:
+            sets = sets_of(metric, {name: features_of(name, kept=True) for name in networks})
+            for column, number in metric.row(metric.measure(sets, config), config).items():
+                found[column] = {"held_out": number, **found[column]}
+        for metric in of_held_out:
+            if metric.best is not None:
+                found[metric.main_of(config)]["best"] = metric.best
+        return {column: found[column] for metric in metrics for column in metric.columns_of(config)}
 
-    first = metrics[0]
+    def nearest(params, batch_stats, seed):
+        name = config.eval.features
+        return grid_beside(load(name), features_of(name), params, batch_stats, seed)
+
     return Evaluator(
-        metric=first.main_of(config),
-        label=first.label_of(config, len(test_images)),
-        better=first.better,
-        columns={column: about(metric, column) for metric in metrics for column in metric.columns_of(config)},
+        metric=metrics[0].main_of(config),
+        label=metrics[0].label_of(config, len(test_images)),
+        better=metrics[0].better,
+        columns=_columns(metrics, networks, config, len(test_images)),
+        features={name: network.digest for name, network in networks.items()},
         evaluate=evaluate,
-        samples=_grid(objective, test_images),
+        samples=samples_grid(objective, test_images),
+        references=references,
+        nearest=nearest if objective.sample else None,
     )
 
 
-def _sample(objective, params, batch_stats, seed, start, n):
-    """The samples of a seed with the numbers `start` to `start + n - 1`: `[n, h, w, c]` in [-1, 1]."""
-    examples = start + jnp.arange(n)
-    keys = jax.vmap(lambda example: jax.random.fold_in(jax.random.key(seed), example))(examples)
-    # A row of the grid shows one class.
-    labels = examples // GRID % objective.classes if objective.classes else None
-    return objective.sample(params, batch_stats, keys, labels)
+def _check_objective(objective, config, metrics):
+    """Raises ValueError if the objective lacks a function that a metric calls."""
+    for metric in metrics:
+        of_images = metric.requires if metric.evaluate else ("evaluate",)
+        for need in ("sample",) if metric.needs == SAMPLES else of_images:
+            if not getattr(objective, need):
+                game = f"the objective of game {config.objective.name!r}"
+                raise ValueError(f"metric {metric.name!r} needs `{need}` of {game}")
 
 
-def _features_of_samples(objective, networks, n, batch_size):
-    """`(params, batch_stats, seed) -> {name: Features}` of `n` samples, which are generated once for all networks."""
-
-    @jax.jit
-    def embed(params, batch_stats, seed, start):
-        images = _sample(objective, params, batch_stats, seed, start, batch_size)
-        return {name: network(images) for name, network in networks.items()}
-
-    def of_network(name, batches):
-        features = np.concatenate([np.asarray(batch[name]) for batch in batches])[:n]
-        return Features(lambda: [features], getattr(networks[name], "parts", 1))
-
-    def features(params, batch_stats, seed):
-        batches = [embed(params, batch_stats, seed, start) for start in range(0, n, batch_size)]
-        return {name: of_network(name, batches) for name in networks}
-
-    return features
+def _prepare(metrics, features_of, config):
+    """Computes what is read of the training images, so that no round waits for it."""
+    # Where the features are kept one by one, their Gaussian is taken from these.
+    for metric in sorted(metrics, key=lambda metric: "training" not in metric.arrays):
+        training = features_of(metric.features_of(config))
+        if "training" in metric.arrays:
+            _ = training.array
+        if not metric.arrays:
+            _ = training.roots
 
 
-def _held_out_means(objective, images, batch_size):
-    """`(params, batch_stats, seed) -> {term: mean over all held-out images}`, summarised by the objective."""
-
-    @jax.jit
-    def sums(params, batch_stats, seed, images, start):
-        keys = example_keys(seed, 0, 0, start + np.arange(len(images)))
-        terms = objective.evaluate(params, batch_stats, to_float(images), keys)
-        return {name: values.sum(axis=0) for name, values in terms.items()}
-
-    def means(params, batch_stats, seed):
-        totals = {}
-        for number, batch in enumerate(batches(images, batch_size)):
-            for name, value in sums(params, batch_stats, seed, batch, number * batch_size).items():
-                totals[name] = totals.get(name, 0.0) + value
-        means = {name: np.asarray(total) / len(images) for name, total in totals.items()}
-        return objective.summarize(means) if objective.summarize else means
-
-    return means
+def _terms(metric: Metric, means):
+    """The means that a metric reads."""
+    if missing := [term for term in metric.terms if term not in means]:
+        given = ", ".join(means)
+        raise ValueError(f"metric {metric.name!r} reads {', '.join(missing)}; `evaluate` gives {given}")
+    return {term: means[term] for term in metric.terms}
 
 
-def _grid(objective, held_out):
-    """`(params, batch_stats, seed) -> [h, w, 3] uint8`: samples, or held-out images above their reconstructions."""
-    sample = jax.jit(partial(_sample, objective, start=0, n=GRID * GRID))
-
-    @jax.jit
-    def reconstruct(params, batch_stats):
-        originals = to_float(held_out[: GRID * GRID // 2])
-        return originals, objective.reconstruct(params, batch_stats, originals)
-
-    def grid(params, batch_stats, seed):
-        if objective.sample:
-            return image_grid(np.asarray(sample(params, batch_stats, np.uint32(seed))))
-        rows = [part.reshape(-1, GRID, *part.shape[1:]) for part in reconstruct(params, batch_stats)]
-        images = np.stack(rows, axis=1)
-        return image_grid(images.reshape(-1, *images.shape[3:]))
-
-    return grid
+def _columns(metrics, networks, config, held_out):
+    """`Evaluator.columns`."""
+    columns = {}
+    for metric in metrics:
+        about = getattr(networks.get(metric.features_of(config)), "about", "")
+        told = {"better": metric.better, **({"about": about} if about else {})}
+        for column in metric.columns_of(config):
+            is_main = column == metric.main_of(config)
+            columns[column] = {
+                "label": metric.label_of(config, held_out) if is_main else column.replace("_", " "),
+                **told,
+            }
+            if config.eval.bootstrap and metric.needs == SAMPLES:
+                for end in ends_of(column):
+                    columns[end] = {"label": end.replace("_", " "), **told}
+    return columns

@@ -1,30 +1,54 @@
-"""The Frechet distance between samples and training images in the features of small networks."""
+"""The Frechet distance between samples and training images in a feature network's features.
+
+In Inception's features it is the Frechet Inception Distance, FID (Heusel et al. 2017).
+"""
 
 import numpy as np
 
 from jaxtickets.fields import Field, choice
-from jaxtickets.metrics.features import FEATURE_NETWORKS
-from jaxtickets.metrics.frechet import frechet_distance, parts
-from jaxtickets.metrics.metric import Metric
+from jaxtickets.metrics.frechet import frechet_distance
+from jaxtickets.metrics.metric import Metric, Sets
+from jaxtickets.metrics.networks import AUTO, FEATURE_NETWORKS
 
 FEATURES = Field(
-    "eval.features", "faces", choice(FEATURE_NETWORKS), "The feature networks in which Frechet distances are taken."
+    "eval.features",
+    AUTO,
+    choice(AUTO, FEATURE_NETWORKS),
+    "The feature network in which samples and images are compared. auto: Inception where its weights are, else the"
+    " network of the data set if there is one, else labels, and self_supervised for images without labels.",
+    before="faces",
 )
 
 
-def distance(generated, training, config):
-    """The distance between the Gaussians of two sets of features, the mean over the networks that they are of."""
+def distance(sets: Sets, config):
+    """The distance between the Gaussians of samples and training images, the mean over the parts of the features."""
     del config
-    both = (parts(features.gaussian, features.parts) for features in (generated, training))
-    return (np.mean([frechet_distance(*pair) for pair in zip(*both, strict=True)]),)
+    generated, training = sets.generated, sets.training
+    triples = zip(generated.gaussians, training.gaussians, training.roots, strict=True)
+    return (np.mean([frechet_distance(*triple) for triple in triples]),)
+
+
+def column(config):
+    """`fd_<name>`, or what the feature network calls it."""
+    network = FEATURE_NETWORKS.get(config.eval.features)
+    return ((network and network.column) or "fd_{eval.features}",)
 
 
 FD = Metric(
     "fd",
     "Frechet distance in {eval.features} features, {eval.samples:,} samples",
     features="{eval.features}",
-    columns=("fd_{eval.features}",),
+    columns=column,
     measure=distance,
     fields=(FEATURES,),
     registries=(FEATURE_NETWORKS,),
+    arrays=(),
+)
+FID = Metric(
+    "fid",
+    "FID (Frechet distance in Inception's features), {eval.samples:,} samples",
+    features="inception",
+    columns=("fid",),
+    measure=distance,
+    arrays=(),
 )

@@ -6,4 +6,5 @@ RECONSTRUCTION_ERROR = Metric(
     "reconstruction_error",
     "mean squared error on {held_out:,} held-out images",
     terms=("reconstruction_error",),
+    best=0.0,
 )

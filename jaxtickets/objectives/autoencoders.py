@@ -45,16 +45,31 @@ def vae(components, config) -> Objective:
         reconstruction, kl, _ = terms(params, batch_stats, images, keys, train=False)
         return {"negative_elbo": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
 
-    def decode(params, batch_stats, latents):
+    def decode(params, batch_stats, latents, labels=None):
+        del labels
         return models.apply(components, params, batch_stats, "decoder", latents, train=False)[0]
 
     def sample(params, batch_stats, keys, labels=None):
         del labels
         return decode(params, batch_stats, normal(keys, latent_size))
 
-    def reconstruct(params, batch_stats, images):
+    def encode(params, batch_stats, images):
         code, _ = models.apply(components, params, batch_stats, "encoder", images, train=False)
-        return decode(params, batch_stats, code[:, :latent_size])
+        return code[:, :latent_size]
+
+    def reconstruct(params, batch_stats, images):
+        return decode(params, batch_stats, encode(params, batch_stats, images))
+
+    def log_weight(params, batch_stats, images, keys):
+        code, _ = models.apply(components, params, batch_stats, "encoder", images, train=False)
+        mean, log_variance = jnp.split(code, 2, axis=-1)
+        noise = normal(keys, latent_size)
+        latents = mean + jnp.exp(0.5 * log_variance) * noise
+        pixels = images[0].size
+        likelihood = -squared_error(images, decode(params, batch_stats, latents)) - 0.5 * pixels * jnp.log(jnp.pi)
+        # log p(z) - log q(z | x); the normalising constants of the two Gaussians cancel.
+        prior = 0.5 * (jnp.square(noise) + log_variance - jnp.square(latents)).sum(axis=-1)
+        return likelihood + prior
 
     return Objective(
         components=components,
@@ -62,12 +77,23 @@ def vae(components, config) -> Objective:
         evaluate=evaluate,
         sample=sample,
         reconstruct=reconstruct,
+        encode=encode,
+        log_weight=log_weight,
+        decode=decode,
+        latents=latent_size,
     )
 
 
 def autoencoder(components, config) -> Objective:
     """The autoencoder: mean squared error over pixels and channels, images in [-1, 1]."""
     del config
+
+    def encode(params, batch_stats, images):
+        return models.apply(components, params, batch_stats, "encoder", images, train=False)[0]
+
+    def decode(params, batch_stats, latents, labels=None):
+        del labels
+        return models.apply(components, params, batch_stats, "decoder", latents, train=False)[0]
 
     def error(params, batch_stats, images, train):
         code, batch_stats = models.apply(components, params, batch_stats, "encoder", images, train)
@@ -83,13 +109,15 @@ def autoencoder(components, config) -> Objective:
         return {"reconstruction_error": error(params, batch_stats, images, train=False)[0]}
 
     def reconstruct(params, batch_stats, images):
-        return error(params, batch_stats, images, train=False)[1]
+        return decode(params, batch_stats, encode(params, batch_stats, images))
 
     return Objective(
         components=components,
         players={"autoencoder": Player(("encoder", "decoder"), loss)},
         evaluate=evaluate,
         reconstruct=reconstruct,
+        encode=encode,
+        decode=decode,
     )
 
 
@@ -156,6 +184,7 @@ VAE = Game(
     make=vae,
     components=("encoder", "decoder"),
     metrics=("fd", "negative_elbo"),
+    offers=("reconstruct", "encode", "log_weight"),
     fields=(Field("objective.beta", 1.0, at_least(0), "The weight of the KL term."),),
     counterparts=COUNTERPARTS,
 )
@@ -164,6 +193,7 @@ VQ_VAE = Game(
     make=vq_vae,
     components=("encoder", "decoder", "codebook"),
     metrics=("reconstruction_error", "codebook"),
+    offers=("reconstruct",),
     fields=(Field("objective.commitment", 0.25, at_least(0), "The weight of the commitment term."),),
     counterparts=COUNTERPARTS,
 )
@@ -172,5 +202,6 @@ AUTOENCODER = Game(
     make=autoencoder,
     components=("encoder", "decoder"),
     metrics=("reconstruction_error",),
+    offers=("reconstruct",),
     counterparts=COUNTERPARTS,
 )

@@ -129,9 +129,11 @@ def gan(components, config) -> Objective:
         soften = lambda temperature: partial(loss, tempered(criterion, temperature))  # noqa: E731
         return Player((component,), partial(loss, criterion), tempered=soften, **settings)
 
-    def sample(params, batch_stats, keys, labels=None):
-        latents = normal(keys, latent_size)
+    def decode(params, batch_stats, latents, labels=None):
         return models.apply(components, params, batch_stats, "generator", latents, False, labels)[0]
+
+    def sample(params, batch_stats, keys, labels=None):
+        return decode(params, batch_stats, normal(keys, latent_size), labels)
 
     return Objective(
         components=components,
@@ -146,6 +148,8 @@ def gan(components, config) -> Objective:
         },
         sample=sample,
         classes=classes,
+        decode=decode,
+        latents=latent_size,
         kept=() if config.rewind_discriminator else ("discriminator",),
         teacher=("discriminator",) if options.distillation else (),
     )

@@ -63,6 +63,13 @@ class Objective(NamedTuple):
       sample: `(params, batch_stats, keys: [batch], labels) -> images`; draws its own noise from the keys. Or None.
       classes: above 0 `sample` needs `labels: [batch]` int32 below that.
       reconstruct: `(params, batch_stats, images) -> images`, or None.
+      encode: `(params, batch_stats, images) -> [batch, latents]`, the (means of the) latents given the images, or None.
+      log_weight: `(params, batch_stats, images, keys) -> [batch]`, log p(x, z) - log q(z | x) in nats for one z drawn
+        from q(z | x) with the image's key, normalised densities of images in [-1, 1]; or None. Its mean over z is the
+        evidence lower bound, and the logarithm of the mean of its exponential is log p(x).
+      decode: `(params, batch_stats, latents, labels) -> images` of the latents that `encode` gives, or of `[batch, n]`
+        standard normal ones where images are sampled; or None.
+      latents: the number n of standard normal latents; 0 where `sample` draws others or none.
       kept: the components that start each round as the dense run has trained them, instead of rewinding.
       teacher: the components of the trained dense run that the losses of later rounds are given (`Batch.teacher`).
     """
@@ -74,6 +81,10 @@ class Objective(NamedTuple):
     sample: Callable | None = None
     classes: int = 0
     reconstruct: Callable | None = None
+    encode: Callable | None = None
+    log_weight: Callable | None = None
+    decode: Callable | None = None
+    latents: int = 0
     kept: tuple[str, ...] = ()
     teacher: tuple[str, ...] = ()
 
@@ -87,6 +98,8 @@ class Game:
       make: `(components: {name: models.Component}, config) -> Objective`.
       components: the names of the components that it trains.
       metrics: the metrics that judge it where `config.eval.metrics` is empty; the first decides the verdict.
+      offers: the functions of its objective that further metrics may call: some of "reconstruct", "encode" and
+        "log_weight". A config is checked by them before the objective is made.
       registries: of the plug-ins that its own fields choose from, such as losses.
       counterparts: for a component its counterpart in a game of another kind, whose tickets can be transferred to it.
 
@@ -98,6 +111,7 @@ class Game:
     make: Callable
     components: tuple[str, ...]
     metrics: tuple[str, ...]
+    offers: tuple[str, ...] = ()
     fields: tuple[Field, ...] = ()
     check: Callable = no_check
     registries: tuple = ()

@@ -1,0 +1,233 @@
+"""Scoring again: rounds of a finished run, and two sets of images."""
+
+import csv
+import re
+import shutil
+
+import flax.struct
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import digests, tiny, untrained_run
+from PIL import Image
+from scipy import linalg
+
+from jaxtickets import evaluate, opening, sample
+from jaxtickets.metrics import FEATURE_NETWORKS, FeatureNetwork
+from jaxtickets.workdir import Workdir
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+SMALL = {"model.width": 4, "eval.batch_size": 64, "eval.samples": 64}
+
+
+@flax.struct.dataclass
+class Plain:
+    """Four features of an image: its mean, two halves' means and its mean square."""
+
+    weights: jnp.ndarray
+    name: str = flax.struct.field(pytree_node=False, default="plain")
+    digest: str = flax.struct.field(pytree_node=False, default="plain")
+
+    def __call__(self, images):
+        x = images.mean(axis=-1)
+        half = x.shape[1] // 2
+        parts = (x, x[:, :half], x[:, :, :half], jnp.square(x))
+        return jnp.stack([part.mean(axis=(1, 2)) for part in parts], axis=-1) * self.weights
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch):
+    """A feature network whose features NumPy computes as well."""
+    network = FeatureNetwork("plain", lambda config: Plain(jnp.float32([1, 2, 3, 4])))
+    monkeypatch.setitem(FEATURE_NETWORKS, "plain", network)
+
+
+def numpy_features(images):
+    x = images.astype(np.float64).mean(axis=-1) / 127.5 - 1
+    half = x.shape[1] // 2
+    parts = (x, x[:, :half], x[:, :, :half], np.square(x))
+    return np.stack([part.mean(axis=(1, 2)) for part in parts], axis=-1) * [1, 2, 3, 4]
+
+
+def distance(first, second):
+    """The Frechet distance by SciPy's matrix square root."""
+    (m1, c1), (m2, c2) = ((f.mean(axis=0), np.cov(f, rowvar=False)) for f in map(numpy_features, (first, second)))
+    return np.square(m1 - m2).sum() + np.trace(c1 + c2 - 2 * np.real(linalg.sqrtm(c1 @ c2)))
+
+
+@pytest.fixture(scope="module")
+def gan(data_directory, tmp_path_factory):
+    return untrained_run(tiny("gan_digits", data_directory, **SMALL), tmp_path_factory.mktemp("gan") / "run")
+
+
+@pytest.fixture(scope="module")
+def autoencoder(data_directory, tmp_path_factory):
+    return untrained_run(tiny("ae_digits", data_directory, **SMALL), tmp_path_factory.mktemp("ae") / "run")
+
+
+def call(*arguments):
+    """The command's exit status."""
+    return evaluate.main(list(map(str, arguments)))
+
+
+def refused(capsys, *arguments):
+    """The last line with which the command refuses; others tell what data was read."""
+    assert call(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "Traceback" not in captured.err
+    return captured.err.strip().splitlines()[-1]
+
+
+def table(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+# Rounds.
+
+
+def test_each_rounds_metric_is_that_of_its_own_weights(autoencoder, tmp_path, capsys):
+    assert call(f"--workdir={autoencoder.path}", f"--out={tmp_path / 'a.csv'}") == 0
+    rows, out = table(tmp_path / "a.csv"), capsys.readouterr().out
+    assert [(row["seed"], row["round"]) for row in rows] == [("0", "0"), ("0", "1"), ("0", "2")]
+    for row in rows:
+        opened = opening.open_round(autoencoder, int(row["round"]))
+        images = np.asarray(opening.dataset(opened.config, "test").images) / np.float32(127.5) - 1
+        made = np.asarray(opened.objective.reconstruct(opened.params, opened.batch_stats, images), np.float64)
+        assert float(row["reconstruction_error"]) == pytest.approx(np.square(images - made).mean(), rel=1e-5)
+        assert (row["samples"], row["held_out_images"]) == ("64", "296")
+        assert f"{float(row['sparsity']):.1%}"[:-1] in out
+    assert "winner" in out and "dense" in out and "296 held-out images" in out
+    # The untrained network is that of round 0 here.
+    (untrained,) = (line.split() for line in out.splitlines() if line.strip().startswith("untrained"))
+    assert float(untrained[1]) == pytest.approx(float(rows[0]["reconstruction_error"]), rel=1e-3)
+
+
+def test_other_metrics_features_and_numbers_of_samples_are_flags(gan, tmp_path, capsys):
+    out = tmp_path / "a.csv"
+    flags = ["--rounds=winner", "--metrics=fd", "--features=plain", "--samples=100", f"--out={out}"]
+    assert call(f"--workdir={gan.path}", *flags) == 0
+    (row,) = table(out)
+    assert (row["round"], row["samples"]) == ("1", "100")
+    opened = opening.open_round(gan, 1)
+    made = np.concatenate(list(sample.samples(opened, 0, 100)))
+    training = np.asarray(opening.dataset(opened.config, "train").images)
+    # The samples of the metric are not rounded to 256 values.
+    assert float(row["fd_plain"]) == pytest.approx(distance(made, training), rel=0.02)
+    text = capsys.readouterr().out
+    held_out = np.asarray(opening.dataset(opened.config, "test").images)[:100]
+    (floor,) = (line.split() for line in text.splitlines() if line.strip().startswith("held-out images"))
+    assert float(floor[2]) == pytest.approx(distance(held_out, training), rel=1e-3)
+
+
+def test_several_seeds_have_a_row_each_and_a_mean(autoencoder, data_directory, tmp_path, capsys):
+    whole = Workdir(tmp_path / "run")
+    config = opening.read_config(autoencoder)
+    config.update(seeds=2)
+    whole.create(evaluate.config_lib.to_dict(config), {})
+    whole.write_verdict({"winning_round": 2})
+    for seed in (0, 1):
+        shutil.copytree(autoencoder.path, whole.seed_dir(seed).path)
+    assert call(f"--workdir={whole.path}", "--rounds=dense,winner", f"--out={tmp_path / 'a.csv'}") == 0
+    rows, out = table(tmp_path / "a.csv"), capsys.readouterr().out
+    assert [(row["seed"], row["round"]) for row in rows] == [("0", "0"), ("0", "2"), ("1", "0"), ("1", "2")]
+    assert out.count("mean of 2") == 2 and "2 seeds" in out
+
+
+def test_nothing_is_written_into_the_workdir(autoencoder, tmp_path):
+    before = digests(autoencoder.path)
+    assert call(f"--workdir={autoencoder.path}", "--rounds=0") == 0
+    assert digests(autoencoder.path) == before
+
+
+def test_mistakes_are_one_line(gan, autoencoder, tmp_path, capsys):
+    run = f"--workdir={gan.path}"
+    (tmp_path / "a.csv").touch()
+    cases = {
+        "give either --workdir, or --real and --fake": [],
+        "two sets of images need --real and --fake": ["--real=digits"],
+        "there is no such directory": [f"--workdir={tmp_path / 'none'}"],
+        "has no readable config.json": [f"--workdir={tmp_path}"],
+        "--rounds=8: .* has no weights of round 8; it has these rounds whose weights are kept: 0, 1, 2": [
+            run,
+            "--rounds=8",
+        ],
+        "--metrics=fdd: allowed is a tuple of some of fd": [run, "--metrics=fdd"],
+        "--metrics=negative_elbo: allowed are fd.* with config.objective.name='gan'": [run, "--metrics=negative_elbo"],
+        "--features=nets: allowed is one of": [run, "--features=nets"],
+        "--samples=1: allowed is a whole number of at least 2": [run, "--samples=1"],
+        "--samples=many: allowed is a whole number": [run, "--samples=many"],
+        "--features=digits: is read by fd.* alone": [f"--workdir={autoencoder.path}", "--features=digits"],
+        "a.csv: is there already; give another file, or --overwrite": [run, f"--out={tmp_path / 'a.csv'}"],
+        "allowed is a file that ends in .csv": [run, f"--out={tmp_path / 'a.txt'}"],
+        "--image_size=3: allowed with --real and --fake": [run, "--image_size=3"],
+        "extra: not a flag": [run, "extra"],
+    }
+    for text, arguments in cases.items():
+        assert re.search(text, refused(capsys, *arguments)), text
+    assert call(run, "--rounds=0", "--features=plain", f"--out={tmp_path / 'a.csv'}", "--overwrite") == 0
+
+
+# Two sets of images.
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """`pictures(name, images)` writes images as PNG files into a directory."""
+
+    def write(name, images):
+        (tmp_path / name).mkdir()
+        for number, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / name / f"{number}.png")
+        return tmp_path / name
+
+    return write
+
+
+def colours(n, size=(12, 10), seed=0, high=256):
+    return np.random.default_rng(seed).integers(0, high, (n, *size, 3), np.uint8)
+
+
+def test_two_sets_of_images_are_compared_as_they_are(pictures, tmp_path, capsys):
+    real, fake = colours(30), colours(20, seed=1, high=200)
+    flags = [f"--real={pictures('real', real)}", f"--fake={pictures('fake', fake)}", "--features=plain"]
+    assert call(*flags, f"--out={tmp_path / 'a.csv'}") == 0
+    (row,) = table(tmp_path / "a.csv")
+    assert float(row["fd_plain"]) == pytest.approx(distance(fake, real), rel=1e-3)
+    assert (row["real_images"], row["fake_images"]) == ("30", "20")
+    out = capsys.readouterr().out
+    assert "20 images of" in out and "against 30 of" in out and "10x12 pixels" in out
+
+
+def test_a_set_has_no_distance_from_itself_and_may_be_an_archive_or_a_data_set(pictures, tmp_path, capsys):
+    place = pictures("real", colours(30, (8, 8)))
+    archive = shutil.make_archive(str(tmp_path / "fake"), "zip", place)
+    for real, fake in ((place, archive), ("digits", "digits")):
+        assert (
+            call(f"--real={real}", f"--fake={fake}", "--features=plain", f"--out={tmp_path / 'a.csv'}", "--overwrite")
+            == 0
+        )
+        assert float(table(tmp_path / "a.csv")[0]["fd_plain"]) == pytest.approx(0, abs=1e-6)
+
+
+def test_sets_that_do_not_match_are_one_line(pictures, tmp_path, capsys):
+    real, small = pictures("real", colours(4)), pictures("small", colours(4, (6, 6)))
+    mixed = pictures("mixed", [*colours(2), *colours(2, (6, 6))])
+    (tmp_path / "empty").mkdir()
+    broken = shutil.copytree(real, tmp_path / "broken")
+    (broken / "1.png").write_bytes((real / "1.png").read_bytes()[:60])
+    features = "--features=plain"
+    cases = {
+        "has images of 10x12 pixels and .*small of 6x6; give --image_size": (real, small),
+        r"mixed: .*png has (10x12|6x6) and .*png has (10x12|6x6) pixels; give --image_size": (real, mixed),
+        "--fake=.*empty": (real, tmp_path / "empty"),
+        "--fake=.*nowhere": (real, tmp_path / "nowhere"),
+        "1.png is no readable image": (broken, real),
+    }
+    for text, (first, second) in cases.items():
+        assert re.search(text, refused(capsys, f"--real={first}", f"--fake={second}", features)), text
+    both = [f"--real={real}", f"--fake={small}"]
+    assert call(*both, features, "--image_size=6") == 0
+    capsys.readouterr()
+    assert "--metrics=psnr: allowed for two sets of images are fd" in refused(capsys, *both, "--metrics=psnr")
+    assert "--samples=3: allowed with --workdir" in refused(capsys, *both, "--samples=3")
