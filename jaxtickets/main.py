@@ -28,9 +28,7 @@ def run(config, path: str | os.PathLike, from_round: int | None = None) -> dict:
     path = Path(path)
     config_lib.validate(config, jax.local_device_count())
     Workdir(path).check_writable()
-    if from_round is not None:
-        runs.go_back(config, path, from_round)
-    verdict = runs.run(config, path)
+    verdict = runs.run(config, path, from_round)
     from jaxtickets import report  # Imports Matplotlib, which is slow; training does not wait for it.
 
     for place in dict.fromkeys([*runs.seed_paths(config, path).values(), path]):

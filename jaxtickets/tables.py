@@ -1,6 +1,7 @@
 """Plain-text tables with aligned columns."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 MAX_WIDTH = 110
 GAP = "  "
@@ -24,3 +25,9 @@ def aligned(header: Sequence[str], lines: Sequence[Sequence[str]], left: Sequenc
 def table_width(table: str) -> int:
     """The length of the longest line."""
     return max(map(len, table.splitlines()))
+
+
+def bracketed(low: float | None, high: float | None, write: Callable[[float], str]) -> str:
+    """An interval as "[low, high]", its ends as `write` gives them; "" if an end is not known."""
+    is_known = low is not None and high is not None and not (math.isnan(low) or math.isnan(high))
+    return f"[{write(low)}, {write(high)}]" if is_known else ""

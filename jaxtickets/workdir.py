@@ -1,13 +1,12 @@
-"""The files of a run: `Workdir` names, reads and writes what `docs/workdir.md` describes.
+"""The files of a run: `Workdir` reads and writes what `docs/workdir.md` describes; `paths.py` names it.
 
-No other module knows a file name of a workdir. Importing this one loads neither JAX nor Orbax nor TensorBoard.
+Importing this module loads neither JAX nor Orbax nor TensorBoard.
 """
 
 import json
 import os
-import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,13 @@ from jaxtickets.files import (
     read_csv,
     read_json,
     read_json_lines,
+    replace,
     write_arrays,
     write_csv,
     write_json,
 )
 from jaxtickets.origin import completed, differences, origin
+from jaxtickets.paths import SNAPSHOTS, Paths, beyond
 from jaxtickets.scalars import Scalars
 
 # The columns of rounds.csv that every run has, beside those of its metrics and of its method.
@@ -31,100 +32,16 @@ ROUND_COLUMNS = (
     *("seed", "round", "sparsity", "sparsity_all", "density", "flops_dense", "flops_effective", "params_kept"),
     *("train_seconds", "steps_per_second", "step_bytes"),
 )
-SNAPSHOTS = ("init", "rewind", "dense", "last", "search")
+
+__all__ = ["ROUND_COLUMNS", "SNAPSHOTS", "Workdir"]
 
 
-class Workdir:
-    """The directory of one run.
+class Workdir(Paths):
+    """The directory of one run, and what is written in it.
 
-    Members named by a noun return a path, or the `Workdir` of an inner run; it need not exist. `read_...` returns the
-    content of a file: [] for a table without a file, None for JSON that is missing or can't be read. `write_...`
-    replaces the whole file at once, so that a kill leaves the old content or the new.
-
-    Attributes:
-      path: the directory.
-      config: the JSON file of the config, the command, the versions, the devices and the names for reports.
-      scalars: the JSON lines of the logged scalars, one line per logging step.
-      tensorboard: the directory of the TensorBoard runs.
-      rounds: the table with one row per finished round.
-      layers: the table with one row per finished round and prunable layer.
-      verdict: the JSON file of the verdict.
-      ticket: the file of the sparsest ticket within the tolerance.
-      transfer: the JSON file that says which layers a transfer has moved.
-      report_page: the HTML file of the report.
+    `read_...` returns the content of a file: [] for a table without a file, None for JSON that is missing or can't be
+    read. `write_...` replaces the whole file at once, so that a kill leaves the old content or the new.
     """
-
-    def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
-        self.config = self.path / "config.json"
-        self.scalars = self.path / "metrics.jsonl"
-        self.tensorboard = self.path / "tb"
-        self.rounds = self.path / "rounds.csv"
-        self.layers = self.path / "layers.csv"
-        self.verdict = self.path / "verdict.json"
-        self.ticket = self.path / "ticket.safetensors"
-        self.transfer = self.path / "transfer.json"
-        self.report_page = self.path / "report.html"
-
-    def __repr__(self) -> str:
-        return f"Workdir({str(self.path)!r})"
-
-    def __eq__(self, other) -> bool:
-        return isinstance(other, Workdir) and self.path == other.path
-
-    def __hash__(self) -> int:
-        return hash(self.path)
-
-    # Paths.
-
-    def masks(self, round_: int) -> Path:
-        """The Orbax directory of the masks that a round trains under."""
-        return self.path / "masks" / _number(round_)
-
-    def snapshot(self, name: str) -> Path:
-        """The Orbax directory of a train state: `init`, `rewind`, `dense`, `last` or `search`."""
-        if name not in SNAPSHOTS:
-            raise ValueError(f"snapshot {name!r}: allowed are {', '.join(SNAPSHOTS)}")
-        return self.path / "snapshots" / name
-
-    def search_end(self, round_: int) -> Path:
-        """The Orbax directory of the train state at the end of a round's early-bird search."""
-        return self.path / "snapshots" / f"search_{_number(round_)}"
-
-    def search(self, round_: int) -> Path:
-        """The JSON file of a round's early-bird search; the `.npz` file beside it has the masks that were drawn."""
-        return self.path / "search" / f"{_number(round_)}.json"
-
-    def samples(self, round_: int) -> Path:
-        """The PNG file of a round's sample grid."""
-        return self.path / "samples" / f"round_{_number(round_)}.png"
-
-    def plot(self, name: str) -> Path:
-        """The PNG file of one of the report's plots."""
-        return self.path / "plots" / f"{name}.png"
-
-    # Runs inside this one.
-
-    def compact(self, round_: int) -> "Workdir":
-        """The run of a round's network after its pruned channels were taken out."""
-        return Workdir(self.path / f"compact_{_number(round_)}")
-
-    def narrow(self, round_: int) -> "Workdir":
-        """The run of the narrow dense network that is the control of a round's ticket."""
-        return Workdir(self.path / f"dense_{_number(round_)}")
-
-    def seed_dir(self, seed: int) -> "Workdir":
-        """The run of one of several seeds."""
-        return Workdir(self.path / f"seed_{seed}")
-
-    def seed(self, seed: int) -> "Workdir":
-        """The run of a seed: a directory of its own where there is one, else this workdir."""
-        own = self.seed_dir(seed)
-        return own if own.path.is_dir() else self
-
-    def seed_dirs(self) -> "dict[int, Workdir]":
-        """The runs of several seeds that have been started, by seed; empty in the workdir of a single run."""
-        return {seed: Workdir(path) for seed, path in _numbered(self.path, r"seed_(\d+)").items()}
 
     # Starting.
 
@@ -249,10 +166,6 @@ class Workdir:
         with atomic_write(self.samples(round_)) as temporary:
             Image.fromarray(grid).save(temporary)
 
-    def list_samples(self) -> dict[int, Path]:
-        """The sample grids that are there, by round."""
-        return _numbered(self.samples(0).parent, r"round_(\d+)\.png")
-
     def read_search(self, round_: int) -> tuple[dict, np.ndarray] | None:
         """A round's search as `write_search` has saved it.
 
@@ -276,8 +189,27 @@ class Workdir:
 
     def read_searches(self) -> dict[int, dict]:
         """The content of every search that can be read, by round."""
-        found = _numbered(self.search(0).parent, r"(\d+)\.json")
-        return {round_: content for round_, path in found.items() if (content := read_json(path)) is not None}
+        found = self.list_searches().items()
+        return {round_: content for round_, path in found if (content := read_json(path)) is not None}
+
+    def read_references(self) -> dict[str, dict[str, Any]]:
+        """What each metric gives for held-out images and for the untrained network; {} where it is not known."""
+        return read_json(self.references) or {}
+
+    def write_references(self, references: dict[str, dict[str, Any]]) -> None:
+        """Replaces references.json."""
+        write_json(self.references, references)
+
+    def copy_weights(self, round_: int, other: "Workdir", theirs: int) -> None:
+        """Takes over the weights that another run has of its round `theirs`, if any, as those of `round_`."""
+        if other.weights(theirs).exists():
+            replace(self.weights(round_), other.weights(theirs).read_bytes())
+
+    def keep_weights(self, rounds: Collection[int]) -> None:
+        """Deletes the weights of all other rounds."""
+        for round_, weights in self.list_weights().items():
+            if round_ not in rounds:
+                weights.unlink()
 
     def read_verdict(self) -> dict | None:
         """The verdict; None while the run is unfinished."""
@@ -314,35 +246,20 @@ class Workdir:
         # The tables first: a round without a row is run again, whatever else a kill leaves there.
         self.write_rounds([row for row in self.read_rounds() if row["round"] < round_])
         self.write_layers([row for row in self.read_layers() if row["round"] < round_])
-        for result in (self.verdict, self.ticket, *_beyond(self.list_samples(), round_ - 1)):
+        of_rounds = [path for found in (self.list_samples(), self.list_weights()) for path in beyond(found, round_ - 1)]
+        of_dense = () if round_ else (self.references,)
+        for result in (self.verdict, self.ticket, *of_rounds, *of_dense):
             result.unlink(missing_ok=True)
         # Then masks: a search is over once its masks are saved, and is read where they are.
-        for masks in _beyond(_numbered(self.masks(0).parent, r"(\d+)"), round_):
+        for masks in beyond(self.list_masks(), round_):
             shutil.rmtree(masks)
-        for kind in ("json", "npz"):
-            for search in _beyond(_numbered(self.search(0).parent, rf"(\d+)\.{kind}"), round_):
+        for suffix in (".json", ".npz"):
+            for search in beyond(self.list_searches(suffix), round_):
                 search.unlink()
-        snapshots = self.snapshot("last").parent
-        inner = [_numbered(self.path, rf"{name}_(\d+)") for name in ("dense", "compact")]
         states = [
-            *(path for found in inner for path in _beyond(found, round_ - 1)),
-            *_beyond(_numbered(snapshots, r"search_(\d+)"), round_),
-            *([self.snapshot("search"), self.snapshot("last")] if round_ else [snapshots]),
+            *(path for found in self.list_inner() for path in beyond(found, round_ - 1)),
+            *beyond(self.list_search_ends(), round_),
+            *([self.snapshot("search"), self.snapshot("last")] if round_ else [self.snapshot("last").parent]),
         ]
         for later in filter(Path.exists, states):
             shutil.rmtree(later)
-
-
-def _number(round_: int) -> str:
-    return f"{round_:03d}"
-
-
-def _numbered(parent: Path, pattern: str) -> dict[int, Path]:
-    """The entries of a directory whose whole name matches, by the number in the pattern's group, in their order."""
-    entries = parent.iterdir() if parent.is_dir() else ()
-    found = {int(match[1]): path for path in entries if (match := re.fullmatch(pattern, path.name))}
-    return dict(sorted(found.items()))
-
-
-def _beyond(numbered: Mapping[int, Path], round_: int) -> list[Path]:
-    return [path for number, path in numbered.items() if number > round_]

@@ -18,9 +18,9 @@ import pytest
 
 from jaxtickets import config as config_lib
 from jaxtickets import masks as mask_lib
-from jaxtickets import models
+from jaxtickets import models, snapshots, trained
 from jaxtickets.experiments import METHODS
-from jaxtickets.runs import Run, Setup
+from jaxtickets.runs import Networks, Run, Setup
 from jaxtickets.workdir import Workdir
 
 # XLA's CPU back end has one thread per device. When all but one of them wait in a collective and the last one waits for
@@ -104,6 +104,12 @@ def init(components, seed: int = 0):
     return jax.jit(partial(models.init, components))(jax.random.key(seed))
 
 
+def without_references(setup: Setup) -> Setup:
+    """The setup without references: its verdicts do not ask whether a few steps have taught the dense network."""
+    setup.evaluator = setup.evaluator._replace(references=lambda *_: {})
+    return setup
+
+
 def open_run(setup: Setup, path: Path, seed: int | None = None) -> Run:
     """The run of a setup in the workdir `path`."""
     return Run(setup, Workdir(path), seed)
@@ -115,6 +121,28 @@ def finish(setup: Setup, path: Path, seed: int | None = None):
     with open_run(setup, path, seed) as run:
         METHODS[setup.config.experiment].recipe(run)
         return run, run.finish()
+
+
+def untrained_run(config, path: Path, sparsities=(0.5, 0.9), winner: int | None = 1) -> Workdir:
+    """The workdir of a run that looks finished: in each round the network of another seed, pruned at random."""
+    networks, place = Networks(config), Workdir(path)
+    place.create(config_lib.to_dict(config), networks.json_defaults)
+    rows, initial = [], jax.jit(partial(models.init, networks.objective.components))
+    for round_, sparsity in enumerate((0.0, *sparsities)):
+        params, batch_stats = jax.device_get(initial(jax.random.key(round_)))
+        params = jax.tree.map(lambda leaf: 8 * leaf if leaf.ndim > 1 else leaf, params)  # Else all images are grey.
+        rng = np.random.default_rng(round_)
+        masks = jax.tree.map(
+            lambda mask, rng=rng, sparsity=sparsity: rng.random(mask.shape) >= sparsity, networks.dense_masks
+        )
+        trained.save(place.weights(round_), params, batch_stats, masks, networks.json_network)
+        rows.append({"round": round_, "sparsity": mask_lib.sparsity(masks)})
+        if round_ == 0:
+            state = {"params": params, "batch_stats": batch_stats, "average": {}}
+            snapshots.save(place.snapshot("init"), state)
+    place.write_rounds(rows)
+    place.write_verdict({"winning_round": winner})
+    return place
 
 
 def untimed_rounds(path: Path) -> list[dict[str, str]]:

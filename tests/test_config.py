@@ -627,7 +627,7 @@ def test_a_mistake_on_the_command_line_is_one_line_and_status_2_and_nothing_is_w
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr
     *before, last = result.stderr.strip().splitlines()
-    assert all(line.startswith("jaxtickets: preparing") for line in before)
+    assert all(line.startswith(("jaxtickets: preparing", "jaxtickets: data.name=")) for line in before)
     for part in parts:
         assert part in last
     assert result.stdout == ""

@@ -21,6 +21,7 @@ from conftest import (
     tiny,
     untimed_rounds,
     untimed_scalars,
+    without_references,
 )
 from conftest import finish as finish_run
 from hypothesis import given, settings
@@ -243,13 +244,13 @@ def finish(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(setup, finish):
     """A finished run of one round, that goes on from the weights it has and wins."""
-    return finish(setup(rewind="none", tolerance=1e9, **CHANNELS))
+    return finish(without_references(setup(rewind="none", tolerance=1e9, **CHANNELS)))
 
 
 @pytest.fixture(scope="module")
 def rewound(setup, finish):
     """A finished run like `whole`, but it goes back to the rewind point."""
-    return finish(setup(rewind="state", tolerance=1e9, **CHANNELS))
+    return finish(without_references(setup(rewind="state", tolerance=1e9, **CHANNELS)))
 
 
 @pytest.fixture(scope="module")

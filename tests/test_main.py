@@ -131,7 +131,7 @@ def test_celeba_without_a_network_names_the_alternatives(tmp_path):
     assert process.returncode == 2
     assert out == ""
     last = err.strip().splitlines()[-1]
-    for part in ("celeb_a", "--config.data.name=synthetic_faces", "folder:PATH", ":quick"):
+    for part in ("celeb_a", "--config.data.name=synthetic_faces", "files:PATH", ":quick"):
         assert part in last
     assert "Traceback" not in err
     assert not (tmp_path / "workdir").exists()

@@ -214,6 +214,11 @@ def read_rows(path, name="rounds.csv"):
         return list(csv.DictReader(file))
 
 
+def table_of(path):
+    """The lines of a run's summary without its heading."""
+    return report.summary(path).partition("\n\n")[2].splitlines()
+
+
 def write_csv(path, rows):
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
@@ -400,7 +405,7 @@ def test_of_a_row_of_a_seed_written_twice_the_later_one_counts(seeds):
 
 
 def test_the_table_of_several_seeds_has_intervals_and_says_which_wins_are_shown(seeds):
-    header, _, *lines = report.summary(seeds).splitlines()
+    header, _, *lines = table_of(seeds)
     assert "fd_digits [95% interval]" in header and "seed 0" not in header
     assert max(map(len, lines)) <= 110 and lines[-1] == "Round 4 wins over 3 seeds."
     assert "11.94 [11.44, 12.44]" in lines[1] and "<0.001" in lines[1] and "201,914" in lines[1]
@@ -410,14 +415,14 @@ def test_the_table_of_several_seeds_has_intervals_and_says_which_wins_are_shown(
 
 
 def test_the_table_of_unfinished_seeds_has_their_values_and_judges_nothing(unfinished_seeds):
-    header, _, *lines = report.summary(unfinished_seeds).splitlines()
+    header, _, *lines = table_of(unfinished_seeds)
     assert [f"seed {seed}" in header for seed in range(4)] == [True, True, True, False]
     assert {"11.89", "11.84", "11.94", "-"} <= set(lines[1].split())
     assert lines[-1] == "The run is not finished." and not re.search("win|worse", "".join(lines))
 
 
 def test_the_table_of_many_unfinished_seeds_stays_narrow_and_names_what_it_leaves_out(tmp_path):
-    table = report.summary(write_seeds(tmp_path / "run", rounds=(2,) * 12, finished=False)).splitlines()
+    table = table_of(write_seeds(tmp_path / "run", rounds=(2,) * 12, finished=False))
     assert max(map(len, table[:4])) <= 110
     assert table[4].startswith("Also in rounds.csv: seed") and table[4].endswith("seed 11, kid.")
 
@@ -493,7 +498,7 @@ def test_the_table_of_several_seeds_has_ratios_with_intervals_and_adjusted_p_val
             continue
         assert cell == f"{entry['ratio']:.2f} [{entry['ratio_low']:.2f}, {entry['ratio_high']:.2f}]"
         assert p_value == (f"{entry['p_adjusted']:.3f}" if entry["p_adjusted"] >= 0.001 else "<0.001")
-    lines = report.summary(judged).splitlines()
+    lines = table_of(judged)
     ends = ["dense", "wins", "wins", "wins", "<== winning ticket", "not shown to win"]
     assert all(line.endswith(f"  {end}") for line, end in zip(lines[2:], ends, strict=False))
     assert max(map(len, lines[:-1])) <= 110 and lines[-1].startswith("Winning ticket: round 4 ")
@@ -503,7 +508,7 @@ def test_the_ratio_and_the_p_value_are_always_shown(tmp_path):
     path = write_ratios(tmp_path / "run")
     for name in ("rounds.csv", "verdict.json"):
         (path / name).write_text((path / name).read_text().replace("fd_digits", "reconstruction_error"))
-    header, *lines, left_out, _, _ = report.summary(path).splitlines()
+    header, *lines, left_out, _, _ = table_of(path)
     assert re.search(r"reconstruction_error +x dense \[95%\] +p +train s", header)
     assert max(map(len, lines)) <= 110 and left_out == "Also in rounds.csv: params_kept, kid."
 
@@ -517,7 +522,7 @@ def test_a_round_that_is_not_tested_is_marked_as_such(tmp_path):
     write_csv(path / "rounds.csv", rows)
     verdict = judge_seeds(read(path).seed_rounds, "fd_digits", "Frechet distance", 0.1, 0.95)
     (path / "verdict.json").write_text(json.dumps(verdict))
-    lines = report.summary(path).splitlines()
+    lines = table_of(path)
     assert lines[6].endswith("  not tested") and lines[7].endswith("  nothing pruned")
     assert "<td class=" in report.build(path).read_text()
 
@@ -688,7 +693,7 @@ def test_a_damaged_search_is_left_out_and_the_others_are_reported(searched, dama
 
 
 def test_the_table_says_at_which_epoch_each_ticket_was_found(searched, workdir):
-    header, _, *lines = report.summary(searched).splitlines()
+    header, _, *lines = table_of(searched)
     column = slice(header.index("found at epoch"), header.index("found at epoch") + len("found at epoch"))
     assert [line[column].strip() for line in lines[:6]] == ["-", "7.94", "5.95", "6.94", "-", "4.96"]
     assert "found" not in report.summary(workdir)
@@ -696,7 +701,7 @@ def test_the_table_says_at_which_epoch_each_ticket_was_found(searched, workdir):
 
 def test_the_table_of_a_search_stays_narrow_and_names_what_it_leaves_out(tmp_path):
     seeds = write_seeds(tmp_path / "seeds", emerged=((7, 5, 6, None, 4),) * 3)
-    *table, left_out, _, _ = report.summary(seeds).splitlines()
+    *table, left_out, _, _ = table_of(seeds)
     assert max(map(len, table)) <= 110 and left_out == "Also in rounds.csv: emergence_epoch, kid."
 
 
@@ -1113,3 +1118,127 @@ def test_the_power_of_rounds_that_prune_nothing_is_refused_in_one_line(tmp_path)
     (path / "rounds.csv").write_text("\n".join([rounds[0], *unpruned]) + "\n")
     with pytest.raises(UserError, match="pruned something in every seed; there is none"):
         report.power(path)
+
+
+# References: held-out images and an untrained network.
+
+REFERENCES = {
+    "fd_digits": {"held_out": 10.5, "untrained": 2450.0, "held_out_images": 296, "training_images": 1501},
+    "kid": {"held_out": None, "untrained": 0.09, "held_out_images": 296, "training_images": 1501},
+}
+
+
+def write_references(path, references=REFERENCES):
+    (path / "references.json").write_text(json.dumps(references))
+    return path
+
+
+def test_the_table_ends_with_the_references_and_its_heading_has_the_counts(workdir):
+    before = report.summary(workdir).splitlines()
+    lines = report.summary(write_references(workdir)).splitlines()
+    assert re.split(r"\s{2,}", lines[11].strip()) == ["10.50", "held-out images"]
+    assert re.split(r"\s{2,}", lines[12].strip()) == ["2450", "0.09000", "untrained network"]
+    fd = lines[3].index("fd_digits") + len("fd_digits")
+    assert all(line[:fd].endswith(value) for line, value in zip(lines[11:13], ("10.50", "2450"), strict=True))
+    assert [line for line in lines[2:] if line not in before] == lines[11:13]
+    heading = " ".join(lines[:2])
+    assert heading == (
+        "fd_digits: Frechet distance in digits features, 2,048 samples. Lower is better. One seed. 296 held-out and "
+        "1,501 training images. fd_*: not FID; another feature network stands in for Inception."
+    )
+    assert "held-out" not in " ".join(before)
+
+
+def test_the_heading_speaks_of_fid_only_where_another_distance_stands_in_for_it(seeds):
+    assert "3 seeds." in report.summary(seeds) and "not FID" in report.summary(seeds)
+    (seeds / "rounds.csv").write_text((seeds / "rounds.csv").read_text().replace("fd_digits", "fid"))
+    assert "FID" not in report.summary(seeds)
+
+
+def test_over_several_seeds_references_are_means(seeds):
+    for seed, untrained in enumerate((2000.0, 2500.0)):
+        own = {"fd_digits": REFERENCES["fd_digits"] | {"untrained": untrained}}
+        write_references(seeds / f"seed_{seed}", own)
+    assert read(seeds).references == {"fd_digits": REFERENCES["fd_digits"] | {"untrained": 2250.0}}
+
+
+def reference_labels(figure):
+    return [text for text in figure.axes[0].get_legend_handles_labels()[1] if "held-out" in text or "untrained" in text]
+
+
+def test_plots_draw_references_that_leave_room_for_the_data_and_name_the_others(workdir):
+    run = read(write_references(workdir))
+    figure = metric_figure(run.rounds, run.verdict, "fd_digits", reference=run.references["fd_digits"])
+    assert reference_labels(figure) == ["296 held-out images (10.50)", "untrained network (2450, far above)"]
+    dotted = [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
+    assert [list(line.get_ydata()) for line in dotted] == [[10.5, 10.5], []]
+    assert figure.axes[0].get_ylim()[1] < 30
+    both = metric_figure(run.rounds, run.verdict, "kid", reference=run.references["kid"])
+    assert reference_labels(both) == ["untrained network (0.09000)"]
+    assert reference_labels(metric_figure(run.rounds, run.verdict, "fd_digits")) == []
+    # Values over more than a decade have a log axis, on which a distant line needs less room.
+    rows = [row | {"fd_digits": value} for row, value in zip(run.rounds, (12, 14, 20, 60, 200, 900), strict=True)]
+    log = metric_figure(rows, None, "fd_digits", reference=run.references["fd_digits"])
+    assert reference_labels(log)[1] == "untrained network (2450)" and log.axes[0].get_yscale() == "log"
+
+
+def test_the_plot_of_ratios_has_references_as_ratios_to_the_dense_runs(judged):
+    dense = [row["fd_digits"] for row in read(judged).seed_rounds if row["round"] == 0]
+    for seed in range(5):
+        write_references(judged / f"seed_{seed}")
+    (axes,) = ratio_figure(read(judged)).axes
+    (line,) = [line for line in axes.lines if line.get_linestyle() == ":" and len(line.get_ydata())]
+    assert line.get_ydata()[0] == pytest.approx(10.5 / stats.gmean(dense))
+
+
+def test_a_comparison_has_the_references_that_runs_share(tmp_path):
+    paths = [write_references(write_workdir(tmp_path / name)) for name in "ab"]
+    rows = report.compare(paths, tmp_path / "out")
+    assert [(row["held_out"], row["untrained"]) for row in rows] == [(10.5, 2450.0)] * 2
+    runs = {path.name: read(path) for path in paths}
+    assert reference_labels(comparison_figure(runs, []))[0] == "296 held-out images (10.50)"
+    assert "References: held-out images 10.50, untrained network 2450." in report.levels(paths, tmp_path / "out")
+    write_references(paths[1], {"fd_digits": REFERENCES["fd_digits"] | {"held_out": 12.0}})
+    runs = {path.name: read(path) for path in paths}
+    assert not reference_labels(comparison_figure(runs, []))
+
+
+def test_no_round_is_compared_with_a_dense_run_that_has_not_learned(workdir):
+    verdict = json.loads((workdir / "verdict.json").read_text())
+    unlearned = {"learned": False, "winning_round": None, "message": "The dense run has not learned: 12 is nearer."}
+    (workdir / "verdict.json").write_text(json.dumps(verdict | unlearned))
+    lines = table_of(write_references(workdir))
+    assert lines[2].endswith("  dense, not learned") and all(line.endswith("not compared") for line in lines[3:8])
+    html = report.build(workdir).read_text()
+    assert (
+        "The dense run has not learned" in html and 'class="wins"' not in html and "within tolerance</td>" not in html
+    )
+    assert html.count('<tr class="reference">') == 2 and "untrained network</td>" in html
+    run = read(workdir)
+    colours = metric_figure(run.rounds, run.verdict, "fd_digits").axes[0].collections[0].get_facecolors()
+    assert [tuple(colour[:3]) == (1, 1, 1) for colour in colours] == [False] + [True] * 5
+    (row,) = report.compare([workdir], workdir)
+    assert row["learned"] is False and "not learned" in report.summary_table([row])
+
+
+def test_intervals_around_a_metric_stand_beside_it_and_are_no_metrics(workdir):
+    value = {"low": 0.9, "high": 1.2}
+    rows = [
+        row | {f"fd_digits_{end}": factor * float(row["fd_digits"]) for end, factor in value.items()}
+        for row in read_rows(workdir)
+    ]
+    write_csv(workdir / "rounds.csv", rows)
+    run = read(workdir)
+    assert metric_columns(run.rounds) == ["fd_digits", "kid"]
+    columns = measured_columns(run.rounds, run.verdict)
+    assert columns["fd_digits [95% of draws]"][0] == "12.31 [11.08, 14.77]" and "kid" in columns
+    axes = metric_figure(run.rounds, run.verdict, "fd_digits").axes[0]
+    drawn = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    bars = drawn["95% of draws of the samples"].get_segments()
+    assert [bar[1, 1] / bar[0, 1] for bar in bars] == pytest.approx([1.2 / 0.9] * 6)
+
+
+def test_in_an_old_workdir_how_far_masks_have_moved_is_no_metric(searched):
+    write_csv(searched / "rounds.csv", [row | {"moved": 0.3} for row in read_rows(searched)])
+    assert metric_columns(read(searched).rounds) == ["fd_digits", "kid"]
+    assert "moved from step 0" in measured_columns(read(searched).rounds, None)

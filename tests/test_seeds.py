@@ -6,12 +6,13 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import Killed, digests, finish, kill_after, tiny, untimed_rounds
+from conftest import Killed, digests, finish, kill_after, tiny, untimed_rounds, without_references
 from scipy import stats
 
 from jaxtickets import main, report, runs, snapshots
 from jaxtickets.errors import UserError
 from jaxtickets.runs import Setup, judge_seeds, seeds
+from jaxtickets.tickets import load_ticket
 from jaxtickets.workdir import Workdir
 
 SEEDS, METRIC, CONFIDENCE, TOLERANCE = (5, 6, 7), "reconstruction_error", 0.8, 0.3
@@ -27,7 +28,7 @@ def whole(quick_runs, base, data_directory, tmp_path_factory):
     """A run over three seeds that nobody disturbed: its workdir and verdict."""
     path = tmp_path_factory.mktemp("seeds") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seeds, "Setup", lambda config: Setup(config, like=base("ae_digits")))
+        patch.setattr(seeds, "Setup", lambda config: without_references(Setup(config, like=base("ae_digits"))))
         return Workdir(path), runs.run(config(data_directory), path)
 
 
@@ -39,7 +40,7 @@ def shared(base, monkeypatch):
         steps = None
 
     def setup(config):
-        one = Setup(config, like=base("ae_digits"))
+        one = without_references(Setup(config, like=base("ae_digits")))
         if Shared.steps is not None:
             kill_after(one, Shared.steps)
         return one
@@ -134,7 +135,8 @@ def test_where_nothing_varies_the_values_decide(value, wins):
 
 def test_a_seeds_run_is_the_run_of_that_seed_alone(whole, base, data_directory, tmp_path):
     alone = {"seed": 6, "seeds": 1, "confidence": 0.95}
-    finish(Setup(config(data_directory, **alone), like=base("ae_digits")), tmp_path / "run")
+    setup = without_references(Setup(config(data_directory, **alone), like=base("ae_digits")))
+    finish(setup, tmp_path / "run")
     ours, theirs = whole[0].seed_dir(6), Workdir(tmp_path / "run")
     assert untimed_rounds(ours.path) == untimed_rounds(theirs.path)
     for snapshot in ("snapshots/init", "snapshots/rewind", "snapshots/dense", "masks/001", "masks/002"):
@@ -143,7 +145,21 @@ def test_a_seeds_run_is_the_run_of_that_seed_alone(whole, base, data_directory, 
         jax.tree.map(np.testing.assert_array_equal, *trees)
     configs = [place.read_config() for place in (ours, theirs)]
     assert {name for name in configs[0] if configs[0][name] != configs[1][name]} <= {"confidence"}
-    assert ours.verdict.read_bytes() == theirs.verdict.read_bytes()
+    inner, single = (place.read_verdict() for place in (ours, theirs))
+    assert single["message"] == f"{inner.pop('message')} One seed is an observation; --config.seeds=5 tests it."
+    assert inner == {name: value for name, value in single.items() if name != "message"}
+
+
+def test_each_seed_has_its_ticket_of_the_round_that_wins_over_all(whole):
+    place, verdict = whole
+    assert verdict["winning_round"]
+    for seed in SEEDS:
+        own = place.seed_dir(seed)
+        ticket = load_ticket(own.ticket)
+        assert ticket.metadata["verdict"] == verdict and ticket.metadata["config"]["seed"] == seed
+        masks = snapshots.restore_masks(own.masks(verdict["winning_round"]), ticket.masks)
+        jax.tree.map(np.testing.assert_array_equal, ticket.masks, masks)
+        assert own.weights(verdict["winning_round"]).exists()
 
 
 def test_a_run_that_was_killed_in_the_second_seed_goes_on(whole, data_directory, shared, tmp_path):

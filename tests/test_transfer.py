@@ -6,7 +6,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from conftest import finish, tiny
+from conftest import finish, tiny, without_references
 
 from jaxtickets import masks as mask_lib
 from jaxtickets import models, runs
@@ -33,7 +33,8 @@ def sources(quick_runs, base, data_directory, tmp_path_factory):
     finished = {}
     for name in ("gan_digits", "vae_digits"):
         given = tiny(name, data_directory, **{"prune.sparsities": (0.5, 0.8), "tolerance": 1000.0})
-        finished[name], _ = finish(Setup(given, like=base(name)), tmp_path_factory.mktemp(name) / "run")
+        setup = without_references(Setup(given, like=base(name)))
+        finished[name], _ = finish(setup, tmp_path_factory.mktemp(name) / "run")
     return finished
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from jaxtickets import references as references_lib
 from jaxtickets import statistics
 from jaxtickets.runs.verdict import judge, judge_seeds
 
@@ -196,3 +197,101 @@ def test_a_value_that_is_not_finite_is_named_and_nothing_is_said_of_more_seeds()
     message = judged((*DENSE[:4], float("nan")), FIRST)["message"]
     assert message.endswith("psnr is not finite in seed 4, and rounds with such a value can't be tested.")
     assert "more seeds" not in message
+
+
+# A dense run must have learned.
+
+
+def reference(held_out=None, untrained=None, **more):
+    return {METRIC: {"held_out": held_out, "untrained": untrained, **more}}
+
+
+@pytest.mark.parametrize(
+    ("dense", "better", "references", "learned"),
+    [
+        (1226.0, "lower", reference(3.0, 2450.0), True),  # Half the way is at 1226.5.
+        (1227.0, "lower", reference(3.0, 2450.0), False),
+        (2.0, "lower", reference(3.0, 2450.0), True),  # Better than held-out images.
+        (3000.0, "lower", reference(3.0, 2450.0), False),
+        (5.1, "higher", reference(9.0, 1.0), True),
+        (4.9, "higher", reference(9.0, 1.0), False),
+        (0.06, "lower", reference(-0.01, 0.11), False),  # Unbiased estimates may be negative.
+        (0.04, "lower", reference(-0.01, 0.11), True),
+        (0.9, "lower", reference(untrained=1.0), True),  # Without a floor, the untrained network must be beaten.
+        (1.0, "lower", reference(untrained=1.0), False),
+        (0.9, "lower", reference(untrained=1.0, best=0.0), False),
+        (12.0, "higher", reference(untrained=11.0), True),
+        (10.0, "higher", reference(untrained=11.0), False),
+        (float("nan"), "lower", reference(3.0, 2450.0), False),
+        (5.0, "lower", reference(30.0, 20.0), False),  # The metric prefers noise.
+        (5.0, "lower", reference(3.0, float("nan")), None),
+        (5.0, "lower", {}, None),
+    ],
+)
+def test_a_dense_run_has_learned_if_it_is_nearer_to_held_out_images_than_to_an_untrained_network(
+    dense, better, references, learned
+):
+    verdict = one_seed(dense, dense, better=better, references=references)
+    assert verdict["learned"] is learned
+    assert verdict["winning_round"] == (None if learned is False or np.isnan(dense) else 1)
+
+
+def test_a_dense_run_that_has_not_learned_is_told_with_its_references_and_no_winner():
+    verdict = one_seed(2917.0, 3082.0, references=reference(12.34, 3100.0))
+    assert verdict["winning_round"] is verdict["sparsity"] is verdict["value"] is None
+    assert verdict["message"] == (
+        "The dense run has not learned: psnr 2917 is nearer to an untrained network's 3100 than to held-out images' "
+        "12.34. No ticket is named; train longer, with other settings, or judge by another metric."
+    )
+    blind = one_seed(5.0, 5.0, references=reference(30.0, 20.0))["message"]
+    assert blind.startswith(
+        "The dense run can't be judged: in psnr, held-out images' 30 is no better than an untrained network's 20. "
+    )
+    best = one_seed(0.9, 0.9, references=reference(untrained=1.0, best=0.0))["message"]
+    assert "psnr 0.9 is nearer to an untrained network's 1 than to the best possible 0" in best
+
+
+def test_without_references_a_verdict_is_what_it_was():
+    assert one_seed(20.0, 21.0) == one_seed(20.0, 21.0, references={})
+    assert one_seed(20.0, 21.0, references=reference(1.0, 99.0)) == one_seed(20.0, 21.0) | {"learned": True}
+    assert judged(DENSE, FIRST) == judged(DENSE, FIRST, references={})
+    known = dict.fromkeys(range(5), reference(1.0, 99.0))
+    assert judged(DENSE, FIRST, references=known) == judged(DENSE, FIRST) | {"learned": True}
+
+
+def test_over_several_seeds_every_dense_run_must_have_learned():
+    references = dict.fromkeys(range(5), reference(1.0, 99.0)) | {3: reference(1.0, 23.0), 4: reference(2.0, 21.5)}
+    verdict = judged(DENSE, FIRST, references=references)
+    assert verdict["learned"] is False and verdict["winning_round"] is None
+    assert [row["wins"] for row in verdict["rounds"]] == [None, None]
+    assert verdict["rounds"][1]["p_adjusted"] == judged(DENSE, FIRST)["rounds"][1]["p_adjusted"] < 0.05
+    assert verdict["message"] == (
+        "The dense run of seed 3 has not learned: psnr 22 is nearer to an untrained network's 23 than to held-out "
+        "images' 1; that of seed 4 has not learned: psnr 21.4 is nearer to an untrained network's 21.5 than to "
+        "held-out images' 2. No ticket is named; train longer, with other settings, or judge by another metric."
+    )
+
+
+def test_references_over_seeds_are_means_of_what_all_have():
+    found = references_lib.mean(
+        [{"fd": {"held_out": 3.0, "untrained": 10.0, "held_out_images": 7}, "kid": {"untrained": 1.0}}]
+        + [{"fd": {"held_out": 3.0, "untrained": 20.0, "held_out_images": 7}}]
+    )
+    assert found == {"fd": {"held_out": 3.0, "untrained": 15.0, "held_out_images": 7}}
+    assert references_lib.mean([]) == {}
+
+
+def test_one_of_several_seed_runs_does_not_ask_for_more_seeds():
+    for values in ((20.0, 21.0), (20.0, 29.0)):
+        alone, inner = one_seed(*values), one_seed(*values, is_alone=False)
+        assert alone["message"] == f"{inner['message']} One seed is an observation; --config.seeds=5 tests it."
+        assert alone | {"message": None} == inner | {"message": None}
+
+
+def test_a_winner_of_many_rounds_is_told_with_the_error_rate_of_picking_it():
+    several = judged(DENSE, FIRST, SECOND, THIRD)["message"]
+    assert several.endswith(
+        " It is the sparsest winner of 3 rounds; picked so, a round that is worse than the tolerance allows is named "
+        "in at most 5% of all experiments."
+    )
+    assert "of all experiments" not in judged(DENSE, FIRST)["message"]

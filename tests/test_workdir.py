@@ -24,7 +24,8 @@ def paths(workdir):
     """Every path of the class, with the number 7 for a round or seed, relative to the workdir."""
     attributes = [path for name, path in vars(workdir).items() if name != "path"]
     search = workdir.search(7)
-    of_rounds = [workdir.masks(7), search, search.with_suffix(".npz"), workdir.search_end(7), workdir.samples(7)]
+    of_rounds = [workdir.masks(7), workdir.weights(7), workdir.samples(7)]
+    of_rounds += [search, search.with_suffix(".npz"), workdir.search_end(7)]
     inner = [place.path for place in (workdir.compact(7), workdir.narrow(7), workdir.seed_dir(7))]
     snapshots = [workdir.snapshot(name) for name in SNAPSHOTS]
     return [path.relative_to(workdir.path) for path in (*attributes, *of_rounds, *inner, *snapshots, workdir.plot("*"))]
@@ -38,13 +39,13 @@ def test_the_files_of_the_page_are_those_of_the_class():
 
 
 def test_no_other_module_has_the_file_names():
-    directories = ["masks", "snapshots", "samples", "search", "plots", "tb", "compact_", "dense_", "seed_"]
+    directories = ["masks", "weights", "snapshots", "samples", "search", "plots", "tb", "compact_", "dense_", "seed_"]
     names = sorted({path.name for path in paths(Workdir("run")) if "7" not in path.name and path.suffix} - {"*.png"})
     pattern = re.compile(rf"""/ f?["']({"|".join(map(re.escape, names + directories))})""")
     assert pattern.search('path / "rounds.csv"') and pattern.search('path / f"seed_{seed}"')
     for folder in ("jaxtickets", "launch"):
         for module in (ROOT / folder).rglob("*.py"):
-            if module.name != "workdir.py":
+            if module.name != "paths.py":
                 assert not pattern.search(module.read_text()), module
 
 
@@ -152,6 +153,8 @@ def test_what_is_written_is_read(tmp_path):
     assert workdir.read_layers() == rows[:1]
     workdir.write_verdict({"winning_round": 1})
     assert workdir.read_verdict() == {"winning_round": 1} and workdir.is_finished
+    workdir.write_references({"loss": {"held_out": None, "untrained": 2.5}})
+    assert workdir.read_references() == {"loss": {"held_out": None, "untrained": 2.5}}
     grid = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     workdir.write_samples(12, grid)
     np.testing.assert_array_equal(workdir.read_samples(12), grid)
@@ -208,12 +211,15 @@ def finished_run(path, rounds=4):
     workdir.write_rounds([{"round": round_} for round_ in range(rounds)])
     workdir.write_layers([{"round": round_, "layer": "a"} for round_ in range(rounds) for _ in range(2)])
     workdir.write_verdict({})
+    workdir.write_references({"loss": {"untrained": 1.0}})
     workdir.write_transfer({})
     for name in SNAPSHOTS:
         workdir.snapshot(name).mkdir(parents=True)
     for round_ in range(rounds):
         workdir.samples(round_).parent.mkdir(exist_ok=True)
         workdir.samples(round_).touch()
+        workdir.weights(round_).parent.mkdir(exist_ok=True)
+        workdir.weights(round_).touch()
         workdir.masks(round_).mkdir(parents=True)
         if round_:
             workdir.write_search(round_, {}, np.zeros((0, 0)))
@@ -238,7 +244,8 @@ def test_going_back_keeps_the_masks_and_searches_up_to_the_round_and_the_results
     assert [row["round"] for row in workdir.read_layers()] == [0, 0, 1, 1]
     assert before - names(workdir) == {
         *("verdict.json", "ticket.safetensors", "snapshots/last", "snapshots/search", "snapshots/search_003"),
-        *("samples/round_002.png", "samples/round_003.png", "masks/003", "search/003.json", "search/003.npz"),
+        *("samples/round_002.png", "samples/round_003.png", "weights/002.safetensors", "weights/003.safetensors"),
+        *("masks/003", "search/003.json", "search/003.npz"),
         *(f"{kind}_{round_}" for kind in ("compact", "dense") for round_ in ("002", "003")),
     }
 
@@ -247,7 +254,7 @@ def test_going_back_to_the_dense_round_keeps_its_masks_alone(tmp_path):
     workdir = finished_run(tmp_path / "run")
     workdir.discard_from(0)
     left = {name for name in names(workdir) if not re.search(r"tmp|/\.", name)}
-    assert left == {"config.json", "transfer.json", "masks", "masks/000", "samples", "search"}
+    assert left == {"config.json", "transfer.json", "masks", "masks/000", "samples", "search", "weights"}
 
 
 @pytest.mark.parametrize("round_", [-1, 4])

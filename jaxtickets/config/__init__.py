@@ -8,12 +8,11 @@ from jaxtickets.config.schema import (
     is_quick,
     levels,
     method,
-    missing_values,
     readers,
     registries,
     subject,
-    to_dict,
 )
+from jaxtickets.config.stored import from_dict, missing_values, to_dict
 from jaxtickets.config.timeline import Timeline, make_timeline
 from jaxtickets.config.validation import validate
 
@@ -22,6 +21,7 @@ __all__ = [
     "check_field",
     "fields",
     "flat",
+    "from_dict",
     "get_config",
     "is_quick",
     "levels",

@@ -1,12 +1,12 @@
 """The fields of the config: those that every run reads, and those that the registered plug-ins bring."""
 
 import difflib
-import json
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
 from jaxtickets import data
+from jaxtickets.data import decoding
 from jaxtickets.errors import UserError
 from jaxtickets.experiments import METHODS, Method
 from jaxtickets.fields import (
@@ -94,6 +94,12 @@ CORE = (
         at_least(0, " (0.1 allows 10% worse)"),
         "How much worse than the dense run's a winning ticket's metric may be, as a fraction of it.",
     ),
+    Field(
+        "keep_weights",
+        "ends",
+        choice("ends", "all"),
+        "The rounds whose trained weights stay once the verdict is there: the dense, the winning and the last, or all.",
+    ),
     Field("model.name", "dcgan", choice(NETWORKS), "The networks."),
     Field("model.width", 128, whole(1), "The number of channels of a convolution at half the image size, or of units."),
     Field("model.latent_size", 32, whole(1), "The number of latents of one image."),
@@ -116,8 +122,14 @@ CORE = (
         number(lambda value: 0 <= value <= 1, "a number from 0 to 1"),
         "The learning rate at the end of training over that at the start; it falls linearly.",
     ),
-    Field("data.name", "cifar10", text(), "The data set: the name of a source, folder:PATH, or a name in TFDS."),
+    Field(
+        "data.name",
+        "cifar10",
+        text(),
+        "The data set: the name of a source, files:PATH, folder:PATH, or a name in TFDS.",
+    ),
     Field("data.dir", "", text(), "The directory of TFDS's data sets; empty: TFDS's own."),
+    *decoding.FIELDS,
     Field("data.flip", False, switch(), "Whether images are mirrored at random."),
     Field(
         "data.placement",
@@ -204,6 +216,12 @@ CORE = (
         "The metrics after each round; the first decides the verdict. None named: those of the objective.",
     ),
     Field("eval.samples", 10_000, whole(2), "The number of samples that metrics are taken over."),
+    Field(
+        "eval.bootstrap",
+        0,
+        whole(0),
+        "The number of draws for 95 % intervals around the metrics on samples; 0: no intervals.",
+    ),
     Field("eval.batch_size", 250, whole(1), "The number of images that are sampled or judged at a time."),
 )
 
@@ -255,24 +273,6 @@ def get_config() -> ConfigDict:
             node = node.setdefault(group, {})
         node[last] = field.default
     return ConfigDict(tree)
-
-
-def to_dict(config: ConfigDict) -> dict:
-    """The config as plain JSON values."""
-    return json.loads(config.to_json_best_effort())
-
-
-def missing_values(config: ConfigDict) -> dict:
-    """The value of each field for a workdir whose config.json lacks it, nested, as plain JSON values.
-
-    It is the field's default, or `Field.before` if a plug-in that `config` chooses reads the field.
-    """
-    values, chosen = get_config(), flat(config)
-    for registry in registries():
-        for plugin in registry.chosen(chosen[registry.selector]):
-            older = {field.name: field.before for field in plugin.fields if field.before is not None}
-            values.update_from_flattened_dict(older)
-    return to_dict(values)
 
 
 def flat(config, prefix: str = "", known: dict[str, Field] | None = None) -> dict:

@@ -119,7 +119,8 @@ def _check_network(config, network):
 def _check_data(config):
     if config.model.conditional and not data.classes(config.data.name, config.data.dir or None):
         labelled = ", ".join(name for name, source in data.SOURCES.items() if source.classes)
-        reason = f"config.data.name={config.data.name!r} has no class labels; these data sets have: {labelled}"
+        having = f"{labelled}, and files:PATH with one directory per class"
+        reason = f"config.data.name={config.data.name!r} has no class labels; these data sets have: {having}"
         refuse("model.conditional", True, f"False, because {reason}")
 
 

@@ -24,7 +24,7 @@ FIELDS = (
 # Fields in which a control may differ from its run, because they change no number of its training. Fields that say how
 # tickets were found are free too.
 FREE = (
-    *("experiment", "rewind_step", "seeds", "tickets_per_host", "confidence", "tolerance"),
+    *("experiment", "rewind_step", "seeds", "tickets_per_host", "confidence", "tolerance", "keep_weights"),
     *("data.dir", "data.placement"),
     *("train.log_every", "train.checkpoint_every", "train.rematerialize", "train.steps_per_call"),
 )

@@ -1,6 +1,7 @@
 """Plots, tables and the HTML page of a run, and comparisons of runs, made from the files of workdirs alone."""
 
 import os
+import textwrap
 from pathlib import Path
 
 from jaxtickets import files
@@ -10,8 +11,9 @@ from jaxtickets.report.levels import levels
 from jaxtickets.report.page import page
 from jaxtickets.report.plots import figures
 from jaxtickets.report.power import power
-from jaxtickets.report.reading import Results, read
+from jaxtickets.report.reading import Results, heading, read
 from jaxtickets.report.table import rounds_table, summary_table
+from jaxtickets.tables import MAX_WIDTH
 
 __all__ = ["Results", "build", "compare", "levels", "power", "read", "rounds_table", "summary", "summary_table"]
 
@@ -34,11 +36,13 @@ def build(workdir: str | os.PathLike) -> Path:
 
 
 def summary(workdir: str | os.PathLike) -> str:
-    """The table of rounds and the verdict's sentence, for the terminal.
+    """What the numbers are, the table of rounds and the verdict's sentence, for the terminal.
 
     Raises:
       UserError: `workdir` is not a workdir.
     """
     run = read(workdir)
     verdict = run.verdict["message"] if run.verdict else "The run is not finished."
-    return f"{rounds_table(run.rounds, run.verdict, run.seed_rounds, run.about)}\n\n{verdict}"
+    table = rounds_table(run.rounds, run.verdict, run.seed_rounds, run.about, run.references)
+    title = textwrap.fill(heading(run), MAX_WIDTH)
+    return f"{title}\n\n{table}\n\n{verdict}".lstrip()

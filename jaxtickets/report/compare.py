@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxtickets import files
+from jaxtickets import references as reference_lib
 from jaxtickets.errors import UserError
 from jaxtickets.origin import flat
 from jaxtickets.report.drawing import (
@@ -23,10 +24,12 @@ from jaxtickets.report.drawing import (
     interval_band,
     metric_axis,
     png,
+    reference_lines,
     sparsity_axis,
     value_axis,
 )
 from jaxtickets.report.reading import (
+    REFERENCES,
     Metric,
     Results,
     describe,
@@ -59,8 +62,9 @@ def compare(
 
     Returns:
       The rows of `summary.csv`, one per run: its name, the config fields that differ between the runs (`config.seed`),
-      its status, the dense, winning and best values of its metric, and over several seeds the winner's ratio to the
-      dense runs with its interval and its p-value.
+      its status, the dense, winning and best values of its metric, what held-out images and an untrained network
+      score, whether its dense run has learned, and over several seeds the winner's ratio to the dense runs with its
+      interval and its p-value.
 
     Raises:
       UserError: one of `workdirs` that is not in `failed` is not a workdir, or one is given twice.
@@ -130,7 +134,7 @@ def comparison_figure(runs: Mapping[str, Results], fields: Sequence[str]) -> Fig
     words = dict.fromkeys(winner(run.verdict) for run in runs.values() if winning_round(run.verdict) is not None)
     if words:
         axes.scatter([], [], s=60, marker="D", color="white", edgecolors=INK, label=" or\n".join(words))
-    value_axis(axes, values)
+    value_axis(axes, reference_lines(axes, values, common_reference(metric, runs.values())))
     sparsity_axis(axes, densities, most_ticks=14)
     described = describe_common(metric, runs.values())
     metric_axis(axes, described.label, described.direction)
@@ -164,6 +168,14 @@ def common_metric(runs: Sequence[Results]) -> str | None:
     return best if having[best] >= min(2, len(started)) else None
 
 
+def common_reference(metric: str | None, runs: Iterable[Results]) -> dict[str, Any]:
+    """A metric's references, the means over the runs; {} if held-out images do not score the same in all of them."""
+    entries = [run.references.get(metric, {}) for run in runs if metric in metric_columns(run.rounds, run.about)]
+    scores = [reference_lib.known(entry, "held_out") for entry in entries]
+    is_same = None not in scores and np.allclose(scores, scores[:1], rtol=0.01)
+    return reference_lib.mean([{metric: entry} for entry in entries]).get(metric, {}) if is_same else {}
+
+
 def describe_common(metric: str | None, runs: Iterable[Results]) -> Metric:
     """The label and the direction of a metric, from the first run whose files tell its direction."""
     found = [describe(str(metric), run.verdict, run.about) for run in runs]
@@ -182,6 +194,7 @@ def _row(
     best = max if describe_common(metric, runs).better == "higher" else min
     dense = verdict.get("dense", next((row[metric] for row in rounds if metric and row["round"] == 0), None))
     entry = judged_rounds(verdict).get(verdict.get("winning_round"), {})
+    reference = run.references.get(metric, {}) if run else {}
     return {
         "name": name,
         **{FIELD_PREFIX + field: _plain(config.get(field)) for field in fields},
@@ -189,6 +202,8 @@ def _row(
         "seeds": len({row["seed"] for row in run.seed_rounds} if run else ()) or 1,
         "metric": metric,
         "dense": dense,
+        **{kind: reference_lib.known(reference, kind) for kind in REFERENCES},
+        "learned": verdict.get("learned"),
         "winning_round": verdict.get("winning_round"),
         "winning_sparsity": verdict.get("sparsity"),
         "winning_value": verdict.get("value"),

@@ -1,8 +1,9 @@
 """Colours, axes and PNG files, shared by all plots."""
 
 import io
+import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator, ScalarFormatter
 
-from jaxtickets.report.reading import interval, percent
+from jaxtickets.report.reading import REFERENCES, interval, is_finite, percent, significant
 
 DPI = 130
 WIDTH = 9.0  # inches
 LABEL = 52  # characters per line of y's label
 INK, FAINT = "#2b2f36", "#d5d9df"
 LINE, DENSE, BAND, WINNER = "#2563a6", "#6b7280", "#dfeadf", "#d9480f"
+REFERENCE_COLOURS = {"held_out": "#2f7d3b", "untrained": "#8e44ad"}
+MOST_STRETCHED = 3  # A plot with references may be this many times as high as its data.
 
 
 def png(figure: Figure) -> bytes:
@@ -49,9 +52,50 @@ def interval_band(
     return [*lows, *highs]
 
 
+def reference_lines(
+    axes: Axes, values: Sequence[float], reference: Mapping[str, Any], unit: float = 1.0
+) -> list[float]:
+    """Draws what held-out images and an untrained network score; returns `values` and those that are within the plot.
+
+    A line so far away that it would squash the plot is not drawn; its number is in the legend, with its direction.
+
+    Args:
+      values: all that the plot shows.
+      reference: the metric's entry of `references.json`.
+      unit: what a value of 1 in the plot stands for.
+    """
+    shown = list(values)
+    for kind, name in REFERENCES.items():
+        if not is_finite(value := reference.get(kind)):
+            continue
+        value = value / unit
+        style = {"color": REFERENCE_COLOURS[kind], "linewidth": 1.4, "linestyle": ":"}
+        count = reference.get(f"{kind}_images")
+        label = f"{count:,} {name}" if is_finite(count) else name
+        if _fits([*shown, value], values):
+            axes.axhline(value, label=f"{label} ({significant(value)})", **style)
+            shown.append(value)
+        else:
+            where = "above" if value > max(values) else "below"
+            axes.plot([], [], label=f"{label} ({significant(value)}, far {where})", **style)
+    return shown
+
+
+def _fits(values: Sequence[float], data: Sequence[float]) -> bool:
+    """Whether the data has enough of the height of a plot of all `values`, on the axis that `value_axis` gives it."""
+    scale = math.log if _is_wide(values) else float
+    whole, part = (scale(max(shown)) - scale(min(shown)) for shown in (values, data))
+    return whole <= MOST_STRETCHED * part
+
+
+def _is_wide(values: Sequence[float]) -> bool:
+    """Whether values are positive and span more than one decade."""
+    return min(values) > 0 and max(values) > 10 * min(values)
+
+
 def value_axis(axes: Axes, values: Sequence[float]) -> None:
     """Makes y a log scale with plain numbers at 1, 2 and 5 of each decade, if `values` span more than one decade."""
-    if min(values) <= 0 or max(values) <= 10 * min(values):
+    if not _is_wide(values):
         return
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

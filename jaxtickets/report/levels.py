@@ -10,8 +10,18 @@ import numpy as np
 
 from jaxtickets import statistics
 from jaxtickets.files import write_csv
-from jaxtickets.report.compare import common_metric, describe_common, run_names
-from jaxtickets.report.reading import Results, flops_share, interval, is_finite, ratio, read, significant, wins
+from jaxtickets.report.compare import common_metric, common_reference, describe_common, run_names
+from jaxtickets.report.reading import (
+    REFERENCES,
+    Results,
+    flops_share,
+    interval,
+    is_finite,
+    ratio,
+    read,
+    significant,
+    wins,
+)
 from jaxtickets.report.table import ratio_of
 from jaxtickets.tables import aligned, table_width
 
@@ -40,7 +50,8 @@ def levels(workdirs: Sequence[str | os.PathLike], out_dir: str | os.PathLike) ->
         return "There is no table by sparsity, because no two of the runs have a metric in common."
     left_out = [name for name in runs if name not in {row["run"] for row in rows}]
     title = f"{metric} by weights pruned [%], {describe_common(metric, runs.values()).direction} ({file}):"
-    text = "\n".join([title, "", _table(rows, _cell), *_notes(rows, left_out)])
+    reference = common_reference(metric, [runs[row["run"]] for row in rows])
+    text = "\n".join([title, "", _table(rows, _cell), *_notes(rows, left_out, reference)])
     if compared := [row for row in rows if row["ratio"] is not None]:
         title = "Times the dense run of the same seed, geometric mean over the seeds [confidence interval]:"
         text += "\n".join(["\n", title, "", _table(compared, _ratio_cell)])
@@ -128,8 +139,11 @@ def _ratio_cell(row: Mapping[str, Any]) -> str:
     return ratio_of(row) + ("*" if row["wins"] else " ")
 
 
-def _notes(rows: Sequence[dict[str, Any]], left_out: Sequence[str]) -> list[str]:
+def _notes(rows: Sequence[dict[str, Any]], left_out: Sequence[str], reference: Mapping[str, Any]) -> list[str]:
     notes = []
+    if reference:
+        scores = [f"{name} {significant(reference.get(kind))}" for kind, name in REFERENCES.items()]
+        notes.append(f"References: {', '.join(scores)}.")
     if any(row["wins"] for row in rows):
         notes.append(
             "* within the tolerance of the run's own dense value; over several seeds, shown to be so by the test."

@@ -14,6 +14,7 @@ from jaxtickets.report.reading import (
     TIME,
     Results,
     describe,
+    heading,
     is_finite,
     is_higher_better,
     is_time,
@@ -26,7 +27,14 @@ from jaxtickets.report.reading import (
     winner,
     winning_round,
 )
-from jaxtickets.report.table import flops_percent, kept_parameters, measured_columns, ratio_of, round_mark
+from jaxtickets.report.table import (
+    flops_percent,
+    kept_parameters,
+    measured_columns,
+    ratio_of,
+    reference_rows,
+    round_mark,
+)
 from jaxtickets.statistics import ratio_limit
 
 STYLE = """
@@ -59,7 +67,7 @@ td:last-child, th:last-child { text-align: left; }
 tr.wins td { background: var(--win); font-weight: 600; }
 tr.wins td:last-child { color: var(--accent); }
 .within, td.wins { color: var(--good); }
-.worse, .not, .nothing { color: var(--soft); }
+.worse, .not, .nothing, tr.reference td { color: var(--soft); }
 figure { margin: 0 0 1.8rem; }
 figure img { display: block; max-width: 100%; height: auto; border-radius: 6px; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1.2rem; }
@@ -137,8 +145,7 @@ def _verdict(run: Results) -> Iterable[str]:
     for name, value in _facts(run.verdict, wins):
         yield f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
     yield "</dl>"
-    metric = describe(str(run.verdict.get("metric")), run.verdict, run.about)
-    note = f"{run.verdict.get('metric')}: {metric.label}. {metric.direction.capitalize()}."
+    note = heading(run)
     if run.seed_rounds:
         note += " " + _test_note(run.verdict)
     yield f'<p class="soft">{escape(note)}</p>'
@@ -223,6 +230,9 @@ def _rounds(run: Results) -> Iterable[str]:
         yield '<tr class="wins">' if row["round"] == winning_round(run.verdict) else "<tr>"
         yield "".join(f"<td>{escape(cell)}</td>" for cell in cells)
         yield f'<td class="{escape(mark.partition(" ")[0])}">{escape(mark)}</td></tr>'
+    for cells, name in reference_rows(list(columns), run.references):
+        cells = [*[""] * 5, *cells, *[""] * (len(header) - 6 - len(columns))]
+        yield f'<tr class="reference">{"".join(f"<td>{cell}</td>" for cell in cells)}<td>{name}</td></tr>'
     yield "</tbody></table></div>"
     if times:
         parts = escape(", ".join(header.removesuffix(TIME) for header in times.values()))

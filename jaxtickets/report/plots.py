@@ -1,7 +1,7 @@
 """The plots of one run: metrics, losses, the sparsity of each layer, samples, and the search for a ticket."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -21,6 +21,7 @@ from jaxtickets.report.drawing import (
     clean,
     interval_band,
     metric_axis,
+    reference_lines,
     sparsity_axis,
     value_axis,
 )
@@ -29,6 +30,7 @@ from jaxtickets.report.reading import (
     UNKNOWN,
     About,
     Results,
+    bootstrap,
     describe,
     is_finite,
     is_higher_better,
@@ -46,6 +48,7 @@ NOT_CURVES = ("round", "step", "split", "seconds")
 MAX_CURVES = 6
 POINTS_PER_CURVE = 80
 MAX_ANNOTATED_CELLS = 700
+NO_REFERENCE: Mapping[str, Any] = {}
 
 
 def figures(run: Results) -> dict[str, Figure]:
@@ -56,7 +59,8 @@ def figures(run: Results) -> dict[str, Figure]:
         if any(is_finite(row[metric]) for row in run.rounds):
             if metric == main and (figure := ratio_figure(run)):
                 drawn[RATIO] = figure
-            drawn[metric_plot(metric)] = metric_figure(run.rounds, run.verdict, metric, run.seed_rounds, run.about)
+            shown = run.rounds, run.verdict, metric, run.seed_rounds, run.about, run.references.get(metric, {})
+            drawn[metric_plot(metric)] = metric_figure(*shown)
     if curve_names(run.metrics):
         drawn["losses"] = losses_figure(run.metrics)
     if run.layers:
@@ -79,10 +83,12 @@ def metric_figure(
     metric: str,
     seed_rows: Sequence[dict[str, Any]] = (),
     about: About = UNKNOWN,
+    reference: Mapping[str, Any] = NO_REFERENCE,
 ) -> Figure:
-    """One metric against sparsity, with the dense run, the tolerance and the winner.
+    """One metric against sparsity, with the dense run, the tolerance, the winner and the metric's references.
 
-    Over several seeds, `rows` are the means, and each of `seed_rows` is a dot.
+    Over several seeds, `rows` are the means, and each of `seed_rows` is a dot. A bar is the interval around a metric on
+    samples.
     """
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -97,11 +103,15 @@ def metric_figure(
         way = "down" if is_higher_better(verdict) else "up"
         label = f"within tolerance ({way} to {significant(verdict['threshold'])})"
         axes.axhspan(dense, verdict["threshold"], color=BAND, linewidth=0, zorder=0, label=label)
+        values += [dense, verdict["threshold"]]
     confidence = f"{(verdict or {}).get('confidence', 0):.0%} interval of the mean"
     values += interval_band(axes, rows, verdict, metric, LINE, confidence)
     if dots := [(row["density"], row[metric]) for row in seed_rows if is_finite(row[metric])]:
         axes.scatter(*zip(*dots, strict=True), s=14, color=LINE, alpha=0.7, linewidths=0, zorder=3, label="each seed")
         values += [value for _, value in dots]
+    if ends := [(row["density"], *bounds) for row in rows if not seed_rows and (bounds := bootstrap(row, metric))]:
+        axes.vlines(*zip(*ends, strict=True), color=LINE, linewidth=1.4, zorder=3, label="95% of draws of the samples")
+        values += [value for _, *bounds in ends for value in bounds]
     means = [row[metric] for row in rows]
     axes.plot([row["density"] for row in rows], means, color=LINE, linewidth=1.8, zorder=3)
     filled = [LINE if not is_main or row["round"] == 0 or wins(row, verdict) else "white" for row in rows]
@@ -110,7 +120,7 @@ def metric_figure(
         if row["round"] == winning_round(verdict):
             label = f"{winner(verdict)} (round {row['round']}, {percent(row['sparsity'])} % pruned)"
             axes.scatter(row["density"], row[metric], s=130, color=WINNER, marker="D", zorder=5, label=label)
-    value_axis(axes, values)
+    value_axis(axes, reference_lines(axes, values, reference))
     sparsity_axis(axes, [row["density"] for row in rows])
     described = describe(metric, verdict, about)
     metric_axis(axes, described.label, described.direction if described.better else "")

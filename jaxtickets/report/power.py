@@ -29,7 +29,9 @@ def power(workdir: str | os.PathLike) -> str:
     if seeds < 2:
         reason = "only one of its seeds has finished" if run.config.get("seeds", 1) > 1 else "one seed has no spread"
         raise UserError(f"{workdir}: --power needs two seeds or more, but {reason}; run it with --config.seeds=5")
-    rule = {"tolerance": 0.1, "confidence": statistics.CONFIDENCE} | run.config | (run.verdict or {})
+    from jaxtickets import config as config_lib  # Loads JAX, which no other report needs.
+
+    rule = config_lib.get_config().to_dict() | run.config | (run.verdict or {})
     tolerance, confidence = rule["tolerance"], rule["confidence"]
     better = describe(metric, run.verdict, run.about).better or "lower"
     tested = statistics.tested_rounds(run.seed_rounds, metric, tolerance, better, confidence)

@@ -1,5 +1,8 @@
 """The plot of a run over several seeds: each round's ratio to the dense run of the same seed."""
 
+import math
+import statistics
+
 from matplotlib.figure import Figure
 
 from jaxtickets.report.drawing import (
@@ -11,6 +14,7 @@ from jaxtickets.report.drawing import (
     WINNER,
     clean,
     metric_axis,
+    reference_lines,
     sparsity_axis,
     value_axis,
 )
@@ -33,6 +37,8 @@ RATIO = "ratio"  # The name of the plot.
 
 def ratio_figure(run: Results) -> Figure | None:
     """The ratio of the main metric to the dense run against sparsity, with its interval and one dot per seed.
+
+    References are ratios to the geometric mean of the dense runs.
 
     None where the verdict has no ratios: for one seed, while the run is unfinished, and for values that are not
     positive.
@@ -74,7 +80,9 @@ def ratio_figure(run: Results) -> Figure | None:
             label = f"{winner(run.verdict)} (round {row['round']}, {percent(row['sparsity'])} % pruned)"
             axes.scatter(row["density"], mean, s=110, color=WINNER, marker="D", zorder=6, label=label)
     bounds = [entry[name] for entry in entries for name in ("ratio_low", "ratio_high")]
-    value_axis(axes, [1, *(value for _, value in dots), *bounds])
+    values = [1, limit, *(value for _, value in dots), *bounds]
+    of_dense = math.exp(statistics.fmean(map(math.log, dense.values())))
+    value_axis(axes, reference_lines(axes, values, run.references.get(metric, {}), unit=of_dense))
     sparsity_axis(axes, densities)
     described = describe(str(metric), run.verdict, run.about)
     metric_axis(axes, f"{metric}, times the dense run's", described.direction if described.better else "")

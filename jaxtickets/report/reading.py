@@ -7,12 +7,20 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxtickets import references as reference_lib
 from jaxtickets.errors import UserError
 from jaxtickets.workdir import ROUND_COLUMNS, Workdir
 
 # The columns of methods, with their headers, in workdirs that were written before config.json had `about`.
-LEGACY_COLUMNS = {"emergence_epoch": "found at epoch", "search_seconds": "search [s]"}
+LEGACY_COLUMNS = {
+    "emergence_epoch": "found at epoch",
+    "moved": "moved from step 0",
+    "search_seconds": "search [s]",
+}
 TIME = " [s]"  # The end of the header of a column that is part of the training time.
+REFERENCES = {"held_out": "held-out images", "untrained": "untrained network"}  # By their names in references.json.
+ENDS = ("_low", "_high")  # Of the columns with the interval around a metric.
+STAND_IN = "fd_"  # The start of the columns of Frechet distances in other features than Inception's.
 
 
 class About(NamedTuple):
@@ -59,6 +67,7 @@ class Results(NamedTuple):
       seed_rounds: one row per seed and round.
       layers: one row per round and prunable layer.
       verdict: the content of `verdict.json`; None while the run is unfinished.
+      references: the content of `references.json`; over several seeds, the means of the seeds that have one.
       samples: the sample grids by round; over several seeds, those of the first one.
       seeds: the workdirs of the seeds.
       searches: how the masks of each early-bird search moved, by round; over several seeds, those of the first one.
@@ -73,6 +82,7 @@ class Results(NamedTuple):
     seed_rounds: list[dict[str, Any]]
     layers: list[dict[str, Any]]
     verdict: dict[str, Any] | None
+    references: dict[str, dict[str, Any]]
     samples: dict[int, Path]
     seeds: dict[int, Workdir]
     searches: dict[int, dict[str, Any]]
@@ -107,6 +117,9 @@ def read(path: str | os.PathLike) -> Results:
         seed_rounds=rounds if is_several else [],
         layers=_last_of_each(workdir.read_layers(), ("round", "layer")),
         verdict=workdir.read_verdict(),
+        references=reference_lib.mean(
+            [found for one in (seeds or {0: workdir}).values() if (found := one.read_references())]
+        ),
         samples=shown.list_samples(),
         seeds=seeds,
         searches={round_: search for round_, search in shown.read_searches().items() if _is_search(search)},
@@ -126,10 +139,14 @@ def mean_rows(seed_rounds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def metric_columns(rows: Sequence[dict[str, Any]], about: About = UNKNOWN) -> list[str]:
-    """The names of the metrics in `rounds.csv`, in the file's order."""
+    """The names of the metrics in `rounds.csv`, in the file's order, without the ends of the intervals around them."""
+    names = _names(rows)
     if about.metrics is not None:
-        return [name for name in _names(rows) if name in about.metrics]
-    return [name for name in _names(rows) if name not in ROUND_COLUMNS and name not in about.columns]
+        metrics = [name for name in names if name in about.metrics]
+    else:
+        metrics = [name for name in names if name not in ROUND_COLUMNS and name not in about.columns]
+    ends = {metric + end for metric in metrics for end in ENDS}
+    return [metric for metric in metrics if metric not in ends]
 
 
 def method_columns(rows: Sequence[dict[str, Any]], about: About = UNKNOWN) -> dict[str, str]:
@@ -167,6 +184,28 @@ def judged_rounds(verdict: dict[str, Any] | None) -> dict[int, dict[str, Any]]:
     return {row["round"]: row for row in (verdict or {}).get("rounds", ())}
 
 
+def heading(run: Results) -> str:
+    """What the numbers of a run are: the main metric, its direction, how many seeds and images, and what is not FID."""
+    metric = main_metric(run.rounds, run.verdict, run.about)
+    if metric is None:
+        return ""
+    told, seeds = describe(metric, run.verdict, run.about), len({row["seed"] for row in run.seed_rounds})
+    text = f"{metric}: {told.label}. {told.direction.capitalize()}. {f'{seeds} seeds' if seeds > 1 else 'One seed'}."
+    counts = run.references.get(metric, {})
+    if all(map(is_finite, images := [counts.get("held_out_images"), counts.get("training_images")])):
+        text += " {:,} held-out and {:,} training images.".format(*images)
+    if any(name.startswith(STAND_IN) for name in metric_columns(run.rounds, run.about)):
+        text += f" {STAND_IN}*: not FID; another feature network stands in for Inception."
+    about = (run.about.metrics or {}).get(metric, {}).get("about")
+    return f"{text} {about[0].upper()}{about[1:].rstrip('.')}." if about else text
+
+
+def bootstrap(row: Mapping[str, Any], metric: str) -> tuple[float, float] | None:
+    """The interval around a metric on samples of one seed, from repeated draws of the samples; None if it has none."""
+    low, high = (row.get(metric + end) for end in ENDS)
+    return (low, high) if is_finite(low) and is_finite(high) else None
+
+
 def interval(row: dict[str, Any], verdict: dict[str, Any] | None, metric: str) -> tuple[float, float] | None:
     """The confidence interval of the metric's mean over the seeds; None where the verdict gives none."""
     judged = judged_rounds(verdict).get(row["round"], {})
@@ -192,8 +231,15 @@ def is_higher_better(verdict: Mapping[str, Any] | None) -> bool:
     return (verdict or {}).get("better") == "higher"
 
 
+def has_nothing_to_beat(verdict: Mapping[str, Any] | None) -> bool:
+    """Whether the dense run has not learned, so that no round is compared with it."""
+    return (verdict or {}).get("learned") is False
+
+
 def wins(row: dict[str, Any], verdict: dict[str, Any] | None) -> bool:
     """Whether this round's metric is no worse than the verdict's threshold; over several seeds, shown to be so."""
+    if has_nothing_to_beat(verdict):
+        return False
     if judged := judged_rounds(verdict):
         return bool(judged.get(row["round"], {}).get("wins"))
     if not verdict or not is_finite(verdict.get("threshold")):

@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxtickets.report.reading import (
+    REFERENCES,
     UNKNOWN,
     About,
+    bootstrap,
     flops_share,
+    has_nothing_to_beat,
     interval,
     is_finite,
     is_time,
@@ -24,7 +27,10 @@ from jaxtickets.report.reading import (
     winning_round,
     wins,
 )
-from jaxtickets.tables import MAX_WIDTH, aligned, table_width
+from jaxtickets.tables import MAX_WIDTH, aligned, bracketed, table_width
+
+References = Mapping[str, Mapping[str, Any]]
+NO_REFERENCES: References = {}
 
 
 def rounds_table(
@@ -32,14 +38,16 @@ def rounds_table(
     verdict: dict[str, Any] | None,
     seed_rows: Sequence[dict[str, Any]] = (),
     about: About = UNKNOWN,
+    references: References = NO_REFERENCES,
 ) -> str:
-    """The rounds of one run as a table, one line per round.
+    """The rounds of one run as a table, one line per round, and below them what their metrics are to be compared with.
 
     Args:
       rows: the rows of `rounds.csv`; over several seeds, their means.
       verdict: the content of `verdict.json`, or None while the run is unfinished.
       seed_rows: the rows of each seed of a run over several seeds.
       about: the method's columns and the metrics.
+      references: the content of `references.json`.
 
     Returns:
       Lines of at most 110 characters. Columns that do not fit are named below the table.
@@ -51,13 +59,16 @@ def rounds_table(
     sizes = {"params kept": [*map(kept_parameters, rows)], "FLOPs %": [*map(flops_percent, rows)]}
     judged = 1 + list(columns).index("p") if "p" in columns else 1  # Columns that are always shown.
     left_out: list[str] = []
-    while table_width(table := _rounds_table(rows, verdict, sizes | columns)) > MAX_WIDTH and len(columns) > judged:
+    while (
+        table_width(table := _rounds_table(rows, verdict, sizes | columns, references)) > MAX_WIDTH
+        and len(columns) > judged
+    ):
         header, _ = columns.popitem()
         left_out.insert(0, names.get(header, header))
     if table_width(table) > MAX_WIDTH:
         del sizes["params kept"]
         left_out.insert(0, "params_kept")
-        table = _rounds_table(rows, verdict, sizes | columns)
+        table = _rounds_table(rows, verdict, sizes | columns, references)
     if left_out:
         table += f"\nAlso in rounds.csv: {', '.join(left_out)}."
     return table
@@ -71,6 +82,8 @@ def measured_columns(
 ) -> dict[str, list[str]]:
     """The columns of the metrics and of the method by their headers, one cell per round, the verdict's metric first.
 
+    A header is the metric's column of `rounds.csv`, with " [" and words on its interval behind it if it has one.
+
     Over several seeds the ratios to the dense runs with their intervals and the p-values follow; without a ratio, the
     means have intervals; while there is no verdict, the values of each seed follow. Then come the method's columns,
     except its times, and the other metrics.
@@ -83,8 +96,15 @@ def measured_columns(
     main = main_metric(rows, verdict, about)
     if main is None:
         return own
-    columns = {metric: [significant(row.get(metric)) for row in rows] for metric in metric_columns(rows, about)}
-    means = columns.pop(main)
+    has_draws = {metric: not seed_rows and bootstrap(rows[0], metric) for metric in metric_columns(rows, about)}
+    columns = {
+        f"{metric} [95% of draws]" if drawn else metric: [
+            _with_interval(significant(row.get(metric)), bootstrap(row, metric) if drawn else None) for row in rows
+        ]
+        for metric, drawn in has_draws.items()
+    }
+    main_header = next(header for header in columns if metric_of(header) == main)
+    means = columns.pop(main_header)
     if judged := judged_rounds(verdict):
         level = f"{verdict['confidence']:.0%}"
         p_values = {"p": [p_text(p_value(judged.get(row["round"], {}))) for row in rows]}
@@ -92,14 +112,30 @@ def measured_columns(
         if any(ratios):
             return {main: means, f"x dense [{level}]": [*map(ratio_of, ratios)], **p_values, **own, **columns}
         bounds = [interval(row, verdict, main) for row in rows]
-        cells = [f"{mean} {_bracketed(ends)}" if ends else mean for mean, ends in zip(means, bounds, strict=True)]
+        cells = [_with_interval(mean, ends) for mean, ends in zip(means, bounds, strict=True)]
         return {f"{main} [{level} interval]": cells, **p_values, **own, **columns}
     values = {(row["seed"], row["round"]): row[main] for row in seed_rows}
     of_seeds = {
         f"seed {seed}": [significant(values.get((seed, row["round"]))) for row in rows]
         for seed in sorted({row["seed"] for row in seed_rows})
     }
-    return {main: means, **of_seeds, **own, **columns}
+    return {main_header: means, **of_seeds, **own, **columns}
+
+
+def metric_of(header: str) -> str:
+    """The metric that a header of `measured_columns` names."""
+    return header.partition(" [")[0]
+
+
+def reference_rows(headers: Sequence[str], references: References) -> list[tuple[list[str], str]]:
+    """What held-out images and an untrained network score: for each a cell per header, and its name."""
+    entries = [references.get(metric_of(header), {}) for header in headers]
+    found = []
+    for kind, name in REFERENCES.items():
+        cells = [significant(entry[kind]) if is_finite(entry.get(kind)) else "" for entry in entries]
+        if any(cells):
+            found.append((cells, name))
+    return found
 
 
 def summary_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -112,7 +148,7 @@ def summary_table(rows: Sequence[dict[str, Any]]) -> str:
             str(row["seeds"]),
             row["metric"] or "-",
             significant(row["dense"]),
-            percent(row["winning_sparsity"]) if is_finite(row["winning_sparsity"]) else "-",
+            "not learned" if has_nothing_to_beat(row) else _percent(row["winning_sparsity"]),
             significant(row["winning_value"]),
             significant(row["best_value"]),
             f"{row['total_seconds']:.1f}",
@@ -127,11 +163,13 @@ def round_mark(row: dict[str, Any], verdict: dict[str, Any] | None) -> str:
     if row["round"] == winning_round(verdict):
         return winner(verdict)
     if row["round"] == 0:
-        return "dense"
+        return "dense, not learned" if has_nothing_to_beat(verdict) else "dense"
     if not verdict:
         return ""
     if row["sparsity"] == 0:
         return "nothing pruned"
+    if has_nothing_to_beat(verdict):
+        return "not compared"
     if judged := judged_rounds(verdict):
         is_tested = p_value(judged.get(row["round"], {})) is not None
         return "wins" if wins(row, verdict) else "not shown to win" if is_tested else "not tested"
@@ -142,7 +180,7 @@ def ratio_text(ratio: float | None, low: float | None, high: float | None) -> st
     """A ratio and its interval; "-" where they are not known."""
     if ratio is None:
         return "-"
-    return _times(ratio) + ("" if low is None or high is None else f" [{_times(low)}, {_times(high)}]")
+    return f"{_times(ratio)} {bracketed(low, high, _times)}".rstrip()
 
 
 def ratio_of(entry: Mapping[str, Any] | None) -> str:
@@ -161,7 +199,12 @@ def flops_percent(row: dict[str, Any]) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 
 
-def _rounds_table(rows: Sequence[dict[str, Any]], verdict: dict[str, Any] | None, columns: dict[str, list[str]]) -> str:
+def _rounds_table(
+    rows: Sequence[dict[str, Any]],
+    verdict: dict[str, Any] | None,
+    columns: dict[str, list[str]],
+    references: References,
+) -> str:
     header = ["round", "sparsity %", *columns, "train s", ""]
     lines = [
         [
@@ -174,6 +217,7 @@ def _rounds_table(rows: Sequence[dict[str, Any]], verdict: dict[str, Any] | None
         for index, row in enumerate(rows)
         for mark in [round_mark(row, verdict)]
     ]
+    lines += [["", "", *cells, "", name] for cells, name in reference_rows(list(columns), references)]
     return aligned(header, lines, left=(len(header) - 1,))
 
 
@@ -198,8 +242,12 @@ def _times(value: float) -> str:
     return f"{value:.2f}" if 0.1 <= value < 10 else f"{value:.1f}" if 10 <= value < 1e4 else f"{value:.3g}"
 
 
-def _bracketed(bounds: tuple[float, float]) -> str:
-    return f"[{significant(bounds[0])}, {significant(bounds[1])}]"
+def _percent(fraction: Any) -> str:
+    return percent(fraction) if is_finite(fraction) else "-"
+
+
+def _with_interval(value: str, bounds: tuple[float, float] | None) -> str:
+    return f"{value} {bracketed(*bounds, significant)}" if bounds else value
 
 
 def p_text(value: Any) -> str:

@@ -90,7 +90,8 @@ def width_for(networks, parameters: int) -> tuple[int, int]:
 def adopt(run, place: Workdir, row: dict, round_: int, layers: list[dict] | None = None, **changes) -> None:
     """Records the round `row` of another workdir, with changed columns, as the round `round_` of `run`.
 
-    What it has logged is logged here too. Its rows of `layers.csv` are `layers`, if given.
+    What it has logged is logged here too, and its trained weights are copied, if there are any; with round 0 the
+    references too. Its rows of `layers.csv` are `layers`, if given.
     """
     if run.is_finished(round_):
         return
@@ -103,6 +104,9 @@ def adopt(run, place: Workdir, row: dict, round_: int, layers: list[dict] | None
     for logged in place.read_scalars(row["round"]):
         scalars = {name: value for name, value in logged.items() if name not in ("round", "step", "split", "seconds")}
         run.log(round_, logged["step"], logged["split"], logged["seconds"], scalars)
+    run.place.copy_weights(round_, place, row["round"])
+    if round_ == 0 and (references := place.read_references()):
+        run.place.write_references(references)
     run.record({**row, "round": round_, **changes}, layers, place.read_samples(row["round"]))
 
 

@@ -20,6 +20,8 @@ class Networks:
     Attributes:
       config: the validated config.
       levels: the level of each round.
+      image_channels: the number of channels of the images.
+      classes: the number of classes that conditional networks tell apart; 0 with others.
       objective: the players' losses.
       params, batch_stats: the shapes of the parameters and the batch statistics.
       dense_masks: the masks that keep everything.
@@ -32,8 +34,8 @@ class Networks:
           ValueError: the plug-ins do not fit each other.
         """
         self.config, self.levels = config, config_lib.levels(config)
-        self._channels = data.channels(config.data.name)
-        self._classes = data.classes(config.data.name, config.data.dir or None) if config.model.conditional else 0
+        self.image_channels = data.channels(config.data.name)
+        self.classes = data.classes(config.data.name, config.data.dir or None) if config.model.conditional else 0
         self.objective = self.make_objective(AXIS if config.sync_batch_norm else None)
         components, options = self.objective.components, config.prune
         self._check_components()
@@ -62,7 +64,7 @@ class Networks:
             model.update(sizes)
         style = {"dtype": jnp.dtype(self.config.dtype), "axis_name": axis_name}
         style["rematerialize"] = self.config.train.rematerialize
-        return models.build(model, self._channels, self._classes, **style)
+        return models.build(model, self.image_channels, self.classes, **style)
 
     @cached_property
     def axis_names(self):
@@ -73,6 +75,11 @@ class Networks:
     def json_config(self) -> dict:
         """The config as plain JSON values."""
         return config_lib.to_dict(self.config)
+
+    @property
+    def json_network(self) -> dict:
+        """All that `models.build` needs to make the same networks again, as plain JSON values."""
+        return {"model": self.json_config["model"], "channels": self.image_channels, "classes": self.classes}
 
     @property
     def json_defaults(self) -> dict:

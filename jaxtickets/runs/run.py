@@ -6,11 +6,10 @@ import jax
 
 from jaxtickets import config as config_lib
 from jaxtickets import masks as mask_lib
-from jaxtickets import pruning, snapshots, tickets, train
+from jaxtickets import pruning, snapshots, train, trained
 from jaxtickets.progress import Progress
-from jaxtickets.runs import hooks, nested, scoring
+from jaxtickets.runs import hooks, nested, record, scoring
 from jaxtickets.runs.setup import Setup
-from jaxtickets.runs.verdict import judge
 from jaxtickets.train import TrainState
 from jaxtickets.workdir import Workdir
 
@@ -22,12 +21,20 @@ class Run:
       setup: what it shares with the runs of other seeds.
     """
 
-    def __init__(self, setup: Setup, place: Workdir, seed: int | None = None, progress=None, initial_state=None):
-        """A run within another's round shows its progress as a part of that one's (`Progress.within`).
+    def __init__(
+        self,
+        setup: Setup,
+        place: Workdir,
+        seed: int | None = None,
+        progress=None,
+        initial_state=None,
+        is_inner: bool = False,
+    ):
+        """A run within another's round (`is_inner`) shows its progress as a part of that one's (`Progress.within`).
 
-        It may start from an `initial_state` in the place of the seed's initialisation.
+        It may start from an `initial_state` in the place of the seed's initialisation, and has no references.
         """
-        self.setup, self.networks, self.place = setup, setup, place
+        self.setup, self.networks, self.place, self._is_inner = setup, setup, place, is_inner
         self.config = setup.config.copy_and_resolve_references()
         self.config.update(seeds=1, tickets_per_host=1, seed=setup.config.seed if seed is None else seed)
         self.config.confidence = config_lib.get_config().confidence  # Read over several seeds only.
@@ -78,7 +85,7 @@ class Run:
 
     def within(self, round_: int, setup: Setup, place: Workdir, initial_state=None) -> "Run":
         """A run of another setup that trains a round of this run, in a workdir within this one's."""
-        return Run(setup, place, self.seed, self._progress.within(round_), initial_state)
+        return Run(setup, place, self.seed, self._progress.within(round_), initial_state, is_inner=True)
 
     # Masks and the states that rounds start from.
 
@@ -273,6 +280,7 @@ class Run:
     def _evaluate(self, round_, masks, seconds, steps_per_second, columns):
         """Takes the metrics and samples of `trained`, and records the round."""
         params, batch_stats = train.evaluated(self.trained)
+        trained.save(self.place.weights(round_), params, batch_stats, masks, self.networks.json_network)
         # Moved once; arrays on the host would be sent with every batch.
         params, batch_stats = jax.device_put((mask_lib.apply(params, masks), batch_stats))
         metrics = self.setup.evaluator.evaluate(params, batch_stats, self.seed)
@@ -308,6 +316,8 @@ class Run:
         if self.is_finished(round_):
             return
         self._check_next(round_, {})
+        if round_ == 0 and not self._is_inner:
+            record.write_references(self)
         self.place.write_samples(round_, samples)
         self._scalars.write_round(round_, row, samples)
         self._layers += [{"round": round_, **layer} for layer in layers]
@@ -324,18 +334,9 @@ class Run:
         nested.adopt(self, place, row, round_)
 
     def finish(self) -> dict:
-        """The verdict over all rounds, saved in the workdir, and the ticket file of its `winning_round`, if any."""
+        """The verdict over all rounds, saved in the workdir, with the ticket file and the weights that are kept."""
         if not self._rows:
             raise ValueError(f"{self.config.experiment}: its recipe has trained no round")
-        evaluator = self.setup.evaluator
-        tolerance, subject = self.config.tolerance, config_lib.subject(self.config)
-        verdict = judge(self._rows, evaluator.metric, evaluator.label, tolerance, subject, evaluator.better)
-        self.place.ticket.unlink(missing_ok=True)
-        round_ = verdict["winning_round"]
-        if round_ is not None and (masks := self.saved_masks(round_)) is not None:
-            metadata = {"config": config_lib.to_dict(self.config), "verdict": verdict}
-            went_on = self._last_search and self.config.rewind == "none"
-            point = self.search_end(round_) if went_on else self.rewind_point
-            tickets.save_ticket(self.place.ticket, masks, point, metadata)
-        self.place.write_verdict(verdict)
-        return verdict
+        if not self.place.is_finished and not self._is_inner:
+            record.write_references(self)  # A run that an older version has begun has none.
+        return record.finish(self, self._rows)

@@ -10,7 +10,9 @@ import jax
 
 from jaxtickets import config as config_lib
 from jaxtickets.errors import UserError
+from jaxtickets.experiments.finished import Finished
 from jaxtickets.progress import Progress, bars, say, speaking_as
+from jaxtickets.runs import feature_networks, record
 from jaxtickets.runs.run import Run
 from jaxtickets.runs.setup import Setup
 from jaxtickets.runs.verdict import judge_seeds
@@ -24,17 +26,32 @@ def seed_paths(config, path: Path) -> dict[int, Path]:
     return {seed: Workdir(path).seed_dir(seed).path for seed in range(config.seed, config.seed + config.seeds)}
 
 
-def run(config, path: Path) -> dict:
+def run(config, path: Path, from_round: int | None = None) -> dict:
     """Runs or resumes the experiment for every seed in the workdir `path`; returns the verdict.
 
+    Args:
+      from_round: a finished round, which is discarded with all later ones and run again.
+
     Raises:
-      UserError: what can only be seen once the data is there is wrong; nothing has been written then.
+      UserError: what can only be seen once the data is there is wrong, or the round can't be run again; nothing has
+        been written or discarded then.
     """
-    setup, method = Setup(config), config_lib.method(config)
+    whole, method = Workdir(path), config_lib.method(config)
+    config = feature_networks.resolved(config, whole)
+    if from_round is not None:
+        _check_way_back(config, path, from_round)
+    elif whole.is_started:
+        whole.check_same(config_lib.to_dict(config), config_lib.missing_values(config))
+    setup = Setup(config)
     places = {seed: Workdir(own) for seed, own in seed_paths(config, path).items()}
-    for seed in places if method.source else ():
-        method.source(setup, seed)
-    whole = Workdir(path)
+    for seed, place in places.items():
+        if from_round is not None or not place.is_finished:
+            feature_networks.check(setup, place, seed, f"--workdir={place.path}")
+        origin = method.source and method.source(setup, seed)
+        if isinstance(origin, Finished):  # Its rounds become rounds of this run.
+            feature_networks.check(setup, origin.place, seed, f"the run in {origin.place.path}")
+    if from_round is not None:
+        go_back(config, path, from_round)
     if config.seeds == 1:
         return _run_seed(config.seed, setup, whole)
     whole.create(config_lib.to_dict(config), setup.json_defaults, setup.about)
@@ -53,8 +70,13 @@ def run(config, path: Path) -> dict:
             run_at_once(partial(run_seed, shown_in=shown_in), places, setups, partial(_tabulate, whole, places))
     evaluator, subject = setup.evaluator, config_lib.subject(config)
     how = (evaluator.metric, evaluator.label, config.tolerance, config.confidence, subject, evaluator.better)
-    verdict = judge_seeds(whole.read_rounds(), *how)
+    references = {seed: place.read_references() for seed, place in places.items()}
+    verdict = judge_seeds(whole.read_rounds(), *how, references=references)
     whole.write_verdict(verdict)
+    for seed, place in places.items():
+        if verdict["winning_round"] is not None:  # Else each seed's own observation stays.
+            record.save_ticket(setup, place, setup.init(seed), verdict)
+        record.keep_ends(config, place, verdict["winning_round"], place.read_verdict()["winning_round"])
     return verdict
 
 
@@ -79,8 +101,16 @@ def go_back(config, path: Path, round_: int) -> None:
     Raises:
       UserError: the workdir is another run's, or a seed has not finished the round; nothing is discarded then.
     """
+    whole, places = _check_way_back(config, path, round_)
+    whole.verdict.unlink(missing_ok=True)
+    for place in places:
+        place.discard_from(round_)
+
+
+def _check_way_back(config, path, round_):
+    """Refuses to go back as `go_back` says; returns the workdir of the whole and those of the seed runs."""
     whole, defaults = Workdir(path), config_lib.missing_values(config)
-    whole.check_same(config_lib.to_dict(config), defaults)
+    whole.check_same(config_lib.to_dict(feature_networks.resolved(config, whole)), defaults)
     if config_lib.method(config).is_chained(config) and round_ > 1:
         raise UserError(
             f"--from_round={round_}: allowed are 0 and 1 with config.rewind={config.rewind!r}, which goes on from "
@@ -89,9 +119,7 @@ def go_back(config, path: Path, round_: int) -> None:
     places = [Workdir(own) for own in seed_paths(config, path).values()]
     for place in places:
         place.check_finished(round_)
-    whole.verdict.unlink(missing_ok=True)
-    for place in places:
-        place.discard_from(round_)
+    return whole, places
 
 
 # Several seeds at a time, each with devices of its own.

@@ -19,12 +19,13 @@ from jaxtickets.experiments.dense import DENSE
 from jaxtickets.optimizers import make_optimizers
 from jaxtickets.pruning import SCORES
 from jaxtickets.pruning.score import needs
+from jaxtickets.runs import feature_networks
 from jaxtickets.runs.networks import Networks
 from jaxtickets.runs.programs import Programs
 
 # Fields that change no compiled program, beside those of methods, scores and metrics.
 NO_PROGRAM = {
-    *("experiment", "seed", "seeds", "tickets_per_host", "confidence", "tolerance", "rewind_step"),
+    *("experiment", "seed", "seeds", "tickets_per_host", "confidence", "tolerance", "rewind_step", "keep_weights"),
     *("train.log_every", "train.checkpoint_every"),
     *("prune.score", "prune.rounds", "prune.rate", "prune.schedule", "prune.sparsities", "prune.scope"),
     *("prune.structure", "prune.target", "prune.channel_multiple", "prune.min_per_layer"),
@@ -53,7 +54,8 @@ class Setup(Networks):
             them (`_programmed`).
           devices: what each batch is split over; None: those of `like`, or all local devices.
         """
-        super().__init__(config)
+        super().__init__(feature_networks.resolved(config))
+        config = self.config
         self.devices = devices or (like.devices if like else None)
         self._programmed = _programmed(config)
         is_same = like and like.devices == self.devices and like._programmed == self._programmed
@@ -65,10 +67,9 @@ class Setup(Networks):
             if self.devices == like.devices:
                 self._resident_data = like._resident_data
         else:
-            load = partial(
-                data.load, config.data.name, image_size=config.model.image_size, data_dir=config.data.dir or None
-            )
-            training, self._held_out = load(split="train"), load(split="test").images
+            of_config = config.model.image_size, config.data.dir or None, data.Recipe.of(config)
+            load = partial(data.load, config.data.name)
+            training, self._held_out = load("train", *of_config), load("test", *of_config).images
             self.images, self._labels = training.images, training.labels if config.model.conditional else None
         period = len(train.period(self.objective))
         self.timeline = config_lib.make_timeline(config, len(self.images), jax.default_backend(), period)
@@ -89,18 +90,20 @@ class Setup(Networks):
 
     def compacted(self, channel_masks) -> "Setup":
         """The setup of the dense network with the kept channels only, on the same data."""
-        config, defaults = compacted_config(self.config, channel_masks), config_lib.get_config()
-        config.update(experiment=DENSE.name, prune=defaults.prune, rewind_step=defaults.rewind_step)
-        own = {field.name: field.default for field in config_lib.method(self.config).fields}
-        config.update_from_flattened_dict(own)
-        return Setup(config, like=self)
+        return Setup(as_dense(compacted_config(self.config, channel_masks)), like=self)
 
     @property
     def about(self) -> dict:
         """What reports need to know of the experiment beside its config: see docs/workdir.md, config.json."""
         method = config_lib.method(self.config)
         title, columns = method.title(self.config), dict(method.columns)
-        return {"title": title, "columns": columns, "metrics": self.evaluator.columns}
+        features = self.evaluator.features
+        return {"title": title, "columns": columns, "metrics": self.evaluator.columns, "features": features}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers of images that metrics are taken over."""
+        return {"held_out_images": len(self._held_out), "training_images": len(self.images)}
 
     # Batches and the compiled steps.
 
@@ -232,6 +235,14 @@ class Setup(Networks):
         if self._same and self._same.config.seed == self.config.seed:
             return self._same.flows
         return models.flows(self.components(), self.init(self.config.seed).batch_stats)
+
+
+def as_dense(config):
+    """The config of the dense run of the same networks: one training that prunes nothing."""
+    dense, defaults = config.copy_and_resolve_references(), config_lib.get_config()
+    dense.update(experiment=DENSE.name, prune=defaults.prune, rewind_step=defaults.rewind_step)
+    dense.update_from_flattened_dict({field.name: field.default for field in config_lib.method(config).fields})
+    return dense
 
 
 def _tracks_movement(config):

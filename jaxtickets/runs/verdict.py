@@ -1,23 +1,36 @@
 """The verdict on a run, or on several seed runs: which ticket wins."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from jaxtickets import references as reference_lib
 from jaxtickets import statistics
+from jaxtickets.tables import bracketed
 
 TICKET = "ticket"
-OBSERVATION = "One seed is an observation; --config.seeds=5 tests it."
+OBSERVATION = " One seed is an observation; --config.seeds=5 tests it."
+UNLEARNED = "No {subject} is named; train longer, with other settings, or judge by another metric."
 
 
 def judge(
-    rows: list[dict], metric: str, label: str, tolerance: float, subject: str = TICKET, better: str = "lower"
+    rows: list[dict],
+    metric: str,
+    label: str,
+    tolerance: float,
+    subject: str = TICKET,
+    better: str = "lower",
+    references: Mapping[str, Any] | None = None,
+    is_alone: bool = True,
 ) -> dict:
     """What was observed in the run of one seed: the sparsest round whose metric is within the tolerance.
 
     If lower metrics are better, that is at most the dense run's metric plus `tolerance` times its absolute value; if
     higher ones are, at least the metric less that. A round that prunes nothing does not count: round 0, the dense run,
-    and a search that has found no ticket. `winning_round` is the sparsest round within the tolerance, or None.
+    and a search that has found no ticket. `winning_round` is the sparsest round within the tolerance, or None. It is
+    None, too, if the dense run has not learned (`references.has_learned`): then nothing is within the tolerance of it.
 
     Args:
       rows: the rows of `rounds.csv`.
@@ -25,18 +38,23 @@ def judge(
       label: the metric in words.
       subject: the message's word for a round.
       better: "lower" or "higher".
+      references: the content of `references.json`; without it nothing is said of whether the dense run has learned.
+      is_alone: false for one of several seed runs, which a test over all of them follows.
     """
     is_lower = better == "lower"
     dense, pruned = rows[0], [row for row in rows[1:] if row["sparsity"] > 0]
     threshold = _threshold(dense[metric], tolerance, better)
     within = [row for row in pruned if (row[metric] <= threshold if is_lower else row[metric] >= threshold)]
-    best = max(within, key=lambda row: row["sparsity"], default=None)
+    reference, observation = (references or {}).get(metric, {}), OBSERVATION if is_alone else ""
+    unlearned = reference_lib.shortcoming(metric, dense[metric], reference, better)
+    best = None if unlearned else max(within, key=lambda row: row["sparsity"], default=None)
     verdict = {
         "metric": metric,
         "metric_label": label,
         "better": better,
         "subject": subject,
         "tolerance": tolerance,
+        "learned": _learned([reference], unlearned),
         "dense": dense[metric],
         "threshold": threshold,
         "winning_round": best["round"] if best else None,
@@ -45,16 +63,18 @@ def judge(
     }
     against = f"the dense run's {dense[metric]:.4g} (tolerance {tolerance:.0%})"
     of_control = "" if subject == TICKET else f" of the {subject}"
-    if best:
+    if unlearned:
+        verdict["message"] = f"The dense run {unlearned}. {UNLEARNED.format(subject=subject)}"
+    elif best:
         verdict["message"] = (
             f"Round {best['round']}{of_control} was within tolerance in this run: {best['sparsity']:.2%} sparsity, "
-            f"{metric} {best[metric]:.4g} against {against}. {OBSERVATION}"
+            f"{metric} {best[metric]:.4g} against {against}.{observation}"
         )
     elif pruned:
         closest = (min if is_lower else max)(pruned, key=lambda row: row[metric])
         verdict["message"] = (
             f"No pruned round{of_control} was within tolerance in this run: the best is round {closest['round']} with "
-            f"{metric} {closest[metric]:.4g} against {against}. {OBSERVATION}"
+            f"{metric} {closest[metric]:.4g} against {against}.{observation}"
         )
     else:
         verdict["message"] = f"Dense run: {metric} {dense[metric]:.4g}; nothing was pruned."
@@ -69,6 +89,7 @@ def judge_seeds(
     confidence: float,
     subject: str = TICKET,
     better: str = "lower",
+    references: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> dict:
     """The winning ticket over several seeds: the sparsest round that a test shows to be within the tolerance.
 
@@ -76,14 +97,21 @@ def judge_seeds(
     1 + `tolerance` (1 - `tolerance` where higher is better). This is a test of non-inferiority: noise speaks against a
     ticket and not for it. All rounds are tested together (`statistics.against_dense`), so that the probability of
     naming any round that is in truth worse is at most 1 - `confidence`. Only rounds that have pruned something in every
-    seed are tested. `wins` and the p-values of the others are None.
+    seed are tested. `wins` and the p-values of the others are None. If the dense run of any seed has not learned, no
+    round wins: a ratio to such a run says nothing, and to leave the seed out would choose among the results.
 
     Args:
       rows: the rows of every seed's `rounds.csv`, each with its `seed`.
       metric, label, subject, better: see `judge`.
+      references: the content of each seed's `references.json`, by seed.
     """
     values, sparsities = statistics.by_round(rows, metric), statistics.by_round(rows, "sparsity")
     tested = statistics.tested_rounds(rows, metric, tolerance, better, confidence)
+    of_seeds = {seed: (references or {}).get(seed, {}).get(metric, {}) for seed in values[0]}
+    reasons = {
+        seed: reference_lib.shortcoming(metric, value, of_seeds[seed], better) for seed, value in values[0].items()
+    }
+    unlearned = [f"of seed {seed} {reason}" for seed, reason in reasons.items() if reason]
     rounds = []
     for round_, group in values.items():
         sparsity = float(np.mean(list(sparsities[round_].values())))
@@ -93,7 +121,7 @@ def judge_seeds(
         elif round_:
             found = statistics.compare(group, values[0], confidence=confidence)
         entry = {"round": round_, "sparsity": sparsity, **_mean(group.values(), confidence)}
-        rounds.append(entry | _ratio(found, p_adjusted, confidence))
+        rounds.append(entry | _ratio(found, p_adjusted, confidence) | ({"wins": None} if unlearned else {}))
     rounds[0]["spread"] = statistics.spread(list(values[0].values()))
     best = max((row for row in rounds if row["wins"]), key=lambda row: row["sparsity"], default=None)
     verdict = {
@@ -104,6 +132,7 @@ def judge_seeds(
         "tolerance": tolerance,
         "confidence": confidence,
         "seeds": sorted({row["seed"] for row in rows}),
+        "learned": _learned(of_seeds.values(), unlearned),
         "dense": rounds[0]["mean"],
         "threshold": _threshold(rounds[0]["mean"], tolerance, better),
         "rounds": rounds,
@@ -112,11 +141,18 @@ def judge_seeds(
         "value": best["mean"] if best else None,
     }
     n = f"{len(values[0])} seeds"
-    if best:
+    if unlearned:
+        verdict["message"] = f"The dense run {'; that '.join(unlearned)}. {UNLEARNED.format(subject=subject)}"
+    elif best:
         verdict["message"] = (
             f"Winning {subject}: round {best['round']} at {best['sparsity']:.2%} sparsity, "
             f"{metric} {_against_dense(best, rounds[0])} over {n} ({_how(best, tolerance, better)})."
         )
+        if len(tested) > 1:
+            verdict["message"] += (
+                f" It is the sparsest winner of {len(tested)} rounds; picked so, a round that is worse than the "
+                f"tolerance allows is named in at most {100 * (1 - confidence):.2g}% of all experiments."
+            )
     elif tested:
         nearest = min((row for row in rounds if row["round"] in tested), key=lambda row: row["p_value"])
         outlook = _lost(rows, metric) or _more_seeds(tested, nearest["round"], len(values[0]))
@@ -130,6 +166,12 @@ def judge_seeds(
         reason = "no round has pruned something in every seed" if is_pruned else "nothing was pruned"
         verdict["message"] = f"Dense runs: {metric} {_interval(rounds[0])}; {reason}."
     return verdict
+
+
+def _learned(entries, unlearned):
+    """Whether the dense runs have learned; None where no references tell, false also where the metric can't tell."""
+    is_known = all(reference_lib.known(entry, "untrained") is not None for entry in entries)
+    return not unlearned if unlearned or is_known else None
 
 
 def _threshold(dense, tolerance, better):
@@ -170,7 +212,7 @@ def _against_dense(row, dense):
     """A round's ratio to the dense runs; its mean and theirs where there is no ratio."""
     if row["ratio"] is None:
         return f"{_interval(row)} against the dense runs' {_interval(dense)}"
-    return f"{row['ratio']:.3g} {_bracketed(row['ratio_low'], row['ratio_high'], 3)} times the dense run's"
+    return f"{row['ratio']:.3g} {bracketed(row['ratio_low'], row['ratio_high'], '{:.3g}'.format)} times the dense run's"
 
 
 def _how(row, tolerance, better):
@@ -202,9 +244,4 @@ def _more_seeds(tested, round_, seeds):
 
 
 def _interval(row):
-    return f"{row['mean']:.4g} {_bracketed(row['low'], row['high'], 4)}".rstrip()
-
-
-def _bracketed(low, high, digits):
-    known = low is not None and not math.isnan(low)
-    return f"[{low:.{digits}g}, {high:.{digits}g}]" if known else ""
+    return f"{row['mean']:.4g} {bracketed(row['low'], row['high'], '{:.4g}'.format)}".rstrip()

@@ -1,0 +1,31 @@
+"""Winning tickets in a convolutional VAE on Fashion-MNIST, 70,000 real images of garments.
+
+    apt-get install dataset-fashion-mnist
+    python -m jaxtickets.main --config=configs/vae_fashion.py
+
+TODO
+
+    python -m jaxtickets.main --config=configs/vae_fashion.py:quick
+
+TODO minutes
+"""
+
+from jaxtickets import config as config_lib
+
+
+def get_config(variant=""):
+    config = config_lib.get_config()
+    config.rewind_step = 0.05
+    config.model.update(name="conv_vae", width=32, latent_size=32, image_size=32)
+    config.objective.update(name="vae", beta=1.0)
+    config.optimizer.update(learning_rate=1e-3, final_rate=0.0, weight_decay=1e-5)
+    config.data.update(name="files:/usr/share/datasets/fashion-mnist")
+    config.train.update(batch_size=128, epochs=15)
+    config.prune.update(rounds=12, rate=0.2)
+    config.eval.update(samples=10_000, batch_size=256, features="labels", metrics=("negative_elbo", "fd"))
+    if config_lib.is_quick(variant):
+        config.model.update(width=16, latent_size=16, image_size=16)
+        config.train.update(batch_size=64, epochs=0, steps=600, log_every=50)
+        config.prune.update(rounds=5)
+        config.eval.update(samples=2048)
+    return config

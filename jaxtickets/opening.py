@@ -1,0 +1,153 @@
+"""The trained networks of runs, opened again from their workdirs or ticket files: for more metrics, and for samples."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from jaxtickets import config as config_lib
+from jaxtickets import data, models, snapshots, tickets, trained
+from jaxtickets.errors import UserError
+from jaxtickets.objectives import OBJECTIVES, Objective
+from jaxtickets.workdir import Workdir
+
+NAMES = ("dense", "winner", "last")
+
+
+class Opened(NamedTuple):
+    """A trained network.
+
+    Attributes:
+      config: of the run, with the part `model` of this network.
+      objective: of this network.
+      params, batch_stats: what is evaluated; pruned weights are zero.
+      title: what messages call it.
+    """
+
+    config: ConfigDict
+    objective: Objective
+    params: Any
+    batch_stats: Any
+    title: str
+
+
+def open_round(place: Workdir, round_: int) -> Opened:
+    """The trained network of a round.
+
+    Raises:
+      UserError: the workdir has no readable config, or no weights of the round.
+    """
+    return _opened(read_config(place), trained.load(place, round_), f"round {round_} of {place.path}")
+
+
+def open_initial(place: Workdir) -> Opened:
+    """The network of a run before its first step.
+
+    Raises:
+      UserError: the workdir has no readable config, or no weights.
+    """
+    config = read_config(place)
+    of_any = trained.load(place, next(iter(place.list_weights()))).network
+    state = snapshots.restore_raw(place.snapshot("init"))
+    averages = state.get("average") or {}
+    params, batch_stats = ({**state[name], **averages.get(name, {})} for name in ("params", "batch_stats"))
+    network = of_any | {"model": config_lib.to_dict(config)["model"]}
+    return _opened(config, trained.Trained(params, batch_stats, network), f"the untrained network of {place.path}")
+
+
+def open_ticket(path: Path) -> Opened:
+    """The network that was trained from a ticket.
+
+    Raises:
+      UserError: the file is no ticket, or has no trained weights.
+    """
+    found, metadata = tickets.load_trained(path)
+    try:
+        config, round_ = config_lib.from_dict(metadata["config"]), metadata["verdict"]["winning_round"]
+    except UserError as error:
+        raise UserError(f"{path}: written by another version: {error}") from None
+    return _opened(config, found, f"the ticket {path}, round {round_} of its run")
+
+
+def _opened(config, found: trained.Trained, title):
+    network = found.network
+    config.model = config_lib.from_dict({"model": network["model"]}).model
+    style = {"dtype": jnp.dtype(config.dtype), "axis_name": None, "rematerialize": False}
+    components = models.build(config.model, network["channels"], network["classes"], **style)
+    objective = OBJECTIVES[config.objective.name].make(components, config)
+    return Opened(config, objective, found.params, found.batch_stats, title)
+
+
+def dataset(config, split: str) -> data.Dataset:
+    """A split of the data set of a config, as its run has it."""
+    return data.load(config.data.name, split, config.model.image_size, config.data.dir or None, data.Recipe.of(config))
+
+
+def read_config(place: Workdir) -> ConfigDict:
+    """The config that a run was started with.
+
+    Raises:
+      UserError: there is none, or it has fields of another version.
+    """
+    if not place.path.is_dir():
+        raise UserError(f"--workdir={place.path}: there is no such directory")
+    values = place.read_config()
+    if values is None:
+        raise UserError(f"--workdir={place.path}: not a workdir, because it has no readable config.json")
+    try:
+        return config_lib.from_dict(values)
+    except UserError as error:
+        raise UserError(f"--workdir={place.path}: written by another version: {error}") from None
+
+
+def seed_runs(whole: Workdir) -> dict[int, Workdir]:
+    """The workdir of each seed run with at least one finished round: `whole` itself if it is that of one seed.
+
+    Raises:
+      UserError: it is no workdir, or no round has finished.
+    """
+    config = read_config(whole)
+    places = whole.seed_dirs() if config.seeds > 1 else {config.seed: whole}
+    if found := {seed: place for seed, place in places.items() if place.read_rounds()}:
+        return found
+    raise UserError(f"--workdir={whole.path}: no round has finished yet")
+
+
+def rounds(text: str, flag: str, whole: Workdir, place: Workdir) -> list[int]:
+    """The rounds that a flag names: `all` whose weights are kept, or some of numbers, `dense`, `winner` and `last`.
+
+    Args:
+      whole: the workdir whose verdict names the winner.
+      place: the seed run that has the weights.
+
+    Raises:
+      UserError: a word is none of these, there is no winner, or the weights of a round are not kept.
+    """
+    kept, found = place.list_weights(), []
+    having = f"rounds whose weights are kept: {', '.join(map(str, kept)) or 'none'}"
+    if text == "all":
+        if not kept:
+            raise UserError(f"{flag}={text}: {place.path} has no weights; an older version has written it")
+        return list(kept)
+    for word in text.split(","):
+        if word not in NAMES and not re.fullmatch(r"\d+", word):
+            raise UserError(f"{flag}={text}: allowed are numbers of rounds, {', '.join(NAMES)}, or all")
+        round_ = _numbers(whole, place).get(word, int(word) if word.isdecimal() else None)
+        if round_ is None:
+            raise UserError(f"{flag}={text}: the verdict names no winner; {place.path} has these {having}")
+        if round_ not in kept:
+            raise UserError(f"{flag}={text}: {place.path} has no weights of round {round_}; it has these {having}")
+        found.append(round_)
+    return list(dict.fromkeys(found))
+
+
+def winner(whole: Workdir) -> int | None:
+    """The round that the verdict names, or None."""
+    return (whole.read_verdict() or {}).get("winning_round")
+
+
+def _numbers(whole, place) -> Mapping[str, int | None]:
+    return {"dense": 0, "winner": winner(whole), "last": place.read_rounds()[-1]["round"]}

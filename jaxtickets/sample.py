@@ -1,0 +1,227 @@
+"""Writes what a trained network makes: `python -m jaxtickets.sample --workdir=DIR --n=10000 --out=DIR`.
+
+Images go to a directory or a zip of PNG files, or to an .npz whose `arr_0` is uint8 [n, height, width, 3]; grids for
+the eye go to PNG files. With --seed of the run (the default) image k is sample k of the run's own metrics.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+
+from jaxtickets import cli, files, image_writing, opening
+from jaxtickets.errors import UserError
+from jaxtickets.examples import to_float, to_uint8
+from jaxtickets.metrics import generation
+from jaxtickets.metrics.grid import GRID, image_grid
+from jaxtickets.metrics.spread import in_batches, replicated, spread
+from jaxtickets.objectives import normal
+from jaxtickets.opening import Opened
+from jaxtickets.workdir import Workdir
+
+TEXTS = {
+    "workdir": "The workdir of a run; of one over several seeds, the first seed's network is taken.",
+    "ticket": "A ticket file, in the place of a workdir: the network that was trained from it.",
+    "round": "The round: a number, winner, dense or last (default: the winner; dense where there is none).",
+    "out": f"Where the samples are written: {image_writing.PLACES}.",
+    "labels": "Conditional networks: the classes that are sampled in turn, as in 0,3,5 (default: as in the metrics).",
+    "grid": "A PNG file for a grid of the first 64 samples.",
+    "interpolate": "A PNG file: rows that go from one image to another, through the latents.",
+    "reconstruct": "A PNG file: rows of held-out images, each above its reconstructions.",
+    "nearest": "A PNG file: samples, each beside its nearest training images in the features of the run's metrics.",
+}
+NUMBERS = {
+    "n": "The number of samples in --out (default: config.eval.samples).",
+    "seed": "The seed of the samples (default: that of the run).",
+    "batch_size": "The number of images that are made at a time (default: config.eval.batch_size).",
+}
+OVERWRITE = "Replace what is there; a directory only if it holds nothing but samples."
+GRIDS = ("grid", "interpolate", "reconstruct", "nearest")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line (None is this process's); returns the exit status."""
+    defined = flags.FlagValues()
+    for name, text in TEXTS.items():
+        flags.DEFINE_string(name, None, text, flag_values=defined)
+    for name, text in NUMBERS.items():
+        flags.DEFINE_integer(name, None, text, flag_values=defined)
+    flags.DEFINE_bool("overwrite", False, OVERWRITE, flag_values=defined)
+    return cli.call(partial(_run, defined), defined, arguments, __doc__)
+
+
+def _run(given, others):
+    if others:
+        raise UserError(f"{others[0]}: not a flag; allowed are {', '.join(f'--{name}' for name in [*TEXTS, *NUMBERS])}")
+    wanted = {name: Path(given[name].value) for name in ("out", *GRIDS) if given[name].value}
+    if not wanted:
+        raise UserError(f"nothing to write is given; give one of {', '.join(f'--{name}' for name in ('out', *GRIDS))}")
+    for name, low in (("n", 1), ("seed", 0), ("batch_size", 1)):
+        if given[name].value is not None and given[name].value < low:
+            raise UserError(f"--{name}={given[name].value}: allowed is a whole number of at least {low}")
+    for name, path in wanted.items():
+        image_writing.check(path, f"--{name}={path}", given.overwrite, name == "out")
+    opened = _open(given.workdir, given.ticket, given.round)
+    config, objective = opened.config, opened.objective
+    config.eval.batch_size = given.batch_size or config.eval.batch_size
+    seed = config.seed if given.seed is None else given.seed
+    for name, path in wanted.items():
+        _check_possible(name, path, objective, config)
+    labels = _labels(given.labels, objective)
+    print(f"{opened.title}, seed {seed}")
+    if "out" in wanted:
+        n = given.n or config.eval.samples
+        image_writing.write(wanted["out"], samples(opened, seed, n, labels), n, _classes(labels, n, objective))
+        print(f"{n:,} samples: {wanted['out']}")
+    for name in GRIDS:
+        if name in wanted:
+            files.replace(wanted[name], image_writing.png(MAKERS[name](opened, seed, labels)))
+            print(f"{name}: {wanted[name]}")
+
+
+def _open(workdir, ticket, round_) -> Opened:
+    if bool(workdir) == bool(ticket):
+        raise UserError("give either --workdir or --ticket")
+    if ticket:
+        if round_:
+            raise UserError(f"--round={round_}: a ticket file has one round; allowed with --workdir")
+        return opening.open_ticket(Path(ticket))
+    whole = Workdir(workdir)
+    place = next(iter(opening.seed_runs(whole).values()))
+    if round_ is None:
+        round_ = "dense" if opening.winner(whole) is None else "winner"
+    found = opening.rounds(round_, "--round", whole, place)
+    if len(found) > 1:
+        raise UserError(f"--round={round_}: allowed is one round")
+    return opening.open_round(place, found[0])
+
+
+def _labels(text, objective) -> np.ndarray | None:
+    """The classes of consecutive samples, which are repeated; None: those of `generation.sample`."""
+    if text is None:
+        return None
+    if not objective.classes:
+        raise UserError(f"--labels={text}: the network is not conditional; allowed is no --labels")
+    words = text.split(",")
+    if not all(word.isdecimal() and int(word) < objective.classes for word in words):
+        raise UserError(f"--labels={text}: allowed are classes from 0 to {objective.classes - 1}, joined by commas")
+    return np.int32(words)
+
+
+def _classes(labels, n, objective):
+    """The class of each of `n` samples; None if the network is not conditional."""
+    if not objective.classes:
+        return None
+    return generation.classes(objective, np.arange(n)) if labels is None else np.resize(labels, n)
+
+
+def _check_possible(name, path, objective, config):
+    """Refuses what the network can't make."""
+    needs = {
+        "reconstruct": objective.reconstruct,
+        "interpolate": objective.decode and (objective.latents or objective.encode),
+    }
+    if not needs.get(name, objective.sample):
+        able = {"reconstruct": "reconstruct", "interpolate": "make images from a vector of latents"}
+        what = able.get(name, "be sampled")
+        others, game = "--out and --grid" if objective.sample else "--reconstruct", config.objective.name
+        raise UserError(f"--{name}={path}: config.objective.name={game!r} can't {what}; allowed are {others}")
+
+
+# Images.
+
+
+def samples(opened: Opened, seed: int, n: int, labels: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """Batches of samples `[batch, h, w, c]` uint8, made on all local devices in constant memory.
+
+    Sample k depends on the network, the seed and k alone, and is the one that the run's metrics were taken over.
+
+    Args:
+      n: the number of all samples.
+      labels: the classes of consecutive samples, which are repeated; None: those of `generation.sample`.
+    """
+
+    def make(shared, rows):
+        return to_uint8(generation.sample(opened.objective, *shared, *rows))
+
+    def rows(numbers):
+        return (np.int32(numbers), *(() if labels is None else (labels[numbers % len(labels)],)))
+
+    shared = replicated((opened.params, opened.batch_stats, np.uint32(seed)))
+    return in_batches(spread(make), shared, rows, n, opened.config.eval.batch_size)
+
+
+def grid(opened: Opened, seed: int, labels) -> np.ndarray:
+    """The first 64 samples as a grid `[h, w, 3]` uint8."""
+    return image_grid(to_float(np.concatenate(list(samples(opened, seed, GRID * GRID, labels)))))
+
+
+def interpolation(opened: Opened, seed: int, labels) -> np.ndarray:
+    """A grid `[h, w, 3]` uint8 whose rows go from one image to another in equal steps.
+
+    Where latents are standard normal, both ends of a row are drawn, and the way is spherical (White 2016, "Sampling
+    Generative Networks", section 2): straight lines pass through latents that are shorter than those of training.
+    Autoencoders without a prior go straight from the code of one held-out image to that of another.
+    """
+    objective, shares = opened.objective, np.linspace(0, 1, GRID, dtype=np.float32)
+    trees = opened.params, opened.batch_stats
+    if objective.latents:
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(np.arange(2 * GRID))
+        ends, between = np.asarray(normal(keys, objective.latents)), spherical
+    else:
+        ends = np.asarray(jax.jit(objective.encode)(*trees, to_float(_held_out(opened, 2 * GRID))))
+        between = lambda first, second, share: (1 - share) * first + share * second  # noqa: E731
+    rows = [between(*pair, share) for pair in ends.reshape(GRID, 2, *ends.shape[1:]) for share in shares]
+    classes = None
+    if objective.classes:  # One class per row.
+        of_rows = np.arange(GRID) % objective.classes if labels is None else np.resize(labels, GRID)
+        classes = np.repeat(of_rows, GRID).astype(np.int32)
+    return image_grid(np.asarray(jax.jit(objective.decode)(*trees, np.stack(rows), classes)))
+
+
+def spherical(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
+    """The point on the arc from one vector to another; its length goes evenly from one's to the other's.
+
+    sin((1 - t) a) / sin(a) u + sin(t a) / sin(a) v for the unit vectors u and v and the angle a between them
+    (Shoemake 1985, section 3.3). Vectors that point the same or opposite ways have a straight line.
+    """
+    lengths = np.linalg.norm(first), np.linalg.norm(second)
+    units = first / lengths[0], second / lengths[1]
+    angle = np.arccos(np.clip(np.dot(*units), -1, 1))
+    if np.sin(angle) < 1e-6:
+        return (1 - share) * first + share * second
+    direction = (np.sin((1 - share) * angle) * units[0] + np.sin(share * angle) * units[1]) / np.sin(angle)
+    return direction * ((1 - share) * lengths[0] + share * lengths[1])
+
+
+def reconstructions(opened: Opened, seed: int, labels) -> np.ndarray:
+    """A grid `[h, w, 3]` uint8: rows of held-out images, each above its reconstructions."""
+    del seed, labels
+    images = to_float(_held_out(opened, GRID * GRID // 2))
+    made = jax.jit(opened.objective.reconstruct)(opened.params, opened.batch_stats, images)
+    rows = [np.asarray(part).reshape(-1, GRID, *part.shape[1:]) for part in (images, made)]
+    return image_grid(np.stack(rows, axis=1).reshape(-1, *images.shape[1:]))
+
+
+def nearest(opened: Opened, seed: int, labels) -> np.ndarray:
+    """A grid `[h, w, 3]` uint8: samples, each beside its nearest training images (`metrics.Evaluator.nearest`)."""
+    from jaxtickets import evaluate
+
+    del labels
+    return evaluate.evaluator(opened).nearest(opened.params, opened.batch_stats, seed)
+
+
+MAKERS: dict[str, Callable] = dict(zip(GRIDS, (grid, interpolation, reconstructions, nearest), strict=True))
+
+
+def _held_out(opened, n):
+    images = opening.dataset(opened.config, "test").images
+    return np.asarray(images[np.arange(n) % len(images)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""Metrics of one set of images against another: `python -m jaxtickets.evaluate --real=DIR --fake=DIR`."""
+
+import os
+import tempfile
+from concurrent import futures
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxtickets import cache, data, metrics
+from jaxtickets import config as config_lib
+from jaxtickets.data import decoding
+from jaxtickets.data.source import reason
+from jaxtickets.errors import UserError
+from jaxtickets.evaluate import resolve, set_fields
+from jaxtickets.metrics import FEATURE_NETWORKS, METRICS
+from jaxtickets.metrics.bootstrap import intervals
+from jaxtickets.metrics.features import features_of_images
+from jaxtickets.metrics.metric import SAMPLES, Sets
+from jaxtickets.objectives import OBJECTIVES
+from jaxtickets.tables import aligned
+
+READ_AT_A_TIME = 512
+
+
+class Images(NamedTuple):
+    """A set of images of one size.
+
+    Attributes:
+      flag: `--real=...` or `--fake=...`.
+      array: `[n, h, w, 3]` uint8, mapped from disk; grey images have three equal channels.
+    """
+
+    flag: str
+    array: np.ndarray
+
+    @property
+    def size(self) -> str:
+        """Width and height."""
+        return f"{self.array.shape[2]}x{self.array.shape[1]}"
+
+
+def compare(real: str, fake: str, chosen: dict[str, str], image_size: int | None = None) -> tuple[list[dict], str]:
+    """Scores the images `fake` against the images `real`: `(one row, the numbers as text)`.
+
+    Without `image_size` images are compared as they are. In each set all splits are taken together.
+
+    Args:
+      real, fake: directories, archives or files of images, or names of data sets.
+      chosen: see `evaluate.set_fields`; without metrics the Frechet distance.
+
+    Raises:
+      UserError: there are no images, they are not of one size, or a metric can't be taken over them.
+    """
+    if "samples" in chosen:
+        raise UserError(f"--samples={chosen['samples']}: allowed with --workdir; of two sets all images are taken")
+    if image_size is not None and image_size < 1:
+        raise UserError(f"--image_size={image_size}: allowed is a whole number of at least 1")
+    names = {"real": _name(real), "fake": _name(fake)}
+    config = config_lib.get_config()
+    config.eval.metrics, config.data.name = ("fd",), names["real"]
+    possible = [one.name for one in METRICS.values() if one.needs == SAMPLES and "held_out" not in one.arrays]
+    if others := [name for name in chosen.get("metrics", "fd").split(",") if name not in possible]:
+        raise UserError(f"--metrics={','.join(others)}: allowed for two sets of images are {', '.join(possible)}")
+    set_fields(config, chosen)
+    with tempfile.TemporaryDirectory(dir=cache.directory()) as folder:
+        sets = [
+            _read(f"--{flag}={text}", names[flag], image_size, Path(folder) / flag)
+            for flag, text in (("real", real), ("fake", fake))
+        ]
+        if sets[0].size != sets[1].size:
+            raise UserError(
+                f"{sets[0].flag} has images of {sets[0].size} pixels and {sets[1].flag} of {sets[1].size}; "
+                "give --image_size to crop and resize all to one size"
+            )
+        config.eval.samples, config.model.image_size = len(sets[1].array), sets[0].array.shape[1]
+        row = _measure(config, *(one.array for one in sets))
+    counts = {"real_images": len(sets[0].array), "fake_images": len(sets[1].array)}
+    names = [[name, "-" if value is None else f"{value:.6g}"] for name, value in row.items()]
+    what = f"{counts['fake_images']:,} images of {fake} against {counts['real_images']:,} of {real}"
+    return [row | counts], f"{what}, {sets[0].size} pixels\n\n{aligned(['metric', 'value'], names, left=(0,))}"
+
+
+def _measure(config, real, fake):
+    metrics.check(config, OBJECTIVES[config.objective.name])
+    resolve(config)
+    row, features = {}, {}
+    for metric in metrics.chosen(config, OBJECTIVES[config.objective.name]):
+        name, size = metric.features_of(config), config.eval.batch_size
+        if name not in features:
+            network = FEATURE_NETWORKS[name].load(config)
+            of_real = features_of_images(network, real, size)
+            features[name] = Sets(features_of_images(network, fake, size, is_kept=False), of_real, of_real)
+        own = metric.row(metric.measure(features[name], config), config)
+        row |= own | (intervals(metric, features[name], own, config) if config.eval.bootstrap else {})
+    return row
+
+
+def _name(text):
+    """The name of the data set that a flag means: a path is files:PATH."""
+    return f"files:{text}" if text not in data.SOURCES and Path(text).expanduser().exists() else text
+
+
+def _read(flag, name, image_size, path) -> Images:
+    """Decodes all images of a data set into a file at `path`, without holding them all."""
+    try:
+        data.check(name)
+        source = data.find(name)
+        splits = [source.open(split) for split in data.SPLITS]
+    except UserError as error:
+        raise UserError(f"{flag}: {error}") from None
+    # What is cropped is resized, too; what is not is taken as it is.
+    recipe = decoding.USUAL if image_size else decoding.Recipe(crop="none")
+    shape, first, n = None, "", sum(one.count for one in splits)
+    with path.open("wb") as file, futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+
+        def decoded(example):
+            image, _, label = example
+            try:
+                return decoding.to_array(image() if callable(image) else image, image_size, 3, recipe), label
+            except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more for broken files.
+                raise UserError(f"{flag}: {label} is no readable image ({reason(error)}); remove it") from None
+
+        for array, label in chain.from_iterable(pool.map(decoded, batch) for batch in _batches(splits)):
+            if shape is None:
+                shape, first = array.shape, label
+            if array.shape != shape:
+                both = (first, shape), (label, array.shape)
+                sizes = [f"{label} has {width}x{height}" for label, (height, width, _) in both]
+                raise UserError(f"{flag}: {' and '.join(sizes)} pixels; give --image_size to crop and resize all")
+            file.write(array.tobytes())
+    return Images(flag, np.memmap(path, np.uint8, "r", shape=(n, *shape)))
+
+
+def _batches(splits):
+    for split in splits:
+        for start in range(0, split.count, READ_AT_A_TIME):
+            yield split.read(start, min(start + READ_AT_A_TIME, split.count))
