@@ -3,11 +3,16 @@
     apt-get install dataset-fashion-mnist
     python -m jaxtickets.main --config=configs/gan_fashion.py
 
-TODO
+The dense run and ten pruned rounds of 15 epochs (7,020 steps) at 32x32, 11 seconds each on an H100. Not run over five
+seeds yet; in two seeds the dense `fd_labels` is 0.86 and 0.90 (held-out images: 0.06), and that of the tickets 0.98
+and 0.93 at 20%, 1.5 and 1.1 at 49%, 4.9 and 1.1 at 67%. Elsewhere than on Debian and Ubuntu,
+`--config.data.name=files:PATH` with the four files of Fashion-MNIST, or fashion_mnist through TFDS.
 
     python -m jaxtickets.main --config=configs/gan_fashion.py:quick
 
-TODO minutes
+Five rounds of 1,500 steps at 16x16 in about 4 minutes on two CPU cores. `fd_labels` is 1.84 for the dense network
+(held-out images: 0.24, an untrained network: 488) and 1.26 at 67% sparsity: after so few steps pruned networks improve
+faster. The samples are garments.
 """
 
 from jaxtickets import config as config_lib
@@ -25,9 +30,9 @@ def get_config(variant=""):
     config.eval.update(samples=10_000, batch_size=256, features="labels")
     if config_lib.is_quick(variant):
         config.model.update(width=48, image_size=16)
-        config.objective.update(ema_decay=0.99)
+        config.objective.update(ema_decay=0.997)
         config.optimizer.update(learning_rate=1e-3)
-        config.train.update(batch_size=64, epochs=0, steps=600, log_every=50)
+        config.train.update(batch_size=64, epochs=0, steps=1500, log_every=50)
         config.prune.update(rounds=5)
         config.eval.update(samples=2048)
     return config
