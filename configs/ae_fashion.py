@@ -9,7 +9,7 @@ Debian and Ubuntu, `--config.data.name=files:PATH` with the four files of Fashio
 
     python -m jaxtickets.main --config=configs/ae_fashion.py:quick
 
-Eight rounds of 1,500 steps at 16x16 in about 1 minute on two CPU cores. The held-out error is 0.0255 for the dense
+Eight rounds of 1,500 steps at 16x16 in 1 to 2 minutes on two CPU cores. The held-out error is 0.0255 for the dense
 network and 0.0271 at 83% sparsity, the sparsest within 10%.
 """
 

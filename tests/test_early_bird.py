@@ -698,7 +698,7 @@ def in_compacted_training(after):
 
 
 def test_an_interrupted_run_of_channels_goes_on_to_the_same_bits(setup, finish, whole, tmp_path, monkeypatch):
-    path, one = tmp_path / "run", lambda: setup(rewind="none", tolerance=1e9, **CHANNELS)
+    path, one = tmp_path / "run", lambda: without_references(setup(rewind="none", tolerance=1e9, **CHANNELS))
     killed = one()
     kill_after(killed, 12 + 5)  # In the search, after a state has been saved and two masks drawn.
     with pytest.raises(Killed):
@@ -719,7 +719,7 @@ def test_an_interrupted_run_of_channels_goes_on_to_the_same_bits(setup, finish, 
 
 @pytest.mark.slow
 def test_a_finished_smaller_network_is_not_trained_again(setup, finish, whole, tmp_path, monkeypatch):
-    path, one = tmp_path / "run", lambda: setup(rewind="none", tolerance=1e9, **CHANNELS)
+    path, one = tmp_path / "run", lambda: without_references(setup(rewind="none", tolerance=1e9, **CHANNELS))
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(nested, "adopt", dying(nested.adopt, lambda run, place, row, round_, *_: round_ == 1))
         finish(one(), path)
@@ -735,7 +735,7 @@ def test_a_search_resumed_at_a_mask_has_the_same_history(setup, finish, whole, t
     path, due, pruned, drawn = tmp_path / "run", STOPS[1], Run.pruned, []
 
     def one():
-        return setup(rewind="none", tolerance=1e9, **CHANNELS, **{"train.checkpoint_every": due})
+        return without_references(setup(rewind="none", tolerance=1e9, **CHANNELS, **{"train.checkpoint_every": due}))
 
     def noted(self, round_, masks, state):
         drawn.append(int(state.step))

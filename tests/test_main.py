@@ -61,7 +61,8 @@ def whole(data_directory, tmp_path_factory):
 
 def test_a_run_ends_with_the_table_the_verdict_and_the_place_of_the_report(whole):
     workdir, out, err = whole
-    assert "round" in out.splitlines()[0]
+    assert out.startswith("fd_digits: Frechet distance in digits features")
+    assert [line for line in out.splitlines() if line.startswith("round  sparsity %")]
     assert json.loads((workdir / "verdict.json").read_text())["message"] in out
     assert out.strip().splitlines()[-1] == f"Report: {workdir / 'report.html'}"
     assert (workdir / "report.html").stat().st_size > 10_000
@@ -155,8 +156,13 @@ def test_help_names_every_flag_and_field_and_needs_no_config():
 def test_the_page_of_fields_has_one_row_per_field_with_its_story():
     tables = [line for line in cli.fields_page().splitlines() if line.startswith("| `")]
     rows = [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in tables]
+    older = " Runs from before this field go on with {!r}."
+    stories = {
+        name: field.help + ("" if field.before is None else older.format(field.before))
+        for name, field in config_lib.fields().items()
+    }
     assert rows == [
-        [f"`{name}`", f"`{field.default!r}`", field.check.allowed(), field.help, config_lib.readers(name)]
+        [f"`{name}`", f"`{field.default!r}`", field.check.allowed(), stories[name], config_lib.readers(name)]
         for name, field in config_lib.fields().items()
     ]
 

@@ -198,10 +198,10 @@ def test_a_transformation_is_what_it_is_said_to_be():
     for row in plain:
         np.testing.assert_allclose(transformed[row], np.rot90(images[row], done["turn"][row]), atol=1e-5)
     still = np.flatnonzero((done["turn"] == 0) & (done["blur"] == 0))
-    off = [np.abs(transformed[still] - images[still])[done["noise"][still] == level].mean() for level in range(4)]
+    off = [np.abs(transformed[still] - images[still])[done["noise"][still] == level].mean() for level in range(2)]
     assert off[0] < 1e-5
     assert off == sorted(off)
-    sharpness = [transformed[(done["noise"] == 0) & (done["blur"] == level)].std() for level in range(4)]
+    sharpness = [transformed[(done["noise"] == 0) & (done["blur"] == level)].std() for level in range(2)]
     assert sharpness == sorted(sharpness, reverse=True)
 
 
@@ -229,7 +229,8 @@ def test_held_out_images_score_best_and_worse_ones_worse_in_order(order, data_di
     else:
         painted = [of_arrays(order.paint(part.images, 0), part.labels) for part in (training, held_out)]
         training, held_out = painted
-        network = self_supervised.train("painted", training.images, held_out.images)
+        trained = [self_supervised.train("painted", training.images, held_out.images, seed) for seed in range(2)]
+        network = classifier.Classifiers(tuple(trained))
     assert ordering(order, training, held_out, network, 250).keys() == {"real"}
 
 

@@ -66,8 +66,8 @@ RESIZE = Field(
     "eval.resize",
     "tensorflow",
     choice(RESIZES),
-    "how images get the size that Inception reads: tensorflow as the original FID and torch-fidelity, pytorch as "
-    "pytorch-fid, clean as clean-fid (antialiased)",
+    "How images get the size that Inception reads: tensorflow as the original FID and torch-fidelity, pytorch as "
+    "pytorch-fid, clean as clean-fid (antialiased).",
 )
 
 

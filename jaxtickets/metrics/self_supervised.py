@@ -19,8 +19,8 @@ from jaxtickets.metrics.classifier import Classifier, Classifiers, Task
 NAME = "self_supervised"
 VERSION = 1  # To be raised when the transformations or the training change, so that cached weights are not reused.
 TURNS = 4
-BLURS = (0.0, 0.022, 0.044, 0.088)  # Standard deviations of the Gaussian, as fractions of the image's side.
-NOISES = (0.0, 0.07, 0.15, 0.3)  # Standard deviations, for images in [-1, 1].
+BLURS = (0.0, 0.088)  # Standard deviations of the Gaussian, as fractions of the image's side.
+NOISES = (0.0, 0.3)  # Standard deviations, for images in [-1, 1].
 HUES = 4  # Multiples of 90 degrees.
 COLOURS = (1.0, 0.5, 0.0)  # What is left of the distance to grey.
 GREY = np.array([0.299, 0.587, 0.114])  # The luma of red, green and blue (ITU-R BT.601).
