@@ -184,10 +184,10 @@ def rounds(whole: Workdir, chosen_rounds: str, chosen: dict[str, str]) -> tuple[
     initial = opening.open_initial(place)
     one = evaluator_of(initial)
     references = one.references(initial.params, initial.batch_stats, seed)
-    return rows, _text(rows, references, one, initial.config, opening.winner(whole))
+    return rows, _text(rows, references, one, opening.winner(whole))
 
 
-def _text(rows, references, one, config, winner):
+def _text(rows, references, one, winner):
     """The table of rounds with the means over the seeds, the references below, and what the numbers were taken over."""
     from jaxtickets.report.reading import percent, significant
 

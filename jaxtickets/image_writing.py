@@ -56,7 +56,7 @@ def _is_ours(name):
 
 
 def write(place: Path, batches: Iterator[np.ndarray], n: int, classes: np.ndarray | None = None) -> None:
-    """Writes images as a whole: a kill leaves what was there before, or nothing.
+    """Writes images as a whole: an error or an interrupt leaves what was there before, or nothing.
 
     Args:
       place: a directory (PNG files), a .zip (of PNG files) or an .npz (`arr_0`, and with classes `arr_1`, int64 [n]).
@@ -108,13 +108,22 @@ def _write_npz(archive, batches, n, labels):
 
 
 def _write_directory(place, named):
-    """Fills a directory beside `place` and moves it there once it is complete."""
+    """Fills a directory beside `place` and moves it there once it is complete.
+
+    An error leaves the old directory in its place. A kill between the two moves leaves it beside it, as
+    `.<name>-<random>-before`.
+    """
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as temporary:
         made = Path(temporary) / "made"
         made.mkdir()
         for name, encoded in named:
             (made / name).write_bytes(encoded)
-        if place.exists():
-            place.rename(Path(temporary) / "before")
-        made.rename(place)
+        before = Path(f"{temporary}-before")  # Not in `temporary`, which is deleted after an error, too.
+        try:
+            if place.exists():
+                place.rename(before)
+            made.rename(place)
+        finally:
+            if before.exists():
+                before.rename(Path(temporary) / "before" if place.exists() else place)

@@ -75,7 +75,8 @@ def compare(real: str, fake: str, chosen: dict[str, str], image_size: int | None
                 f"{sets[0].flag} has images of {sets[0].size} pixels and {sets[1].flag} of {sets[1].size}; "
                 "give --image_size to crop and resize all to one size"
             )
-        config.eval.samples, config.model.image_size = len(sets[1].array), sets[0].array.shape[1]
+        config.model.image_size = sets[0].array.shape[1]
+        _check(config, *sets)
         row = _measure(config, *(one.array for one in sets))
     counts = {"real_images": len(sets[0].array), "fake_images": len(sets[1].array)}
     names = [[name, "-" if value is None else f"{value:.6g}"] for name, value in row.items()]
@@ -83,8 +84,17 @@ def compare(real: str, fake: str, chosen: dict[str, str], image_size: int | None
     return [row | counts], f"{what}, {sets[0].size} pixels\n\n{aligned(['metric', 'value'], names, left=(0,))}"
 
 
+def _check(config, *sets: Images):
+    """Checks the metrics with each set's number of images; `eval.samples` is then that of the second."""
+    for images in sets:
+        config.eval.samples = len(images.array)
+        try:
+            metrics.check(config, OBJECTIVES[config.objective.name])
+        except UserError as error:
+            raise UserError(f"{images.flag} has {len(images.array)} images: {error}") from None
+
+
 def _measure(config, real, fake):
-    metrics.check(config, OBJECTIVES[config.objective.name])
     resolve(config)
     row, features = {}, {}
     for metric in metrics.chosen(config, OBJECTIVES[config.objective.name]):

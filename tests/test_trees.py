@@ -124,6 +124,20 @@ def test_links_out_of_the_root_are_followed_once(tmp_path):
     assert {name: tree.read(name) for name in tree.names} == {"first/two": b"2", "first/x/one": b"1", "own": b"3"}
 
 
+def test_hard_links_to_one_file_are_one_file(tmp_path):
+    root = write(tmp_path / "root", {"b/file": b"1", "c": b"2"})
+    (root / "a").hardlink_to(root / "c")
+    (root / "z").hardlink_to(root / "b" / "file")
+    tree = open_tree(root)
+    assert tree.names == ("a", "b/file") and sum(tree.skipped.values()) == 2
+
+
+def test_a_file_with_hard_links_out_of_the_root_is_listed(tmp_path):
+    root = write(tmp_path / "root", {"a": b"1"})
+    (tmp_path / "outside").hardlink_to(root / "a")
+    assert (open_tree(root).names, open_tree(root).skipped) == (("a",), {})
+
+
 def test_loops_of_links_end(tmp_path):
     root = write(tmp_path / "root", {"a/file": b"1"})
     (root / "a" / "up").symlink_to(root)
@@ -260,6 +274,21 @@ def test_a_gzip_file_of_several_members_can_be_read_anywhere(monkeypatch):
         while len(got) < length and (more := file.read(int(length) - len(got))):
             got += more
         assert got == whole[start : start + length]
+
+
+def test_the_places_in_a_gzip_file_stay_few_however_much_it_unpacks_to(monkeypatch):
+    for name, value in {"CHUNK": 64, "SPACING": 1000, "PLACES": 16}.items():
+        monkeypatch.setattr(gzips, name, value)
+    whole = b"".join(noise(i, 20) * 50 for i in range(1000))
+    packed = gzip.compress(whole)
+    assert len(whole) > 20 * len(packed)
+    file = gzips.Gzip(io.BytesIO(packed), "x.gz")
+    read = io.BufferedReader(file)
+    assert read.read() == whole
+    assert 8 <= len(file._states) == len(file._places) <= 16
+    for start in np.random.default_rng(0).integers(0, len(whole), 200).tolist():
+        read.seek(start)
+        assert read.read(50) == whole[start : start + 50]
 
 
 def test_threads_can_read_one_archive_together(tmp_path):

@@ -10,8 +10,8 @@ from jaxtickets.errors import UserError
 RATIO = 250
 HARMLESS = 64 << 20  # So many bytes may be unpacked whatever the ratio.
 CHUNK = 1 << 14
-# Reading can start from at most this many places in a file, at least so many unpacked bytes apart. A place costs about
-# 40 kB of memory, the window of its decompressor.
+# Reading can start from fewer than this many places in a file, at least so many unpacked bytes apart. A place costs
+# about 40 kB of memory, the window of its decompressor.
 PLACES, SPACING = 2048, 1 << 18
 
 
@@ -36,7 +36,7 @@ class Gzip(io.RawIOBase):
         super().__init__()
         self._file, self._name = file, name
         self._length = file.seek(0, io.SEEK_END)
-        self._spacing = max(SPACING, self._length // PLACES)
+        self._spacing = SPACING  # Doubled whenever there are too many places.
         self._wanted = 0  # The position of the next read.
         # `_ready` is unpacked and begins at `_start`; the decompressor, None between two members of the file, goes on
         # behind it with what the file holds from `_position` on.
@@ -80,6 +80,9 @@ class Gzip(io.RawIOBase):
             if self._start >= self._places[-1] + self._spacing and self._decompressor:
                 self._places.append(self._start)
                 self._states.append((self._position, self._decompressor.copy()))
+                if len(self._places) >= PLACES:
+                    del self._places[1::2], self._states[1::2]
+                    self._spacing *= 2
             self._file.seek(self._position)
             packed = self._file.read(CHUNK)
             if not packed:

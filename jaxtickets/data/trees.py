@@ -205,15 +205,18 @@ def _archive(file: BinaryIO, path: pathlib.Path, stamp: object) -> Tree | None:
 
 
 def _directory(root: pathlib.Path) -> Tree:
-    entries, skipped = [], collections.Counter()
+    entries, skipped = {}, collections.Counter()
     links = []  # They wait until all that is not reached through one of them is listed.
     real_folders, real_files = set(), set()  # The latter only of those that a link leads to.
 
     def add(name, status):
-        if stat.S_ISREG(status.st_mode):
-            entries.append(Entry(name, status.st_size, status.st_mtime_ns))
-        else:
+        entry = Entry(name, status.st_size, status.st_mtime_ns)
+        key = (status.st_dev, status.st_ino) if status.st_nlink > 1 else name
+        if not stat.S_ISREG(status.st_mode):
             skipped["devices, pipes or sockets"] += 1
+        elif entries.setdefault(key, entry) != entry:  # a hard link
+            skipped["links to files that are in it already"] += 1
+            entries[key] = min(entry, entries[key])
 
     def walk(folder, prefix):
         """Lists a directory and all below it; there are no links in its path."""
@@ -264,7 +267,7 @@ def _directory(root: pathlib.Path) -> Tree:
         else:
             real_files.add(real)
             add(name, status)
-    return Tree(root, "directory", _sorted(entries), dict(skipped), lambda name: (root / name).open("rb"))
+    return Tree(root, "directory", _sorted(entries.values()), dict(skipped), lambda name: (root / name).open("rb"))
 
 
 # --- archives ---

@@ -72,6 +72,8 @@ def source(networks, seed: int) -> finished.Finished:
     config = networks.config
     parent = finished.read(Path(config.branch.of), "branch.of", seed)
     here, there = networks.json_config | {"seed": seed}, completed(parent.config, networks.json_defaults)
+    if here["eval"]["features"] == "auto":  # No metric reads it, else it would be a network's name.
+        here["eval"] = here["eval"] | {"features": there["eval"]["features"]}
     if differing := differences(_trained_as(there), _trained_as(here)):
         raise UserError(f"config.branch.of={config.branch.of!r}: trained with another config: {differing}")
     return parent

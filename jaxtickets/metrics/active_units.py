@@ -33,6 +33,7 @@ ACTIVE_UNITS = Metric(
     columns=("active_units",),
     measure=active,
     better="higher",
+    has_ceiling=False,  # All units of an untrained encoder are active.
     evaluate=evaluate,
     requires=("encode",),
 )

@@ -54,6 +54,8 @@ def check(config, game: Game, taken: Iterable[str] = ()) -> None:
     if not set(value) <= set(names):
         allowed = f"a tuple of some of {', '.join(names)} with config.objective.name={game.name!r}"
         refuse("eval.metrics", value, allowed)
+    if config.eval.bootstrap and config.eval.samples < 4:
+        refuse("eval.samples", config.eval.samples, "at least 4 with config.eval.bootstrap, which takes halves of them")
     owners = dict.fromkeys(ROUND_COLUMNS, "every run") | dict.fromkeys(taken, "the method")
     for metric in chosen(config, game):
         for column in columns_of(metric, config):

@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 from functools import cache
+from math import isfinite
 from typing import NamedTuple
+
+import numpy as np
 
 from jaxtickets.metrics.bootstrap import ends_of, intervals
 from jaxtickets.metrics.choosing import chosen
@@ -62,7 +65,7 @@ def make_evaluator(objective: Objective, config, train_images, test_images) -> E
     _check_objective(objective, config, metrics)
     of_samples = [metric for metric in metrics if metric.needs == SAMPLES]
     of_held_out = [metric for metric in metrics if metric.needs == HELD_OUT]
-    kept_images = test_images[: config.eval.samples]
+    kept_images = evenly_spaced(test_images, config.eval.samples)
     grid_beside = nearest_grid(objective, train_images)
 
     @cache
@@ -99,13 +102,15 @@ def make_evaluator(objective: Objective, config, train_images, test_images) -> E
 
     def references(params, batch_stats, seed):
         found = {column: {"untrained": number} for column, number in evaluate(params, batch_stats, seed).items()}
-        for metric in of_samples:
+        for metric in of_samples if len(kept_images) > 1 else ():
             sets = sets_of(metric, {name: features_of(name, kept=True) for name in networks})
             for column, number in metric.row(metric.measure(sets, config), config).items():
-                found[column] = {"held_out": number, **found[column]}
+                found[column] |= {"held_out": number if isfinite(number) else None, "held_out_images": len(kept_images)}
         for metric in of_held_out:
             if metric.best is not None:
                 found[metric.main_of(config)]["best"] = metric.best
+            if not metric.has_ceiling:
+                found[metric.main_of(config)]["untrained"] = None
         return {column: found[column] for metric in metrics for column in metric.columns_of(config)}
 
     def nearest(params, batch_stats, seed):
@@ -123,6 +128,11 @@ def make_evaluator(objective: Objective, config, train_images, test_images) -> E
         references=references,
         nearest=nearest if objective.sample else None,
     )
+
+
+def evenly_spaced(images, n: int):
+    """At most `n` of the images, from the whole of an array that may be in the order of its classes."""
+    return images if len(images) <= n else images[np.linspace(0, len(images) - 1, n).round().astype(int)]
 
 
 def _check_objective(objective, config, metrics):

@@ -65,7 +65,7 @@ def samples_grid(objective, held_out):
 
     @jax.jit
     def reconstruct(params, batch_stats):
-        originals = to_float(held_out[: GRID * GRID // 2])
+        originals = to_float(held_out[np.arange(GRID * GRID // 2) % len(held_out)])
         return originals, objective.reconstruct(params, batch_stats, originals)
 
     def grid(params, batch_stats, seed):

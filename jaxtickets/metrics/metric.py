@@ -63,6 +63,7 @@ class Metric:
         reads in place of the objective's own; None: the objective's.
       best: the best possible number in the main column, which stands in for that of held-out images in the references
         of a metric on these; None if there is none, or if no network comes near it.
+      has_ceiling: whether a network that has learned is better in it than an untrained one.
       requires: the functions of the objective that `evaluate` calls, such as "reconstruct".
 
     Raises:
@@ -83,6 +84,7 @@ class Metric:
     arrays: tuple[str, ...] = ("generated", "training")
     evaluate: Callable | None = None
     best: float | None = None
+    has_ceiling: bool = True
     requires: tuple[str, ...] = ()
 
     def __post_init__(self):

@@ -5,10 +5,11 @@ import numpy as np
 from jaxtickets import metrics, snapshots, train
 from jaxtickets.errors import UserError
 from jaxtickets.metrics import networks
+from jaxtickets.metrics.fd import FEATURES
+from jaxtickets.metrics.networks import AUTO
 from jaxtickets.objectives import OBJECTIVES
 from jaxtickets.workdir import Workdir
 
-AUTO = "auto"
 ADVICE = "rounds that are measured in different ways can't be compared; give another --workdir"
 CLOSE = 0.01  # The same networks on another machine give numbers that differ by less than this fraction.
 
@@ -19,14 +20,14 @@ def resolved(config, place: Workdir | None = None):
     Args:
       place: a workdir that may have been started: then the name is the one that its config has.
     """
-    metrics_chosen = metrics.chosen(config, OBJECTIVES[config.objective.name])
-    is_read = any(field.name == "eval.features" for metric in metrics_chosen for field in metric.fields)
-    if config.eval.features != AUTO or not is_read:
+    if config.eval.features != AUTO:
         return config
-    there = (place and place.read_config()) or {}
+    there = place and place.read_config()
     config = config.copy_and_resolve_references()
-    config.eval.features = there.get("eval", {}).get("features", AUTO)
-    if config.eval.features == AUTO:
+    if there is not None:
+        config.eval.features = there.get("eval", {}).get("features", FEATURES.before)
+    metrics_chosen = metrics.chosen(config, OBJECTIVES[config.objective.name])
+    if config.eval.features == AUTO and any(FEATURES in metric.fields for metric in metrics_chosen):
         config.eval.features = networks.resolve(config)
     return config
 

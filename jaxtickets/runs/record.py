@@ -17,7 +17,7 @@ def write_references(run) -> None:
     untrained = jax.device_put(train.evaluated(run.initial_state))
     found = run.setup.evaluator.references(*untrained, run.seed)
     counts = run.setup.counts
-    run.place.write_references({name: {"held_out": None, **numbers, **counts} for name, numbers in found.items()})
+    run.place.write_references({name: {"held_out": None, **counts, **numbers} for name, numbers in found.items()})
 
 
 def finish(run, rows: list[dict]) -> dict:
@@ -48,9 +48,9 @@ def save_ticket(setup, place: Workdir, like: train.TrainState, verdict: dict) ->
       like: any train state of the run.
       verdict: on this run, or on all of several seed runs.
     """
-    place.ticket.unlink(missing_ok=True)
     round_ = verdict["winning_round"]
     if round_ is None or not snapshots.exists(place.masks(round_)):
+        place.ticket.unlink(missing_ok=True)
         return
     masks = snapshots.restore_masks(place.masks(round_), setup.dense_masks)
     went_on = setup.timeline.search_steps and setup.config.rewind == "none"

@@ -13,6 +13,8 @@ from jaxtickets.data.trees import ARCHIVES, Tree, open_inner, open_tree
 from jaxtickets.errors import UserError
 
 PREFIX = "files:"
+# Places where a Debian package puts a data set.
+PACKAGES = {"/usr/share/datasets/fashion-mnist": "dataset-fashion-mnist"}
 # Each is `(name, tree) -> Source`, or None if the tree holds nothing in its format; asked in this order.
 READERS = (celeba.look, cifar.look, idx.look, arrays.look)
 

@@ -1,6 +1,5 @@
 """NumPy's files of arrays, .npz and .npy: what an array is shows in its name, its shape and its values."""
 
-import functools
 import io
 import math
 import pathlib
@@ -81,13 +80,19 @@ def look(name: str, tree: Tree) -> Local | None:
         array = scaled(split)
         return array[..., None] if array.ndim == 3 else array if array.shape[3] in (1, 3) else np.moveaxis(array, 1, 3)
 
-    @functools.cache
-    def scale():
-        content = [_read(tree, array) for array in chosen.values()]
-        return _scale(name, content)
+    scales = {}
 
     def scaled(split):
-        raw, (factor, offset) = _read(tree, chosen[split]), scale()
+        # One array at a time is in memory.
+        for other in chosen.keys() - {split} - scales.keys():
+            scales[other] = _scale(name, _read(tree, chosen[other]))
+        raw = _read(tree, chosen[split])
+        if split not in scales:
+            scales[split] = _scale(name, raw)
+        if len(set(scales.values())) > 1:
+            train, test = (f"from {o:g} to {o + 255 / f:g}" for f, o in (scales["train"], scales["test"]))
+            raise UserError(f"data.name={name!r}: values {train} to train and {test} to test; give both on one scale")
+        factor, offset = scales[split]
         if (factor, offset) == (1, 0):
             return raw if raw.dtype == np.uint8 else raw.astype(np.uint8)
         if split == "train":
@@ -213,14 +218,14 @@ def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
         yield np.asarray(array[start : start + 1024])
 
 
-def _scale(name: str, arrays: list[np.ndarray]) -> tuple[float, float]:
-    """Returns (factor, offset) such that `(array - offset) * factor` is between 0 and 255; the same for all arrays.
+def _scale(name: str, array: np.ndarray) -> tuple[float, float]:
+    """Returns (factor, offset) such that `(array - offset) * factor` is between 0 and 255.
 
     Raises:
       UserError: the values are between other bounds.
     """
     low, high, is_whole = math.inf, -math.inf, True
-    for part in (part for array in arrays for part in _chunks(array)):
+    for part in _chunks(array):
         low, high = min(low, float(part.min())), max(high, float(part.max()))
         if part.dtype == np.uint8 and high > 1:
             return 1, 0
