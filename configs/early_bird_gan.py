@@ -28,7 +28,7 @@ def get_config(variant=""):
     config.train.update(batch_size=100, epochs=200)
     config.prune.update(structure="channel", score="gamma", target="flops", scope="layerwise", channel_multiple=8)
     config.prune.sparsities = (0.5, 0.7, 0.88)
-    config.eval.update(samples=50_000, batch_size=256, features="faces")
+    config.eval.update(samples=50_000, batch_size=256)
     if config_lib.is_quick(variant):
         config.model.update(width=48, latent_size=64, image_size=16)
         config.objective.update(real_label=0.9, ema_decay=0.997)

@@ -26,7 +26,7 @@ def get_config(variant=""):
     config.train.update(batch_size=128, epochs=100)
     config.prune.update(structure="channel", score="gamma", target="flops", scope="layerwise", channel_multiple=8)
     config.prune.sparsities = (0.5, 0.7, 0.88)
-    config.eval.update(samples=50_000, batch_size=256, features="faces")
+    config.eval.update(samples=50_000, batch_size=256)
     if config_lib.is_quick(variant):
         config.model.update(width=32, image_size=16)
         config.optimizer.update(final_rate=0.0)

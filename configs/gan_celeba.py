@@ -25,7 +25,7 @@ def get_config(variant=""):
     config.data.update(name="celeb_a")
     config.train.update(batch_size=100, epochs=200)
     config.prune.update(rounds=20, rate=0.2)
-    config.eval.update(samples=50_000, batch_size=256, features="faces")
+    config.eval.update(samples=50_000, batch_size=256)
     if config_lib.is_quick(variant):
         config.model.update(width=32)
         config.objective.update(real_label=0.9)
@@ -33,5 +33,5 @@ def get_config(variant=""):
         config.data.update(name="synthetic_faces")
         config.train.update(batch_size=64, epochs=0, steps=500, log_every=50)
         config.prune.update(rounds=4)
-        config.eval.update(samples=2048)
+        config.eval.update(samples=2048, features="faces")
     return config

@@ -23,11 +23,11 @@ def get_config(variant=""):
     config.data.update(name="mnist")
     config.train.update(batch_size=128, epochs=100)
     config.prune.update(rounds=20, rate=0.2)
-    config.eval.update(samples=50_000, batch_size=256, features="digits")
+    config.eval.update(samples=50_000, batch_size=256)
     if config_lib.is_quick(variant):
         config.optimizer.update(learning_rate=2e-3)
         config.data.update(name="digits")
         config.train.update(batch_size=256, epochs=0, steps=4000, log_every=50)
         config.prune.update(rounds=5)
-        config.eval.update(samples=2048)
+        config.eval.update(samples=2048, features="digits")
     return config

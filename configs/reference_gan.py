@@ -32,7 +32,7 @@ def get_config(variant=""):
     config.train.update(batch_size=100, epochs=200)
     config.prune.update(rounds=20, rate=0.2, include=("(kernel|bias|scale)$",))
     config.prune.exclude = ("^generator/unproject/conv/", "^discriminator/project/")
-    config.eval.update(samples=50_000, batch_size=256, features="faces")
+    config.eval.update(samples=50_000, batch_size=256)
     if config_lib.is_quick(variant):
         config.model.update(width=48, image_size=16)
         config.data.update(name="digits")

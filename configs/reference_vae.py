@@ -30,7 +30,7 @@ def get_config(variant=""):
     config.data.update(name="cifar10")
     config.train.update(batch_size=128, epochs=100)
     config.prune.update(rounds=20, rate=0.2, include=("(kernel|bias|scale)$",))
-    config.eval.update(samples=50_000, batch_size=256, features="faces")
+    config.eval.update(samples=50_000, batch_size=256)
     if config_lib.is_quick(variant):
         config.model.update(width=16, image_size=16)
         config.data.update(name="digits")

@@ -24,7 +24,7 @@ def get_config(variant=""):
     config.data.update(name="cifar10")
     config.train.update(batch_size=64, epochs=640)
     config.prune.update(rounds=20, rate=0.2)
-    config.eval.update(samples=50_000, batch_size=256, features="faces")
+    config.eval.update(samples=50_000, batch_size=256)
     if config_lib.is_quick(variant):
         config.model.update(width=16, latent_size=64, image_size=16)
         # 150 images per class are few: without augmentation all images of a class become one.

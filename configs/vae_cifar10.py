@@ -26,11 +26,11 @@ def get_config(variant=""):
     config.data.update(name="cifar10")
     config.train.update(batch_size=128, epochs=100)
     config.prune.update(rounds=20, rate=0.2)
-    config.eval.update(samples=50_000, batch_size=256, features="faces")
+    config.eval.update(samples=50_000, batch_size=256)
     if config_lib.is_quick(variant):
         config.model.update(width=16)
         config.data.update(name="synthetic_faces")
         config.train.update(batch_size=64, epochs=0, steps=500, log_every=50)
         config.prune.update(rounds=4)
-        config.eval.update(samples=2048)
+        config.eval.update(samples=2048, features="faces")
     return config

@@ -24,7 +24,7 @@ def get_config(variant=""):
     config.train.update(batch_size=128, epochs=100)
     # A code is looked up, not multiplied: the codebook stays whole.
     config.prune.update(rounds=20, rate=0.2, include=(r"kernel$",))
-    config.eval.update(samples=50_000, batch_size=256, features="faces")
+    config.eval.update(samples=50_000, batch_size=256)
     if config_lib.is_quick(variant):
         config.model.update(width=8, image_size=16)
         config.data.update(name="digits")

@@ -24,7 +24,7 @@ def get_config(variant=""):
     config.train.update(batch_size=64, epochs=200)
     # Clipped weights are all small: one threshold for both players would prune the critic alone.
     config.prune.update(rounds=20, rate=0.2, scope="layerwise")
-    config.eval.update(samples=50_000, batch_size=256, features="faces")
+    config.eval.update(samples=50_000, batch_size=256)
     if config_lib.is_quick(variant):
         config.model.update(width=48, latent_size=64, image_size=16)
         config.objective.update(n_critic=2, ema_decay=0.99)

@@ -23,7 +23,7 @@ def get_config(variant=""):
     config.data.update(name="cifar10")
     config.train.update(batch_size=64, epochs=200)
     config.prune.update(rounds=20, rate=0.2)
-    config.eval.update(samples=50_000, batch_size=256, features="faces")
+    config.eval.update(samples=50_000, batch_size=256)
     if config_lib.is_quick(variant):
         config.model.update(width=48, latent_size=64, image_size=16)
         config.objective.update(n_critic=2, ema_decay=0.99)

@@ -19,6 +19,7 @@ from jaxtickets import config as config_lib
 from jaxtickets import metrics as metrics_lib
 from jaxtickets.errors import UserError
 from jaxtickets.metrics import FEATURE_NETWORKS, METRICS, networks
+from jaxtickets.metrics.bootstrap import ends_of
 from jaxtickets.objectives import OBJECTIVES
 from jaxtickets.opening import Opened
 from jaxtickets.progress import say
@@ -211,7 +212,9 @@ def _text(rows, references, one, winner):
         while table_width(table := _table(lines, columns[:n], significant)) > MAX_WIDTH and n > 1:
             n -= 1
         tables, columns = [*tables, table], columns[n:]
-    labels = "\n".join(f"{name}: {told['label']}, {told['better']} is better" for name, told in one.columns.items())
+    ends = {end for name in one.columns for end in ends_of(name)}
+    told = {name: about for name, about in one.columns.items() if name not in ends}
+    labels = "\n".join(f"{name}: {about['label']}, {about['better']} is better" for name, about in told.items())
     counts = f"{rows[0]['samples']:,} samples, {rows[0]['held_out_images']:,} held-out images, "
     return "\n\n".join([*tables, f"{labels}\n{counts}{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"])
 

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtickets import files
 from jaxtickets.errors import UserError
 
-OTHERS = (".png", ".jpg", ".jpeg", ".npy", ".tar", ".gz", ".tgz")  # Not meant as the names of directories.
-PLACES = "a directory, or a file that ends in .zip or .npz"
+SIGNATURE = (b"Software", b"jaxtickets")  # A text in each PNG file.
+PLACES = "a directory without a suffix, or a file that ends in .zip or .npz"
 
 
 def check(path: Path, flag: str, overwrite: bool, is_set: bool = True) -> None:
@@ -29,7 +29,7 @@ def check(path: Path, flag: str, overwrite: bool, is_set: bool = True) -> None:
     if not is_set and path.suffix != ".png":
         raise UserError(f"{flag}: allowed is a file that ends in .png")
     is_directory = is_set and path.suffix not in (".zip", ".npz")
-    if path.suffix in OTHERS and is_directory and not path.is_dir():
+    if is_directory and path.suffix and not path.is_dir():
         raise UserError(f"{flag}: allowed is {PLACES}")
     above = path.parent
     while not above.exists():
@@ -40,8 +40,8 @@ def check(path: Path, flag: str, overwrite: bool, is_set: bool = True) -> None:
         return
     if path.is_dir() != is_directory:
         raise UserError(f"{flag}: is a {'directory' if path.is_dir() else 'file'}; give another place")
-    if is_directory and (foreign := [one.name for one in path.iterdir() if not _is_ours(one.name)]):
-        raise UserError(f"{flag}: holds {foreign[0]}, which is no sample; give another directory")
+    if is_directory and (foreign := [one.name for one in path.iterdir() if not _is_ours(one)]):
+        raise UserError(f"{flag}: holds {foreign[0]}, which no earlier call has written; give another directory")
     if not overwrite:
         raise UserError(f"{flag}: is there already; give another place, or --overwrite to replace it")
 
@@ -50,9 +50,12 @@ def _name(number: int, label: int | None) -> str:
     return f"{number:06d}{'' if label is None else f'_{label}'}.png"
 
 
-def _is_ours(name):
-    stem, _, suffix = name.partition(".")
-    return suffix == "png" and all(part.isdecimal() for part in stem.split("_"))
+def _is_ours(path):
+    """Whether an image was written by `png`, which says so at the beginning of the file."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return b"\0".join(SIGNATURE) in file.read(128)
 
 
 def write(place: Path, batches: Iterator[np.ndarray], n: int, classes: np.ndarray | None = None) -> None:
@@ -77,10 +80,11 @@ def write(place: Path, batches: Iterator[np.ndarray], n: int, classes: np.ndarra
 
 def png(image: np.ndarray) -> bytes:
     """The PNG file of an image `[h, w, 1 or 3]` uint8."""
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
-    content = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(content, "PNG")
+    content, signature = io.BytesIO(), PngImagePlugin.PngInfo()
+    signature.add_text(*SIGNATURE)
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(content, "PNG", pnginfo=signature)
     return content.getvalue()
 
 

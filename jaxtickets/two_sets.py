@@ -12,7 +12,6 @@ import numpy as np
 from jaxtickets import cache, data, metrics
 from jaxtickets import config as config_lib
 from jaxtickets.data import decoding
-from jaxtickets.data.source import reason
 from jaxtickets.errors import UserError
 from jaxtickets.evaluate import resolve, set_fields
 from jaxtickets.metrics import FEATURE_NETWORKS, METRICS
@@ -117,8 +116,7 @@ def _read(flag, name, image_size, path) -> Images:
     """Decodes all images of a data set into a file at `path`, without holding them all."""
     try:
         data.check(name)
-        source = data.find(name)
-        splits = [source.open(split) for split in data.SPLITS]
+        splits = data.find(name).open_all()
     except UserError as error:
         raise UserError(f"{flag}: {error}") from None
     # What is cropped is resized, too; what is not is taken as it is.
@@ -131,7 +129,7 @@ def _read(flag, name, image_size, path) -> Images:
             try:
                 return decoding.to_array(image() if callable(image) else image, image_size, 3, recipe), label
             except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more for broken files.
-                raise UserError(f"{flag}: {label} is no readable image ({reason(error)}); remove it") from None
+                raise UserError(f"{flag}: {decoding.broken_image(label, error)}") from None
 
         for array, label in chain.from_iterable(pool.map(decoded, batch) for batch in _batches(splits)):
             if shape is None:

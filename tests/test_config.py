@@ -284,6 +284,7 @@ BAD = [
     ({"eval.batch_size": 0}, ["config.eval.batch_size=0", "at least 1"]),
     ({"eval.features": "vgg"}, ["config.eval.features='vgg'", "one of auto, inception", "digits, faces"]),
     ({"eval.metrics": ("fvd",)}, ["config.eval.metrics=('fvd',)", "a tuple of some of fd, fid, kid"]),
+    ({**VAE, "eval.metrics": ("psnr", "fd")}, ["config.eval.metrics=('psnr', 'fd')", "one of fd, ", "first"]),
     ({"eval.resize": "bicubic"}, ["config.eval.resize='bicubic'", "tensorflow, pytorch, clean"]),
     ({"eval.bootstrap": -1}, ["config.eval.bootstrap=-1"]),
     ({"data.crop": "178"}, ["config.data.crop='178'"]),

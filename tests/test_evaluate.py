@@ -105,7 +105,7 @@ def test_each_rounds_metric_is_that_of_its_own_weights(autoencoder, tmp_path, ca
 
 def test_other_metrics_features_and_numbers_of_samples_are_flags(gan, tmp_path, capsys):
     out = tmp_path / "a.csv"
-    flags = ["--rounds=winner", "--metrics=fd", "--features=plain", "--samples=100", f"--out={out}"]
+    flags = ["--rounds=winner", "--metrics=fd", "--features=plain", "--samples=100", "--bootstrap=4", f"--out={out}"]
     assert call(f"--workdir={gan.path}", *flags) == 0
     (row,) = table(out)
     assert (row["round"], row["samples"]) == ("1", "100")
@@ -115,6 +115,7 @@ def test_other_metrics_features_and_numbers_of_samples_are_flags(gan, tmp_path, 
     # The samples of the metric are not rounded to 256 values.
     assert float(row["fd_plain"]) == pytest.approx(distance(made, training), rel=0.02)
     text = capsys.readouterr().out
+    assert "fd_plain_low" in row and "fd_plain: " in text and "fd_plain_low: " not in text
     # As many held-out images as samples, from the whole test split: it may be in the order of its classes.
     held_out = np.asarray(opening.dataset(opened.config, "test").images)
     held_out = held_out[np.round(np.arange(100) * (len(held_out) - 1) / 99).astype(int)]
@@ -197,8 +198,9 @@ def test_two_sets_of_images_are_compared_as_they_are(pictures, tmp_path, capsys)
     (row,) = table(tmp_path / "a.csv")
     assert float(row["fd_plain"]) == pytest.approx(distance(fake, real), rel=1e-3)
     assert (row["real_images"], row["fake_images"]) == ("30", "20")
-    out = capsys.readouterr().out
+    out, error = capsys.readouterr()
     assert "20 images of" in out and "against 30 of" in out and "10x12 pixels" in out
+    assert "30 images (30 .png)" in error and "to train" not in error
 
 
 def test_a_set_has_no_distance_from_itself_and_may_be_an_archive_or_a_data_set(pictures, tmp_path, capsys):
@@ -218,6 +220,8 @@ def test_sets_that_do_not_match_are_one_line(pictures, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     broken = shutil.copytree(real, tmp_path / "broken")
     (broken / "1.png").write_bytes((real / "1.png").read_bytes()[:60])
+    page = shutil.copytree(real, tmp_path / "page")
+    (page / "1.png").write_bytes(b"<html>404</html>")
     features = "--features=plain"
     cases = {
         "has images of 10x12 pixels and .*small of 6x6; give --image_size": (real, small),
@@ -225,6 +229,7 @@ def test_sets_that_do_not_match_are_one_line(pictures, tmp_path, capsys):
         "--fake=.*empty": (real, tmp_path / "empty"),
         "--fake=.*nowhere": (real, tmp_path / "nowhere"),
         "1.png is no readable image": (broken, real),
+        r"1.png is no readable image \(Pillow doesn't know its format\); mend or remove it$": (page, real),
     }
     for text, (first, second) in cases.items():
         assert re.search(text, refused(capsys, f"--real={first}", f"--fake={second}", features)), text

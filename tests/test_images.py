@@ -317,8 +317,10 @@ def test_without_a_crop_all_of_an_image_is_squeezed_into_the_square():
 
 def test_an_image_smaller_than_its_crop_is_named(tmp_path):
     root = write(tmp_path / "small", **{name: encoded(RGB) for name in "abc"})
-    with pytest.raises(UserError, match=r"[abc]\.png is no readable image .*6x6 pixels are fewer than data.crop='7x6'"):
-        data.load(f"folder:{root}", "train", 4, recipe=data.Recipe(crop="7x6"))
+    message = r"^config.data.crop='7x6': allowed is centre, none, or at most 6x6 \(the pixels of .*[abc]\.png\)$"
+    for on_broken in ("stop", "skip"):
+        with pytest.raises(UserError, match=message):
+            data.load(f"folder:{root}", "train", 4, recipe=data.Recipe(crop="7x6", on_broken=on_broken))
 
 
 @pytest.mark.parametrize(

@@ -198,9 +198,11 @@ def test_what_is_there_is_replaced_only_on_request_and_only_if_it_is_samples(gan
         assert call(run, "--n=2", f"--out={place}", "--overwrite") == 0
         capsys.readouterr()
     assert len(list(out.iterdir())) == 2 and len(np.load(tmp_path / "a.npz")["arr_0"]) == 2
-    (out / "notes.txt").touch()
+    somebody_elses = out / "000001.png"
+    somebody_elses.unlink()
+    Image.new("L", (4, 4)).save(somebody_elses)
     before = digests(tmp_path)
-    assert "holds notes.txt, which is no sample" in refused(capsys, run, "--n=2", f"--out={out}", "--overwrite")
+    assert "holds 000001.png, which no earlier" in refused(capsys, run, "--n=2", f"--out={out}", "--overwrite")
     assert digests(tmp_path) == before
     assert {path.name for path in tmp_path.iterdir()} == {"images", "a.npz"}
 
@@ -268,7 +270,10 @@ def test_mistakes_are_one_line_and_nothing_is_written(gan, autoencoder, tmp_path
             f"--reconstruct={tmp_path / 'r.png'}",
         ],
         "allowed is a file that ends in .png": [run, f"--grid={tmp_path / 'r.jpg'}"],
-        "x.tar: allowed is a directory, or a file that ends in .zip or .npz": [run, f"--out={tmp_path / 'x.tar'}"],
+        "x.rar: allowed is a directory without a suffix, or a file that ends in .zip or .npz": [
+            run,
+            f"--out={tmp_path / 'x.rar'}",
+        ],
         "no.safetensors is no directory": [run, f"--out={tmp_path / 'no.safetensors' / 'x'}"],
         "extra: not a flag": [run, out, "extra"],
     }

@@ -44,6 +44,7 @@ def validate(config: ConfigDict, devices: int) -> None:
     _check_data(config)
     _check_channels(config, values["model.channels"])
     metrics.check(config, game, taken=method(config).columns)
+    _check_main_metric(config, game)
     _check_plugins(values, config, OBJECTIVES, *game.registries, NETWORKS, OPTIMIZERS)
     _check_devices(config, devices)
     if bool(config.train.epochs) == bool(config.train.steps):
@@ -114,6 +115,13 @@ def _check_network(config, network):
         refuse("model.image_size", config.model.image_size, f"{sizes} with config.model.name={name!r}")
     if config.train.rematerialize and not network.has_blocks:
         refuse("train.rematerialize", True, f"False with config.model.name={name!r}, which has no blocks")
+
+
+def _check_main_metric(config, game):
+    first = metrics.chosen(config, game)[0]
+    if not first.decides:
+        can = ", ".join(name for name in metrics.possible(game) if metrics.METRICS[name].decides)
+        refuse("eval.metrics", config.eval.metrics, f"one of {can} first: the first decides the verdict")
 
 
 def _check_data(config):

@@ -111,10 +111,10 @@ def to_array(encoded: bytes | np.ndarray, image_size: int | None, channels: int,
       encoded: an image file's bytes, or uint8 [height, width, 1 or 3].
       image_size: height and width; None: what is left is not resized.
 
-    Returns uint8 [height, width, channels]. Raises what Pillow raises for a broken image, and ValueError for
-    one whose range of values is not known or that is smaller than its crop.
+    Returns uint8 [height, width, channels]. Raises what Pillow raises for a broken image, ValueError for one whose
+    range of values is not known, and UserError for one that is smaller than the crop.
     """
-    return _resized(_cropped(encoded, channels, recipe), image_size, channels)
+    return _resized(_cropped(_opened(encoded, channels, recipe), recipe), image_size, channels)
 
 
 def _resized(image, image_size, channels):
@@ -125,8 +125,8 @@ def _resized(image, image_size, channels):
     return np.asarray(image, np.uint8).reshape(image.height, image.width, channels)
 
 
-def _cropped(encoded, channels, recipe):
-    """Returns what the recipe keeps of an image, as a grey or RGB image of Pillow."""
+def _opened(encoded, channels, recipe):
+    """Returns an image as a grey or RGB image of Pillow."""
     from PIL import Image
 
     if isinstance(encoded, np.ndarray):
@@ -134,13 +134,17 @@ def _cropped(encoded, channels, recipe):
     else:
         image = image_files.opened(encoded, recipe.background)
     mode = "L" if channels == 1 else "RGB"
-    if image.mode != mode:
-        image = image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _cropped(image, recipe, name="an image"):
+    """Returns what the recipe keeps of an image of Pillow. name: how messages call it."""
     if recipe.crop == "none":
         return image
     width, height = [min(image.size)] * 2 if recipe.crop == "centre" else map(int, recipe.crop.split("x"))
     if image.width < width or image.height < height:
-        raise ValueError(f"its {image.width}x{image.height} pixels are fewer than data.crop={recipe.crop!r}")
+        at_most = f"at most {image.width}x{image.height} (the pixels of {printable(name)})"
+        refuse("data.crop", recipe.crop, f"centre, none, or {at_most}")
     left, top = (image.width - width) // 2, (image.height - height) // 2
     # Pillow's resize(box=...) would let pixels from outside the square in at its edges.
     return image.crop((left, top, left + width, top + height))
@@ -169,8 +173,8 @@ def decode(examples: Examples, image_size: int, channels: int, folder: pathlib.P
     Images: uint8 [n, image_size, image_size, channels]. Labels: int32 [n], or uint8 [n, attributes].
 
     Raises:
-      UserError: the split is empty, or an image cannot be decoded and the recipe doesn't skip it; the error names the
-        image.
+      UserError: the split is empty, an image is smaller than the crop, or one cannot be decoded and the recipe doesn't
+        skip it; the error names the image.
     """
     if examples.count == 0:
         raise UserError(f"{folder.name}: the split holds no images; give a dataset with more images")
@@ -178,10 +182,11 @@ def decode(examples: Examples, image_size: int, channels: int, folder: pathlib.P
     def array(example):
         image, _, name = example
         try:
-            kept = _cropped(image() if callable(image) else image, channels, recipe)
-            return _resized(kept, image_size, channels), kept.size
+            opened = _opened(image() if callable(image) else image, channels, recipe)
         except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more for broken files.
-            return _broken(name, error)
+            return broken_image(name, error, ", or leave such images out with --config.data.on_broken=skip")
+        kept = _cropped(opened, recipe, name)
+        return _resized(kept, image_size, channels), kept.size
 
     labels, broken, sizes, digest = [], [], collections.Counter(), hashlib.sha256()
     with files.atomic_write(folder / "images.npy") as path, open(path, "r+b") as file:
@@ -215,18 +220,15 @@ def decode(examples: Examples, image_size: int, channels: int, folder: pathlib.P
     return Decoded(digest.hexdigest(), broken, sizes)
 
 
-def _broken(name: str, error: Exception) -> UserError:
-    """Returns one line that says why an image can't be decoded, and what to do."""
+def broken_image(name: str, error: Exception, otherwise: str = "") -> UserError:
+    """Returns one line that says why an image can't be decoded, and what to do. otherwise: what else can be done."""
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UserError):  # The file can't be read; the error names it.
         return UserError(printable(str(error)))
     # The text of Pillow's error for an unknown format tells an address in memory.
     why = "Pillow doesn't know its format" if isinstance(error, UnidentifiedImageError) else reason(error)
-    return UserError(
-        f"{printable(name)} is no readable image ({why}); mend or remove it, or leave such images out with"
-        " --config.data.on_broken=skip"
-    )
+    return UserError(f"{printable(name)} is no readable image ({why}); mend or remove it{otherwise}")
 
 
 def printable(text: str) -> str:

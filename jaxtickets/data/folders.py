@@ -99,9 +99,17 @@ class ImageTree(Source):
         return 1
 
     def open(self, split: str) -> Examples:
-        layout = self._layout
         if split == "train":
-            say(self._summary())
+            train, test = (f"{len(self._layout.splits[name]):,} to {name}" for name in ("train", "test"))
+            say(self._summary(f"{train} and {test} ({self._layout.split_by}); "))
+        return self._open(split)
+
+    def open_all(self) -> list[Examples]:
+        say(self._summary())
+        return [self._open(split) for split in self._layout.splits]
+
+    def _open(self, split):
+        layout = self._layout
         tree, rows = self._tree, layout.splits[split]
 
         def read(start, stop):
@@ -142,18 +150,16 @@ class ImageTree(Source):
     def _layout(self) -> Layout:
         return arrange(self._images)
 
-    def _summary(self) -> str:
-        """Returns one line about what was found, how it was split, and what was left out."""
+    def _summary(self, split: str = "") -> str:
+        """Returns one line about what was found and what was left out. split: how it was split, in words."""
         layout = self._layout
-        counts = {split: len(rows) for split, rows in layout.splits.items()}
         found = _counted(collections.Counter(_suffix(name) for name in self._images))
         kind = "grey" if self.channels == 1 else "colour"
         classes = f"{len(layout.label_names)} classes" if layout.label_names else "no class labels"
         left_out = _counted({**layout.left_out, **_others(self._tree)})
         return (
             f"data.name={self.name!r}: {len(self._images):,} images ({found}); {kind}, {classes};"
-            f" {counts['train']:,} to train and {counts['test']:,} to test ({layout.split_by});"
-            f" left out: {left_out or 'nothing'}"
+            f" {split}left out: {left_out or 'nothing'}"
         )
 
 

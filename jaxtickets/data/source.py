@@ -61,6 +61,10 @@ class Source:
         """Opens the split 'train' or 'test'; downloads or prepares first what is missing."""
         raise NotImplementedError
 
+    def open_all(self) -> list[Examples]:
+        """Opens all splits, for a reader that takes them together."""
+        return [self.open(split) for split in ("train", "test")]
+
 
 def reason(error: BaseException) -> str:
     """Returns one short line that says what failed."""

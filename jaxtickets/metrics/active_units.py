@@ -32,8 +32,8 @@ ACTIVE_UNITS = Metric(
     terms=("means", "squares"),
     columns=("active_units",),
     measure=active,
+    decides=False,
     better="higher",
-    has_ceiling=False,  # All units of an untrained encoder are active.
     evaluate=evaluate,
     requires=("encode",),
 )

@@ -15,6 +15,7 @@ from jaxtickets.metrics.held_out import OBJECTIVE, held_out_means
 from jaxtickets.metrics.metric import HELD_OUT, SAMPLES, Metric, Sets
 from jaxtickets.metrics.networks import FEATURE_NETWORKS
 from jaxtickets.objectives import OBJECTIVES, Objective
+from jaxtickets.progress import say
 
 
 class Evaluator(NamedTuple):
@@ -70,7 +71,13 @@ def make_evaluator(objective: Objective, config, train_images, test_images) -> E
 
     @cache
     def load(name):
-        return FEATURE_NETWORKS[name].load(config)
+        plugin = FEATURE_NETWORKS[name]
+        if plugin.dataset and plugin.dataset != config.data.name:
+            say(
+                f"eval.features={name!r} are networks of {plugin.dataset}, not of data.name={config.data.name!r}; "
+                "--config.eval.features=auto takes networks of your own data"
+            )
+        return plugin.load(config)
 
     @cache
     def features_of(name, kept=False):
@@ -109,8 +116,6 @@ def make_evaluator(objective: Objective, config, train_images, test_images) -> E
         for metric in of_held_out:
             if metric.best is not None:
                 found[metric.main_of(config)]["best"] = metric.best
-            if not metric.has_ceiling:
-                found[metric.main_of(config)]["untrained"] = None
         return {column: found[column] for metric in metrics for column in metric.columns_of(config)}
 
     def nearest(params, batch_stats, seed):

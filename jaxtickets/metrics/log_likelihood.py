@@ -35,6 +35,7 @@ LOG_LIKELIHOOD = Metric(
     "log_likelihood",
     "log-likelihood of {held_out:,} held-out images in nats, a bound with {eval.importance_samples} latents each",
     terms=("log_likelihood",),
+    decides=False,
     better="higher",
     fields=(SAMPLES,),
     evaluate=evaluate,

@@ -28,6 +28,7 @@ MEMORISATION = Metric(
     "share of {eval.samples:,} samples nearer to training images than held-out ones are, in {eval.features} features",
     features="{eval.features}",
     columns=("memorised_{eval.features}",),
+    decides=False,
     measure=memorised,
     fields=(FEATURES,),
     arrays=("generated", "training", "held_out"),

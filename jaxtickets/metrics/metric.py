@@ -63,7 +63,8 @@ class Metric:
         reads in place of the objective's own; None: the objective's.
       best: the best possible number in the main column, which stands in for that of held-out images in the references
         of a metric on these; None if there is none, or if no network comes near it.
-      has_ceiling: whether a network that has learned is better in it than an untrained one.
+      decides: whether it may be the first that is chosen, which decides the verdict. The tolerance is a share of the
+        dense run's number, so its numbers must be positive, with 0 for nothing.
       requires: the functions of the objective that `evaluate` calls, such as "reconstruct".
 
     Raises:
@@ -84,7 +85,7 @@ class Metric:
     arrays: tuple[str, ...] = ("generated", "training")
     evaluate: Callable | None = None
     best: float | None = None
-    has_ceiling: bool = True
+    decides: bool = True
     requires: tuple[str, ...] = ()
 
     def __post_init__(self):

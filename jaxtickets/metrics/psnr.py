@@ -29,6 +29,7 @@ PSNR = Metric(
     "psnr",
     "mean PSNR in dB of {held_out:,} reconstructed held-out images",
     terms=("psnr",),
+    decides=False,
     better="higher",
     evaluate=evaluate,
     requires=("reconstruct",),

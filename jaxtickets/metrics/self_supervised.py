@@ -68,18 +68,19 @@ def transform(images, key) -> Transformed:
     keys = dict(zip((*kinds(3), "grain"), jax.random.split(key, 6), strict=True))
     done = {kind: jax.random.randint(keys[kind], (n,), 0, count) for kind, count in kinds(channels).items()}
 
-    def chosen(kind, options):
-        return jnp.asarray(np.stack(options))[done[kind]]
-
     turn = done["turn"][:, None, None, None]
     images = jnp.where(turn % 2 == 1, jnp.rot90(images, axes=(1, 2)), images)
     images = jnp.where(turn >= 2, images[:, ::-1, ::-1], images)
     if channels == 3:
         options = [[hue_matrix(2 * np.pi * turn / HUES, colour) for colour in COLOURS] for turn in range(HUES)]
         images = jnp.einsum("bhwc,bcd->bhwd", images, jnp.asarray(np.array(options))[done["hue"], done["colour"]])
-    blur = chosen("blur", [blur_matrix(size, size * sigma) for sigma in BLURS])
-    images = jnp.einsum("bjw,bhwc->bhjc", blur, jnp.einsum("bih,bhwc->biwc", blur, images))
-    noise = chosen("noise", NOISES)[:, None, None, None] * jax.random.normal(keys["grain"], images.shape)
+    for number, sigma in enumerate(BLURS):
+        if sigma:
+            matrix = blur_matrix(size, size * sigma)
+            blurred = jnp.einsum("jw,bhwc->bhjc", matrix, jnp.einsum("ih,bhwc->biwc", matrix, images))
+            images = jnp.where((done["blur"] == number)[:, None, None, None], blurred, images)
+    sigmas = jnp.asarray(NOISES)[done["noise"]][:, None, None, None]
+    noise = sigmas * jax.random.normal(keys["grain"], images.shape)
     return Transformed(jnp.clip(images + noise, -1, 1), done)
 
 
@@ -95,7 +96,8 @@ def task(channels: int) -> Task:
 
     def prepare(images, labels, key):
         del labels
-        return transform(images, key)
+        # Without the barrier, XLA computes the transformations a second time for the gradient.
+        return jax.lax.optimization_barrier(transform(images, key))
 
     def loss(logits, done):
         each = _by_kind(logits, channels)

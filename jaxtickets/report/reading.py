@@ -20,6 +20,7 @@ LEGACY_COLUMNS = {
 TIME = " [s]"  # The end of the header of a column that is part of the training time.
 REFERENCES = {"held_out": "held-out images", "untrained": "untrained network"}  # By their names in references.json.
 ENDS = ("_low", "_high")  # Of the columns with the interval around a metric.
+FEW = 64  # Fewer images than this have no covariance of 64 features.
 STAND_IN = "fd_"  # The start of the columns of Frechet distances in other features than Inception's.
 
 
@@ -194,6 +195,8 @@ def heading(run: Results) -> str:
     counts = run.references.get(metric, {})
     if all(map(is_finite, images := [counts.get("held_out_images"), counts.get("training_images")])):
         text += " {:,} held-out and {:,} training images.".format(*images)
+        if reference_lib.known(counts, "held_out") is not None and images[0] < FEW:
+            text += " So few held-out images are too far away to be a floor."
     if any(name.startswith(STAND_IN) for name in metric_columns(run.rounds, run.about)):
         text += f" {STAND_IN}*: not FID; another feature network stands in for Inception."
     about = (run.about.metrics or {}).get(metric, {}).get("about")

@@ -27,6 +27,7 @@ class Local(Source):
       digest: changes when a file of it does.
       split: opens 'train' or 'test'.
       channels, classes: see `Source`.
+      split_by: how the images were split, where their files don't say.
     """
 
     name: str
@@ -35,14 +36,19 @@ class Local(Source):
     split: Callable[[str], Examples]
     channels: int = 3
     classes: int = 0
+    split_by: str = ""
 
     def key(self, split: str) -> str:
         return f"files-{self.digest}"
 
     def open(self, split: str) -> Examples:
         if split == "train":
-            say(f"data.name={self.name!r}: {self.about}")
+            say(f"data.name={self.name!r}: {self.about}{self.split_by}")
         return self.split(split)
+
+    def open_all(self) -> list[Examples]:
+        say(f"data.name={self.name!r}: {self.about}")
+        return [self.split(split) for split in ("train", "test")]
 
 
 def of_arrays(
@@ -77,8 +83,8 @@ def of_arrays(
 
         return Examples(len(chosen), read, labels.names)
 
-    about += "" if given else "; a tenth of them, chosen by a hash of their content, are the test split"
-    return Local(name, about, digest, split, channels, labels.classes)
+    split_by = "" if given else "; a tenth of them, chosen by a hash of their content, are the test split"
+    return Local(name, about, digest, split, channels, labels.classes, split_by)
 
 
 def is_held_out(contents: Iterable[bytes]) -> np.ndarray:

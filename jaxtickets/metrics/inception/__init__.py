@@ -9,7 +9,6 @@ The weights are those that pytorch-fid and torch-fidelity read: TensorFlow's gra
 import functools
 import hashlib
 import http.client
-import sys
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -299,7 +298,3 @@ def _run(rest, fetches, source):
         given = rest[0] if rest else "both --fetch and --from" if fetches else "no flag"
         raise UserError(f"{given} is given; allowed is one of --fetch and --from=FILE")
     print(f"Inception's weights: {fetch() if fetches else keep(source)}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
