@@ -1,6 +1,6 @@
 """Images per second of Inception's features: jaxtickets, and pytorch-fid's network in PyTorch, in turn in one run.
 
-    python benchmarks/inception.py [--images=128] [--batch=32] [--size=32] [--repeats=5] [--out=FILE.json]
+    python benchmarks/inception.py [--images=128] [--batch=32] [--size=32] [--features=5000] [--out=FILE.json]
 
 Both read the same uint8 images from the host, resize them to 299x299 as pytorch-fid does, and return 2048 features to
 the host; the weights are random and the same, and the largest difference of the features is printed. PyTorch runs
@@ -9,6 +9,9 @@ eagerly, with contiguous and with channels-last tensors.
 On the CPU all compute in float32. On a GPU jaxtickets computes in float32 by default; "jaxtickets, TF32" and "PyTorch"
 have TF32 convolutions, which is PyTorch's default, and "PyTorch, float32" has not. The time that XLA takes to compile
 jaxtickets' program comes first; it is there once, because programs are kept.
+
+Then what each metric takes beside the features: FID of --features samples and as many images, whose own statistics are
+computed once, beside pytorch-fid's function on the same features; KID and the precision and recall of the same.
 
 PyTorch's threads wait for each other in loops: on a machine with other work its figures are too low. The processor's
 time per image, of all cores together, is printed too. Needs `pip install -e .[peers]`.
@@ -23,8 +26,9 @@ import numpy as np
 import torch
 from jax import lax
 
+from jaxtickets import config as config_lib
 from jaxtickets.examples import to_float
-from jaxtickets.metrics import inception
+from jaxtickets.metrics import METRICS, Features, Sets, inception
 from jaxtickets.metrics.inception_network import params_of, published_shapes
 
 
@@ -60,11 +64,42 @@ def torch_network(tensors):
     return theirs.InceptionV3([3]).eval()
 
 
+def beside_features(n: int) -> dict[str, float]:
+    """Seconds of each metric, given 2048 features of `n` samples and of `n` images, whose statistics are known."""
+    from pytorch_fid import fid_score
+
+    config = config_lib.get_config()
+    config.eval.update(features="inception", samples=n)
+    rng = np.random.default_rng(0)
+    # Few directions carry most of the variance, as in real features.
+    scales = (1 / (1 + np.arange(2048))).astype(np.float32)
+    training, generated = (np.abs(rng.standard_normal((n, 2048), np.float32)) * scales + shift for shift in (0, 0.01))
+    of_training = Features(lambda: [training])
+    _ = of_training.array, of_training.roots
+    found, seconds = {}, {}
+    for name in ("fid", "kid", "precision_recall"):
+        for _ in range(2):  # The first time compiles, and knows nothing of the images yet.
+            started = time.perf_counter()
+            sets = Sets(Features(lambda: [generated]), of_training, of_training)
+            found[name] = METRICS[name].measure(sets, config)[0]
+            seconds[name] = time.perf_counter() - started
+    known = np.float64(training).mean(axis=0), np.cov(training, rowvar=False)
+    started = time.perf_counter()
+    theirs = fid_score.calculate_frechet_distance(
+        np.float64(generated).mean(axis=0), np.cov(generated, rowvar=False), *known
+    )
+    seconds["fid, pytorch-fid"] = time.perf_counter() - started
+    if not np.isclose(found["fid"], theirs, rtol=1e-3):
+        raise SystemExit(f"FID is {found['fid']} here and {theirs} in pytorch-fid")
+    return seconds
+
+
 def main():
     parser = harness.parser(__doc__, repeats=5)
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--size", type=int, default=32, help="the height and width of the images")
+    parser.add_argument("--features", type=int, default=5000, help="the number of samples of the metrics; 0: none")
     options = parser.parse_args()
     images = harness.random_images(options.images // options.batch * options.batch, options.size)
     batches = np.split(images, len(images) // options.batch)
@@ -133,7 +168,16 @@ def main():
         print(f"{name:24} {rates:>26} {work:20.1f} {difference:11.1e}")
     fastest = min((name for name in seconds if "PyTorch" in name), key=lambda name: statistics.median(seconds[name]))
     print(f"\n{fastest} / jaxtickets: {harness.spread(harness.ratios(seconds, fastest, 'jaxtickets'), 2)} of the time")
-    results = {"images": len(images), "batch": options.batch, "size": options.size, "compile_seconds": compiled}
+    metrics = beside_features(options.features) if options.features else {}
+    for name, value in metrics.items():
+        print(f"{name:24} {value:8.2f} s for {options.features:,} samples, beside their features")
+    results = {
+        "metric_seconds": metrics,
+        "images": len(images),
+        "batch": options.batch,
+        "size": options.size,
+        "compile_seconds": compiled,
+    }
     harness.write(options, {**results, "seconds": seconds, "processor_seconds": processor})
 
 

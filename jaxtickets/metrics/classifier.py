@@ -25,6 +25,7 @@ from jaxtickets.progress import say
 NETWORKS = 5  # Networks from other seeds disagree on which of two runs is better; the mean over some is steadier.
 STEPS = 400
 BATCH_SIZE = 128
+SMALL = 32  # Larger images than this have half the batch size, so that training takes a minute at most.
 LARGEST = 64  # The size of the images that a network sees; larger ones are shrunk.
 SHRUNK = 20_000  # The number of larger images that it is trained on.
 JUDGED = 5_000  # The number of held-out images on which its accuracy is measured.
@@ -127,18 +128,16 @@ def fit(name: str, task: Task, images, labels, held_out_images, held_out_labels,
     """
     if images.shape[1] > LARGEST:
         images, labels = _some(images, labels, SHRUNK)
-        images = _shrunk(images)
     init, step, right = _programs(task, images.shape[1:], STEPS)
     params, opt_state = init(jax.random.key(seed))
     keys = jax.random.split(jax.random.key(seed), STEPS)
-    rng = np.random.default_rng(seed)
+    rng, batch_size = np.random.default_rng(seed), BATCH_SIZE if images.shape[1] <= SMALL else BATCH_SIZE // 2
     for number in range(STEPS):
-        chosen = np.sort(rng.choice(len(images), min(BATCH_SIZE, len(images)), replace=False))
+        chosen = np.sort(rng.choice(len(images), min(batch_size, len(images)), replace=False))
         batch_labels = None if labels is None else labels[chosen]
         params, opt_state = step(params, opt_state, images[chosen].astype(np.float32), batch_labels, keys[number])
 
     held_out_images, held_out_labels = _some(held_out_images, held_out_labels, JUDGED)
-    held_out_images = _shrunk(held_out_images)
     answers = []
     for number, start in enumerate(range(0, len(held_out_images), JUDGED_AT_ONCE)):
         rows = slice(start, start + JUDGED_AT_ONCE)
@@ -190,30 +189,27 @@ def train(name: str, images, labels, held_out_images, held_out_labels, seed: int
 
 
 def _widths(size):
-    """The number of channels after each convolution; images of more than 32 pixels pass a further, narrow one."""
-    return (32, 64, 64) if size <= 32 else (16, 32, 64, 64)
+    """The number of channels after each convolution; images of more than `SMALL` pixels pass a further, narrow one."""
+    return (32, 64, 64) if size <= SMALL else (16, 32, 64, 64)
 
 
 def _some(images, labels, most):
-    """At most `most` of the images, evenly spaced in their order, and their labels."""
-    if len(images) <= most:
-        return images, labels
-    rows = np.arange(most) * len(images) // most
-    return images[rows], None if labels is None else labels[rows]
+    """At most `most` of uint8 images, evenly spaced in their order and of at most `LARGEST` pixels, and their labels.
 
-
-def _shrunk(images):
-    """uint8 `images: [n, size, size, channels]` of at most `LARGEST` pixels; small ones as they are."""
+    Larger images are shrunk batch by batch, so that no more of them are in memory.
+    """
+    rows = np.arange(min(most, len(images))) * max(len(images), most) // most
+    labels = None if labels is None else labels[rows]
     if images.shape[1] <= LARGEST:
-        return images
+        return images[rows], labels
 
     @jax.jit
-    def shrink(images):
+    def shrunk(images):
         shape = len(images), LARGEST, LARGEST, images.shape[3]
         return jnp.round(jax.image.resize(images.astype(jnp.float32), shape, "linear")).astype(jnp.uint8)
 
-    starts = range(0, len(images), BATCH_SIZE)
-    return np.concatenate([np.asarray(shrink(images[start : start + BATCH_SIZE])) for start in starts])
+    starts = range(0, len(rows), BATCH_SIZE)
+    return np.concatenate([np.asarray(shrunk(images[rows[start : start + BATCH_SIZE]])) for start in starts]), labels
 
 
 @flax.struct.dataclass

@@ -67,7 +67,6 @@ def transform(images, key) -> Transformed:
     n, size, channels = images.shape[0], images.shape[1], images.shape[3]
     keys = dict(zip((*kinds(3), "grain"), jax.random.split(key, 6), strict=True))
     done = {kind: jax.random.randint(keys[kind], (n,), 0, count) for kind, count in kinds(channels).items()}
-
     turn = done["turn"][:, None, None, None]
     images = jnp.where(turn % 2 == 1, jnp.rot90(images, axes=(1, 2)), images)
     images = jnp.where(turn >= 2, images[:, ::-1, ::-1], images)
@@ -96,8 +95,7 @@ def task(channels: int) -> Task:
 
     def prepare(images, labels, key):
         del labels
-        # Without the barrier, XLA computes the transformations a second time for the gradient.
-        return jax.lax.optimization_barrier(transform(images, key))
+        return transform(images, key)
 
     def loss(logits, done):
         each = _by_kind(logits, channels)
