@@ -256,5 +256,9 @@ def test_the_choice_of_features_of_a_workdir_is_kept(setup, data_directory, tmp_
     place = Workdir(tmp_path)
     place.config.write_text(json.dumps({"config": {"eval": {"features": "faces"}}}))
     assert feature_networks.resolved(config, place).eval.features == "faces" and config.eval.features == "auto"
+    # Where no metric reads the field, it is only compared: older workdirs have the default of their time.
     unread = tiny("ae_digits", data_directory, **{"eval.features": "auto"})
-    assert feature_networks.resolved(unread, place).eval.features == "auto"
+    assert feature_networks.resolved(unread, place).eval.features == "faces"
+    place.config.write_text(json.dumps({"config": {"eval": {}}}))
+    assert feature_networks.resolved(unread, place).eval.features == "faces"
+    assert feature_networks.resolved(unread, Workdir(tmp_path / "new")).eval.features == "auto"
