@@ -13,11 +13,12 @@ Every set has the same number of images and is compared with the same training i
   boxes: a grey square hides a part of the image; its side over the image's.
   blend: each image mixed with another one; the share of the other one.
   shuffle: the image cut into k x k tiles, which are shuffled.
-  hue, grey (colour only): hues rotated by so many degrees; the share of the colour that is gone.
+  hue, grey (colour only): the degrees by which hues are rotated; the share of the colour that is gone.
   modes: held-out images of some of the classes only (of ten groups of similar images where there are no classes); 1 is
     mode collapse. Images are repeated where the classes have too few.
-  copies: so many training images, repeated.
-  linear: samples of a Gaussian with the mean and so many principal components of the training images' pixels.
+  copies: a few training images, repeated; the number of different ones.
+  linear: samples of a Gaussian with the mean and the first principal components of the training images' pixels; the
+    number of components.
 
 Each row must be worse than the real images and become worse from left to right; what isn't is marked and listed below.
 """
@@ -205,7 +206,7 @@ def main():
     parser.add_argument("--features", default="auto", help="names with commas between them")
     parser.add_argument("--metrics", default="fd", help="names with commas between them")
     parser.add_argument("--images", type=int, default=1000, help="the number in each set")
-    parser.add_argument("--training", type=int, help="take only so many of the training images")
+    parser.add_argument("--training", type=int, help="the number of training images that are taken (default: all)")
     parser.add_argument("--paint", action="store_true", help="give grey images colour")
     parser.add_argument("--unlabelled", action="store_true", help="leave the labels out")
     parser.add_argument("--seed", type=int, default=0)

@@ -200,11 +200,9 @@ def spherical(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray
 
 def reconstructions(opened: Opened, seed: int, labels) -> np.ndarray:
     """A grid `[h, w, 3]` uint8: rows of held-out images, each above its reconstructions."""
-    del seed, labels
-    images = to_float(_held_out(opened, GRID * GRID // 2))
-    made = jax.jit(opened.objective.reconstruct)(opened.params, opened.batch_stats, images)
-    rows = [np.asarray(part).reshape(-1, GRID, *part.shape[1:]) for part in (images, made)]
-    return image_grid(np.stack(rows, axis=1).reshape(-1, *images.shape[1:]))
+    del labels
+    held_out = opening.dataset(opened.config, "test").images
+    return generation.reconstructions_grid(opened.objective, held_out)(opened.params, opened.batch_stats, seed)
 
 
 def nearest(opened: Opened, seed: int, labels) -> np.ndarray:

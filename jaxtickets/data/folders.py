@@ -26,7 +26,7 @@ SUFFIXES = (
 # The names of directories that hold a split.
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 SPLITS |= dict.fromkeys(("val", "valid", "validation"), "validation")
-HELD_OUT = 10  # One of so many images is held out where no directories say which.
+HELD_OUT = 10  # Where no directories say which images are held out, one in ten is.
 LOOKED_AT = 200
 
 

@@ -8,10 +8,10 @@ from jaxtickets.errors import UserError
 
 # Real data sets stay below: dSprites, 3 GB of mostly empty images, is 116 times smaller as an .npz.
 RATIO = 250
-HARMLESS = 64 << 20  # So many bytes may be unpacked whatever the ratio.
+HARMLESS = 64 << 20  # The number of bytes that may be unpacked whatever the ratio.
 CHUNK = 1 << 14
-# Reading can start from fewer than this many places in a file, at least so many unpacked bytes apart. A place costs
-# about 40 kB of memory, the window of its decompressor.
+# The largest number of places in a file from which reading can start, and the smallest number of unpacked bytes between
+# two of them. A place costs about 40 kB of memory, the window of its decompressor.
 PLACES, SPACING = 2048, 1 << 18
 
 

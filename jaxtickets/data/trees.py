@@ -27,7 +27,7 @@ from jaxtickets.data.source import reason
 from jaxtickets.errors import UserError
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
-LARGE, TRUSTED = 10_000, 60  # A listing of so many files is taken as it is for at most so many seconds.
+LARGE, TRUSTED = 10_000, 60  # A directory of at least `LARGE` files is listed again after `TRUSTED` seconds only.
 MEMORY = 2 << 30  # The largest size in bytes of an archive in an archive.
 SYSTEM = {"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"}  # Beside all names that begin with a dot.
 

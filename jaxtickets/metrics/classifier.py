@@ -66,7 +66,7 @@ class Task(NamedTuple):
 
 @functools.cache
 def labelling(outputs: int, is_exclusive: bool) -> Task:
-    """Naming one of `outputs` classes, by cross entropy, or so many attributes zero or one, by the binary one."""
+    """Naming one of `outputs` classes, by cross entropy, or each of `outputs` attributes, by binary cross entropy."""
     cross_entropy = (
         optax.softmax_cross_entropy_with_integer_labels if is_exclusive else optax.sigmoid_binary_cross_entropy
     )

@@ -79,11 +79,6 @@ class Features:
         """The square root of each part's covariance."""
         return [symmetric_sqrt(gaussian.covariance) for gaussian in self.gaussians]
 
-    @property
-    def arrays(self) -> list[np.ndarray]:
-        """The features of each part, `[images, features / parts]`."""
-        return np.split(self.array, self.parts, axis=1)
-
     def some(self, n: int) -> np.ndarray:
         """`[n, features]`: `n` of the features, evenly spaced in their order, or all where there are no more."""
         n = min(n, len(self.array))

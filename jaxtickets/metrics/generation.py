@@ -62,6 +62,16 @@ def samples_grid(objective, held_out):
     samples = jax.jit(
         lambda params, batch_stats, seed: sample(objective, params, batch_stats, seed, jnp.arange(GRID * GRID))
     )
+    if not objective.sample:
+        return reconstructions_grid(objective, held_out)
+    return lambda params, batch_stats, seed: image_grid(np.asarray(samples(params, batch_stats, np.uint32(seed))))
+
+
+def reconstructions_grid(objective, held_out):
+    """`(params, batch_stats, seed) -> [h, w, 3] uint8`: rows of held-out images, each above its reconstructions.
+
+    Fewer images than fill the grid are repeated.
+    """
 
     @jax.jit
     def reconstruct(params, batch_stats):
@@ -69,8 +79,7 @@ def samples_grid(objective, held_out):
         return originals, objective.reconstruct(params, batch_stats, originals)
 
     def grid(params, batch_stats, seed):
-        if objective.sample:
-            return image_grid(np.asarray(samples(params, batch_stats, np.uint32(seed))))
+        del seed
         rows = [part.reshape(-1, GRID, *part.shape[1:]) for part in reconstruct(params, batch_stats)]
         images = np.stack(rows, axis=1)
         return image_grid(images.reshape(-1, *images.shape[3:]))

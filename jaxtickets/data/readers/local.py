@@ -14,7 +14,7 @@ from jaxtickets.errors import UserError
 from jaxtickets.progress import say
 
 VERSION = 1  # Part of the cache's keys; raise it when a reader reads the same files differently.
-TEST_SHARE = 10  # One image out of so many is held out where the files have no test split.
+TEST_SHARE = 10  # Where the files have no test split, one image in ten is held out.
 
 
 @dataclass(frozen=True)
