@@ -229,8 +229,8 @@ def test_the_first_error_names_its_seed_and_stops_the_others(stand_ins):
 
     with pytest.raises(UserError, match=r"^seed 1: training diverged$"):
         seeds.run_at_once(run_seed, range(5), stand_ins, lambda: None)
-    assert ended == [0]
-    assert set(begun) <= {0, 1, 2}  # The failed seed's setup may have been taken before the error was seen.
+    # Seed 2 may have taken the failed seed's setup before the error was seen: it then ends with seed 0.
+    assert set(begun) <= {0, 1, 2} and set(ended) == set(begun) - {1}
 
 
 def test_computations_outside_the_mapped_step_are_on_the_groups_first_device(stand_ins):
