@@ -1,6 +1,7 @@
 """Counts tickets per hour: many small trainings on one machine, one after the other, or several at a time.
 
-    python benchmarks/many_tickets.py [--host_devices=2] [--jobs=2] [--seeds=2] [--sparsities=0.5,0.9] [--out=FILE.json]
+    python benchmarks/many_tickets.py [--host_devices=2] [--jobs=2] [--seeds=2] [--sparsities=0.5,0.9]
+        [--convolutions=xla,products] [--out=FILE.json]
 
 A ticket is a training of `--ticket_steps` steps under a mask, with its own seed and batches; there is one for each seed
 and sparsity. These ways are compared in one run, in turn:
@@ -8,7 +9,9 @@ and sparsity. These ways are compared in one run, in turn:
     one by one      one after the other, on the first device
     on each device  one per local device at a time, each with a thread and a program, as `config.tickets_per_host`
                     does; `--host_devices=2` makes two devices of a CPU
-    vmapped         all at a time on the first device, by `jax.vmap` of the same step over states, masks and batches
+    vmapped         all at a time on the first device, by `jax.vmap` of the same step over states, masks and batches;
+                    once for each of `--convolutions`: XLA's (`xla`), which become grouped convolutions, or batched
+                    matrix products (`products`)
     processes       on a CPU: `--jobs` processes at a time, as `launch.sweep --jobs=2` starts them
 
 The table gives tickets per hour, median and range over the repeats; the ratio of that to "one by one"; and the seconds
@@ -33,6 +36,7 @@ import numpy as np
 from jaxtickets import pruning, train
 from jaxtickets.data import batches
 from jaxtickets.devices import AXIS, replicate
+from jaxtickets.models import convolution
 
 # The name in the harness, the sizes, the batch size, and the steps of a ticket per repeat.
 NETWORKS = {
@@ -107,8 +111,12 @@ def on_each_device(fleet: Fleet, devices: list[jax.Device]):
     return run
 
 
-def vmapped(fleet: Fleet, device: jax.Device):
-    """Trains all tickets together; the states are one tree `[1, tickets, ...]`."""
+def vmapped(fleet: Fleet, device: jax.Device, way: str | None = None):
+    """Trains all tickets together; the states are one tree `[1, tickets, ...]`.
+
+    Args:
+      way: how convolutions are computed (`convolution.computed_as`).
+    """
     network, here = fleet.network, (device,)
     step = train.step_function(network.objective, network.optimizers, tuple(network.objective.players))
     mapped = jax.vmap(step, in_axes=(0, 0, None, 0))
@@ -116,6 +124,8 @@ def vmapped(fleet: Fleet, device: jax.Device):
     data = replicate((fleet.images, None), here)
     state, masks, chosen = jax.tree.map(lambda *leaves: np.stack(leaves), *fleet.tickets)
     state, masks = replicate((state, masks), here)
+    with convolution.computed_as(way):
+        step = step.lower(state, masks, data, chosen[:, 0][None]).compile()
 
     def run():
         nonlocal state
@@ -181,7 +191,8 @@ def measure(name: str, options, show) -> dict:
         prepare("one by one", lambda: one_by_one(fleet, devices[0]))
         if len(devices) > 1:
             prepare("on each device", lambda: on_each_device(fleet, devices))
-        prepare("vmapped", lambda: vmapped(fleet, devices[0]))
+        for way in options.convolutions:
+            prepare(f"vmapped, {way}", lambda way=way: vmapped(fleet, devices[0], way))
         if is_cpu and options.jobs:
             prepare("processes", lambda: stack.enter_context(Processes(name, options, steps, options.jobs)))
         seconds = harness.in_turn(runners, options.repeats)
@@ -197,6 +208,12 @@ def main():
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--sparsities", type=lambda text: [float(one) for one in text.split(",")], default=[0.5, 0.9])
+    parser.add_argument(
+        "--convolutions",
+        type=lambda text: text.split(","),
+        default=list(convolution.WAYS),
+        help="xla, products",
+    )
     parser.add_argument("--ticket_steps", type=int, default=1500, help="the steps of a whole training")
     parser.add_argument("--steps", type=int, default=0, help="steps of a ticket per repeat; 0: by network and platform")
     parser.add_argument("--jobs", type=int, default=2, help="the number of processes; 0 leaves them out")
@@ -210,13 +227,13 @@ def main():
     if unknown := set(options.networks.split(",")) - NETWORKS.keys():
         parser.error(f"--networks: {', '.join(unknown)}: allowed are {', '.join(NETWORKS)}")
 
-    print(f"{'network':11} {'way':14} {'tickets per hour':>24} {'x one by one':>20} {'ready s':>8}")
+    print(f"{'network':11} {'way':17} {'tickets per hour':>24} {'x one by one':>20} {'ready s':>8}")
     results = {}
     for name in options.networks.split(","):
 
         def show(way, hourly, gains, ready, name=name):
             columns = f"{harness.spread(hourly, 0):>24} {harness.spread(gains, 2):>20} {ready:8.1f}"
-            print(f"{name:11} {way:14} {columns}", flush=True)
+            print(f"{name:11} {way:17} {columns}", flush=True)
 
         results[name] = measure(name, options, show)
     harness.write(options, results)

@@ -28,19 +28,21 @@ NETWORKS = {
 }
 
 
-def programs(training: harness.Training, counts: list[int]):
-    """`{name: (steps per call, program)}`."""
+def programs(training: harness.Training, counts: list[int], written_out: bool):
+    """`{name: (steps per call, program)}`; those without a loop only if `written_out`."""
     make = partial(train.make_step, training.objective, training.optimizers)
     turns = train.period(training.objective)
     found = {"1": (1, make(turns[0]))}
     for count in counts:
         found[f"{count}, loop"] = count, make(turns, steps_per_call=count)
-        # A loop with one turn, which XLA compiles as no loop.
-        found[f"{count}, written out"] = count, make(turns * count, steps_per_call=count)
+        if written_out:  # A loop with one turn, which XLA compiles as no loop.
+            found[f"{count}, written out"] = count, make(turns * count, steps_per_call=count)
     return found
 
 
-def measure(network: str, counts: list[int], batch_size: int, seconds: float, repeats: int) -> dict:
+def measure(
+    network: str, counts: list[int], batch_size: int, seconds: float, repeats: int, written_out: bool = True
+) -> dict:
     """`{program: {"steps": steps per call, "compile_seconds": ..., "seconds": seconds of a step in each repeat}}`."""
     name, width, image_size = NETWORKS[network]
     training = harness.training(name, width, image_size)
@@ -61,7 +63,7 @@ def measure(network: str, counts: list[int], batch_size: int, seconds: float, re
 
         return run
 
-    for title, (count, program) in programs(training, counts).items():
+    for title, (count, program) in programs(training, counts, written_out).items():
         state = replicate(training.state)
         started = time.perf_counter()
         compiled = program.lower(state, masks, data, indices).compile()

@@ -1,12 +1,13 @@
 """Compares the masked train step with PyTorch: jaxtickets and the networks of `torch_networks.py`, in turn in one run.
 
     python benchmarks/train_step.py [--networks=dcgan,conv_vae,sngan_resnet] [--width=N] [--batch_sizes=N,...]
-        [--dtypes=float32,tf32,bfloat16] [--peak_tflops=N,...] [--data=fixed|fresh] [--steps=N] [--repeats=7]
-        [--out=FILE.json]
+        [--dtypes=float32,tf32,bfloat16] [--peak_tflops=N,...] [--data=fixed|fresh] [--steps=N] [--no-compile]
+        [--repeats=7] [--out=FILE.json]
 
 Both start from the same weights and compute the same losses with the same settings and masks that keep everything.
 jaxtickets' step is compiled ahead of time, as in a run; PyTorch runs eagerly with contiguous and with channels-last
-tensors, and through torch.compile (channels last) where that works. Its Adam is the fused one. Each framework runs in
+tensors, and through torch.compile (channels last where that works, else contiguous) unless `--no-compile` is given. Its
+Adam is the fused one. Each framework runs in
 its own process, as its users run it, and waits while the other works. The default widths and batch sizes are the
 reference's (`harness.NETWORKS`); images are 32x32x3. A repeat is `--steps` steps of each.
 
@@ -228,7 +229,7 @@ def torch_products(shape, dtype: str, times: int, device: torch.device):
     return run
 
 
-def serve_torch(connection, sizes, shapes, times: int) -> None:
+def serve_torch(connection, sizes, shapes, times: int, compiles: bool) -> None:
     """The process of PyTorch: sends the names of its variants, then runs what it is asked for by name, up to None."""
     on_gpu = torch.cuda.is_available() and jax.default_backend() == "gpu"
     device, case = torch.device("cuda" if on_gpu else "cpu"), make_case(*sizes)
@@ -240,18 +241,18 @@ def serve_torch(connection, sizes, shapes, times: int) -> None:
     makers = {
         "PyTorch": partial(torch_steps, case, device),
         "PyTorch channels last": partial(torch_steps, case, device, **channels_last),
-        "PyTorch compiled": partial(torch_steps, case, device, **channels_last, compile=torch.compile),
     }
-    runners = {}
-    for name, maker in makers.items():
+    runners = {name: maker() for name, maker in makers.items()}
+    # Some versions on some devices expect other strides of channels-last kernels than these have.
+    for style in (channels_last, {}) if compiles else ():
         try:
-            runner = maker()
+            runner = torch_steps(case, device, **style, compile=torch.compile)
             runner()
-            runners[name] = runner
+            runners["PyTorch compiled"] = runner
+            break
         except Exception as error:  # torch.compile fails with many kinds of errors; one line tells each.
-            if name != "PyTorch compiled":
-                raise
-            print(f"torch.compile does not work here: {(str(error).strip() or repr(error)).splitlines()[0]}")
+            kind = "channels last" if style else "contiguous"
+            print(f"torch.compile, {kind}, does not work here: {(str(error).strip() or repr(error)).splitlines()[0]}")
     connection.send(list(runners))
     runners |= {product_name(shape, "PyTorch"): torch_products(shape, case.dtype, times, device) for shape in shapes}
     while (name := connection.recv()) is not None:
@@ -262,8 +263,13 @@ def product_name(shape, framework: str) -> str:
     return f"product {'x'.join(map(str, shape))}, {framework}"
 
 
-def compare(sizes: tuple, repeats: int, peak_tflops: float | None) -> dict:
-    """Times the steps of a network, prints their table and returns the figures."""
+def compare(sizes: tuple, repeats: int, peak_tflops: float | None, compiles: bool = True) -> dict:
+    """Times the steps of a network, prints their table and returns the figures.
+
+    Args:
+      sizes: the arguments of `make_case`.
+      compiles: whether torch.compile is tried.
+    """
     case = make_case(*sizes)
     plain, padded, tall = step_flops(case.training.objective, case.training.state.params, case.batch_size)
     on_gpu = jax.default_backend() == "gpu"
@@ -271,7 +277,7 @@ def compare(sizes: tuple, repeats: int, peak_tflops: float | None) -> dict:
     shapes = ((side, side, side), tall)
     here, there = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=serve_torch, args=(there, sizes, shapes, times))
+    process = context.Process(target=serve_torch, args=(there, sizes, shapes, times, compiles))
     process.start()
     there.close()
     torch_names = here.recv()
@@ -330,6 +336,7 @@ def main():
     )
     parser.add_argument("--data", choices=("fixed", "fresh"), help="default: fresh on a GPU, fixed on the CPU")
     parser.add_argument("--steps", type=number(int), help="steps per repeat; default: 20 on a GPU, 2 on the CPU")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="try torch.compile")
     options = parser.parse_args()
     backend = jax.default_backend()
     if backend not in ("cpu", "gpu") or (backend == "gpu" and not torch.cuda.is_available()):
@@ -349,7 +356,7 @@ def main():
         for batch_size in options.batch_sizes or [default_batch_size]:
             for dtype, peak in peaks.items():
                 sizes = (name, width, batch_size, dtype, is_fresh, steps)
-                results.append(compare(sizes, options.repeats, peak))
+                results.append(compare(sizes, options.repeats, peak, options.compile))
     harness.write(options, results)
 
 

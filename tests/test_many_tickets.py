@@ -62,8 +62,9 @@ def test_threads_train_bit_for_bit_as_one_after_another(fleet, trained, many_tic
             jax.tree.map(np.testing.assert_array_equal, unreplicate(ours), theirs)
 
 
-def test_vmapped_tickets_train_as_one_after_another_within_rounding(fleet, trained, many_tickets):
-    states = unreplicate(many_tickets.vmapped(fleet, jax.local_devices()[0])())
+@pytest.mark.parametrize("way", [None, "xla", "products"])
+def test_vmapped_tickets_train_as_one_after_another_within_rounding(fleet, trained, many_tickets, way):
+    states = unreplicate(many_tickets.vmapped(fleet, jax.local_devices()[0], way)())
     for number, theirs in enumerate(trained[0]):
         ours = jax.tree.map(lambda leaf, number=number: leaf[number], states)
         for field in ("step", "seed"):
@@ -82,6 +83,6 @@ def test_the_benchmark_measures_every_way(tmp_path):
     written = json.loads((tmp_path / "figures.json").read_text())
     assert written["devices"] == 2
     seconds = written["results"]["linear_ae"]["seconds"]
-    assert list(seconds) == ["one by one", "on each device", "vmapped", "processes"]
+    assert list(seconds) == ["one by one", "on each device", "vmapped, products", "vmapped, xla", "processes"]
     assert all(len(values) == 2 and min(values) > 0 for values in seconds.values())
-    assert len(result.stdout.splitlines()) == 6
+    assert len(result.stdout.splitlines()) == 7

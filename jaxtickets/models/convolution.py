@@ -10,6 +10,9 @@ per row of the kernel; for wide 4x4 kernels of stride 2, 9 products instead of 1
 position, without the taps that meet nothing but padding. The functions are the same up to the order of sums.
 """
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from functools import partial
 
 import jax
@@ -23,9 +26,35 @@ NARROW = 16
 SMALL_MAP = 64
 # On output maps of at most this many positions, each position has a product of its own.
 FEW = 4
+# How convolutions are computed while this is set, whatever the platform.
+_WAY = ContextVar("way", default=None)
+WAYS = ("products", "xla")
 # 9 products and their sums are faster than 16 products from this number of channels on, inputs and outputs alike, and
 # from this number of channels times positions of the output map.
 WIDE, LARGE = 128, 4096
+
+
+@contextlib.contextmanager
+def computed_as(way: str | None) -> Iterator[None]:
+    """Computes every convolution that is traced within the block in one way, where it has two.
+
+    Args:
+      way: "products" of matrices, XLA's convolutions ("xla"), or None: products on CPUs and XLA's elsewhere.
+    """
+    if way not in (None, *WAYS):
+        raise ValueError(f"way {way!r}: allowed are {', '.join(WAYS)} and None")
+    before = _WAY.set(way)
+    try:
+        yield
+    finally:
+        _WAY.reset(before)
+
+
+def _computed(products, plain, *operands):
+    """One of two functions of the same arrays, as `computed_as` says."""
+    if (way := _WAY.get()) is None:
+        return lax.platform_dependent(*operands, cpu=products, default=plain)
+    return (products if way == "products" else plain)(*operands)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -99,7 +128,7 @@ def _convolved(x, kernel, stride, padding):
             for row, matrix in zip(_rows(blocks, small.shape[:2]), small, strict=True)
         )
 
-    return lax.platform_dependent(x, kernel, cpu=products, default=plain)
+    return _computed(products, plain, x, kernel)
 
 
 def _transposed(y, kernel, sizes, stride, padding):
@@ -133,7 +162,7 @@ def _transposed(y, kernel, sizes, stride, padding):
         # Without the barrier XLA sums up the products again for each reader of the result, such as each pass of a norm.
         return lax.optimization_barrier(products(y, kernel))
 
-    return lax.platform_dependent(y, kernel, cpu=summed, default=plain)
+    return _computed(summed, plain, y, kernel)
 
 
 def _kernel_gradient(x, y, kernel_size, stride, padding):
@@ -158,7 +187,7 @@ def _kernel_gradient(x, y, kernel_size, stride, padding):
         gradients = jnp.stack([transposed @ row.reshape(-1, row.shape[-1]) for row in rows])
         return _kernel(gradients, kernel_size, stride)
 
-    return lax.platform_dependent(x, y, cpu=products, default=plain)
+    return _computed(products, plain, x, y)
 
 
 def _is_narrow(channels):
