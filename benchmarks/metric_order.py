@@ -109,14 +109,17 @@ def groups(dataset) -> np.ndarray:
     return KMeans(GROUPS, n_init=1, random_state=0).fit_predict(pixels.astype(np.float32))
 
 
-def linear(images, n, components, rng):
-    """`n` samples of a Gaussian with the principal components of up to 3,000 `images`, flattened."""
+def gaussian(images):
+    """`(n, components, rng) -> n samples` of a Gaussian with the principal components of up to 3,000 `images`."""
     rows = np.asarray(to_float(np.asarray(images[:3000]))).reshape(min(3000, len(images)), -1)
     mean = rows.mean(axis=0)
     _, scales, directions = np.linalg.svd(rows - mean, full_matrices=False)
-    latents = rng.normal(size=(n, min(components, len(scales)))) / np.sqrt(len(rows) - 1)
-    samples = mean + (latents * scales[:components]) @ directions[:components]
-    return samples.reshape(n, *images.shape[1:])
+
+    def samples(n, components, rng):
+        latents = rng.normal(size=(n, min(components, len(scales)))) / np.sqrt(len(rows) - 1)
+        return (mean + (latents * scales[:components]) @ directions[:components]).reshape(n, *images.shape[1:])
+
+    return samples
 
 
 def sets(training, held_out, n: int, seed: int = 0):
@@ -141,8 +144,9 @@ def sets(training, held_out, n: int, seed: int = 0):
         few = max(1, n // share)
         rows = np.sort(rng().choice(len(training.images), few, replace=False))
         yield "copies", few, np.asarray(training.images[np.resize(rows, n)])
+    linear = gaussian(training.images)
     for components in (64, 16, 4):
-        yield "linear", components, to_bytes(linear(training.images, n, components, rng()))
+        yield "linear", components, to_bytes(linear(n, components, rng()))
 
 
 def measure(config, n: int, metrics, features, seed: int = 0) -> dict:

@@ -7,6 +7,7 @@ Masks and pruning, pure functions over any Flax parameters:
   prune: scores and a sparsity -> masks.
   magnitude, snip, grasp, synflow: scores of weights.
   channels: scores of channels -> channel masks -> masks of weights.
+  flax_axes: the input and output axes of a Flax module's kernels, for structures other than single weights.
   compact: takes pruned channels out of parameters and train states.
 
 Training and experiments:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from jaxtickets.config import get_config
     from jaxtickets.errors import UserError
     from jaxtickets.main import run
-    from jaxtickets.pruning import channels, grasp, magnitude, prune, snip, synflow
+    from jaxtickets.pruning import channels, flax_axes, grasp, magnitude, prune, snip, synflow
     from jaxtickets.tickets import load_ticket
     from jaxtickets.workdir import Workdir
 
@@ -35,7 +36,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     **dict.fromkeys(("compact", "masks", "models", "train"), "jaxtickets"),
-    **dict.fromkeys(("channels", "grasp", "magnitude", "prune", "snip", "synflow"), "jaxtickets.pruning"),
+    **dict.fromkeys(("channels", "flax_axes", "grasp", "magnitude", "prune", "snip", "synflow"), "jaxtickets.pruning"),
     "UserError": "jaxtickets.errors",
     "Workdir": "jaxtickets.workdir",
     "get_config": "jaxtickets.config",
@@ -48,6 +49,7 @@ __all__ = [
     "Workdir",
     "channels",
     "compact",
+    "flax_axes",
     "get_config",
     "grasp",
     "load_ticket",

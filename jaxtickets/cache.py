@@ -1,12 +1,13 @@
 """The user's cache directory: where it is, the compiled programs in it, and locks between processes."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
 from collections.abc import Iterator
 
 from jaxtickets.errors import UserError
+from jaxtickets.local_paths import local_path
+from jaxtickets.lock import hold
 
 
 def directory(*parts: str) -> pathlib.Path:
@@ -18,18 +19,29 @@ def directory(*parts: str) -> pathlib.Path:
       UserError: it can't be created.
     """
     if own := os.environ.get("JAXTICKETS_CACHE"):
-        root = pathlib.Path(own).expanduser()
+        root = local_path(own, "JAXTICKETS_CACHE")
     else:
-        root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxtickets"
+        root = local_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME") / "jaxtickets"
     path = root.joinpath(*parts)
-    try:
+    with writing(path):
         path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Turns an error in writing at `path`, below the cache directory, into one line.
+
+    Raises:
+      UserError: the block has raised an OSError.
+    """
+    try:
+        yield
     except OSError as error:
         raise UserError(
-            f"the cache directory {path}: {error.strerror}; allowed is a directory that can be written, "
+            f"the cache directory {path}: {error.strerror or error}; allowed is a directory that can be written, "
             "in the environment's JAXTICKETS_CACHE"
         ) from None
-    return path
 
 
 def keep_compiled_programs() -> None:
@@ -39,8 +51,11 @@ def keep_compiled_programs() -> None:
     """
     import jax  # The rest of this module does without it.
 
+    from jaxtickets import compiled_programs
+
     if not jax.config.jax_compilation_cache_dir:
         with contextlib.suppress(UserError):
+            compiled_programs.guard(directory("xla"))
             jax.config.update("jax_compilation_cache_dir", str(directory("xla")))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # A start compiles many small ones.
 
@@ -49,8 +64,7 @@ def keep_compiled_programs() -> None:
 def lock(name: str) -> Iterator[None]:
     """Holds the lock `name` (a file name) against every process that shares the cache directory; waits for it.
 
-    The kernel drops the lock when its holder dies, so a killed process blocks nobody.
+    A killed process blocks nobody for long (`jaxtickets.lock`).
     """
-    with open(directory("locks") / f"{name}.lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with hold(directory("locks") / f"{name}.lock", "the cache directory", waits=True):
         yield

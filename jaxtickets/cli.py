@@ -6,18 +6,20 @@ A user's mistake is one line on standard error, which begins with `jaxtickets: `
 import re
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
 
+from jaxtickets.ending import MISTAKE, PREFIX
 from jaxtickets.errors import UserError
 from jaxtickets.fields import refuse
+from jaxtickets.local_paths import local_path
 
-PREFIX = "jaxtickets: "
-MISTAKE = 2  # The exit status.
 HELP = ("--help", "-help", "-h", "-?", "--helpshort")
 CONFIG_HELP = "A file of configs/, with `:quick` for its small variant."
 WORKDIR_HELP = "The directory of the run (where a run is started, the default is runs/<config>[-<variant>])."
@@ -90,12 +92,14 @@ def start(function: Callable, /, **whole_numbers: str) -> NoReturn:
         if len(argv) > 1:
             allowed = ", ".join(f"--{name}" for name in names)
             raise UserError(f"{argv[1]}: not a flag; allowed are {allowed} and --config.<field>")
-        if config.value is None:
+        if not flags.FLAGS["config"].present:
             raise UserError(NO_CONFIG)
-        absl_logging.set_verbosity(absl_logging.WARNING)  # At the default, Orbax logs every file.
-        path = Path(workdir.value) if workdir.value else None
+        _check_returned(config.value, config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0])
+        absl_logging.set_verbosity(absl_logging.FATAL)  # The flags have set it to their default.
+        path = local_path(workdir.value, "--workdir") if workdir.value else None
         function(config.value, path, **{name: flag.value for name, flag in numbers.items()})
 
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs every file, and every error that it raises, too.
     try:
         app.run(called, flags_parser=parse)
     except UserError as error:
@@ -125,17 +129,45 @@ def _parse_with_config(argv):
     from jaxtickets import config as config_lib
 
     fields = [match[1] for argument in argv[1:] if (match := re.match(r"--?config\.([^=]+)", argument))]
-    files = [match[1] for argument in argv[1:] if (match := re.match(r"--?config=([^:]+)", argument))]
+    files = [match[1] for argument in argv[1:] if (match := re.match(r"--?config=([^:]*)", argument))]
     for file in files:
         if not Path(file).is_file():
             raise UserError(f"--config={file}: no such file; allowed are the files of configs/")
     try:
         return _parsed(flags.FLAGS, argv)
-    except (UserError, AttributeError, KeyError):
+    except Exception as error:
         # The names of fields are checked only now: a config file may import plug-ins that bring fields of their own.
         for field in fields:
             config_lib.check_field(field)
-        raise
+        if isinstance(error, UserError) or not files:
+            raise
+        raise UserError(f"--config={files[-1]}: {_failure_in(files[-1], error)}") from None
+
+
+def _check_returned(value, file):
+    """Refuses what a config file returns if that is no config."""
+    from ml_collections import ConfigDict
+
+    if not isinstance(value, ConfigDict):
+        try:
+            hasattr(value, "items")  # Raises the OSError of a file that has raised one.
+        except OSError as error:
+            raise UserError(f"--config={file}: {_failure_in(file, error)}") from None
+        raise UserError(f"--config={file}: get_config returns {value!r:.40}; allowed is a ConfigDict")
+
+
+def _failure_in(file, error):
+    """What is wrong in a config file, from the exception that it has raised."""
+    if isinstance(error, AttributeError) and error.name == "get_config" and isinstance(error.obj, ModuleType):
+        return "has no function get_config, which returns the config (see the files of configs/)"
+    while isinstance(error, OSError) and isinstance(error.__cause__, OSError):  # Kept until the config is read.
+        error = error.__cause__
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+    if isinstance(error, SyntaxError) and error.filename == file:
+        lines, text = [error.lineno], error.msg
+    else:
+        text = " ".join(str(error).split())
+    return ": ".join([*(f"line {line}" for line in lines[-1:]), type(error).__name__, text]).removesuffix(": ")
 
 
 def _parsed(defined, argv):
@@ -144,6 +176,9 @@ def _parsed(defined, argv):
         return defined(argv)
     except flags.Error as error:
         text = str(error).strip()
+        # Of a config file's own error, the flag's has only the text, and a copy of the traceback.
+        if text.startswith("flag --config=") and (copy := error.__context__) and copy.__context__:
+            raise copy.__context__ from None
     if match := re.match(r"flag --config\.([^=]+)=(.*?): ", text):
         from jaxtickets import config as config_lib
 
@@ -151,8 +186,7 @@ def _parsed(defined, argv):
         refuse(match[1], match[2], config_lib.fields()[match[1]].check.allowed())
     if match := re.match(r"flag --(\w+)=(.*?): invalid literal for int", text):
         raise UserError(f"--{match[1]}={match[2]}: allowed is a whole number")
-    # An error in a config file ends with what the file has raised.
-    raise UserError(text.splitlines()[-1].removeprefix("jaxtickets.errors.UserError: "))
+    raise UserError(text.splitlines()[-1])
 
 
 # Help.

@@ -1,11 +1,22 @@
 """The exceptions that a user sees as one line."""
 
 
+def printable(text: object) -> str:
+    """A text on one line that any terminal can show: escape sequences, line breaks and the like are escaped.
+
+    Names of files, and texts in files that somebody else has written, may hold anything.
+    """
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
+
+
 class UserError(Exception):
-    """One line that says what was wrong, where, and what is allowed.
+    """One line that says what was wrong, where, and what is allowed; `printable`, whatever it quotes.
 
     Every command prints it without a traceback and exits with status 2 (`jaxtickets.cli`).
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class DamagedError(UserError):

@@ -7,22 +7,21 @@ Nothing is written but the table that --out names.
 
 import json
 import statistics
-import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from absl import flags
 
-from jaxtickets import cli, data, files, opening
+from jaxtickets import cli, data, ending, files, opening
 from jaxtickets import config as config_lib
 from jaxtickets import metrics as metrics_lib
 from jaxtickets.errors import UserError
+from jaxtickets.local_paths import local_path
 from jaxtickets.metrics import FEATURE_NETWORKS, METRICS, networks
 from jaxtickets.metrics.bootstrap import ends_of
 from jaxtickets.objectives import OBJECTIVES
 from jaxtickets.opening import Opened
-from jaxtickets.progress import say
+from jaxtickets.progress import say, show
 from jaxtickets.runs import feature_networks
 from jaxtickets.tables import MAX_WIDTH, aligned, table_width
 from jaxtickets.workdir import Workdir
@@ -35,6 +34,7 @@ TEXTS = {
     "out": "A .csv file for the table.",
 }
 IMAGE_SIZE = "With --real: crop and resize all images to this size (default: as they are; all must be of one size)."
+PATHS = ("out", "workdir")
 GROUP = "eval."  # The fields of the config that are flags here.
 
 
@@ -61,27 +61,27 @@ def _run(given, others):
     if others:
         raise UserError(f"{others[0]}: not a flag; allowed are {', '.join(f'--{name}' for name in TEXTS)}")
     chosen = {name: given[name].value for name in _fields() if given[name].value is not None}
-    out = Path(given.out) if given.out else None
+    out, workdir = (None if given[name].value is None else local_path(given[name].value, f"--{name}") for name in PATHS)
     if out and out.suffix != ".csv":
         raise UserError(f"--out={out}: allowed is a file that ends in .csv")
     if out and out.exists() and not (given.overwrite and out.is_file()):
         raise UserError(f"--out={out}: is there already; give another file, or --overwrite to replace it")
-    if bool(given.workdir) == bool(given.real or given.fake):
+    if (workdir is None) == (given.real is None and given.fake is None):
         raise UserError("give either --workdir, or --real and --fake")
-    if given.workdir:
+    if workdir:
         if given.image_size is not None:
             raise UserError(f"--image_size={given.image_size}: allowed with --real and --fake; a run has its own size")
-        rows, text = rounds(Workdir(given.workdir), given.rounds or "all", chosen)
+        rows, text = rounds(Workdir(workdir), given.rounds or "all", chosen)
     else:
         if given.rounds or not (given.real and given.fake):
             raise UserError("two sets of images need --real and --fake, and have no --rounds")
         from jaxtickets import two_sets  # It imports this module.
 
         rows, text = two_sets.compare(given.real, given.fake, chosen, given.image_size)
-    print(text)
+    show(text)
     if out:
         files.write_csv(out, rows)
-        print(f"\n{out}")
+        show(f"\n{out}")
 
 
 def set_fields(config, chosen: dict[str, str]) -> None:
@@ -137,7 +137,7 @@ def evaluator(opened: Opened) -> metrics_lib.Evaluator:
     config = opened.config
     metrics_lib.check(config, OBJECTIVES[config.objective.name])
     resolve(config)
-    images = (opening.dataset(config, split).images for split in data.SPLITS)
+    images = (opening.dataset(opened, split).images for split in data.SPLITS)
     return metrics_lib.make_evaluator(opened.objective, config, *images)
 
 
@@ -177,7 +177,7 @@ def rounds(whole: Workdir, chosen_rounds: str, chosen: dict[str, str]) -> tuple[
             measured = evaluator_of(opened).evaluate(opened.params, opened.batch_stats, seed)
             counts = {
                 "samples": opened.config.eval.samples,
-                "held_out_images": len(opening.dataset(opened.config, "test").images),
+                "held_out_images": len(opening.dataset(opened, "test").images),
             }
             rows.append({"seed": seed, "round": round_, "sparsity": sparsities[round_], **measured, **counts})
             say(f"seed {seed}, round {round_}: {', '.join(f'{name} {value:.4g}' for name, value in measured.items())}")
@@ -190,7 +190,7 @@ def rounds(whole: Workdir, chosen_rounds: str, chosen: dict[str, str]) -> tuple[
 
 def _text(rows, references, one, winner):
     """The table of rounds with the means over the seeds, the references below, and what the numbers were taken over."""
-    from jaxtickets.report.reading import percent, significant
+    from jaxtickets.report.reading import REFERENCES, percent, significant
 
     columns, seeds = [name for name in one.columns if name in rows[0]], {row["seed"] for row in rows}
     lines = []
@@ -202,7 +202,7 @@ def _text(rows, references, one, winner):
         if len(own) > 1:
             mean = {name: statistics.fmean(row[name] for row in own) for name in (*columns, "sparsity")}
             lines.append(([str(round_), percent(mean["sparsity"]), f"mean of {len(own)}"], mean, mark))
-    for kind, title in (("held_out", "held-out images"), ("untrained", "untrained")):
+    for kind, title in REFERENCES.items():
         numbers = {name: entry[kind] for name, entry in references.items() if entry.get(kind) is not None}
         if numbers:
             lines.append((["", "", title], numbers, ""))
@@ -227,4 +227,4 @@ def _table(lines, columns, write):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ending.run(lambda _: main())

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def example_keys(seed, step, tag: int, examples):
@@ -17,7 +18,7 @@ def to_float(images):
 
 def to_uint8(images):
     """The inverse of `to_float`, with rounding; what lies outside of [-1, 1] is black or white."""
-    return jnp.clip((images + 1) * 127.5 + 0.5, 0, 255).astype(jnp.uint8)
+    return ((images + 1) * 127.5 + 0.5).clip(0, 255).astype(np.uint8)
 
 
 def training_images(images, seed, step, examples, flip: bool):

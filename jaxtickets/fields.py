@@ -10,8 +10,8 @@ It stands in the `Registry` of its kind, whose `selector` is the field of the co
 gathers the fields from the registries and validates a config without knowing any plug-in.
 """
 
-import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -120,12 +120,16 @@ def refuse(field: str, value, allowed: str):
 # Checks of values.
 
 
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number other than NaN and infinity, and no whole number beyond the range of floats."""
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+
+
 def number(is_possible: Callable[[float], bool], allowed: str) -> Check:
     """A finite number, not a bool, for which `is_possible` holds."""
 
     def possible(value):
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        return is_number and is_possible(value)
+        return is_finite(value) and not isinstance(value, bool) and is_possible(value)
 
     return Check(possible, lambda: allowed)
 

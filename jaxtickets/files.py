@@ -2,14 +2,15 @@
 
 import contextlib
 import csv
+import errno
 import io
 import json
+import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 # Read once: it can only be read by changing it, which other threads would notice.
 _UMASK = os.umask(0o077)
@@ -40,30 +41,80 @@ def replace(path: os.PathLike, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def read(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+      OSError: it can't be read, or is a directory, a device or a pipe, which would be waited for.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return path.read_bytes()
+
+
+def sync(*paths: Path) -> None:
+    """Returns once files, and directories with the names in them, are durable."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        except OSError as error:  # Some file systems have no such thing for directories.
+            if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+        finally:
+            os.close(handle)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a directory, if it is there; after a kill nothing half-removed has its name."""
+    if path.is_dir() and not path.is_symlink():
+        gone = path.with_name(f".{path.name}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        path.rename(gone)
+        shutil.rmtree(gone)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def temporaries(path: Path) -> list[Path]:
+    """What kills have left of `atomic_write(path)`, where `path` may hold wildcards in its name."""
+    return [*path.parent.glob(f".{path.stem}-{'[a-z0-9_]' * 8}{path.suffix}")]
+
+
 # Tables.
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """Writes a table; the columns are those of all rows. A table without rows has no file."""
-    if not rows:
+    """Writes a table; one without rows has no file."""
+    if rows:
+        replace(path, csv_bytes(rows))
+    else:
         path.unlink(missing_ok=True)
-        return
+
+
+def csv_bytes(rows: list[dict]) -> bytes:
+    """A table as CSV; the columns are those of all rows."""
     text = io.StringIO()
     columns = dict.fromkeys(name for row in rows for name in row)  # Rows of an older run may lack some.
     writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    replace(path, text.getvalue().encode())
+    return text.getvalue().encode(errors="backslashreplace")  # Names of files need not be UTF-8.
 
 
-def read_csv(path: Path) -> list[dict]:
-    """The complete rows of a table, with numbers as numbers and empty cells as None; [] if there is no file."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
+def parse_csv(content: bytes) -> list[dict]:
+    """The complete rows of a table, with numbers as numbers and empty cells as None.
+
+    Raises:
+      ValueError: it is no table.
+    """
+    try:
         # DictReader fills the cells that a cut row lacks with None.
-        rows = [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
-    return [{name: _value(cell) for name, cell in row.items()} for row in rows]
+        rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+    whole = [row for row in rows if None not in row and None not in row.values()]
+    return [{name: _value(cell) for name, cell in row.items()} for row in whole]
 
 
 def _value(cell):
@@ -77,35 +128,34 @@ def _value(cell):
     return cell
 
 
-# JSON and arrays.
+# JSON.
 
 
-def write_json(path: Path, content, indent: int | None = 2) -> None:
-    """Writes a JSON file."""
-    replace(path, json.dumps(content, indent=indent).encode())
+def json_bytes(content, indent: int | None = 2) -> bytes:
+    """A JSON text. JSON has no NaN and no infinity: such a number is null."""
+    return json.dumps(_without_nan(content), indent=indent, allow_nan=False).encode()
+
+
+def _without_nan(content):
+    if isinstance(content, dict):
+        return {name: _without_nan(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def read_json(path: Path) -> dict | None:
     """The object in a JSON file; None if the file is missing, can't be read or holds no object."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return parse_json(read(path))
+    except OSError:
         return None
-    return content if isinstance(content, dict) else None
 
 
-def read_json_lines(path: Path) -> list[dict]:
-    """The objects in a file of JSON lines, without a line that a kill has cut short; [] if there is no file."""
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
-    return [row for row in rows if isinstance(row, dict)]
-
-
-def write_arrays(path: Path, **arrays) -> None:
-    """Writes a NumPy `.npz` file."""
-    with atomic_write(path) as temporary:
-        np.savez(temporary, **arrays)
+def parse_json(content: bytes) -> dict | None:
+    """The object in a JSON text; None if it holds none."""
+    try:
+        found = json.loads(content.decode())
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

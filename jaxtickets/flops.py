@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 
-from jaxtickets import cli, data, models, snapshots
+from jaxtickets import cli, data, ending, models, snapshots
 from jaxtickets import config as config_lib
 from jaxtickets.compact import compacted_config
 from jaxtickets.cost import Layer, layers
@@ -211,4 +211,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    run()
+    ending.run(lambda _: run())

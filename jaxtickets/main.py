@@ -1,55 +1,66 @@
 """Runs one experiment: `python -m jaxtickets.main --config=configs/gan_digits.py [--config.field=value ...]`."""
 
-import logging
 import os
-import sys
-from pathlib import Path
 
-import jax
+from jaxtickets import cli, ending
+from jaxtickets.stopping import Stop
 
-from jaxtickets import allocator, cache, cli, runs
-from jaxtickets import config as config_lib
-from jaxtickets.workdir import Workdir
+GOES_ON = "the same command goes on from the last saved state"
 
 
-def run(config, path: str | os.PathLike, from_round: int | None = None) -> dict:
+def run(config, path: str | os.PathLike, from_round: int | None = None, stop: Stop | None = None) -> dict:
     """Runs or resumes an experiment in the workdir `path`, writes its report and prints its table.
 
     Args:
       config: as a file of `configs/` makes it.
       from_round: a finished round, which is discarded with all later ones and run again.
+      stop: once it is set, every training saves its state and ends.
 
     Returns:
       The verdict, as in `verdict.json`.
 
     Raises:
-      UserError: a mistake in the config, or the workdir is another run's or can't be written.
+      StoppedError: `stop` is set.
+      UserError: a mistake in the config, or the workdir is another run's, is in use or can't be written.
     """
-    path = Path(path)
-    config_lib.validate(config, jax.local_device_count())
-    Workdir(path).check_writable()
-    verdict = runs.run(config, path, from_round)
-    from jaxtickets import report  # Imports Matplotlib, which is slow; training does not wait for it.
+    import jax  # Slow, as are the others; an interrupt while they are loaded is one line, too.
 
-    for place in dict.fromkeys([*runs.seed_paths(config, path).values(), path]):
-        page = report.build(place)
-    print(report.summary(path), f"\nReport: {page}", sep="\n")
+    from jaxtickets import config as config_lib
+    from jaxtickets import lock, runs
+    from jaxtickets.local_paths import local_path
+    from jaxtickets.workdir import Workdir
+
+    place, stop = Workdir(local_path(path, "--workdir")), stop or Stop()
+    config_lib.validate(config, jax.local_device_count())
+    place.check_writable()
+    with lock.hold(place.lock, f"--workdir={place.path}", lost=stop.abort):
+        verdict = runs.run(config, place.path, from_round, stop)
+        from jaxtickets import report  # Imports Matplotlib, which is slow; training does not wait for it.
+        from jaxtickets.progress import show
+
+        for one in dict.fromkeys([*runs.seed_paths(config, place.path).values(), place.path]):
+            page = report.build(one)
+    show(report.summary(place.path), f"\nReport: {page}")
     return verdict
 
 
-def _run(config, path, from_round):
-    allocator.keep_freed_memory()
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # No retry messages of downloads that are still running.
-    cache.keep_compiled_programs()
-    run(config, path or cli.default_directory("runs"), from_round)
+def _command(stop: Stop) -> None:
+    def called(config, path, from_round):
+        import logging
+
+        from jaxtickets import allocator, cache
+
+        allocator.keep_freed_memory()
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # No retry messages of downloads that still run.
+        cache.keep_compiled_programs()
+        run(config, path or cli.default_directory("runs"), from_round, stop)
+
+    cli.start(called, from_round="Discard this finished round and all later ones; run them again.")
 
 
 def main() -> None:
     """The command line; see `cli.start`."""
-    try:
-        cli.start(_run, from_round="Discard this finished round and all later ones; run them again.")
-    except KeyboardInterrupt:
-        sys.exit(f"\n{cli.PREFIX}interrupted; the same command goes on from the last saved state")
+    ending.run(_command, GOES_ON)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A mask has a boolean array where a leaf is prunable and `None` where it is not; 
 Everything here is a pure function over pytrees and works with any Flax parameters.
 """
 
+import math
 import re
 import zlib
 from typing import NamedTuple
@@ -15,13 +16,30 @@ from jaxtickets.errors import UserError
 
 
 def path_name(path) -> str:
-    """The slash-joined name of a `jax.tree_util` key path: `generator/up_16/conv/kernel`."""
+    """The slash-joined name of a `jax.tree_util` key path: `generator/up_16/conv/kernel`.
+
+    A key may hold slashes itself, as Haiku's do. Names in files are encoded (`tensor_files.name_of`), these are not.
+    """
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def component_name(path) -> str:
+    """The name of the component of a key path: its first key."""
+    return path_name(path[:1])
+
+
 def named_leaves(tree) -> dict:
-    """`{slash-joined path: leaf}` in the tree's own order; a mask's `None` leaves are left out."""
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+    """`{slash-joined path: leaf}` in the tree's own order; a mask's `None` leaves are left out.
+
+    Raises:
+      UserError: two leaves have one name, because keys hold slashes.
+    """
+    named = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if (name := path_name(path)) in named:
+            raise UserError(f"two parameters are called {name}, because keys hold slashes; allowed is one of each name")
+        named[name] = leaf
+    return named
 
 
 def ones(params, include=(r"(^|/)(kernel|embedding)$",), exclude=(), components=()):
@@ -39,8 +57,7 @@ def ones(params, include=(r"(^|/)(kernel|embedding)$",), exclude=(), components=
     Raises:
       UserError: a pattern is no regular expression or matches no path, or nothing is left to prune.
     """
-    names = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
-    hits = {}
+    names, hits = list(named_leaves(params)), {}
     for field, patterns in (("include", include), ("exclude", exclude)):
         hits[field] = set()
         for pattern in patterns:
@@ -55,13 +72,15 @@ def ones(params, include=(r"(^|/)(kernel|embedding)$",), exclude=(), components=
                 raise UserError(f"prune.{field}: {pattern!r} matches no parameter; the paths are {', '.join(names)}")
             hits[field] |= found
     prunable = hits["include"] - hits["exclude"]
-    if components:
-        prunable = {name for name in prunable if name.partition("/")[0] in components}
-    if not prunable:
+
+    def mask(path, leaf):
+        is_chosen = path_name(path) in prunable and (not components or component_name(path) in components)
+        return np.ones(leaf.shape, bool) if is_chosen else None
+
+    masks = jax.tree_util.tree_map_with_path(mask, params)
+    if not jax.tree.leaves(masks):
         raise UserError("prune.include, prune.exclude and prune.components leave nothing to prune")
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: np.ones(leaf.shape, bool) if path_name(path) in prunable else None, params
-    )
+    return masks
 
 
 def apply(params, masks):
@@ -142,12 +161,21 @@ def pack(masks):
 
 
 def unpack(packed, like):
-    """The inverse of `pack`; `like` is a mask, or parameters, that gives the leaves' shapes."""
+    """The inverse of `pack`; `like` is a mask, or parameters, that gives the leaves' shapes.
 
-    def unpack_leaf(leaf, bits):
-        if bits is None:
-            return None
-        shape = np.shape(leaf)
-        return np.unpackbits(np.asarray(bits), count=int(np.prod(shape))).astype(bool).reshape(shape)
+    Raises:
+      ValueError: a leaf has another number of bytes than its shape needs.
+    """
+    return jax.tree.map(lambda leaf, bits: None if bits is None else unpack_leaf(bits, np.shape(leaf)), like, packed)
 
-    return jax.tree.map(unpack_leaf, like, packed)
+
+def unpack_leaf(bits, shape) -> np.ndarray:
+    """The boolean array of a shape that was packed into `bits`.
+
+    Raises:
+      ValueError: `bits` is no flat uint8 array of the length that the shape needs.
+    """
+    bits, entries = np.asarray(bits), math.prod(shape)
+    if bits.dtype != np.uint8 or bits.shape != (-(-entries // 8),):
+        raise ValueError(f"{bits.size} bytes are no mask of {entries} weights, eight per byte")
+    return np.unpackbits(bits, count=entries).astype(bool).reshape(shape)

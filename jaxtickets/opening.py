@@ -2,16 +2,22 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from jaxtickets import config as config_lib
 from jaxtickets import data, models, snapshots, tickets, trained
+from jaxtickets import masks as mask_lib
+from jaxtickets.data import identity
 from jaxtickets.errors import UserError
 from jaxtickets.objectives import OBJECTIVES, Objective
+from jaxtickets.progress import say
 from jaxtickets.workdir import Workdir
 
 NAMES = ("dense", "winner", "last")
@@ -25,6 +31,7 @@ class Opened(NamedTuple):
       objective: of this network.
       params, batch_stats: what is evaluated; pruned weights are zero.
       title: what messages call it.
+      data: the digests of the run's data by the name of the split; None if an older version has kept none.
     """
 
     config: ConfigDict
@@ -32,6 +39,7 @@ class Opened(NamedTuple):
     params: Any
     batch_stats: Any
     title: str
+    data: Mapping[str, str] | None
 
 
 def open_round(place: Workdir, round_: int) -> Opened:
@@ -40,7 +48,8 @@ def open_round(place: Workdir, round_: int) -> Opened:
     Raises:
       UserError: the workdir has no readable config, or no weights of the round.
     """
-    return _opened(read_config(place), trained.load(place, round_), f"round {round_} of {place.path}")
+    title = f"round {round_} of {place.path}"
+    return _opened(read_config(place), trained.load(place, round_), title, place.read_data())
 
 
 def open_initial(place: Workdir) -> Opened:
@@ -55,7 +64,8 @@ def open_initial(place: Workdir) -> Opened:
     averages = state.get("average") or {}
     params, batch_stats = ({**state[name], **averages.get(name, {})} for name in ("params", "batch_stats"))
     network = of_any | {"model": config_lib.to_dict(config)["model"]}
-    return _opened(config, trained.Trained(params, batch_stats, network), f"the untrained network of {place.path}")
+    title = f"the untrained network of {place.path}"
+    return _opened(config, trained.Trained(params, batch_stats, network), title, place.read_data())
 
 
 def open_ticket(path: Path) -> Opened:
@@ -65,25 +75,49 @@ def open_ticket(path: Path) -> Opened:
       UserError: the file is no ticket, or has no trained weights.
     """
     found, metadata = tickets.load_trained(path)
+    values, verdict = tickets.run_of(metadata, path)
     try:
-        config, round_ = config_lib.from_dict(metadata["config"]), metadata["verdict"]["winning_round"]
+        config = config_lib.from_dict(values)
     except UserError as error:
         raise UserError(f"{path}: written by another version: {error}") from None
-    return _opened(config, found, f"the ticket {path}, round {round_} of its run")
+    title = f"the ticket {path}, round {verdict['winning_round']} of its run"
+    return _opened(config, found, title, verdict.get("data"))
 
 
-def _opened(config, found: trained.Trained, title):
+def _opened(config, found: trained.Trained, title, digests):
     network = found.network
     config.model = config_lib.from_dict({"model": network["model"]}).model
     style = {"dtype": jnp.dtype(config.dtype), "axis_name": None, "rematerialize": False}
     components = models.build(config.model, network["channels"], network["classes"], **style)
     objective = OBJECTIVES[config.objective.name].make(components, config)
-    return Opened(config, objective, found.params, found.batch_stats, title)
+    _check_shapes(components, found, title)
+    return Opened(config, objective, found.params, found.batch_stats, title, digests)
 
 
-def dataset(config, split: str) -> data.Dataset:
-    """A split of the data set of a config, as its run has it."""
-    return data.load(config.data.name, split, config.model.image_size, config.data.dir or None, data.Recipe.of(config))
+def _check_shapes(components, found, title):
+    """Refuses weights that are not those of the network that is described beside them."""
+    trees = jax.eval_shape(lambda: models.init(components, jax.random.key(0)))
+    expected, shapes = (
+        {name: np.shape(leaf) for name, leaf in mask_lib.named_leaves(tree).items()}
+        for tree in (trees, (found.params, found.batch_stats))
+    )
+    if wrong := sorted(name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name)):
+        here, there = shapes.get(wrong[0], "missing"), expected.get(wrong[0], "not in it")
+        raise UserError(f"{title}: its weights are not those of its network: {wrong[0][2:]} is {here}, there {there}")
+
+
+def dataset(opened: Opened, split: str) -> data.Dataset:
+    """A split of the data of a network's run; it is told if that has changed since."""
+    found = data.of_config(opened.config, split)
+    if differing := identity.difference(opened.data, {split: found.digest}):
+        _tell_once(
+            f"data.name={found.name!r} holds other images or labels than those that the run was trained on: the digest"
+            f" of {differing}; numbers taken over them can't be compared with the run's"
+        )
+    return found
+
+
+_tell_once = lru_cache(maxsize=64)(say)
 
 
 def read_config(place: Workdir) -> ConfigDict:

@@ -5,11 +5,11 @@ Importing this module loads neither JAX nor Orbax nor TensorBoard.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
-SNAPSHOTS = ("init", "rewind", "dense", "last", "search")
+SNAPSHOTS = ("init", "rewind", "dense", "start", "last", "search")
 
 
 class Paths:
@@ -19,6 +19,8 @@ class Paths:
 
     Attributes:
       path: the directory.
+      lock: the file of the process that writes here (`jaxtickets.lock`).
+      checksums: the JSON file of the checksums of the other files.
       config: the JSON file of the config, the command, the versions, the devices and the names for reports.
       scalars: the JSON lines of the logged scalars, one line per logging step.
       tensorboard: the directory of the TensorBoard runs.
@@ -33,6 +35,8 @@ class Paths:
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
+        self.lock = self.path / ".lock"
+        self.checksums = self.path / "checksums.json"
         self.config = self.path / "config.json"
         self.scalars = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tb"
@@ -64,7 +68,7 @@ class Paths:
         return self.path / "weights" / f"{_number(round_)}.safetensors"
 
     def snapshot(self, name: str) -> Path:
-        """The Orbax directory of a train state: `init`, `rewind`, `dense`, `last` or `search`."""
+        """The Orbax directory of a train state: `init`, `rewind`, `dense`, `start`, `last` or `search`."""
         if name not in SNAPSHOTS:
             raise ValueError(f"snapshot {name!r}: allowed are {', '.join(SNAPSHOTS)}")
         return self.path / "snapshots" / name
@@ -85,31 +89,31 @@ class Paths:
         """The PNG file of one of the report's plots."""
         return self.path / "plots" / f"{name}.png"
 
-    # What is there of each round.
+    # What is there of each round; other names than a run gives are left out.
 
     def list_masks(self) -> dict[int, Path]:
         """The saved masks."""
-        return numbered(self.masks(0).parent, r"(\d+)")
+        return numbered(self.masks)
 
     def list_weights(self) -> dict[int, Path]:
         """The saved weights."""
-        return numbered(self.weights(0).parent, r"(\d+)\.safetensors")
+        return numbered(self.weights)
 
     def list_samples(self) -> dict[int, Path]:
         """The sample grids."""
-        return numbered(self.samples(0).parent, r"round_(\d+)\.png")
+        return numbered(self.samples)
 
     def list_searches(self, suffix: str = ".json") -> dict[int, Path]:
         """The files of the searches that end in `suffix`."""
-        return numbered(self.search(0).parent, rf"(\d+){re.escape(suffix)}")
+        return numbered(lambda round_: self.search(round_).with_suffix(suffix))
 
     def list_search_ends(self) -> dict[int, Path]:
         """The train states at the ends of searches."""
-        return numbered(self.search_end(0).parent, r"search_(\d+)")
+        return numbered(self.search_end)
 
     def list_inner(self) -> list[dict[int, Path]]:
         """The directories of the inner runs, those of each kind by round."""
-        return [numbered(self.path, rf"{kind}_(\d+)") for kind in ("dense", "compact")]
+        return [numbered(lambda round_, kind=kind: kind(round_).path) for kind in (self.narrow, self.compact)]
 
     # Runs inside this one.
 
@@ -132,18 +136,20 @@ class Paths:
 
     def seed_dirs(self) -> dict[int, Self]:
         """The runs of several seeds that have been started, by seed; empty in the workdir of a single run."""
-        return {seed: type(self)(path) for seed, path in numbered(self.path, r"seed_(\d+)").items()}
+        found = numbered(lambda seed: self.seed_dir(seed).path)
+        return {seed: type(self)(path) for seed, path in found.items()}
 
 
 def _number(round_: int) -> str:
     return f"{round_:03d}"
 
 
-def numbered(parent: Path, pattern: str) -> dict[int, Path]:
-    """The entries of a directory whose whole name matches, by the number in the pattern's group, in their order."""
-    entries = parent.iterdir() if parent.is_dir() else ()
-    found = {int(match[1]): path for path in entries if (match := re.fullmatch(pattern, path.name))}
-    return dict(sorted(found.items()))
+def numbered(path: Callable[[int], Path]) -> dict[int, Path]:
+    """The entries of a directory whose names are exactly those that `path(number)` gives, in the numbers' order."""
+    folder = path(0).parent
+    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    numbers = sorted({int(digits) for name in names for digits in re.findall("[0-9]+", name)})
+    return {number: found for number in numbers if (found := path(number)).name in names}
 
 
 def beyond(by_round: Mapping[int, Path], round_: int) -> list[Path]:

@@ -8,6 +8,8 @@ import threading
 import rich.console
 import rich.progress
 
+from jaxtickets.errors import printable
+
 _SPEAKER = contextvars.ContextVar("speaker", default="")
 _ADDING = threading.Lock()  # Keeps the two bars of a run together.
 
@@ -25,8 +27,13 @@ def speaking_as(name: str):
 def say(line: str) -> None:
     """Writes a line on standard error, about something that takes a while or happens only once."""
     # Written at once, so that no other thread's line comes in between.
-    sys.stderr.write(f"jaxtickets: {_SPEAKER.get()}{line}\n")
+    sys.stderr.write(f"jaxtickets: {_SPEAKER.get()}{printable(line)}\n")
     sys.stderr.flush()
+
+
+def show(*texts: object) -> None:
+    """Writes results on standard output; what can't be printed in their lines is escaped."""
+    print(*(printable(line) for text in texts for line in str(text).split("\n")), sep="\n", flush=True)
 
 
 def bars() -> rich.progress.Progress:
@@ -98,7 +105,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Prints a line that stays above the bars."""
-        self._bar.console.print(f"{_SPEAKER.get()}{text}", soft_wrap=True, markup=False)
+        self._bar.console.print(f"{_SPEAKER.get()}{printable(text)}", soft_wrap=True, markup=False)
 
     def within(self, round_: int) -> "Part":
         """The progress of a run inside a round of this one: it moves the bars of that round."""

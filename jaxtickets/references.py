@@ -1,8 +1,9 @@
 """References of a metric: what held-out real images score, and what a network scores that was never trained.
 
 `references.json` has an entry for each column: `untrained`, the ceiling; `held_out`, the floor, null for a metric that
-is itself taken on held-out images; and `best`, the best possible number, where such a metric has one. Everything here
-is a pure function of these entries; an empty one, of a workdir without the file, says nothing.
+is itself taken on held-out images. Such a metric may have `best`, the best possible number, and `mean_image`, that of a
+network that answers every image with the mean training image. Everything here is a pure function of these entries; an
+empty one, of a workdir without the file, says nothing.
 """
 
 import math
@@ -10,13 +11,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-KINDS = ("held_out", "untrained", "best")
+from jaxtickets.fields import is_finite
+
+KINDS = ("held_out", "untrained", "mean_image", "best")
 
 
 def known(entry: Mapping[str, Any], kind: str) -> float | None:
     """A number of an entry; None if it is missing or not finite."""
     value = entry.get(kind)
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
+    return value if is_finite(value) else None
 
 
 def floor(entry: Mapping[str, Any]) -> float | None:
@@ -34,8 +37,8 @@ def tells_apart(entry: Mapping[str, Any], better: str) -> bool:
 def has_learned(value: float, entry: Mapping[str, Any], better: str) -> bool | None:
     """Whether a network with this metric has learned: it is nearer to the floor than to the untrained network.
 
-    Distances are differences, not ratios. Without a floor it must be better than the untrained network. A value that is
-    not finite has not learned.
+    Distances are differences, not ratios. Without a floor it must be better than the untrained network. Where the mean
+    training image has a number, it must be better than that, too. A value that is not finite has not learned.
 
     Args:
       value: the metric of the trained network.
@@ -48,8 +51,8 @@ def has_learned(value: float, entry: Mapping[str, Any], better: str) -> bool | N
     ceiling, best = known(entry, "untrained"), floor(entry)
     if ceiling is None or not tells_apart(entry, better):
         return None
-    limit = ceiling if best is None else (best + ceiling) / 2
-    return math.isfinite(value) and _is_better(value, limit, better)
+    limits = ceiling if best is None else (best + ceiling) / 2, known(entry, "mean_image")
+    return math.isfinite(value) and all(_is_better(value, limit, better) for limit in limits if limit is not None)
 
 
 def shortcoming(metric: str, value: float, entry: Mapping[str, Any], better: str) -> str | None:
@@ -60,8 +63,11 @@ def shortcoming(metric: str, value: float, entry: Mapping[str, Any], better: str
     of_best = "the best possible" if known(entry, "held_out") is None else "held-out images'"
     if not tells_apart(entry, better):
         return f"can't be judged: in {metric}, {of_best} {best:.4g} is no better than {untrained}"
-    if best is None or not math.isfinite(value):
+    if not math.isfinite(value) or not _is_better(value, entry["untrained"], better):
         return f"has not learned: {metric} {value:.4g} is no better than {untrained}"
+    mean_image = known(entry, "mean_image")
+    if mean_image is not None and not _is_better(value, mean_image, better):
+        return f"has not learned: {metric} {value:.4g} is no better than the mean training image's {mean_image:.4g}"
     return f"has not learned: {metric} {value:.4g} is nearer to {untrained} than to {of_best} {best:.4g}"
 
 

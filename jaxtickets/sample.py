@@ -4,23 +4,23 @@ Images go to a directory or a zip of PNG files, or to an .npz whose `arr_0` is u
 the eye go to PNG files. With --seed of the run (the default) image k is sample k of the run's own metrics.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
 from absl import flags
 
-from jaxtickets import cli, files, image_writing, opening
+from jaxtickets import cli, ending, files, image_writing, opening
 from jaxtickets.errors import UserError
 from jaxtickets.examples import to_float, to_uint8
+from jaxtickets.local_paths import local_path
 from jaxtickets.metrics import generation
 from jaxtickets.metrics.grid import GRID, image_grid
 from jaxtickets.metrics.spread import in_batches, replicated, spread
 from jaxtickets.objectives import normal
 from jaxtickets.opening import Opened
+from jaxtickets.progress import show
 from jaxtickets.workdir import Workdir
 
 TEXTS = {
@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given, others):
     if others:
         raise UserError(f"{others[0]}: not a flag; allowed are {', '.join(f'--{name}' for name in [*TEXTS, *NUMBERS])}")
-    wanted = {name: Path(given[name].value) for name in ("out", *GRIDS) if given[name].value}
+    wanted = {
+        name: local_path(given[name].value, f"--{name}") for name in ("out", *GRIDS) if given[name].value is not None
+    }
     if not wanted:
         raise UserError(f"nothing to write is given; give one of {', '.join(f'--{name}' for name in ('out', *GRIDS))}")
     for name, low in (("n", 1), ("seed", 0), ("batch_size", 1)):
@@ -72,25 +74,25 @@ def _run(given, others):
     for name, path in wanted.items():
         _check_possible(name, path, objective, config)
     labels = _labels(given.labels, objective)
-    print(f"{opened.title}, seed {seed}")
+    show(f"{opened.title}, seed {seed}")
     if "out" in wanted:
         n = given.n or config.eval.samples
         image_writing.write(wanted["out"], samples(opened, seed, n, labels), n, _classes(labels, n, objective))
-        print(f"{n:,} samples: {wanted['out']}")
+        show(f"{n:,} samples: {wanted['out']}")
     for name in GRIDS:
         if name in wanted:
             files.replace(wanted[name], image_writing.png(MAKERS[name](opened, seed, labels)))
-            print(f"{name}: {wanted[name]}")
+            show(f"{name}: {wanted[name]}")
 
 
 def _open(workdir, ticket, round_) -> Opened:
-    if bool(workdir) == bool(ticket):
+    if (workdir is None) == (ticket is None):
         raise UserError("give either --workdir or --ticket")
-    if ticket:
+    if ticket is not None:
         if round_:
             raise UserError(f"--round={round_}: a ticket file has one round; allowed with --workdir")
-        return opening.open_ticket(Path(ticket))
-    whole = Workdir(workdir)
+        return opening.open_ticket(local_path(ticket, "--ticket"))
+    whole = Workdir(local_path(workdir, "--workdir"))
     place = next(iter(opening.seed_runs(whole).values()))
     if round_ is None:
         round_ = "dense" if opening.winner(whole) is None else "winner"
@@ -201,7 +203,7 @@ def spherical(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray
 def reconstructions(opened: Opened, seed: int, labels) -> np.ndarray:
     """A grid `[h, w, 3]` uint8: rows of held-out images, each above its reconstructions."""
     del labels
-    held_out = opening.dataset(opened.config, "test").images
+    held_out = opening.dataset(opened, "test").images
     return generation.reconstructions_grid(opened.objective, held_out)(opened.params, opened.batch_stats, seed)
 
 
@@ -217,9 +219,9 @@ MAKERS: dict[str, Callable] = dict(zip(GRIDS, (grid, interpolation, reconstructi
 
 
 def _held_out(opened, n):
-    images = opening.dataset(opened.config, "test").images
+    images = opening.dataset(opened, "test").images
     return np.asarray(images[np.arange(n) % len(images)])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ending.run(lambda _: main())

@@ -1,63 +1,205 @@
-"""Orbax snapshots: rewind points, the last train state of a run, and bit-packed masks."""
+"""Orbax snapshots: rewind points, the last train states of a run, and bit-packed masks.
 
+A snapshot is a directory, with the checksum of its arrays in one file. It is saved under a hidden name and then takes
+its own, so that what was there before is there until the new one is complete; `recover` completes what a kill has
+interrupted. Old snapshots without a checksum are read as they are.
+"""
+
+import contextlib
+import errno
+import glob
+import logging
 import os
+import re
+import sys
 import threading
+import zlib
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxtickets import checksums, files
 from jaxtickets import masks as mask_lib
+from jaxtickets.errors import DamagedError, printable
+from jaxtickets.progress import say
 
-# Orbax numbers saves by one counter per process: threads that start to save at once would wait for each other's files.
-_STARTING = threading.Lock()
+CHECKSUM = "checksum.json"
+# Orbax numbers saves by one counter per process: threads that save at once could wait for each other's files.
+_SAVING = threading.Lock()
 
 
+@cache
 def _orbax():
     import orbax.checkpoint  # Slow to import, and a mistake in the config is told before.
 
+    # A failure is an exception here. Orbax's threads log it too, with a traceback, and what its other reads and writes
+    # come to, when the one that has failed has ended their event loop, is told as an exception that nobody catches.
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    sys.unraisablehook = partial(_unraisable, sys.unraisablehook)
     return orbax.checkpoint
 
 
+def _unraisable(hook, unraisable):
+    if str(unraisable.exc_value) != "Event loop is closed":
+        hook(unraisable)
+
+
 def save(path: os.PathLike, tree) -> None:
-    """Saves a pytree of arrays and replaces an earlier one; after a kill it is complete or not there."""
-    with _orbax().StandardCheckpointer() as checkpointer, _STARTING:
-        checkpointer.save(Path(path).resolve(), tree, force=True)
+    """Saves a pytree of arrays and replaces an earlier one, which is there until the new one is complete.
+
+    Raises:
+      OSError: it can't be saved.
+    """
+    path, arrays = Path(path).resolve(), jax.tree.map(np.asarray, jax.device_get(tree))
+    with _SAVING, _failures(path):
+        path.parent.mkdir(exist_ok=True)  # If the directory above is gone, somebody has removed the run.
+        _settle(path)
+        try:
+            _save(path, _beside(path, "new"), arrays)
+        finally:
+            _settle(path)
+        files.sync(path.parent)
+
+
+def _save(path, new, arrays):
+    orbax = _orbax()
+    # The asynchronous one has threads that wait for each other for minutes once one of them has failed.
+    with orbax.Checkpointer(orbax.StandardCheckpointHandler()) as checkpointer:
+        checkpointer.save(new, args=orbax.args.StandardSave(arrays))
+    digest = _digest(arrays)
+    (new / CHECKSUM).write_bytes(files.json_bytes({"sha256": digest, "crc32": zlib.crc32(digest.encode())}))
+    files.sync(*new.rglob("*"), new)
+    if exists(path):
+        path.rename(_beside(path, "old"))
+    new.rename(path)
+
+
+@contextlib.contextmanager
+def _failures(path: Path) -> Iterator[None]:
+    """Makes whatever the operating system has refused an `OSError` with the path."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # TensorStore raises ValueError, with the reason in its text.
+        known = [code for code in errno.errorcode if os.strerror(code) in str(error)]
+        code = getattr(error, "errno", None) or next(iter(known), None)
+        if code is None:
+            raise
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
+def _beside(path, what):
+    return path.with_name(f".{path.name}.{what}")
+
+
+def _settle(path):
+    """Completes the replacement of a snapshot, if a kill has interrupted it, and removes what is left of it."""
+    new, old = _beside(path, "new"), _beside(path, "old")
+    if not exists(path) and _stored(new) is not None:
+        new.rename(path)
+    elif not exists(path) and exists(old):
+        old.rename(path)
+    for leftover in (*path.parent.glob(f"{glob.escape(new.name)}*"), old, _beside(path, "gone")):
+        files.remove(leftover)
+
+
+def recover(directory: Path) -> None:
+    """Completes the replacements of snapshots in a directory that kills have interrupted, and removes leftovers."""
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    for name in {match[1] for name in names if (match := re.match(r"\.(.+?)\.(?:new|old|gone)(?:\.orbax.*)?$", name))}:
+        _settle(directory / name)
+    for name in names:
+        if re.match(r"[^.]+\.orbax-checkpoint-tmp", name):  # Of an older version.
+            files.remove(directory / name)
 
 
 def restore(path: os.PathLike, like):
-    """Restores the pytree saved at `path` on the host, with the structure of `like` (arrays or shapes)."""
-    with _orbax().StandardCheckpointer() as checkpointer:
-        return jax.device_get(checkpointer.restore(Path(path).resolve(), _shapes(like)))
+    """Restores the pytree saved at `path` on the host, with the structure of `like` (arrays or shapes).
+
+    Raises:
+      DamagedError: it can't be read, or is not what was saved.
+    """
+    return _restored(Path(path).resolve(), like)
 
 
 def restore_raw(path: os.PathLike) -> dict:
-    """Restores a pytree of unknown structure as nested dicts and lists of NumPy arrays."""
-    with _orbax().StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(Path(path).resolve())
+    """Restores a pytree of unknown structure as nested dicts and lists of NumPy arrays.
+
+    Raises:
+      DamagedError: it can't be read, or is not what was saved.
+    """
+    return _restored(Path(path).resolve())
+
+
+def _restored(path, like=None):
+    orbax = _orbax()
+    try:
+        shapes = None if like is None else _shapes(like, on_host=(path / CHECKSUM).exists())
+        with orbax.Checkpointer(orbax.StandardCheckpointHandler()) as checkpointer:
+            tree = jax.device_get(checkpointer.restore(path, args=orbax.args.StandardRestore(shapes)))
+    except Exception as error:  # Orbax, TensorStore and the readers of JSON raise nearly any.
+        reason = printable(str(error).partition("[")[0].strip() or type(error).__name__)
+        raise DamagedError(f"{path}: is damaged ({reason[:200]})") from None
+    stored = _stored(path)
+    if stored is None and (path / CHECKSUM).exists():
+        say(f"{path / CHECKSUM}: is damaged; the snapshot is not verified")
+    if stored is not None and stored != _digest(tree):
+        raise DamagedError(f"{path}: is damaged (it is not what was saved)")
+    return tree
 
 
 def exists(path: os.PathLike) -> bool:
-    """Whether there is a complete snapshot at `path`: Orbax renames a snapshot to its name once it is complete."""
+    """Whether there is a snapshot at `path`; it has its name only once it is complete."""
     return Path(path).is_dir()
+
+
+def is_same(path: os.PathLike, tree) -> bool:
+    """Whether a pytree is, by its checksum, what was saved at `path`, however damaged the rest is."""
+    return _stored(Path(path)) == _digest(jax.device_get(tree))
+
+
+def _stored(path):
+    """The checksum in a snapshot; None if it has none that can be read."""
+    content = files.read_json(path / CHECKSUM) or {}
+    digest = content.get("sha256")
+    return digest if isinstance(digest, str) and content.get("crc32") == zlib.crc32(digest.encode()) else None
+
+
+def _digest(tree):
+    return checksums.of_arrays(mask_lib.named_leaves(tree))
+
+
+def packed(masks) -> dict[str, np.ndarray]:
+    """Masks as they are saved, by name, eight weights per byte."""
+    return mask_lib.named_leaves(mask_lib.pack(masks))
 
 
 def save_masks(path: os.PathLike, masks) -> None:
     """Saves masks, eight weights per byte."""
-    save(path, mask_lib.named_leaves(mask_lib.pack(masks)))
+    save(path, packed(masks))
 
 
 def restore_masks(path: os.PathLike, like):
-    """Restores the masks saved at `path`; `like` are masks of the same network."""
-    return _unpacked(restore(path, mask_lib.named_leaves(mask_lib.pack(like))), like)
+    """Restores the masks saved at `path`; `like` are masks of the same network.
+
+    Raises:
+      DamagedError: see `restore`.
+    """
+    return _unpacked(restore(path, packed(like)), like)
 
 
 def restore_masks_raw(path: os.PathLike, params):
-    """Restores the masks saved at `path` for a network with `params`; a leaf without a saved mask has None."""
-    packed = restore_raw(path)
+    """Restores the masks saved at `path` for a network with `params`; a leaf without a saved mask has None.
+
+    Raises:
+      DamagedError: see `restore`.
+    """
+    found = restore_raw(path)
     return mask_lib.unpack(
-        jax.tree_util.tree_map_with_path(lambda name, _: packed.get(mask_lib.path_name(name)), params), params
+        jax.tree_util.tree_map_with_path(lambda name, _: found.get(mask_lib.path_name(name)), params), params
     )
 
 
@@ -80,57 +222,103 @@ class Last(NamedTuple):
 
 
 class LastState:
-    """Keeps the newest train state in a directory; saving goes on in the background."""
+    """Keeps the two newest train states in a directory; saving goes on in the background."""
 
     def __init__(self, directory: os.PathLike):
         """Opens the directory, and creates it if there is none."""
-        orbax = _orbax()
-        options = orbax.CheckpointManagerOptions(max_to_keep=1, create=True, cleanup_tmp_directories=True)
-        self._manager = orbax.CheckpointManager(Path(directory).resolve(), options=options)
+        self._directory = Path(directory).resolve()
+        self._directory.mkdir(parents=True, exist_ok=True)
+        recover(self._directory)
+        self._thread, self._error, self._damaged = None, None, set()
+
+    def _numbers(self) -> list[int]:
+        """The numbers of the saves that are there; each is one more than the one before."""
+        return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdecimal())
 
     def save(self, round_: int, state, masks, stop: int, seconds: float) -> None:
-        """Starts saving a `Last`; returns once `state` may change again."""
-        number = (self._manager.latest_step() or 0) + 1
-        saved = _last(round_, state, masks, stop, seconds)
-        with _STARTING:
-            self._manager.save(number, args=_orbax().args.StandardSave(saved))
+        """Starts saving a `Last`, whose arrays must not change any more.
 
-    def restore(self, like, masks_like) -> Last | None:
-        """Restores the newest saved state; None if there is none.
+        Raises:
+          OSError: the save before has failed.
+        """
+        self.wait()
+        arguments = max(self._numbers(), default=0) + 1, _last(round_, state, masks, stop, seconds)
+        # A daemon: Python does not wait for it at the end of a process that has not closed this.
+        self._thread = threading.Thread(target=self._save, args=arguments, name="last state", daemon=True)
+        self._thread.start()
+
+    def _save(self, number, saved):
+        try:
+            save(self._directory / str(number), saved)
+            intact = [number for number in self._numbers() if number not in self._damaged]
+            for older in set(self._numbers()) - set(intact[-2:]):
+                files.remove(self._directory / str(older))
+        except BaseException as error:  # noqa: BLE001  (raised in the thread that waits)
+            self._error = error
+
+    def restore(self, like, masks_like, serves: Callable[[Last], bool] = lambda last: True) -> Last | None:
+        """Restores the newest saved state that is intact; None if there is none.
+
+        Damaged ones are told.
 
         Args:
           like: a train state of the same network.
           masks_like: masks of the same network.
+          serves: whether a state may be used in the place of a damaged newer one.
         """
-        number = self._manager.latest_step()
-        if number is None:
-            return None
-        shapes = _shapes(_last(0, like, masks_like, 0, 0.0))
-        saved = jax.device_get(self._manager.restore(number, args=_orbax().args.StandardRestore(shapes)))
+        is_newest = True
+        for number in reversed(self._numbers()):
+            try:
+                last = self._restore(number, like, masks_like)
+            except DamagedError as error:
+                say(f"{error}; the train state that was saved before is used, if there is one")
+                self._damaged.add(number)
+            else:
+                if is_newest or serves(last):
+                    return last
+            is_newest = False
+        return None
+
+    def _restore(self, number, like, masks_like):
+        path = self._directory / str(number)
+        if (path / "default").is_dir():  # Older versions have saved it one level below.
+            path = path / "default"
+        saved = restore(path, _last(0, like, masks_like, 0, 0.0))
         masks = _unpacked(saved["masks"], masks_like)
         return Last(int(saved["round"]), saved["state"], masks, int(saved["stop"]), float(saved["seconds"]))
 
     def wait(self) -> None:
-        """Returns once every save is durable."""
-        self._manager.wait_until_finished()
+        """Returns once every save is durable.
+
+        Raises:
+          OSError: a save has failed.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
 
     def close(self) -> None:
-        """Waits for every save and gives the threads back."""
-        self._manager.close()
+        """Waits for every save, like `wait`."""
+        self.wait()
 
 
 def _last(round_, state, masks, stop, seconds):
-    packed = mask_lib.named_leaves(mask_lib.pack(masks))
     numbers = {"round": np.int32(round_), "stop": np.int32(stop), "seconds": np.float64(seconds)}
-    return {**numbers, "state": state, "masks": packed}
+    return {**numbers, "state": state, "masks": packed(masks)}
 
 
-def _unpacked(packed, like):
-    return mask_lib.unpack(jax.tree.unflatten(jax.tree.structure(like), list(packed.values())), like)
+def _unpacked(saved, like):
+    # By name: Orbax returns names in their own order, which is not the tree's where a key has a dot or a hyphen.
+    leaves = [saved[name] for name in mask_lib.named_leaves(like)]
+    return mask_lib.unpack(jax.tree.unflatten(jax.tree.structure(like), leaves), like)
 
 
-def _shapes(tree):
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+def _shapes(tree, on_host):
+    """What Orbax restores: NumPy arrays, or where an older version has saved arrays of devices, those of one device."""
+    device = None if on_host else jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), np.asarray(leaf).dtype, sharding=device), tree
     )

@@ -53,7 +53,7 @@ def compare(
     log-ratios within the seeds against log(`limit`). Otherwise it is Welch's test of the logs (1947; unequal variances)
     over all seeds. Logs need positive values: with
     others the test is of the differences value - (reference + (limit - 1) x |reference|), and there is no ratio. Values
-    that are not finite, or a single seed, show nothing: the p-value is 1.
+    that are not finite, a single seed, or none show nothing: the p-value is 1.
 
     Args:
       values, references: the metric by seed.
@@ -66,7 +66,8 @@ def compare(
     ours, theirs = (
         np.array([side[seed] for seed in sorted(shared if pairs else side)], float) for side in (values, references)
     )
-    if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+    is_empty = not (len(ours) and len(theirs))
+    if is_empty or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return Comparison(NEVER, NEVER if pairs else None, pairs)
     if has_logs := bool((ours > 0).all() and (theirs > 0).all()):
         ours, theirs, shift = np.log(ours), np.log(theirs), math.log(limit) if limit > 0 else -math.inf
@@ -227,24 +228,30 @@ def against_dense(
 
 
 def by_round(rows: Sequence[Mapping], metric: str) -> dict[int, dict[int, float]]:
-    """`{round: {seed: metric}}` of the rows of several seeds."""
+    """`{round: {seed: metric}}` of the rows of several seeds, without those that have no metric: they have diverged."""
     values: dict[int, dict[int, float]] = {}
     for row in rows:
-        values.setdefault(row["round"], {})[row["seed"]] = row[metric]
+        of_round = values.setdefault(row["round"], {})
+        if row[metric] is not None:
+            of_round[row["seed"]] = row[metric]
     return dict(sorted(values.items()))
 
 
 def tested_rounds(
     rows: Sequence[Mapping], metric: str, tolerance: float, better: str, confidence: float
 ) -> dict[int, Tested]:
-    """`against_dense` of every round that has pruned something in every seed, by round, from the densest on.
+    """`against_dense` of every round that has pruned something, and not diverged, in every seed, from the densest on.
 
     Args:
       rows: the rows of `rounds.csv`, with `seed`, `round`, `sparsity` and the metric.
       tolerance: how much worse than the dense run's a metric may be, as a fraction of it.
     """
     values, sparsities = by_round(rows, metric), by_round(rows, "sparsity")
-    pruned = [round_ for round_, group in sparsities.items() if round_ and min(group.values()) > 0]
+    pruned = [
+        round_
+        for round_, group in sparsities.items()
+        if round_ and min(group.values()) > 0 and values[round_].keys() == group.keys()
+    ]
     pruned.sort(key=lambda round_: (np.mean(list(sparsities[round_].values())), round_))
     of_rounds = [values[round_] for round_ in pruned]
     tested = against_dense(values[0], of_rounds, ratio_limit(tolerance, better), better, confidence)

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Callable, Sequence
 
+from jaxtickets.errors import printable
+
 MAX_WIDTH = 110
 GAP = "  "
 
 
 def aligned(header: Sequence[str], lines: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:
     """A table with a rule under its header; cells are right-aligned except in the columns `left`."""
+    header, *lines = ([printable(cell) for cell in line] for line in (header, *lines))
     widths = [max(len(line[column]) for line in (header, *lines)) for column in range(len(header))]
 
     def joined(cells: Sequence[str]) -> str:

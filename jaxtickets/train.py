@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxtickets import averages, finite, models
 from jaxtickets import masks as mask_lib
-from jaxtickets import models
 from jaxtickets.clock import Clock
 from jaxtickets.data.batches import blocks
 from jaxtickets.devices import AXIS, Devices, replicate, unreplicate
@@ -37,18 +37,6 @@ class TrainState:
     movement: dict[str, Any]
 
 
-def _averaged(objective, params, batch_stats):
-    names = list(_ema_decays(objective))
-    trees = {"params": params, "batch_stats": batch_stats}
-    return {field: {name: tree[name] for name in names} for field, tree in trees.items()} if names else {}
-
-
-def _ema_decays(objective):
-    """`{component: decay}` of the components whose running average is kept."""
-    players = [player for player in objective.players.values() if player.ema_decay]
-    return {name: player.ema_decay for player in players for name in player.components}
-
-
 def init_state(objective: Objective, optimizers, seed: int, track_movement: bool = False) -> TrainState:
     """The state before the first step."""
 
@@ -59,7 +47,7 @@ def init_state(objective: Objective, optimizers, seed: int, track_movement: bool
             name: optimizers[name].init({component: params[component] for component in player.components})
             for name, player in objective.players.items()
         }
-        average = _averaged(objective, params, batch_stats)
+        average = averages.start(objective, params, batch_stats)
         movement = jax.tree.map(jnp.zeros_like, params) if track_movement else {}
         return TrainState(jnp.int32(0), jnp.uint32(seed), params, batch_stats, opt_state, average, movement)
 
@@ -113,6 +101,7 @@ def step_function(
     final_rate: float = 1.0,
     steps: int = 1,
     l1=None,
+    rate: float = 1.0,
 ) -> Callable:
     """The train step of the players `moving`, a pure function on each device of the mapped axis `AXIS`.
 
@@ -121,13 +110,15 @@ def step_function(
     them make up the device's share of the batch. With `indices: [rows, batch / devices]` the step after n steps takes
     row n % rows. Masks are arguments, so that every round runs the program that the first one compiled.
 
+    Beside the players' scalars, `finite.FINITE` tells whether they and the gradients are finite (`finite.is_finite`).
+
     Each player in turn takes a step down its loss at the effective weights `masks.apply(params, masks)`; gradients,
     scalars and batch statistics are averaged over the devices. Which players move is decided outside, because
     XLA's CPU back end runs convolutions inside a conditional many times slower (docs/decisions/training.md).
 
     The learning rate falls linearly over `steps` steps to `final_rate` of what it was, and stays there. `teacher` is
     that of the losses' `Batch`. `l1`, a tree like the parameters, has the weight of |parameter| in the loss for each
-    leaf that is penalised, None for the others.
+    leaf that is penalised, None for the others. `rate` is a factor on every learning rate.
     """
 
     def step(state: TrainState, masks, data, indices, teacher=None):
@@ -139,7 +130,7 @@ def step_function(
         images = training_images(images, state.seed, state.step, examples, flip)
 
         params, batch_stats, opt_state, scalars = state.params, state.batch_stats, dict(state.opt_state), {}
-        movement = dict(state.movement)
+        movement, all_gradients = dict(state.movement), []
         for tag, name, player in tagged_players(objective):
             if name not in moving:
                 continue
@@ -164,31 +155,24 @@ def step_function(
                     lambda total, gradient, leaf: total - gradient * leaf,
                     *(tree[component] for tree in (movement, gradients, own)),
                 )
+            all_gradients.append(gradients)
             updates, opt_state[name] = optimizers[name].update(gradients, opt_state[name], own)
             if final_rate != 1:
                 progress = jnp.minimum(state.step / steps, 1)
                 updates = optax.tree.scale(1 - (1 - final_rate) * progress, updates)
+            if rate != 1:
+                updates = optax.tree.scale(rate, updates)
             own = optax.apply_updates(own, updates)
             params = {**params, **(player.constrain(own) if player.constrain else own)}
             scalars |= player_scalars
 
-        average = _moved_average(objective, params, batch_stats, state.average, state.step)
+        average = averages.moved(objective, params, batch_stats, state.average, state.step)
         step = state.step + 1
         trees = {"params": params, "batch_stats": batch_stats, "opt_state": opt_state}
+        scalars = {**scalars, finite.FINITE: finite.is_finite(scalars, all_gradients)}
         return state.replace(step=step, average=average, movement=movement, **trees), scalars
 
     return step
-
-
-def _moved_average(objective, params, batch_stats, average, step):
-    """The running averages after the step that follows `step` steps."""
-    newest, moved = _averaged(objective, params, batch_stats), {field: {} for field in average}
-    for name, ema_decay in _ema_decays(objective).items():
-        # Young averages forget faster, so that the initial weights do not weigh on them.
-        decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
-        for field, tree in average.items():
-            moved[field][name] = optax.incremental_update(newest[field][name], tree[name], 1 - decay)
-    return moved
 
 
 def make_step(
@@ -199,19 +183,23 @@ def make_step(
     Every argument and result has a leading axis of devices. The state is donated.
 
     With `steps_per_call` above 1 the program is a loop over that number of steps, and its scalars are those of the last
-    one. `moving` then has the players of each step of a `period`, of which the loop does a whole number.
+    one; `finite.FINITE` counts the steps before the first that is not finite. `moving` then has the players of each
+    step of a `period`, of which the loop does a whole number.
     """
     turns = (moving,) if steps_per_call == 1 else moving
     functions = [step_function(objective, optimizers, players, **settings) for players in turns]
 
     def loop(state, *arguments):
         def one_period(state, _):
+            flags = []
             for step in functions:
                 state, scalars = step(state, *arguments)
-            return state, scalars
+                flags.append(scalars[finite.FINITE])
+            return state, (scalars, jnp.stack(flags))
 
-        state, scalars = jax.lax.scan(one_period, state, length=steps_per_call // len(turns))
-        return state, jax.tree.map(lambda values: values[-1], scalars)
+        state, (scalars, flags) = jax.lax.scan(one_period, state, length=steps_per_call // len(turns))
+        last = jax.tree.map(lambda values: values[-1], scalars)
+        return state, {**last, finite.FINITE: finite.leading(flags)}
 
     program = functions[0] if steps_per_call == 1 else loop
     return jax.pmap(program, axis_name=AXIS, donate_argnums=0, devices=devices)
@@ -296,6 +284,8 @@ def train(
     teacher=None,
     seconds: float = 0.0,
     devices: Devices = None,
+    seen: Callable[[range, Any], None] = lambda block, scalars: None,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> Moment:
     """Trains from `state` to step `stop`: the training loop. Returns the last moment.
 
@@ -314,6 +304,8 @@ def train(
       teacher: that of the losses' `Batch`.
       seconds: of training that has led to `state`.
       devices: what each batch is split over; None: all local devices.
+      seen: called after each program with its steps and its scalars, which are on the devices and may not be there yet.
+      is_stopped: asked after each program; once it is true, training ends before the hooks that act `at_start`.
     """
     moment = Moment(int(state.step), replicate(state, devices), masks)
     on_device, teacher = replicate(masks, devices), replicate(teacher, devices)
@@ -338,7 +330,11 @@ def train(
             block, data, indices = batch
             run = program(block.start, len(block))
             state, scalars = run(moment.state, on_device, data, indices, teacher)
-            moment = acted(moment._replace(step=block.stop, state=state, scalars=scalars), hooks)
+            seen(block, scalars)
+            moment = moment._replace(step=block.stop, state=state, scalars=scalars)
+            if moment.step < stop and is_stopped():
+                return acted(moment, [hook for hook in hooks if not hook.at_start])
+            moment = acted(moment, hooks)
     finally:
         if hasattr(source, "close"):
             source.close()

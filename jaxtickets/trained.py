@@ -5,25 +5,22 @@ the kept ones in their order as `kept/...` and its mask, eight weights per byte,
 shapes, and what the network is built from, so that a compacted one needs nothing else.
 """
 
-import json
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import traverse_util
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_bytes
 
-from jaxtickets import files
 from jaxtickets import masks as mask_lib
+from jaxtickets import tensor_files
 from jaxtickets.errors import UserError
+from jaxtickets.tensor_files import expect
 from jaxtickets.workdir import Workdir
 
-FORMAT = "jaxtickets weights 1"
+FORMAT = "jaxtickets weights 2"
+WITHOUT_CHECKSUM = "jaxtickets weights 1"  # Its names are not encoded.
 KEY = "trained"  # Of the metadata.
 
 
@@ -45,81 +42,102 @@ def save(path: os.PathLike, params, batch_stats, masks, network: dict) -> None:
     """Writes a file of trained weights.
 
     Args:
-      params, batch_stats: nested dicts of arrays, running averages in their places where there are any.
+      params, batch_stats: nested dicts, lists and tuples of arrays, running averages in their places where there are
+        any.
       masks: like `params`; only what they keep is written.
       network: see `Trained`.
     """
     arrays, about = pack(params, batch_stats, masks, network)
-    # In one entry: safetensors writes several in any order, and equal weights must have equal bytes.
-    files.replace(Path(path), to_bytes(arrays, metadata={KEY: json.dumps({"format": FORMAT, **about})}))
+    tensor_files.write(path, KEY, arrays, about)
 
 
 def load(place: Workdir, round_: int) -> Trained:
     """Reads the trained weights of a round.
 
     Raises:
-      UserError: the workdir has none, or the file can't be read.
+      UserError: the workdir has none.
+      DamagedError: the file can't be read, or is not what was written.
     """
     path = place.weights(round_)
     if not path.exists():
         having = ", ".join(map(str, place.list_weights())) or "none"
         raise UserError(f"{place.path}: has no trained weights of round {round_}; there are those of rounds: {having}")
-    try:
+    with _reading(path):
         return unpack(*read(path))
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: can't be read as trained weights ({error}); run the round again") from None
 
 
 def read(path: os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Reads a file of trained weights as `unpack` takes it.
 
     Raises:
-      OSError, SafetensorError, ValueError: it can't be read, or is of another format.
+      UserError: there is no such file.
+      DamagedError: it can't be read, or is not what was written.
     """
-    with safe_open(path, "numpy") as file:
-        about = json.loads((file.metadata() or {}).get(KEY, "{}"))
-        if about.pop("format", None) != FORMAT:
+    with _reading(path):
+        arrays, metadata = tensor_files.read(path)
+        about = expect(tensor_files.parse(metadata.get(KEY, "{}")), dict, "its metadata")
+        if about.get("format") not in (FORMAT, WITHOUT_CHECKSUM):
             raise ValueError("it is of another format")
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-    return arrays, about
+        if about["format"] == FORMAT:
+            tensor_files.verify(arrays, about)
+        return arrays, about
+
+
+def _reading(path):
+    return tensor_files.reading(path, "trained weights", "--from_round of its run makes them again")
 
 
 def pack(params, batch_stats, masks, network: dict) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """`(arrays by name, what must be known beside them as JSON values)`; see `save`."""
-    params, batch_stats = jax.device_get((params, batch_stats))
-    keeps, arrays, shapes, empty = mask_lib.named_leaves(masks), {}, {}, []
-    for name, leaf in _flat({"params": params, "batch_stats": batch_stats}).items():
-        keep = keeps.get(name.removeprefix("params/"))
-        if leaf is traverse_util.empty_node:
-            empty.append(name)
-        elif keep is None or np.all(keep):
+    trees = {"params": jax.device_get(params), "batch_stats": jax.device_get(batch_stats)}
+    keeps, arrays, shapes = tensor_files.named({"params": masks}), {}, {}
+    for name, leaf in tensor_files.named(trees).items():
+        keep, path = keeps.get(name), name.removeprefix("params/")
+        if keep is None or np.all(keep):
             arrays[name] = np.asarray(leaf, order="C")
         else:
-            path = name.removeprefix("params/")
             arrays[f"kept/{path}"], arrays[f"masks/{path}"] = np.asarray(leaf)[np.asarray(keep)], np.packbits(keep)
             shapes[path] = np.shape(leaf)
-    return arrays, {"shapes": shapes, "empty": empty, "network": network}
+    return arrays, {"format": FORMAT, "shapes": shapes, "nodes": tensor_files.nodes(trees), "network": network}
 
 
 def unpack(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Trained:
     """The inverse of `pack`.
 
     Raises:
-      KeyError, ValueError: an array is missing or has another size than it should have.
+      KeyError, ValueError: an array is missing, is one too many, or has another size than it should have; or `about`
+        is not what `pack` makes.
     """
-    flat = {name: leaf for name, leaf in arrays.items() if name.startswith(("params/", "batch_stats/"))}
-    for path, shape in about["shapes"].items():
-        keep = np.unpackbits(arrays[f"masks/{path}"], count=math.prod(shape)).astype(bool).reshape(shape)
-        values = arrays[f"kept/{path}"]
-        if len(values) != np.count_nonzero(keep):
-            raise ValueError(f"{path} has {len(values)} weights and {np.count_nonzero(keep)} are kept")
-        leaf = np.zeros(shape, values.dtype)
-        leaf[keep] = values
-        flat[f"params/{path}"] = leaf
-    flat |= dict.fromkeys(about["empty"], traverse_util.empty_node)
-    trees = traverse_util.unflatten_dict(flat, sep="/")
-    return Trained(trees.get("params", {}), trees.get("batch_stats", {}), about["network"])
+    about = dict(about)
+    if about["format"] == WITHOUT_CHECKSUM:
+        about["nodes"] = {name: "dict" for name in expect(about.pop("empty"), list, "`empty`")}
+    if about.keys() != {"format", "shapes", "nodes", "network"}:
+        raise ValueError(f"its metadata has {', '.join(sorted(about))}")
+    network, left = expect(about["network"], dict, "`network`"), dict(arrays)
+    expect(network["model"], dict, "`model`")
+    for name in ("channels", "classes"):
+        expect(network[name], int, f"`{name}`")
+    leaves = {}
+    for path, shape in expect(about["shapes"], dict, "`shapes`").items():
+        leaves[f"params/{path}"] = _whole(path, shape, left.pop(f"kept/{path}"), left.pop(f"masks/{path}"))
+    for name, leaf in left.items():
+        if not name.startswith(("params/", "batch_stats/")) or name in leaves:
+            raise ValueError(f"there is an array {name} too many")
+        leaves[name] = leaf
+    trees = tensor_files.nested(leaves, expect(about["nodes"], dict, "`nodes`"))
+    return Trained(trees.get("params", {}), trees.get("batch_stats", {}), network)
 
 
-def _flat(tree):
-    return traverse_util.flatten_dict(tree, keep_empty_nodes=True, sep="/")
+def _whole(path, shape, values, bits):
+    """The parameter whose kept weights are `values`."""
+    for size in expect(shape, list, f"the shape of {path}"):
+        if expect(size, int, f"a size of {path}") < 0:
+            raise ValueError(f"a size of {path} is {size}")
+    if bits.size != -(-math.prod(shape) // 8):
+        raise ValueError(f"the mask of {path} has {bits.size} bytes for the shape {tuple(shape)}")
+    keep = mask_lib.unpack_leaf(bits, shape)
+    if values.shape != (np.count_nonzero(keep),):
+        raise ValueError(f"{path} has weights of shape {values.shape} and {np.count_nonzero(keep)} are kept")
+    leaf = np.zeros(shape, values.dtype)
+    leaf[keep] = values
+    return leaf

@@ -1,19 +1,20 @@
 """Metrics of one set of images against another: `python -m jaxtickets.evaluate --real=DIR --fake=DIR`."""
 
+import contextlib
 import os
 import tempfile
 from concurrent import futures
 from itertools import chain
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxtickets import cache, data, metrics
 from jaxtickets import config as config_lib
-from jaxtickets.data import decoding
+from jaxtickets.data import decoding, folders, readers
 from jaxtickets.errors import UserError
 from jaxtickets.evaluate import resolve, set_fields
+from jaxtickets.local_paths import local_path
 from jaxtickets.metrics import FEATURE_NETWORKS, METRICS
 from jaxtickets.metrics.bootstrap import intervals
 from jaxtickets.metrics.features import features_of_images
@@ -57,17 +58,17 @@ def compare(real: str, fake: str, chosen: dict[str, str], image_size: int | None
         raise UserError(f"--samples={chosen['samples']}: allowed with --workdir; of two sets all images are taken")
     if image_size is not None and image_size < 1:
         raise UserError(f"--image_size={image_size}: allowed is a whole number of at least 1")
-    names = {"real": _name(real), "fake": _name(fake)}
+    names = {"real": _name(real, "--real"), "fake": _name(fake, "--fake")}
     config = config_lib.get_config()
     config.eval.metrics, config.data.name = ("fd",), names["real"]
     possible = [one.name for one in METRICS.values() if one.needs == SAMPLES and "held_out" not in one.arrays]
     if others := [name for name in chosen.get("metrics", "fd").split(",") if name not in possible]:
         raise UserError(f"--metrics={','.join(others)}: allowed for two sets of images are {', '.join(possible)}")
     set_fields(config, chosen)
-    with tempfile.TemporaryDirectory(dir=cache.directory()) as folder:
+    with _scratch_file() as of_real, _scratch_file() as of_fake:
         sets = [
-            _read(f"--{flag}={text}", names[flag], image_size, Path(folder) / flag)
-            for flag, text in (("real", real), ("fake", fake))
+            _read(f"--{flag}={text}", names[flag], image_size, file)
+            for flag, text, file in (("real", real, of_real), ("fake", fake, of_fake))
         ]
         if sets[0].size != sets[1].size:
             raise UserError(
@@ -107,13 +108,25 @@ def _measure(config, real, fake):
     return row
 
 
-def _name(text):
+def _name(text, flag):
     """The name of the data set that a flag means: a path is files:PATH."""
-    return f"files:{text}" if text not in data.SOURCES and Path(text).expanduser().exists() else text
+    if text in data.SOURCES or text.startswith((folders.PREFIX, readers.PREFIX)):
+        return text
+    return f"{readers.PREFIX}{text}" if local_path(text, flag).exists() else text
 
 
-def _read(flag, name, image_size, path) -> Images:
-    """Decodes all images of a data set into a file at `path`, without holding them all."""
+@contextlib.contextmanager
+def _scratch_file():
+    """A file in the cache directory without a name, so that nothing of it is left, whatever ends the process."""
+    folder = cache.directory()
+    with cache.writing(folder):
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (closed below)
+    with file:
+        yield file
+
+
+def _read(flag, name, image_size, file) -> Images:
+    """Decodes all images of a data set into an open file, without holding them all."""
     try:
         data.check(name)
         splits = data.find(name).open_all()
@@ -122,7 +135,7 @@ def _read(flag, name, image_size, path) -> Images:
     # What is cropped is resized, too; what is not is taken as it is.
     recipe = decoding.USUAL if image_size else decoding.Recipe(crop="none")
     shape, first, n = None, "", sum(one.count for one in splits)
-    with path.open("wb") as file, futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    with cache.writing(cache.directory()), futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
 
         def decoded(example):
             image, _, label = example
@@ -139,7 +152,8 @@ def _read(flag, name, image_size, path) -> Images:
                 sizes = [f"{label} has {width}x{height}" for label, (height, width, _) in both]
                 raise UserError(f"{flag}: {' and '.join(sizes)} pixels; give --image_size to crop and resize all")
             file.write(array.tobytes())
-    return Images(flag, np.memmap(path, np.uint8, "r", shape=(n, *shape)))
+        file.flush()
+    return Images(flag, np.memmap(file, np.uint8, "r", shape=(n, *shape)))
 
 
 def _batches(splits):

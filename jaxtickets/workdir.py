@@ -1,47 +1,31 @@
-"""The files of a run: `Workdir` reads and writes what `docs/workdir.md` describes; `paths.py` names it.
+"""The files of a run: `Workdir` starts and takes back what `docs/workdir.md` describes.
 
-Importing this module loads neither JAX nor Orbax nor TensorBoard.
+`paths.py` names the files, `records.py` reads and writes them. Importing this module loads neither JAX nor Orbax nor
+TensorBoard.
 """
 
-import json
 import os
-import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from jaxtickets.errors import UserError
-from jaxtickets.files import (
-    atomic_write,
-    read_csv,
-    read_json,
-    read_json_lines,
-    replace,
-    write_arrays,
-    write_csv,
-    write_json,
-)
+from jaxtickets import files
+from jaxtickets.errors import DamagedError, UserError
 from jaxtickets.origin import completed, differences, origin
-from jaxtickets.paths import SNAPSHOTS, Paths, beyond
-from jaxtickets.scalars import Scalars
+from jaxtickets.paths import SNAPSHOTS, beyond
+from jaxtickets.records import Records
 
 # The columns of rounds.csv that every run has, beside those of its metrics and of its method.
 ROUND_COLUMNS = (
     *("seed", "round", "sparsity", "sparsity_all", "density", "flops_dense", "flops_effective", "params_kept"),
-    *("train_seconds", "steps_per_second", "step_bytes"),
+    *("train_seconds", "steps_per_second", "step_bytes", "learning_rate_factor", "diverged_step"),
 )
 
 __all__ = ["ROUND_COLUMNS", "SNAPSHOTS", "Workdir"]
 
 
-class Workdir(Paths):
-    """The directory of one run, and what is written in it.
-
-    `read_...` returns the content of a file: [] for a table without a file, None for JSON that is missing or can't be
-    read. `write_...` replaces the whole file at once, so that a kill leaves the old content or the new.
-    """
+class Workdir(Records):
+    """The directory of one run: it is started and resumed, and taken back to an earlier round."""
 
     # Starting.
 
@@ -56,10 +40,11 @@ class Workdir(Paths):
         return self.verdict.exists()
 
     def check_writable(self) -> None:
-        """Refuses a directory that can't be made or written; writes nothing.
+        """Refuses a directory that can't be made or written, or that is no workdir and not empty; writes nothing.
 
         Raises:
-          UserError: it is a file, or the nearest existing directory above it can't be written.
+          UserError: it is a file, the nearest existing directory above it can't be written, or it holds files and no
+            config.json.
         """
         flag, allowed = f"--workdir={self.path}", "allowed is a directory that can be written"
         if self.path.exists() and not self.path.is_dir():
@@ -69,9 +54,26 @@ class Workdir(Paths):
             above = above.parent
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
             raise UserError(f"{flag}: {above} can't be written; {allowed}")
+        self._check_ours()
+
+    def _check_ours(self):
+        """Refuses a directory with somebody's files: one without config.json that is not empty."""
+        if self.is_started or not self.path.is_dir():
+            return
+        # A kill before config.json leaves hidden files and the checksums.
+        names = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith("."))
+        if others := [name for name in names if name != self.checksums.name]:
+            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+            raise UserError(
+                f"--workdir={self.path}: has no {self.config.name}, but {', '.join(others[:3])}{more}; allowed is a "
+                f"new or an empty directory, or the workdir of a run (one that has lost its {self.config.name} needs "
+                "a copy of it)"
+            )
 
     def create(self, config: dict, defaults: Mapping[str, Any], about: dict | None = None) -> None:
         """Makes the workdir, or checks that an existing one belongs to the same config and leaves it as it is.
+
+        What kills have left of files that were being written is removed.
 
         Args:
           config: the config as JSON values.
@@ -79,23 +81,34 @@ class Workdir(Paths):
           about: what reports call the method, its columns and the metrics: `about` in docs/workdir.md.
 
         Raises:
-          UserError: the workdir belongs to another config or can't be written.
+          UserError: the workdir belongs to another config, holds somebody's files or can't be written.
         """
         if self.is_started:
             self.check_same(config, defaults)
-            return
+        self._check_ours()
         try:
-            write_json(self.config, origin(config, about))
+            self.clear_leftovers()
+            if not self.is_started:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._write_json(self.config, origin(config, about))
         except OSError as error:
             raise UserError(
                 f"--workdir={self.path}: {error.strerror}; allowed is a directory that can be written"
             ) from None
 
+    def clear_leftovers(self) -> None:
+        """Removes the temporary files of runs that were killed."""
+        own = [path for path in vars(self).values() if isinstance(path, Path) and path.parent == self.path]
+        of_rounds = [self.samples(0), self.weights(0), self.search(0), self.search(0).with_suffix(".npz")]
+        for path in (*own, *(path.with_stem("*") for path in of_rounds), self.plot("*")):
+            for leftover in files.temporaries(path):
+                leftover.unlink(missing_ok=True)
+
     def check_same(self, config: dict, defaults: Mapping[str, Any]) -> None:
         """Refuses the workdir of another config, and names the fields that differ; also a directory without a run.
 
         A field that config.json lacks counts with the value in `defaults`, so that a run that was started before the
-        field existed can be resumed.
+        field existed can be resumed. `train.on_divergence` may differ.
 
         Args:
           config, defaults: see `create`.
@@ -106,132 +119,27 @@ class Workdir(Paths):
         old = self.read_config()
         if old is None:
             raise UserError(f"--workdir={self.path}: has no readable config.json; give another directory")
-        if differing := differences(completed(old, defaults), config):
+        if differing := differences(*map(_compared, (completed(old, defaults), config))):
             raise UserError(
                 f"--workdir={self.path} belongs to a run with another config: {differing}; "
                 "give another --workdir, or the same config to resume"
             )
 
-    # Reading and writing.
-
-    def read_origin(self) -> dict | None:
-        """The content of config.json: the config and what the run was started with."""
-        content = read_json(self.config)
-        return content if content is not None and isinstance(content.get("config"), dict) else None
-
-    def read_config(self) -> dict | None:
-        """The config that the run was started with, as JSON values."""
-        content = self.read_origin()
-        return None if content is None else content["config"]
-
-    def read_rounds(self) -> list[dict]:
-        """The rows of rounds.csv."""
-        return read_csv(self.rounds)
-
-    def write_rounds(self, rows: list[dict]) -> None:
-        """Replaces rounds.csv."""
-        write_csv(self.rounds, rows)
-
-    def read_layers(self) -> list[dict]:
-        """The rows of layers.csv."""
-        return read_csv(self.layers)
-
-    def write_layers(self, rows: list[dict]) -> None:
-        """Replaces layers.csv."""
-        write_csv(self.layers, rows)
-
-    def read_scalars(self, round_: int | None = None) -> list[dict]:
-        """The rows of metrics.jsonl, those of one round if it is given."""
-        rows = read_json_lines(self.scalars)
-        return [row for row in rows if round_ is None or row.get("round") == round_]
-
-    def open_scalars(self, keep: Callable[[dict], bool]) -> Scalars:
-        """The writer of metrics.jsonl and of the TensorBoard runs; rows already there stay if `keep(row)` holds."""
-        return Scalars(self.scalars, self.tensorboard, keep)
-
-    def read_samples(self, round_: int) -> np.ndarray:
-        """A round's sample grid, `[height, width, 3]` uint8.
-
-        Raises:
-          OSError: there is none.
-        """
-        from PIL import Image
-
-        return np.asarray(Image.open(self.samples(round_)))
-
-    def write_samples(self, round_: int, grid: np.ndarray) -> None:
-        """Replaces a round's sample grid, `[height, width, 3]` uint8."""
-        from PIL import Image
-
-        with atomic_write(self.samples(round_)) as temporary:
-            Image.fromarray(grid).save(temporary)
-
-    def read_search(self, round_: int) -> tuple[dict, np.ndarray] | None:
-        """A round's search as `write_search` has saved it.
-
-        The masks may be one more or some fewer than the content says, where a kill came between the two files.
-        """
-        path = self.search(round_)
-        if not (path.exists() and path.with_suffix(".npz").exists()):
-            return None
-        return json.loads(path.read_text()), np.load(path.with_suffix(".npz"))["masks"]
-
-    def write_search(self, round_: int, content: dict, masks: np.ndarray) -> None:
-        """Replaces a round's search.
-
-        Args:
-          content: see docs/workdir.md.
-          masks: `[n, bytes]` uint8, the n masks that were drawn, eight entries per byte.
-        """
-        path = self.search(round_)
-        write_arrays(path.with_suffix(".npz"), masks=masks)
-        write_json(path, content)
-
-    def read_searches(self) -> dict[int, dict]:
-        """The content of every search that can be read, by round."""
-        found = self.list_searches().items()
-        return {round_: content for round_, path in found if (content := read_json(path)) is not None}
-
-    def read_references(self) -> dict[str, dict[str, Any]]:
-        """What each metric gives for held-out images and for the untrained network; {} where it is not known."""
-        return read_json(self.references) or {}
-
-    def write_references(self, references: dict[str, dict[str, Any]]) -> None:
-        """Replaces references.json."""
-        write_json(self.references, references)
-
-    def copy_weights(self, round_: int, other: "Workdir", theirs: int) -> None:
-        """Takes over the weights that another run has of its round `theirs`, if any, as those of `round_`."""
-        if other.weights(theirs).exists():
-            replace(self.weights(round_), other.weights(theirs).read_bytes())
-
-    def keep_weights(self, rounds: Collection[int]) -> None:
-        """Deletes the weights of all other rounds."""
-        for round_, weights in self.list_weights().items():
-            if round_ not in rounds:
-                weights.unlink()
-
-    def read_verdict(self) -> dict | None:
-        """The verdict; None while the run is unfinished."""
-        return read_json(self.verdict)
-
-    def write_verdict(self, verdict: dict) -> None:
-        """Replaces the verdict; the run is finished then."""
-        write_json(self.verdict, verdict)
-
-    def write_transfer(self, content: dict) -> None:
-        """Replaces the list of the layers that a transfer has moved."""
-        write_json(self.transfer, content)
-
     # Going back.
 
     def check_finished(self, round_: int) -> None:
-        """Refuses to go back to a round that has not been finished.
+        """Refuses to go back to a round that has not been finished; to round 0 the tables may be damaged.
 
         Raises:
           UserError: the run has no such round, or has not finished it.
+          DamagedError: a table is damaged.
         """
-        rows = self.read_rounds()
+        try:
+            rows, _ = self.read_rounds(), self.read_layers()
+        except DamagedError:
+            if round_ == 0:
+                return
+            raise
         if not 0 <= round_ < len(rows):
             finished = f"0 to {len(rows) - 1}" if rows else "none yet"
             raise UserError(f"--from_round={round_}: no such finished round in {self.path}; allowed are {finished}")
@@ -240,26 +148,31 @@ class Workdir(Paths):
         """Takes the run back to the start of a round: its masks stay, its results and all later rounds go.
 
         Raises:
-          UserError: the round has not been finished.
+          UserError: the round has not been finished; nothing is discarded then.
         """
         self.check_finished(round_)
+        tables = {
+            write: [row for row in read() if row["round"] < round_] if round_ else []
+            for read, write in ((self.read_rounds, self.write_rounds), (self.read_layers, self.write_layers))
+        }
         # The tables first: a round without a row is run again, whatever else a kill leaves there.
-        self.write_rounds([row for row in self.read_rounds() if row["round"] < round_])
-        self.write_layers([row for row in self.read_layers() if row["round"] < round_])
-        of_rounds = [path for found in (self.list_samples(), self.list_weights()) for path in beyond(found, round_ - 1)]
-        of_dense = () if round_ else (self.references,)
-        for result in (self.verdict, self.ticket, *of_rounds, *of_dense):
-            result.unlink(missing_ok=True)
+        for write, rows in tables.items():
+            write(rows)
+        results = [path for found in (self.list_samples(), self.list_weights()) for path in beyond(found, round_ - 1)]
         # Then masks: a search is over once its masks are saved, and is read where they are.
-        for masks in beyond(self.list_masks(), round_):
-            shutil.rmtree(masks)
-        for suffix in (".json", ".npz"):
-            for search in beyond(self.list_searches(suffix), round_):
-                search.unlink()
+        masks = beyond(self.list_masks(), round_)
+        searches = [path for suffix in (".json", ".npz") for path in beyond(self.list_searches(suffix), round_)]
         states = [
             *(path for found in self.list_inner() for path in beyond(found, round_ - 1)),
             *beyond(self.list_search_ends(), round_),
-            *([self.snapshot("search"), self.snapshot("last")] if round_ else [self.snapshot("last").parent]),
+            *(map(self.snapshot, ("start", "search", "last")) if round_ else [self.snapshot("last").parent]),
         ]
-        for later in filter(Path.exists, states):
-            shutil.rmtree(later)
+        of_dense = () if round_ else (self.references,)
+        for path in (self.verdict, self.ticket, *results, *of_dense, *masks, *searches, *states):
+            self._verified.remove(path)
+
+
+def _compared(config):
+    """A config without what to do about divergence: a run that it has stopped goes on in another way."""
+    train = {name: value for name, value in config.get("train", {}).items() if name != "on_divergence"}
+    return {**config, "train": train}

@@ -10,8 +10,8 @@ the sweep writes `summary.csv` and `comparison.png`.
 JAX takes most of a GPU's memory for one process. On a machine with several GPUs, `--devices_per_job=1 --jobs=4` gives
 each of four parallel runs one GPU: of `CUDA_VISIBLE_DEVICES` if that is set, else of GPUs 0, 1, 2, ...
 
-Exit status: 0 when every run finished, 1 when some failed, 2 for a mistake in the flags, 130 when stopped by Ctrl-C
-or SIGTERM.
+Exit status: 0 when every run finished, 1 when some failed, 2 for a mistake in the flags, 130 when stopped by Ctrl-C,
+143 by SIGTERM, 138 by SIGUSR1. Its runs save their state and end then.
 """
 
 import json
@@ -32,8 +32,9 @@ if not __package__:
     # `python launch/sweep.py` puts launch/ on the path, not the directory that holds jaxtickets/.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from jaxtickets import cli, files
+from jaxtickets import cli, ending, files
 from jaxtickets.errors import UserError
+from jaxtickets.local_paths import local_path
 from jaxtickets.report import compare, summary_table
 from jaxtickets.workdir import Workdir
 from launch.grid import Point, grid_points
@@ -76,12 +77,12 @@ def sweep(
       command: the program, which takes the flags of `jaxtickets.main`.
 
     Returns:
-      The exit status: 0 if all runs finished, 1 if some failed, 130 if the sweep was stopped.
+      The exit status: 0 if all runs finished, 1 if some failed, 128 + n if signal n stopped the sweep.
 
     Raises:
       UserError: a mistake in the arguments, or `sweepdir` holds a sweep of another config or other extra flags.
     """
-    sweepdir = Path(sweepdir)
+    sweepdir = local_path(sweepdir, "--sweepdir")
     points = grid_points(grid)
     environments = slot_environments(jobs, devices_per_job)
     if not Path(config.partition(":")[0]).is_file():
@@ -110,11 +111,11 @@ def sweep(
         return 0
 
     _remember_sweep(sweepdir, config, extra)
-    failures, is_stopped = _run_all(waiting, commands, environments, sweepdir)
+    failures, stopped_by = _run_all(waiting, commands, environments, sweepdir)
     _summarise(points, failures, sweepdir)
-    if is_stopped:
+    if stopped_by:
         print("Stopped. The same command resumes the sweep.")
-        return 130
+        return 128 + stopped_by
     return 1 if failures else 0
 
 
@@ -144,8 +145,8 @@ def _run_all(
     commands: dict[str, list[str]],
     environments: Sequence[dict[str, str]],
     sweepdir: Path,
-) -> tuple[dict[str, str], bool]:
-    """Returns the reasons of the failed runs by name, and whether the sweep was stopped before all had run."""
+) -> tuple[dict[str, str], int | None]:
+    """Returns the reasons of the failed runs by name, and the signal that stopped the sweep before all had run."""
     queue = list(waiting)
     running: dict[int, Job] = {}
     failures: dict[str, str] = {}
@@ -163,11 +164,11 @@ def _run_all(
                             failures[job.point.name] = reason
                         print(f"{job.point.name}: {reason or 'finished'}", flush=True)
                 time.sleep(POLL_SECONDS)
-        except KeyboardInterrupt:
-            return failures, True
+        except KeyboardInterrupt as error:
+            return failures, error.args[0]
         finally:
             _end([job.process for job in running.values()])
-    return failures, False
+    return failures, None
 
 
 def _start(point: Point, command: Sequence[str], environment: dict[str, str], sweepdir: Path) -> Job:
@@ -223,13 +224,19 @@ def _signal_group(process: subprocess.Popen, number: signal.Signals) -> None:
 
 @contextmanager
 def _signals_interrupt() -> Iterator[None]:
-    """Makes SIGTERM raise KeyboardInterrupt, as Ctrl-C does."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    """Makes the signals that ask the sweep to end raise KeyboardInterrupt and do no more: runs have time to end."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt(number)
+
+    heard = [number for number in ending.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, interrupt) for number in heard}
+    wakeup = signal.set_wakeup_fd(-1)
     try:
         yield
     finally:
-        for number, handler in zip(numbers, previous, strict=True):
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
@@ -292,4 +299,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ending.run(lambda _: main(), "the same command resumes the sweep")

@@ -1,5 +1,6 @@
 """Every test session keeps its data and its cache in directories of its own."""
 
+import contextlib
 import csv
 import hashlib
 import importlib.util
@@ -20,6 +21,7 @@ from jaxtickets import config as config_lib
 from jaxtickets import masks as mask_lib
 from jaxtickets import models, snapshots, trained
 from jaxtickets.experiments import METHODS
+from jaxtickets.metrics import FEATURE_NETWORKS, classifier
 from jaxtickets.runs import Networks, Run, Setup
 from jaxtickets.workdir import Workdir
 
@@ -31,45 +33,70 @@ hypothesis.settings.register_profile("jaxtickets", deadline=None, max_examples=6
 hypothesis.settings.load_profile("jaxtickets")
 TIMINGS = ("train_seconds", "steps_per_second", "search_seconds")
 
+# XLA takes many times longer for most of its optimisations than these programs run; in subprocesses, too.
+QUICK = "jax_disable_most_optimizations"
+os.environ[QUICK.upper()] = "1"
+jax.config.update(QUICK, True)
+
 absl.logging.set_verbosity(absl.logging.WARNING)
 logging.getLogger("absl").setLevel(logging.WARNING)
 
 
+@pytest.fixture(scope="session")
+def session_directory(tmp_path_factory):
+    """A directory that is empty at the start of the session and shared by its processes."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 @pytest.fixture(scope="session", autouse=True)
-def cache_directory(tmp_path_factory):
-    """The user's cache directory, empty at the start of the session and shared by its tests and their subprocesses."""
-    directory = tmp_path_factory.mktemp("cache")
+def cache_directory(session_directory):
+    """The user's cache directory, shared by all tests and their subprocesses."""
+    directory = session_directory / "cache"
     os.environ["JAXTICKETS_CACHE"] = str(directory)
-    # Programs that one test compiles are there for the next, and for subprocesses.
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(directory / "xla")
-    jax.config.update("jax_compilation_cache_dir", str(directory / "xla"))
+    # Programs that one test compiles are there for the next, and for subprocesses, the small ones too.
+    options = {"jax_compilation_cache_dir": str(directory / "xla"), "jax_persistent_cache_min_compile_time_secs": 0.1}
+    for name, value in options.items():
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
     return directory
 
 
 @pytest.fixture(scope="session")
-def data_directory(tmp_path_factory):
+def data_directory(session_directory):
     """Where TFDS prepares the embedded data, once per session."""
-    return str(tmp_path_factory.mktemp("tfds"))
+    return str(session_directory / "tfds")
 
 
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """Compiles with few optimisations: XLA takes many times longer for the others than these programs run."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+@contextlib.contextmanager
+def all_optimizations():
+    """For programs that run long: they are compiled with all optimisations."""
+    jax.config.update(QUICK, False)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update(QUICK, True)
+
+
+@pytest.fixture
+def optimized():
+    """See `all_optimizations`."""
+    with all_optimizations():
+        yield
 
 
 @pytest.fixture(scope="session")
 def digits_metric(data_directory):
-    """The feature network of the digits' metric, trained with all optimisations: without them it takes minutes."""
-    Setup(tiny("gan_digits", data_directory))
+    """The feature networks of the digits' metric are in the cache, trained for fewer steps than in use.
+
+    They tell digits apart less well, which no test with this fixture asks for.
+    """
+    with all_optimizations(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "STEPS", 60)
+        FEATURE_NETWORKS["digits"].load(tiny("gan_digits", data_directory))
 
 
-@pytest.fixture(scope="module")
-def quick_runs(digits_metric, quick_compilation):
-    """For modules with whole runs: programs are compiled quickly, but for the feature network."""
+@pytest.fixture(scope="session")
+def quick_runs(digits_metric):
+    """For modules with whole runs: they need not train the feature networks of the digits' metric."""
 
 
 @pytest.fixture(scope="session")
@@ -152,9 +179,9 @@ def untimed_rounds(path: Path) -> list[dict[str, str]]:
 
 
 def untimed_scalars(path: Path) -> list[dict]:
-    """The rows of a workdir's `metrics.jsonl` without the seconds."""
+    """The rows of a workdir's `metrics.jsonl` without the seconds and the checksums, which cover them."""
     rows = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    return [{name: value for name, value in row.items() if name not in ("seconds", "crc32")} for row in rows]
 
 
 def digests(path: Path) -> dict[str, str]:

@@ -15,8 +15,6 @@ from jaxtickets.objectives import OBJECTIVES
 from jaxtickets.optimizers import make_optimizers
 from jaxtickets.pruning import channels
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(autouse=True)
 def float64():

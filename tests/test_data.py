@@ -8,6 +8,7 @@ import os
 import sys
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -308,7 +309,56 @@ def test_without_tensorflow_the_error_names_the_extra_and_the_other_ways(name, d
     assert not os.path.exists(data_dir)
 
 
+@pytest.mark.parametrize("name", ["coco", "coco/2014", "robonet"])
+def test_a_data_set_that_tfds_can_not_describe_without_tensorflow_is_one_line(name, data_dir, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # Importing it fails as if it were not installed.
+    for ask in (data.check, data.channels, data.classes, lambda name: data.load(name, "train", 16, data_dir)):
+        with pytest.raises(UserError, match=r'pip install -e "\.\[tfds\]".*files:PATH') as caught:
+            ask(name)
+        assert "\n" not in str(caught.value) and repr(name) in str(caught.value)
+    assert not os.path.exists(data_dir)
+
+
+@pytest.mark.parametrize("file", ["digits-test.array_record-00000-of-00001", "dataset_info.json"])
+def test_damaged_prepared_data_are_one_line_that_says_what_to_delete(file, data_dir, tmp_path, monkeypatch):
+    expected = data.load("digits", "test", 8, data_dir).digest
+    (path,) = Path(data_dir).rglob(file)
+    content = path.read_bytes()
+    path.write_bytes(bytes(len(content)))
+    monkeypatch.setenv("JAXTICKETS_CACHE", str(tmp_path / "other cache"))
+    with pytest.raises(UserError, match=f"{data_dir}.*(delete|remove)") as caught:
+        data.load("digits", "test", 8, data_dir)
+    assert "\n" not in str(caught.value)
+    path.write_bytes(content)
+    assert data.load("digits", "test", 8, data_dir).digest == expected
+
+
 # --- folders ---
+
+
+@pytest.mark.parametrize("prefix", ["folder:", "files:"])
+def test_paths_that_mean_nothing_are_one_line(prefix, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "itself").symlink_to(tmp_path / "itself")
+    missing = ("itself", "~/nothing", "~nobody-of-that-name/x", "gs://bucket/x", "a\0b", "x" * 5000, "")
+    for path in (str(tmp_path / missing[0]), *missing[1:]):
+        with pytest.raises(UserError) as caught:
+            data.check(prefix + path)
+        assert "\n" not in str(caught.value) and "0x" not in str(caught.value)
+    pictures = tmp_path / "pictures"
+    write_folder(pictures, 20)
+    assert data.load(f"{prefix}~/pictures", "train", 8).digest == data.load(f"folder:{pictures}", "train", 8).digest
+
+
+def test_no_message_tells_an_address_in_memory(tmp_path):
+    write_folder(tmp_path / "x", 5)
+    (tmp_path / "x" / "a" / "broken.png").write_bytes(b"no image")
+    write_zip(tmp_path / "x.zip", tmp_path / "x")
+    for path in (tmp_path / "x", tmp_path / "x.zip"):
+        with pytest.raises(UserError) as caught:
+            data.load(f"folder:{path}", "train", 8)
+            data.load(f"folder:{path}", "test", 8)
+        assert "broken.png" in str(caught.value) and " at 0x" not in str(caught.value)
 
 
 def write_folder(root, count):

@@ -1,7 +1,6 @@
-"""Early-bird tickets: when a mask has settled, and whole small runs of the search and of the smaller network."""
+"""Whole small runs of the early-bird search and of the smaller network it leads to; killed and entered again, too."""
 
 import gc
-import itertools
 import json
 import shutil
 import weakref
@@ -13,21 +12,10 @@ import chex
 import jax
 import numpy as np
 import pytest
-from conftest import (
-    Killed,
-    assert_masked,
-    kill_after,
-    moments,
-    tiny,
-    untimed_rounds,
-    untimed_scalars,
-    without_references,
-)
+from conftest import Killed, assert_masked, kill_after, moments, untimed_rounds, untimed_scalars, without_references
 from conftest import finish as finish_run
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from early_bird_runs import CHANNELS, LEVELS, PER_EPOCH, STOPS, Kept, configured, kept_channels, search_file
 
-from jaxtickets import config as config_lib
 from jaxtickets import cost, models, pruning, snapshots, tickets, train, workdir
 from jaxtickets import masks as mask_lib
 from jaxtickets.compact import compacted_config
@@ -36,187 +24,8 @@ from jaxtickets.errors import UserError
 from jaxtickets.experiments.early_bird import gamma_l1
 from jaxtickets.optimizers import make_optimizers
 from jaxtickets.pruning import channels
-from jaxtickets.pruning.early_bird import (
-    distance_by_chance,
-    emergence,
-    hamming_distances,
-    is_by_position,
-    pack,
-    share_moved,
-    unpack,
-)
 from jaxtickets.report.search import search_figure
 from jaxtickets.runs import Run, Setup, go_back, nested, scoring
-
-# Packed masks and when they have settled.
-
-
-@st.composite
-def series_of_masks(draw):
-    """Some masks of one random structure; some of its leaves have none."""
-    shapes = draw(st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=3) | st.none(), min_size=1, max_size=5))
-    shapes.append([draw(st.integers(1, 9))])
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    return [
-        {"part": {f"leaf_{i}": None if shape is None else rng.random(shape) < 0.5 for i, shape in enumerate(shapes)}}
-        for _ in range(draw(st.integers(1, 5)))
-    ]
-
-
-@settings(deadline=None)
-@given(series_of_masks())
-def test_the_distance_of_packed_masks_is_the_share_of_different_entries(series):
-    newest, *earlier = series
-    size = sum(leaf.size for leaf in newest["part"].values() if leaf is not None)
-    packed = [pack(masks) for masks in series]
-    assert all(vector.dtype == np.uint8 and vector.shape == (-(-size // 8),) for vector in packed)
-    expected = []
-    for masks in earlier:
-        differing = 0
-        for name, leaf in masks["part"].items():
-            for index in np.ndindex(*leaf.shape) if leaf is not None else ():
-                differing += int(leaf[index] != newest["part"][name][index])
-        expected.append(differing / size)
-    np.testing.assert_array_equal(hamming_distances(packed[0], packed[1:], size), expected)
-
-
-@given(series_of_masks())
-def test_unpacked_masks_are_those_that_were_packed(series):
-    for masks in series:
-        chex.assert_trees_all_equal(unpack(pack(masks), series[0]), masks)
-
-
-@st.composite
-def two_masks(draw):
-    """Two masks of the same few small leaves, with any number of entries kept, none and all among them."""
-    sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
-    pairs = [[draw(st.lists(st.booleans(), min_size=n, max_size=n)) for n in sizes] for _ in range(2)]
-    return tuple({str(i): np.array(leaf) for i, leaf in enumerate(leaves)} for leaves in pairs)
-
-
-def all_masks_with_the_counts_of(masks):
-    """Every mask that keeps as many entries of each leaf."""
-
-    def arrangements(leaf):
-        for chosen in itertools.combinations(range(leaf.size), int(leaf.sum())):
-            yield np.isin(np.arange(leaf.size), chosen)
-
-    for leaves in itertools.product(*map(arrangements, masks.values())):
-        yield dict(zip(masks, leaves, strict=True))
-
-
-@given(two_masks())
-def test_the_distance_by_chance_is_the_mean_over_all_masks_with_the_same_counts(pair):
-    masks, others = pair
-    size = sum(leaf.size for leaf in masks.values())
-    distances = [hamming_distances(pack(m), [pack(others)], size)[0] for m in all_masks_with_the_counts_of(masks)]
-    assert distance_by_chance(masks, others) == pytest.approx(np.mean(distances), rel=1e-12, abs=1e-12)
-    moved = [share_moved({"part": m}, {"part": others}) for m in all_masks_with_the_counts_of(masks)]
-    assert np.mean(moved) == pytest.approx(1 if np.any(distances) else 0)
-
-
-def test_random_masks_have_moved_by_one_and_the_same_mask_by_nothing():
-    rng = np.random.default_rng(0)
-    start = {"a": rng.permutation(60) < 20, "b": {"c": (rng.permutation(240) < 200).reshape(4, 60), "d": None}}
-    chance = distance_by_chance(start, start)
-    assert chance == pytest.approx((2 * 20 * 40 / 60 + 2 * 200 * 40 / 240) / 300)
-    drawn = [jax.tree.map(lambda leaf: rng.permutation(leaf.ravel()).reshape(leaf.shape), start) for _ in range(1000)]
-    moved = [share_moved({"part": masks}, {"part": start}) for masks in drawn]
-    assert np.mean(moved) == pytest.approx(1, abs=4 * np.std(moved) / len(drawn) ** 0.5)
-    everything = jax.tree.map(np.ones_like, start)
-    assert share_moved({"part": start}, {"part": start}) == 0
-    assert share_moved({"part": everything}, {"part": everything}) == 0  # Masks that keep everything can't move.
-
-
-def test_what_has_moved_is_that_of_the_component_that_has_moved_least():
-    first, second = np.arange(10) < 5, np.arange(10) >= 5
-    start = {
-        "generator": {"a": first},
-        "discriminator": {"b": first},
-        "encoder": {"c": np.ones(4, bool)},
-        "decoder": {},
-    }
-    moved = {**start, "generator": {"a": second}}
-    assert share_moved(moved, start) == 0
-    assert share_moved({**moved, "discriminator": {"b": second}}, start) == 2  # All differ; by chance one half does.
-
-
-def test_a_mask_by_position_keeps_the_first_entries_of_each_leaf():
-    assert is_by_position({"a": np.arange(6) < 2, "b": {"c": np.ones(3, bool), "d": None}})
-    assert not is_by_position({"a": np.arange(6) < 2, "b": {"c": np.array([True, False, True])}})
-
-
-@settings(deadline=None)
-@given(
-    st.integers(0, 9),
-    st.integers(2, 5),
-    st.sampled_from([0.1, 0.25, 0.5]),
-    st.sampled_from([None, 0.0, 0.5, 1.0]),
-    st.integers(0, 2**32 - 1),
-)
-def test_a_ticket_emerges_with_the_first_mask_that_has_moved_and_is_near_to_all_in_the_queue(
-    n, queue, threshold, least, seed
-):
-    rng = np.random.default_rng(seed)
-    half = np.triu(rng.choice([0.0, 0.05, 0.1, 0.25, 0.4], (n, n)), 1)
-    distances, moved = half + half.T, rng.choice([0.0, 0.25, 0.5, 1.1], n)
-    expected = None
-    for newest in range(n):
-        before = [distances[newest][newest - back] for back in range(1, queue) if newest - back >= 0]
-        has_moved = least is None or moved[newest] >= least
-        if has_moved and len(before) == queue - 1 and all(distance < threshold for distance in before):
-            expected = newest
-            break
-    asked = () if least is None else (moved, least)
-    assert emergence(distances, queue, threshold, *asked) == expected
-
-
-def test_fewer_masks_than_the_queue_and_a_distance_at_the_threshold_are_no_ticket():
-    alike = np.zeros((5, 5))
-    assert emergence(alike) == 4
-    assert emergence(alike[:4, :4]) is None
-    assert emergence(np.zeros((0, 0))) is None
-    assert emergence(alike[:2, :2], queue=2) == 1
-    apart = np.array([[0.0, 0.1], [0.1, 0.0]])
-    assert emergence(apart, queue=2, threshold=0.1) is None
-    assert emergence(apart, queue=2, threshold=np.nextafter(0.1, 1)) == 1
-
-
-def test_only_the_distances_to_the_newest_mask_count():
-    distances = np.zeros((3, 3))
-    distances[0, 1] = distances[1, 0] = 0.9
-    assert emergence(distances, queue=3, threshold=0.1) == 2
-
-
-# Whole runs: 12 steps of training; a mask after 2, 4, 6 and 8 steps, of which three in a row must be alike.
-
-LEVELS, STOPS, PER_EPOCH = (0.3, 0.5), (2, 4, 6, 8), 93  # Of 1,501 digits in batches of 16.
-SEARCH = {
-    "early_bird.every": 2,
-    "early_bird.until": 8.0,
-    "early_bird.queue": 3,
-    "early_bird.threshold": 1.0,  # Any three masks are alike.
-    "early_bird.moved": 0.0,
-}
-CHANNELS = {"prune.structure": "channel", "prune.score": "gamma", "prune.target": "flops", "prune.scope": "layerwise"}
-NEVER = {"early_bird.threshold": 1e-9}
-
-
-def configured(data_directory, experiment="early_bird", game="gan_digits", **changes):
-    """A tiny config whose masks move while it trains, with a state saved after 5 and 10 steps."""
-    options = {"optimizer.learning_rate": 1e-2, "train.checkpoint_every": 5, "prune.sparsities": LEVELS[1:]}
-    search = SEARCH if experiment == "early_bird" else {}
-    return tiny(game, data_directory, experiment=experiment, **{**options, **search, **changes})
-
-
-class Kept:
-    """Programs that stay compiled when a run gives them back, because the other runs of this file need them."""
-
-    def __init__(self, programs):
-        self.get, self.step_bytes = programs.get, programs.step_bytes
-
-    def release(self):
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -277,12 +86,7 @@ def trajectory(whole):
     return states
 
 
-def kept_channels(run, masks):
-    return channels.from_weight_masks(masks, run.networks.axis_names.params)
-
-
-def search_file(run, round_):
-    return json.loads(run.place.search(round_).read_text())
+NEVER = {"early_bird.threshold": 1e-9}
 
 
 def forward_flops(config, kept):
@@ -523,123 +327,6 @@ def test_without_a_ticket_the_dense_network_can_train_on_bit_for_bit(setup, fini
     assert row["fd_digits"] == dense["fd_digits"]
     assert row["flops_effective"] == row["flops_dense"]
     assert not list(run.place.path.glob("compact_*"))
-
-
-# Masks of the initialisation.
-
-SLOW = {"model.width": 8, "optimizer.learning_rate": 1e-4, "rewind": "none", "early_bird.threshold": 0.1}
-ASKS = {**CHANNELS, **SLOW, "early_bird.moved": 0.5}
-
-
-@pytest.fixture(scope="module")
-def slow(quick_runs, data_directory):
-    """`slow(**changes)`: setups of a training that moves little, with random scales unless the changes say another."""
-    base = Setup(configured(data_directory, **ASKS, **{"model.scale_init": "normal"}))
-    base.programs = Kept(base.programs)
-
-    def make(**changes):
-        one = Setup(configured(data_directory, **{**ASKS, "model.scale_init": "normal", **changes}), like=base)
-        one.programs = base.programs  # How scales start is no part of the step.
-        return one
-
-    return make
-
-
-def test_masks_of_random_scales_are_alike_at_once_and_are_no_ticket(slow, finish, capsys):
-    run, verdict = finish(slow())
-    found, (dense, row) = search_file(run, 1), run.place.read_rounds()
-    assert (found["steps"], found["emerged"], found["least_moved"]) == (list(STOPS), None, 0.5)
-    assert max(found["moved"]) < 0.2
-    assert emergence(np.array(found["distances"]), 3, 0.1) == 2  # As soon as there are three masks.
-    assert (row["sparsity"], row["emergence_epoch"], row["moved"]) == (0, None, None)
-    assert row["fd_digits"] == dense["fd_digits"] and verdict["winning_round"] is None
-    warning, message = (line for line in capsys.readouterr().err.splitlines() if "config.model.scale_init" in line)
-    for part in ("scale_init='normal' with config.prune.score='gamma'", "late or not at all", "moved=0.5", "='ones'"):
-        assert part in warning
-    most = int(np.argmax(found["moved"][2:])) + 2
-    assert message.partition("jaxtickets: ")[2] == (
-        "round 1: no early-bird ticket within 8 steps: the masks are alike, but too near the initialisation: at step "
-        f"{found['steps'][most]} {found['from_start'][most]:.2f} of their channels differ from the mask of step 0, "
-        f"{found['moved'][most]:.2f} of a random mask's distance where they differ least "
-        "(config.early_bird.moved=0.5); so the dense network trains on; scales that start alike "
-        "(config.model.scale_init='ones') or "
-        "config.prune.score='filter_change' or 'gamma_taylor' or a longer search (config.early_bird.until) may find "
-        "one; config.early_bird.moved=0 takes them all the same"
-    )
-
-
-def test_scales_that_start_alike_give_a_ticket_of_the_training(slow, finish, capsys):
-    run, _ = finish(slow(**{"model.scale_init": "ones"}))
-    found, row = search_file(run, 1), run.place.read_rounds()[1]
-    ticket = found["emerged"]
-    assert row["moved"] == found["moved"][ticket] >= 0.5
-    assert 1 - row["flops_effective"] / row["flops_dense"] >= LEVELS[1]
-    error = capsys.readouterr().err
-    epoch, step = found["epochs"][ticket], found["steps"][ticket]
-    assert (
-        f"round 1: the ticket has emerged in epoch {epoch:.3g}, after {step} steps; {found['from_start'][ticket]:.2f} "
-        f"of its channels differ from the mask of step 0 (a random mask: {found['chance'][ticket]:.2f})\n"
-    ) in error
-    assert "scale_init" not in error
-
-
-def test_masks_of_the_initialisation_can_be_asked_for(slow, finish, capsys):
-    run, _ = finish(slow(**{"early_bird.moved": 0.0}))
-    assert search_file(run, 1)["emerged"] == 2
-    assert run.place.read_rounds()[1]["moved"] < 0.2
-    assert "a ticket may be nothing but these numbers (config.early_bird.moved=0)" in capsys.readouterr().err
-
-
-def test_a_search_that_fails_on_masks_of_the_initialisation_says_what_to_do(slow, finish, tmp_path):
-    changes = {"early_bird.on_no_early_bird": "fail"}
-    for score, advice in (
-        ("filter_l1", "config.prune.score='filter_change' or a longer search"),
-        ("filter_l2", "config.prune.score='filter_change' or a longer search"),
-    ):
-        with pytest.raises(UserError, match="too near the initialisation") as caught:
-            finish(slow(**changes, **{"prune.score": score}), tmp_path / score)
-        assert f"; {advice} (config.early_bird.until) may find one; config.early_bird.moved=0" in str(caught.value)
-    weights = {"prune.structure": "weight", "prune.score": "magnitude", "prune.target": "sparsity"}
-    with pytest.raises(UserError, match="of their weights differ from the mask of step 0") as caught:
-        finish(slow(**changes, **weights), tmp_path / "weights")
-    assert "; a longer search (config.early_bird.until) may find one; config.early_bird.moved=0" in str(caught.value)
-
-
-def assert_keeps_highest(mask, scores):
-    """A channel mask keeps the highest scores, the first of equal ones."""
-    order = np.argsort(-np.float32(scores), kind="stable")
-    np.testing.assert_array_equal(mask, np.isin(np.arange(mask.size), order[: mask.sum()]))
-
-
-@pytest.mark.parametrize("score", ["filter_change", "gamma_taylor"])
-def test_a_search_can_go_by_change_and_by_gradient(slow, finish, monkeypatch, score):
-    options = {"prune.score_batches": 2} if score == "gamma_taylor" else {}
-    drawn = []
-    pruned = Run.pruned
-
-    def noted(self, round_, masks, state):
-        drawn.append((int(state.step), state, pruned(self, round_, masks, state)))
-        return drawn[-1][-1]
-
-    monkeypatch.setattr(Run, "pruned", noted)
-    run, _ = finish(slow(**{"prune.score": score, "early_bird.threshold": 1e-9, **options}))
-    assert [step for step, *_ in drawn] == [0, *STOPS]
-    names = run.networks.axis_names.params
-    for step, state, masks in drawn:
-        kept, after = kept_channels(run, masks), mask_lib.named_leaves(state.params)
-        if score == "filter_change":
-            before = mask_lib.named_leaves(run.initial_state.params)
-            changes = np.abs(after["generator/up_8/conv/kernel"] - before["generator/up_8/conv/kernel"])
-            scores = changes.mean(axis=(0, 1, 2))
-            assert not scores.any() if step == 0 else scores.all()
-            assert_keeps_highest(kept["generator"]["up_8"], scores)
-        else:
-            batches = [run.setup.scoring_batch(state, run.dense_masks, i) for i in range(2)]
-            scores = channels.gamma_taylor(state.params, names, state.batch_stats, run.setup.losses, batches)
-            assert_keeps_highest(kept["discriminator"]["down_8"], scores["discriminator"]["down_8"])
-            # Without a batch norm, channels go by their filters.
-            kernel = after["discriminator/down_16/conv/kernel"]
-            assert_keeps_highest(kept["discriminator"]["down_16"], np.abs(kernel).mean(axis=(0, 1, 2)))
 
 
 def test_the_plot_of_a_search_shows_how_far_its_masks_have_moved_where_this_is_known(whole):
@@ -901,10 +588,10 @@ def test_the_search_leaves_nothing_of_the_whole_network_on_the_devices(setup, tm
 def test_a_search_without_a_penalty_runs_the_program_of_training(setup):
     one = setup(**CHANNELS)
     assert gamma_l1(one, 0.0) is None
-    assert one.penalized_programs(None) is one.programs
-    programs = one.penalized_programs(gamma_l1(one, 0.5))
-    assert programs is one.penalized_programs(gamma_l1(one, 0.5)) is not one.programs
-    assert programs is not one.penalized_programs(gamma_l1(one, 0.25))
+    assert one.programs_of(None) is one.programs
+    programs = one.programs_of(gamma_l1(one, 0.5))
+    assert programs is one.programs_of(gamma_l1(one, 0.5)) is not one.programs
+    assert programs is not one.programs_of(gamma_l1(one, 0.25))
 
 
 @pytest.mark.slow
@@ -945,75 +632,3 @@ def test_channels_can_be_pruned_at_initialisation(setup, finish, score):
     assert (int(start.step), int(end.step)) == (0, 12)
     assert "emergence_epoch" not in row
     assert not (run.place.path / "search").exists()
-
-
-# Levels that are refused before anything is trained.
-
-AE = {"game": "ae_digits", "prune.structure": "channel", "prune.target": "sparsity"}
-
-
-@pytest.mark.parametrize(
-    ("changes", "parts"),
-    [
-        (
-            {"early_bird.until": 5.0},
-            ["config.early_bird.until=5.0", "at least 6 steps", "queue=3 masks that are 2 steps apart", "5 of 12"],
-        ),
-        *(
-            (
-                {**AE, "prune.score": score},
-                [
-                    f"config.prune.score={score!r}: allowed are filter_l1, filter_l2, filter_change with config.model",
-                    "'conv_ae', which has no batch norm",
-                ],
-            )
-            for score in ("gamma", "gamma_taylor")
-        ),
-        (
-            {**AE, "prune.score": "filter_l1", "prune.sparsities": (0.5, 0.95)},
-            ["config.prune: 0.95 can't be had", "of each of", "names must stay; allowed is at most 0."],
-        ),
-        (
-            {**CHANNELS, "prune.sparsities": (0.5, 0.999)},
-            ["config.prune: 0.999 can't be had", "0.10% of the FLOPs can't be reached: ", "% are left when"],
-        ),
-    ],
-)
-def test_impossible_levels_are_refused_before_anything_is_trained(data_directory, changes, parts):
-    config = configured(data_directory, **changes)
-    config_lib.validate(config, 1)
-    with pytest.raises(UserError) as caught:
-        Setup(config)
-    for part in parts:
-        assert part in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"experiment": "at_init", "prune.score": "filter_change"},
-            "config.prune.score='filter_change': allowed is random, .*with config.experiment='at_init'",
-        ),
-        ({"early_bird.moved": 1.5}, "config.early_bird.moved=1.5: allowed is a number from 0 to 1"),
-        ({"early_bird.moved": -0.1}, "config.early_bird.moved=-0.1: allowed is a number from 0 to 1"),
-        (
-            {"prune.score": "gamma_taylor", "early_bird.gamma_penalty": 0.1},
-            "config.early_bird.gamma_penalty=0.1: allowed is 0.0 with a config.prune.score other than 'gamma'",
-        ),
-        ({"prune.score_batches": 3}, "config.prune.score_batches=3: allowed is 10 with .*gamma_taylor"),
-        (
-            {"prune.structure": "weight", "prune.target": "sparsity", "prune.score": "gamma_taylor"},
-            "config.prune.score='gamma_taylor': allowed is magnitude",
-        ),
-        (
-            {"prune.structure": "weight", "prune.target": "sparsity", "prune.score": "filter_change"},
-            "config.prune.score='filter_change': allowed is magnitude",
-        ),
-    ],
-)
-def test_what_does_not_go_with_a_score_or_a_search_is_refused(data_directory, changes, message):
-    changes = {**CHANNELS, **changes}
-    config = configured(data_directory, changes.pop("experiment", "early_bird"), **changes)
-    with pytest.raises(UserError, match=message):
-        config_lib.validate(config, 1)

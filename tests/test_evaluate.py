@@ -16,7 +16,7 @@ from jaxtickets import evaluate, opening, sample
 from jaxtickets.metrics import FEATURE_NETWORKS, FeatureNetwork
 from jaxtickets.workdir import Workdir
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("digits_metric")
 SMALL = {"model.width": 4, "eval.batch_size": 64, "eval.samples": 64}
 
 
@@ -92,7 +92,7 @@ def test_each_rounds_metric_is_that_of_its_own_weights(autoencoder, tmp_path, ca
     assert [(row["seed"], row["round"]) for row in rows] == [("0", "0"), ("0", "1"), ("0", "2")]
     for row in rows:
         opened = opening.open_round(autoencoder, int(row["round"]))
-        images = np.asarray(opening.dataset(opened.config, "test").images) / np.float32(127.5) - 1
+        images = np.asarray(opening.dataset(opened, "test").images) / np.float32(127.5) - 1
         made = np.asarray(opened.objective.reconstruct(opened.params, opened.batch_stats, images), np.float64)
         assert float(row["reconstruction_error"]) == pytest.approx(np.square(images - made).mean(), rel=1e-5)
         assert (row["samples"], row["held_out_images"]) == ("64", "296")
@@ -111,13 +111,13 @@ def test_other_metrics_features_and_numbers_of_samples_are_flags(gan, tmp_path, 
     assert (row["round"], row["samples"]) == ("1", "100")
     opened = opening.open_round(gan, 1)
     made = np.concatenate(list(sample.samples(opened, 0, 100)))
-    training = np.asarray(opening.dataset(opened.config, "train").images)
+    training = np.asarray(opening.dataset(opened, "train").images)
     # The samples of the metric are not rounded to 256 values.
     assert float(row["fd_plain"]) == pytest.approx(distance(made, training), rel=0.02)
     text = capsys.readouterr().out
     assert "fd_plain_low" in row and "fd_plain: " in text and "fd_plain_low: " not in text
     # As many held-out images as samples, from the whole test split: it may be in the order of its classes.
-    held_out = np.asarray(opening.dataset(opened.config, "test").images)
+    held_out = np.asarray(opening.dataset(opened, "test").images)
     held_out = held_out[np.round(np.arange(100) * (len(held_out) - 1) / 99).astype(int)]
     (floor,) = (line.split() for line in text.splitlines() if line.strip().startswith("held-out images"))
     assert float(floor[2]) == pytest.approx(distance(held_out, training), rel=1e-3)

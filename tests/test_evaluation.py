@@ -18,6 +18,8 @@ from jaxtickets.metrics.frechet import fit_gaussian, frechet_distance
 from jaxtickets.metrics.grid import image_grid
 from jaxtickets.objectives import OBJECTIVES, Objective, normal
 
+pytestmark = pytest.mark.usefixtures("digits_metric", "optimized")
+
 
 @pytest.fixture(scope="module")
 def digits(data_directory):
@@ -77,7 +79,11 @@ class Seen:
         return rows
 
 
-def test_the_feature_networks_tell_digits_apart_and_are_trained_only_once(data_directory, monkeypatch):
+def test_the_feature_networks_tell_digits_apart_and_are_trained_only_once(
+    data_directory, optimized, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("JAXTICKETS_CACHE", str(tmp_path))
+    monkeypatch.setattr(classifier, "NETWORKS", 2)
     loaded = FEATURE_NETWORKS["digits"].load(tiny("gan_digits", data_directory))
     assert min(network.accuracy for network in loaded.networks) > 0.95
     assert len({network.digest for network in loaded.networks}) == loaded.parts == classifier.NETWORKS

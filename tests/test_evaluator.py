@@ -55,11 +55,11 @@ def registered(monkeypatch):
     monkeypatch.setitem(FEATURE_NETWORKS, "projection", FeatureNetwork("projection", lambda config: projection()))
 
 
-def evaluator(data_directory, sample=None, chosen=("fd",), game="gan_digits", train=TRAINING, **changes):
+def evaluator(data_directory, sample=None, chosen=("fd",), game="gan_digits", train=TRAINING, devices=None, **changes):
     given = {"eval.samples": 150, "eval.batch_size": 64, "eval.metrics": chosen, "eval.features": "projection"}
     config = tiny(game, data_directory, **(given | changes))
     metrics.check(config, OBJECTIVES[config.objective.name])
-    return metrics.make_evaluator(Objective({}, {}, sample=sample or noise), config, train, HELD_OUT)
+    return metrics.make_evaluator(Objective({}, {}, sample=sample or noise), config, train, HELD_OUT, devices)
 
 
 def noise(params, batch_stats, keys, labels):
@@ -71,17 +71,18 @@ def test_the_floor_is_the_distance_of_held_out_images_and_the_ceiling_that_of_th
     references = judged.references({}, {}, 3)
     columns = ["fd_projection", "density_projection", "coverage_projection"]
     assert list(references) == columns
-    assert {column: pair["untrained"] for column, pair in references.items()} == judged.evaluate({}, {}, 3)
+    row = judged.evaluate({}, {}, 3)
+    assert {column: pair["untrained"] for column, pair in references.items()} == {name: row[name] for name in columns}
     # As many held-out images as there are samples, from the whole of them: they may be in the order of their classes.
     rows = np.round(np.arange(150) * (len(HELD_OUT) - 1) / 149).astype(int)
     real = lambda *_: to_float(HELD_OUT[rows])  # noqa: E731
     same = evaluator(data_directory, real, ("fd", "density_coverage"), **{"eval.batch_size": 150})
     floors = {column: pair["held_out"] for column, pair in references.items()}
-    assert same.evaluate({}, {}, 0) == pytest.approx(floors, rel=1e-5)
+    assert same.evaluate({}, {}, 0) == pytest.approx(floors | {"diversity_projection": 1}, rel=1e-5)
     assert floors["fd_projection"] < 0.1 * references["fd_projection"]["untrained"]
 
 
-def test_one_held_out_image_gives_no_floor(data_directory):
+def test_one_held_out_image_gives_no_floor(digits_metric, data_directory):
     config = tiny("gan_digits", data_directory, **{"eval.samples": 8, "eval.metrics": ("fd", "precision_recall")})
     objective = Objective({}, {}, sample=lambda params, batch_stats, keys, labels: to_float(jnp.asarray(TRAINING[:8])))
     references = metrics.make_evaluator(objective, config, TRAINING, HELD_OUT[:1]).references({}, {}, 0)
@@ -110,6 +111,19 @@ def test_metrics_on_held_out_images_have_a_ceiling_and_no_floor(data_directory):
     assert judged.nearest is None
 
 
+def test_a_reconstruction_error_has_the_best_possible_number_and_that_of_the_mean_training_image(data_directory):
+    objective = Objective(
+        {},
+        {},
+        reconstruct=lambda params, batch_stats, images: images,
+        evaluate=lambda params, batch_stats, images, keys: {"reconstruction_error": jnp.ones(len(images))},
+    )
+    judged = metrics.make_evaluator(objective, tiny("ae_digits", data_directory), TRAINING, HELD_OUT)
+    error = np.square(HELD_OUT - TRAINING.mean(axis=0)).mean() / 127.5**2
+    expected = {"untrained": 1, "best": 0, "mean_image": pytest.approx(error, rel=1e-9)}
+    assert judged.references({}, {}, 0) == {"reconstruction_error": expected}
+
+
 def test_a_grid_shows_samples_beside_their_nearest_training_images(data_directory):
     copied = TRAINING[::20][:16]
     judged = evaluator(data_directory, lambda params, batch_stats, keys, labels: to_float(jnp.asarray(copied)))
@@ -129,12 +143,12 @@ def test_intervals_stand_beside_each_metric_on_samples(data_directory):
     row = judged.evaluate({}, {}, 0)
     columns = ["fd_projection", "density_projection", "coverage_projection"]
     ends = [f"{column}_{end}" for column in columns for end in ("low", "high")]
-    assert set(row) == set(judged.columns) == {*columns, *ends}
+    assert set(row) == set(judged.columns) == {*columns, *ends, "diversity_projection"}
     for column in columns:
         assert row[f"{column}_low"] <= row[column] <= row[f"{column}_high"]
     assert row == judged.evaluate({}, {}, 0)
     assert list(judged.references({}, {}, 0)) == columns
-    assert list(evaluator(data_directory).columns) == ["fd_projection"]
+    assert list(evaluator(data_directory).columns) == ["fd_projection", "diversity_projection"]
 
 
 def test_what_a_feature_network_tells_stands_beside_its_columns(data_directory, monkeypatch):
@@ -142,8 +156,18 @@ def test_what_a_feature_network_tells_stands_beside_its_columns(data_directory, 
     monkeypatch.setitem(FEATURE_NETWORKS, "projection", told)
     judged = evaluator(data_directory)
     label = "Frechet distance in projection features, 150 samples"
-    assert judged.columns == {"distance": {"label": label, "better": "lower", "about": "accuracy 0.9"}}
-    assert list(judged.evaluate({}, {}, 0)) == ["distance"]
+    assert judged.columns["distance"] == {"label": label, "better": "lower", "about": "accuracy 0.9"}
+    assert list(judged.evaluate({}, {}, 0)) == ["distance", "diversity_projection"]
+
+
+def test_the_diversity_of_samples_is_measured_whatever_is_kept_of_their_features(data_directory):
+    def copies(params, batch_stats, keys, labels):
+        return jnp.broadcast_to(to_float(jnp.asarray(HELD_OUT[3])), (len(keys), *SHAPE))
+
+    for chosen in (("fd",), ("density_coverage",)):  # The Gaussian, and all features.
+        assert evaluator(data_directory, copies, chosen=chosen).evaluate({}, {}, 0)["diversity_projection"] == 0
+    rows = [evaluator(data_directory, chosen=chosen).evaluate({}, {}, 0) for chosen in (("fd",), ("density_coverage",))]
+    assert rows[0]["diversity_projection"] == rows[1]["diversity_projection"] > 0.5
 
 
 def test_only_the_gaussian_of_samples_is_kept_where_no_metric_reads_more(data_directory, monkeypatch):
@@ -234,24 +258,22 @@ def test_weights_that_two_networks_share_are_one_argument_of_a_program():
 SCRIPT = """
 import os
 import jax, numpy as np
-from jax.sharding import Mesh
 from test_evaluator import evaluator, FEATURE_NETWORKS, FeatureNetwork, projection
-from jaxtickets.metrics import features, spread
 
 FEATURE_NETWORKS.add(FeatureNetwork("projection", lambda config: projection()))
 rows = []
-for devices in (1, 4):
-    spread._mesh = lambda: Mesh(np.array(jax.devices()[:devices]), ("images",))
-    spread.jax.local_device_count = lambda: devices
-    features._embed.cache_clear()
-    os.environ["JAXTICKETS_CACHE"] = f"{os.environ['OUT']}/{devices}"
+for devices in (jax.devices()[2:3], jax.devices()):
+    os.environ["JAXTICKETS_CACHE"] = f"{os.environ['OUT']}/{len(devices)}"
     chosen, size = ("fd", "kid", "density_coverage"), {"eval.kid_subset_size": 100}
-    rows.append(evaluator(os.environ["OUT"], chosen=chosen, **size).evaluate({}, {}, 0))
+    judged = evaluator(os.environ["OUT"], chosen=chosen, devices=tuple(devices), **size)
+    used = {device for array in jax.live_arrays() for device in array.devices()} - {jax.devices()[0]}
+    assert used <= set(devices), used
+    rows.append(judged.evaluate({}, {}, 0))
 np.testing.assert_allclose(list(rows[0].values()), list(rows[1].values()), rtol=1e-6)
 """
 
 
-def test_several_devices_measure_what_one_does(tmp_path):
+def test_several_devices_measure_what_one_does_and_no_other_device_is_used(tmp_path):
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
@@ -260,3 +282,30 @@ def test_several_devices_measure_what_one_does(tmp_path):
     }
     result = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=ROOT, env=environment)
     assert result.returncode == 0, result.stderr
+
+
+# Degenerate sets of images.
+
+
+def grey(n):
+    return np.full((n, *SHAPE), 128, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "changes", "is_diverse"),
+    [
+        (grey(50), grey(20), {}, False),
+        (TRAINING, HELD_OUT[:1], {}, False),
+        (TRAINING[:2], HELD_OUT, {}, True),
+        (TRAINING, HELD_OUT, {"eval.samples": 5}, True),  # The projection has 12 features.
+    ],
+    ids=["constant images", "one held-out image", "two training images", "fewer samples than features"],
+)
+def test_metrics_of_degenerate_sets_are_finite(data_directory, monkeypatch, train, held_out, changes, is_diverse):
+    monkeypatch.setitem(globals(), "HELD_OUT", held_out)
+    judged = evaluator(data_directory, chosen=("fd",), train=train, **changes)
+    row = judged.evaluate({}, {}, 0)
+    assert list(row) == ["fd_projection", *(["diversity_projection"] if is_diverse else [])]
+    assert np.isfinite(list(row.values())).all()
+    floor = judged.references({}, {}, 0)["fd_projection"].get("held_out")
+    assert floor is None if len(held_out) == 1 else np.isfinite(floor)

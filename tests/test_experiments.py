@@ -115,10 +115,10 @@ def test_the_workdir_holds_what_its_contract_says(finished, name):
     table = rows(path)
     assert [row["round"] for row in table] == ["0", "1", "2", "3"]
     metrics = {
-        "gan_digits": ["fd_digits"],
-        "vae_digits": ["fd_digits", "kl", "negative_elbo", "reconstruction"],
+        "gan_digits": ["fd_digits", "diversity_digits"],
+        "vae_digits": ["fd_digits", "kl", "negative_elbo", "reconstruction", "diversity_digits"],
         "ae_digits": ["reconstruction_error"],
-        "sngan_conditional": ["fd_digits"],
+        "sngan_conditional": ["fd_digits", "diversity_digits"],
     }[name]
     before, after = ["round", "sparsity", "sparsity_all", "density"], ["flops_dense", "flops_effective", "params_kept"]
     assert list(table[0]) == [*before, *metrics, *after, "train_seconds", "steps_per_second", "step_bytes"]
@@ -216,6 +216,16 @@ def test_a_finished_run_can_be_entered_again_at_any_round(finished, tmp_path, ro
     run, verdict = finish(Setup(whole.config, like=whole.setup), path)
     assert verdict == whole_verdict
     jax.tree.map(np.testing.assert_array_equal, run.trained, whole.trained)
+
+
+def test_the_weights_of_a_dense_run_of_an_older_version_are_written_from_its_state(finished, tmp_path):
+    whole, _ = finished["vae_digits"]
+    path = tmp_path / "workdir"
+    shutil.copytree(whole.place.path, path)
+    shutil.rmtree(path / "weights")
+    Workdir(path).discard_from(ROUNDS)
+    run, _ = finish(Setup(whole.config, like=whole.setup), path)
+    assert run.place.weights(0).read_bytes() == whole.place.weights(0).read_bytes()
 
 
 def test_a_round_that_is_not_finished_cannot_be_entered_again(finished):

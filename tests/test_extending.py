@@ -45,7 +45,7 @@ print(config_lib.readers("objective.integration_steps"), file=sys.stderr)
 
 
 @pytest.fixture(scope="module")
-def extended(tmp_path_factory, data_directory):
+def extended(digits_metric, tmp_path_factory, data_directory):
     """The workdirs of two experiments with the plug-ins of the page, and what the process printed on standard error."""
     out = tmp_path_factory.mktemp("extended")
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from jaxtickets import data
-from jaxtickets.data.readers import pickles
+from jaxtickets.data.readers import arrays, pickles
 from jaxtickets.errors import UserError
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -666,11 +666,11 @@ def test_black_and_white_images_of_zeros_and_ones_are_made_visible(tmp_path):
     [
         ({"x_train": GREY.astype(float) + 0.5}, ["from 0.5 to", "0 to 1, -1 to 1"]),
         ({"x_train": GREY * 3.0}, ["allowed: 0 to 1"]),
-        ({"x_train": np.where(GREY > 5, np.nan, 0.5)}, ["no finite numbers"]),
+        ({"x_train": np.where(GREY > 5, np.nan, 0.5)}, ["no finite numbers (NaN or infinity)", "allowed: 0 to 1"]),
         ({"x_train": GREY.astype(np.int32) - 200}, ["from -200"]),
-        ({"x_train": GREY, "y_train": CLASSES[:-1]}, ["20 images", "19 labels"]),
-        ({"x_train": GREY, "y_train": CLASSES, "x_test": GREY}, ["labels for train alone"]),
-        ({"x_train": GREY, "x_test": COLOUR}, ["(8, 8, 1) to train and of (8, 8, 3)"]),
+        ({"x_train": GREY, "y_train": CLASSES[:-1]}, ["20 images", "19 labels", "allowed: one label per image"]),
+        ({"x_train": GREY, "y_train": CLASSES, "x_test": GREY}, ["labels for train alone", "allowed: labels for both"]),
+        ({"x_train": GREY, "x_test": COLOUR}, ["(8, 8, 1) to train and of (8, 8, 3)", "allowed: one shape"]),
         ({"x_train": GREY, "y_train": CLASSES + 0.5}, ["labels that are float64"]),
         ({"x_train": GREY, "y_train": np.arange(40).reshape(20, 2)}, ["labels that are int64 [20, 2]"]),
         ({"x_train": GREY.reshape(20, 64)}, ["no array of training images", "uint8 [20, 64]"]),
@@ -687,6 +687,18 @@ def test_black_and_white_images_of_zeros_and_ones_are_made_visible(tmp_path):
 def test_arrays_that_are_not_clear_are_one_line(arrays, parts, tmp_path):
     (tmp_path / "x.npz").write_bytes(npz(**arrays))
     refusal(tmp_path / "x.npz", *parts)
+
+
+@pytest.mark.parametrize("splits", [("x_train",), ("x_train", "x_test"), ("x_train", "x_val", "x_test")])
+def test_each_array_of_a_file_is_read_once_for_all_splits(splits, tmp_path, monkeypatch):
+    (tmp_path / "x.npz").write_bytes(npz(**{split: GREY / 255 for split in splits}))
+    read, keys = arrays._read, []
+    monkeypatch.setattr(arrays, "_read", lambda tree, array: (keys.append(array.key), read(tree, array))[1])
+    loaded = [load(tmp_path / "x.npz", 8, split).images for split in ("train", "test")]
+    assert sorted(keys) == sorted(set(splits) - {"x_val"})
+    if len(splits) > 1:
+        for one in loaded:
+            np.testing.assert_array_equal(one, GREY[..., None])
 
 
 def test_arrays_of_objects_are_never_unpickled(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """FLOPs against XLA's cost analysis, counts by hand, and sums of masks applied to images of ones."""
 
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +20,6 @@ from jaxtickets import config as config_lib
 from jaxtickets import cost, flops, models, snapshots
 from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
-from jaxtickets.files import write_json
 from jaxtickets.models import layers
 from jaxtickets.objectives import OBJECTIVES, Batch
 from jaxtickets.workdir import Workdir
@@ -316,7 +316,7 @@ def run(tmp_path):
     rng, dense = np.random.default_rng(0), mask_lib.ones(params)
     sparse = jax.tree.map(lambda mask: rng.random(mask.shape) < 0.5, dense)
     workdir = Workdir(tmp_path)
-    write_json(workdir.config, {"config": config_lib.to_dict(config)})
+    workdir.config.write_text(json.dumps({"config": config_lib.to_dict(config)}))
     workdir.write_rounds([{"round": 0}, {"round": 1}])
     for number, masks in enumerate([dense, sparse, sparse]):
         snapshots.save_masks(workdir.masks(number), masks)

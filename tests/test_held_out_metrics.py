@@ -12,6 +12,7 @@ import scipy.stats
 from ml_collections import ConfigDict
 
 from jaxtickets.metrics import METRICS
+from jaxtickets.metrics.held_out import error_of_mean_image
 from jaxtickets.metrics.psnr import ratios
 from jaxtickets.metrics.ssim import similarities
 from jaxtickets.models import Component
@@ -109,6 +110,29 @@ def test_bits_per_dimension_of_the_exact_posterior_are_those_of_the_dequantised_
     expected = -np.mean(log_density(noisy, weights, bias)) / (16 * np.log(2)) + np.log2(127.5)
     found = np.mean(evaluate("bits_per_dimension", objective, params, batch)["bits_per_dimension"])
     assert found == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_mean_image_has_the_number_that_a_network_without_a_code_measures_which_always_answers_it(linear_vae):
+    vae, _, _, params = linear_vae
+    rng = np.random.default_rng(0)
+    training, held_out = (rng.integers(0, high, (n, *SHAPE), dtype=np.uint8) for high, n in ((200, 5000), (256, 3000)))
+    bias = np.mean(training / 127.5 - 1, axis=0).ravel()
+    params = jax.tree.map(jnp.zeros_like, params)
+    params["decoder"]["Dense_0"]["bias"] = jnp.float32(bias)
+    batch, error = (held_out / 127.5 - 1).astype(np.float32), error_of_mean_image(training, held_out)
+    assert error == pytest.approx(np.mean(np.square(batch.reshape(-1, 16) - bias)), rel=1e-6)
+    empty, keys = {"encoder": {}, "decoder": {}}, jax.random.split(jax.random.key(0), len(batch))
+    ae = OBJECTIVES["autoencoder"].make(
+        {"encoder": Component(Linear((LATENTS,)), SHAPE), "decoder": vae.components["decoder"]}, CONFIG
+    )
+    codes = {"encoder": {"Dense_0": jax.tree.map(lambda leaf: leaf[..., :LATENTS], params["encoder"]["Dense_0"])}}
+    measured = {
+        "negative_elbo": vae.evaluate(params, empty, batch, keys)["negative_elbo"],
+        "bits_per_dimension": evaluate("bits_per_dimension", vae, params, batch)["bits_per_dimension"],
+        "reconstruction_error": ae.evaluate({**params, **codes}, empty, batch, keys)["reconstruction_error"],
+    }
+    for name, values in measured.items():
+        assert METRICS[name].of_mean_image(error, 16) == pytest.approx(mean(values), rel=1e-4), name
 
 
 def test_latents_are_active_whose_mean_varies_by_more_than_a_hundredth(linear_vae):

@@ -53,7 +53,7 @@ def states_saved(workdir):
 
 
 @pytest.fixture(scope="module")
-def whole(data_directory, tmp_path_factory):
+def whole(digits_metric, data_directory, tmp_path_factory):
     """An undisturbed run: its workdir, standard output and standard error."""
     workdir = tmp_path_factory.mktemp("whole") / "workdir"
     return workdir, *finish(start(workdir, data_directory, *SMALL))

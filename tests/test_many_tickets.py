@@ -27,7 +27,7 @@ def many_tickets():
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
-def fleet(request, many_tickets, quick_compilation):
+def fleet(request, many_tickets):
     sizes = NETWORKS[request.param]
     network = many_tickets.harness.training(request.param, **sizes)
     images = many_tickets.harness.random_images(64, sizes["image_size"])

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxtickets import masks as mask_lib
+from jaxtickets import snapshots
 from jaxtickets.errors import UserError
 
 seeds = st.integers(0, 2**32 - 1)
@@ -142,6 +143,37 @@ def test_only_the_named_components_are_prunable():
     assert mask_lib.named_leaves(everything).keys() == mask_lib.named_leaves(mask_lib.ones(params)).keys()
     with pytest.raises(UserError, match="nothing to prune"):
         mask_lib.ones(params, include=["^discriminator/"], components=("generator",))
+
+
+def test_two_leaves_of_one_name_are_refused_and_other_slashes_are_not():
+    leaf = {"kernel": np.ones(2)}
+    assert list(mask_lib.named_leaves({"a/b": leaf, "a": {"c": leaf}})) == ["a/c/kernel", "a/b/kernel"]
+    for function in (mask_lib.named_leaves, mask_lib.ones):
+        with pytest.raises(UserError, match="two parameters are called a/b/kernel, because keys hold slashes"):
+            function({"a/b": leaf, "a": {"b": leaf}})
+
+
+def test_saved_masks_come_back_whatever_the_names_hold(tmp_path):
+    keys = ("mlp/~/linear", "%2F", "a\nb", "..", "", "0", "up", "up-1", "up.2", "up 3")
+    keep = {key: np.arange(9).reshape(3, 3) % (number + 2) == 0 for number, key in enumerate(keys)}
+    masks = {"net": {key: {"kernel": mask, "bias": None} for key, mask in keep.items()}}
+    params = {"net": {key: {"kernel": np.ones((3, 3)), "bias": np.ones(3)} for key in keys}}
+    snapshots.save_masks(tmp_path / "masks", masks)
+    for found in (
+        snapshots.restore_masks(tmp_path / "masks", masks),
+        snapshots.restore_masks_raw(tmp_path / "masks", params),
+    ):
+        assert jax.tree.structure(found) == jax.tree.structure(masks)
+        jax.tree.map(np.testing.assert_array_equal, found, masks)
+
+
+@pytest.mark.parametrize(
+    "bits", [np.zeros(1, np.uint8), np.zeros(3, np.uint8), np.zeros((1, 2), np.uint8), np.zeros(2)]
+)
+def test_bits_that_are_no_mask_of_the_shape_are_refused(bits):
+    assert mask_lib.unpack({"a": np.array([255, 128], np.uint8)}, {"a": np.zeros((3, 3))})["a"].all()
+    with pytest.raises(ValueError, match="are no mask of 9 weights"):
+        mask_lib.unpack({"a": bits}, {"a": np.zeros((3, 3))})
 
 
 @pytest.mark.parametrize(

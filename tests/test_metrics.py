@@ -51,7 +51,8 @@ def test_a_gaussian_is_fitted_over_batches_as_numpy_fits_it_at_once():
     np.testing.assert_allclose(fitted.covariance, np.cov(values.T))
 
 
-def test_the_feature_network_is_deterministic_and_survives_a_file():
+def test_the_feature_network_is_deterministic_and_survives_a_file(optimized, monkeypatch):
+    monkeypatch.setattr(classifier, "STEPS", 60)
     rng = np.random.default_rng(0)
     labels = np.arange(256) % 2
     images = np.clip(rng.normal(80, 30, size=(256, 16, 16, 1)) + 90 * labels[:, None, None, None], 0, 255)

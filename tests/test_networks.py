@@ -147,7 +147,7 @@ def test_networks_say_how_accurate_they_are(config, small, register):
     assert "held-out accuracy at naming transformations" in self_supervised.load(config).about
 
 
-def test_accuracy_is_that_of_held_out_images(monkeypatch):
+def test_accuracy_is_that_of_held_out_images(optimized, monkeypatch):
     """Labels of noise can be learned by heart, and say nothing about other noise."""
     monkeypatch.setattr(classifier, "STEPS", 60)
     images, own = noise_images(600), np.arange(600) % 2
@@ -221,7 +221,7 @@ def of_arrays(images, own):
 
 
 @pytest.mark.parametrize("kind", ["labels", "self_supervised"])
-def test_held_out_images_score_best_and_worse_ones_worse_in_order(order, data_directory, kind):
+def test_held_out_images_score_best_and_worse_ones_worse_in_order(order, optimized, data_directory, kind):
     training, held_out = (data.load("digits", split, 16, data_directory) for split in data.SPLITS)
     if kind == "labels":
         network = classifier.train("digits", training.images, training.labels, held_out.images, held_out.labels)
@@ -236,7 +236,7 @@ def test_held_out_images_score_best_and_worse_ones_worse_in_order(order, data_di
 @pytest.mark.slow
 @pytest.mark.skipif(not FASHION.exists(), reason="the Debian package dataset-fashion-mnist is not installed")
 @pytest.mark.parametrize(("n", "images"), [(450, 50), (2000, 500)])
-def test_painted_garments_without_labels_are_put_in_order(order, data_directory, n, images):
+def test_painted_garments_without_labels_are_put_in_order(order, optimized, data_directory, n, images):
     """But for missing classes in sets of 50: these are other images than the real ones, and chance decides."""
     load = [data.load(f"files:{FASHION}", split, 28, data_directory) for split in data.SPLITS]
     training, held_out = (

@@ -17,8 +17,6 @@ from jaxtickets.objectives import LOSSES, Batch
 from jaxtickets.objectives.autoencoders import autoencoder, gaussian_kl, vae, vq_vae
 from jaxtickets.objectives.gan import gan
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(autouse=True)
 def float32_products():

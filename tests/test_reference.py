@@ -10,8 +10,6 @@ from flax import traverse_util
 from jaxtickets import masks as mask_lib
 from jaxtickets import models
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 WIDTH, LATENT, BATCH = 8, 6, 5
 GAN = {"name": "dcgan", "width": WIDTH, "latent_size": LATENT, "image_size": 32, "first_norm": True}
 

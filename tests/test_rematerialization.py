@@ -17,8 +17,6 @@ from jaxtickets.objectives import OBJECTIVES, Batch
 from jaxtickets.optimizers import make_optimizers
 from jaxtickets.runs import Networks
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CLASSES = 3
 # The objective, the network, and their options that have not their defaults.
 GAMES = {

@@ -16,8 +16,6 @@ from jaxtickets.config import get_config
 from jaxtickets.objectives import LOSSES, Batch
 from jaxtickets.objectives.gan import gan
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(autouse=True)
 def float32_products():

@@ -28,7 +28,7 @@ def whole(quick_runs, base, data_directory, tmp_path_factory):
     """A run over three seeds that nobody disturbed: its workdir and verdict."""
     path = tmp_path_factory.mktemp("seeds") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seeds, "Setup", lambda config: without_references(Setup(config, like=base("ae_digits"))))
+        patch.setattr(seeds, "Setup", lambda config, **_: without_references(Setup(config, like=base("ae_digits"))))
         return Workdir(path), runs.run(config(data_directory), path)
 
 
@@ -39,7 +39,7 @@ def shared(base, monkeypatch):
     class Shared:
         steps = None
 
-    def setup(config):
+    def setup(config, **_):
         one = without_references(Setup(config, like=base("ae_digits")))
         if Shared.steps is not None:
             kill_after(one, Shared.steps)

@@ -1,6 +1,7 @@
 """Tests of selection, from scores to masks: exact counts, every scope and structure, and schedules."""
 
 import itertools
+from fractions import Fraction
 from math import prod
 
 import jax
@@ -12,7 +13,18 @@ from test_masks import networks, random_masks, seeds
 
 from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
-from jaxtickets.pruning import cubic, densities, magnitude, parse_structure, prune, selection, sparsities
+from jaxtickets.pruning import (
+    channels,
+    cosine,
+    cubic,
+    densities,
+    drop_and_grow,
+    magnitude,
+    parse_structure,
+    prune,
+    selection,
+    sparsities,
+)
 from jaxtickets.pruning.selection import SCOPES, keep_highest
 
 rates = st.floats(0.01, 0.99)
@@ -21,7 +33,22 @@ WHOLE = ("filter", "block:2x2", "block:3x2", "block:1x4")
 
 
 def prune_magnitude(params, masks, sparsity, **options):
-    return prune(magnitude(params, masks), masks, sparsity, **options)
+    return prune_if_something_stays(magnitude(params, masks), masks, sparsity, **options)
+
+
+def prune_if_something_stays(scores, masks, sparsity, **options):
+    """The pruned masks; examples in which nothing would be left, which is an error, are not looked at."""
+    try:
+        return prune(scores, masks, sparsity, **{"axes": flax_layout} | options)
+    except UserError as error:
+        if "leaves none" in str(error):
+            assume(False)
+        raise
+
+
+def flax_layout(path):
+    """The axes of kernels `[..., in, out]`, those of three axes too, whose name does not tell."""
+    return -2, -1
 
 
 def pools(masks, scope):
@@ -76,7 +103,7 @@ def test_a_threshold_keeps_what_a_stable_sort_keeps(params, first, rate, scope):
     before = prune_magnitude(params, mask_lib.ones(params), first, scope=scope)
     scores = jax.tree.map(lambda leaf: np.roll(leaf, 1), magnitude(params, before))
     sparsity = first + (1 - first) * rate
-    after = prune(scores, before, sparsity, scope)
+    after = prune_if_something_stays(scores, before, sparsity, scope=scope)
     for names in pools(before, scope):
         kept = joined(before, names)
         expected = stable_sort(joined(scores, names), kept, kept.size - round(sparsity * kept.size))
@@ -254,7 +281,7 @@ def test_n_of_m_keeps_the_n_highest_of_each_m_consecutive_inputs(params, seed, p
     n, m = pattern
     before = mask_lib.ones(params) if dense else random_masks(params, seed, 0.7)
     scores = magnitude(params, before)
-    after = prune(scores, before, 1 - n / m, structure=f"{n}:{m}")
+    after = prune(scores, before, 1 - n / m, structure=f"{n}:{m}", axes=flax_layout)
     assert mask_lib.is_nested(after, before)
     for name, mask in mask_lib.named_leaves(after).items():
         old, values = mask_lib.named_leaves(before)[name], mask_lib.named_leaves(scores)[name]
@@ -276,6 +303,88 @@ def test_a_sparsity_that_n_of_m_does_not_give_is_an_error(sparsity):
 
 
 # Errors and warnings.
+
+NO_TARGETS = [1.0, 1, 50, 1.5, -0.1, -1, np.nan, np.inf, -np.inf, True, False, "0.5", None, [0.5], np.array([0.5]), 1j]
+
+
+@pytest.mark.parametrize("value", NO_TARGETS)
+def test_a_target_that_is_no_number_from_0_to_below_1_is_refused_in_a_line(value):
+    params = {"generator": {"layer": {"kernel": np.arange(12.0).reshape(3, 4)}}}
+    channel_scores = {"generator": {"hidden": np.arange(4.0)}}
+    asked = {
+        "sparsity": lambda: prune(params, mask_lib.ones(params), value),
+        "ratio": lambda: channels.select(channel_scores, value),
+        "rate": lambda: sparsities(value, 3),
+        "final": lambda: cubic(value, 0.5),
+    }
+    for name, ask in asked.items():
+        with pytest.raises(UserError, match=f"^{name}: .*0.5 is half$") as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [1.001, 50, -0.1, np.nan, True, "0.5", None])
+def test_a_share_that_may_be_1_is_refused_above_it(value):
+    params = {"generator": {"layer": {"kernel": np.ones((3, 4))}}}
+    masks = mask_lib.ones(params)
+    for ask in (
+        lambda: drop_and_grow(params, masks, params, value),
+        lambda: cosine(value, 0),
+        lambda: cubic(0.5, value),
+    ):
+        with pytest.raises(UserError, match="from 0 to 1; 0.5 is half"):
+            ask()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.5, True, "0.5", None])
+def test_a_cost_to_reach_that_is_no_number_is_refused(value):
+    with pytest.raises(UserError, match="limit: .* allowed is a number of at least 0"):
+        channels.select_by_cost({"generator": {"hidden": np.arange(4.0)}}, lambda masks: 0.5, value)
+
+
+@pytest.mark.parametrize(
+    "value", [np.float32(0.5), np.float64(0.5), np.array(0.5), jax.numpy.float32(0.5), Fraction(1, 2)]
+)
+def test_numbers_of_any_type_are_targets(value):
+    params = {"generator": {"layer": {"kernel": np.arange(12.0).reshape(3, 4)}}}
+    assert mask_lib.counts(prune(params, mask_lib.ones(params), value)).kept == 6
+
+
+@pytest.mark.parametrize("value", [-1, 0.5, True, "1", None, np.nan])
+def test_numbers_that_must_stay_are_whole(value):
+    params = {"generator": {"layer": {"kernel": np.arange(12.0).reshape(3, 4)}}}
+    with pytest.raises(UserError, match="min_per_layer: .* allowed is a whole number of at least 0"):
+        prune(params, mask_lib.ones(params), 0.5, min_per_layer=value)
+    for name in ("min_channels", "multiple"):
+        with pytest.raises(UserError, match=f"{name}: .* allowed is a whole number of at least 1"):
+            channels.select({"generator": {"hidden": np.arange(4.0)}}, 0.5, **{name: value})
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("structure", ["weight", "block:2x2"])
+def test_a_target_that_leaves_nothing_is_refused(scope, structure):
+    params = {"generator": {"layer": {"kernel": np.arange(16.0).reshape(4, 4)}}}
+    with pytest.raises(UserError, match="sparsity: 0.97 leaves none of 16 weights"):
+        prune(params, mask_lib.ones(params), 0.97, scope, structure=structure)
+    # 15 of 16 weights go, or three of four blocks.
+    kept = mask_lib.counts(prune(params, mask_lib.ones(params), 0.94 if structure == "weight" else 0.7, scope)).kept
+    assert kept >= 1
+
+
+def test_rates_and_rounds_that_leave_nothing_are_refused():
+    assert sparsities(0.9, 15)[-1] < 1
+    with pytest.raises(UserError, match="rate: 0.9 of what remains, 20 times, leaves nothing"):
+        sparsities(0.9, 20)
+
+
+def test_the_component_of_a_weight_is_its_first_key_even_if_that_holds_slashes():
+    # Haiku's parameters: both modules of one network are components of their own.
+    params = {"mlp/~/a": {"kernel": np.array([1.0, 2, 3, 4])}, "mlp/~/b": {"kernel": np.array([10.0, 20, 30, 40])}}
+    pruned = prune(params, mask_lib.ones(params), 0.5, "component")
+    assert [layer.kept for layer in mask_lib.layer_counts(pruned).values()] == [2, 2]
+    assert [layer.kept for layer in mask_lib.layer_counts(prune(params, mask_lib.ones(params), 0.5)).values()] == [0, 4]
+    chosen = mask_lib.ones(params, components=("mlp/~/b",))
+    assert list(mask_lib.named_leaves(chosen)) == ["mlp/~/b/kernel"]
 
 
 @given(networks(), st.floats(0.5, 0.98))
@@ -351,7 +460,22 @@ def test_structures_are_read_as_they_are_written():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "channels", "block", "block:4", "block:0x4", "4:4", "4:2", "0:4", "2:4x", "weight "]
+    "text",
+    [
+        None,
+        2.4,
+        "block:1x9999999999",
+        "",
+        "channels",
+        "block",
+        "block:4",
+        "block:0x4",
+        "4:4",
+        "4:2",
+        "0:4",
+        "2:4x",
+        "weight ",
+    ],
 )
 def test_an_unknown_structure_is_an_error_with_what_is_allowed(text):
     with pytest.raises(UserError, match=r"prune.structure: .* allowed: weight, filter, channel, block:"):
@@ -396,6 +520,13 @@ def test_uniform_densities_are_equal_within_a_weight(shapes, density):
     total = round(density * sizes.sum())
     counts = np.array(densities(shapes, total, "uniform"))
     np.testing.assert_array_less(np.abs(counts - sizes * total / sizes.sum()), 1 + 1e-6)
+
+
+@pytest.mark.parametrize(("total", "scope"), [(-1, "erk"), (7, "erk"), (0.5, "erk"), (True, "erk"), (3, "global")])
+def test_densities_that_no_layers_can_have_are_refused(total, scope):
+    with pytest.raises(UserError, match="allowed"):
+        densities([(2, 3)], total, scope)
+    assert densities([(2, 3)], 6) == [6]
 
 
 def test_erk_of_two_layers_by_hand():
@@ -446,6 +577,7 @@ def test_sparsities_are_those_of_the_paper():
 @given(st.floats(0.01, 0.99), st.integers(1, 30))
 def test_the_cubic_schedule_is_that_of_zhu_and_gupta(rate, rounds):
     # s_t = s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))^3 with s_i = 0, t_0 = 0, dt = 1.
+    assume(1 - (1 - rate) ** rounds < 1)
     ours, constant = sparsities(rate, rounds, "cubic"), sparsities(rate, rounds)
     final = 1 - (1 - rate) ** rounds
     expected = [final + (0 - final) * (1 - t / rounds) ** 3 for t in range(rounds + 1)]

@@ -181,7 +181,7 @@ def test_mistakes_are_found_before_anything_is_written(place):
     assert not place.sweepdir.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_stopping_the_sweep_ends_its_runs_and_keeps_the_rest_for_later(place, number):
     # The run signals the sweep, then waits for a signal.
     (place.path / "stand_in.py").write_text(
@@ -190,7 +190,7 @@ def test_stopping_the_sweep_ends_its_runs_and_keeps_the_rest_for_later(place, nu
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit('asked to end'))\n"
         "signal.pause()\n"
     )
-    assert place.sweep("seed=0,1") == 130
+    assert place.sweep("seed=0,1") == 128 + number
     assert [log.name for log in (place.sweepdir / "logs").iterdir()] == ["seed=0.log"]
 
 

@@ -186,8 +186,9 @@ def test_an_interrupted_process_says_so_and_goes_on_to_the_same_verdict(data_dir
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=300)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "Traceback" not in err
+    assert not (tmp_path / "run" / ".lock").exists()
     assert err.strip().splitlines()[-1] == "jaxtickets: interrupted; the same command goes on from the last saved state"
     process = start(tmp_path / "run", data_directory)
     assert process.communicate(timeout=300) and process.returncode == 0

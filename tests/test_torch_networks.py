@@ -23,8 +23,6 @@ torch = pytest.importorskip("torch")
 sys.path.insert(0, str(ROOT / "benchmarks"))  # The folder is not a package.
 torch_networks = importlib.import_module("torch_networks")
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 BATCH, LATENT, STEPS = 8, 6, 2
 # The objective, its options, the optimiser's options, and the image size: a ResNet for 16x16 lacks one kind of block.
 GAMES = {

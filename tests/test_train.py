@@ -25,8 +25,6 @@ from jaxtickets.objectives import OBJECTIVES
 from jaxtickets.optimizers import make_optimizers
 from jaxtickets.pruning import channels, magnitude, prune
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 class Game(NamedTuple):
     """An objective, its network, and their fields that have not their defaults.

@@ -159,10 +159,39 @@ def test_a_ticket_file_has_the_weights_that_were_trained_from_it(ends_kept):
 
 
 def test_a_ticket_file_with_the_rewind_point_alone_says_so(ends_kept, setup, tmp_path):
-    masks = setup.dense_masks
+    masks = snapshots.restore_masks(ends_kept[0].masks(1), setup.dense_masks)
     tickets.save_ticket(tmp_path / "old.safetensors", masks, setup.init(0), {}, tmp_path / "none.safetensors")
     with pytest.raises(UserError, match="holds the rewind point of the ticket and no trained weights"):
         opening.open_ticket(tmp_path / "old.safetensors")
+
+
+def test_a_byte_that_changes_in_the_files_of_a_run_is_refused_or_changes_nothing(ends_kept, setup, tmp_path):
+    place, like = Workdir(tmp_path), setup.init(0)
+    for name in ("weights", "ticket.safetensors"):
+        (shutil.copytree if name == "weights" else shutil.copy)(ends_kept[0].path / name, place.path / name)
+    readers = {
+        place.weights(0): (lambda: trained.load(place, 0),),
+        place.ticket: (
+            lambda: tickets.load_ticket(place.ticket),
+            lambda: tickets.load_trained(place.ticket),
+            lambda: tickets.load_state(place.ticket, like),
+        ),
+    }
+    rng, refused = np.random.default_rng(0), 0
+    for path, functions in readers.items():
+        whole, expected = path.read_bytes(), [read() for read in functions]
+        header = 8 + int.from_bytes(whole[:8], "little")
+        for trial in range(150):
+            content, place_ = bytearray(whole), rng.integers(header if trial % 2 else len(whole))
+            content[place_] ^= rng.integers(1, 256)
+            path.write_bytes(content[:place_] if trial % 10 == 0 else content)
+            for read, value in zip(functions, expected, strict=True):
+                try:
+                    chex.assert_trees_all_equal(read(), value)
+                except UserError as error:
+                    assert str(error).startswith(str(path)) and "\n" not in str(error)
+                    refused += 1
+    assert refused > 550
 
 
 # Other ways to train a round.
@@ -176,7 +205,7 @@ def test_compacted_rounds_have_weights_that_build_their_own_network(setup, data_
     opened, row = opening.open_round(run.place, 1), run.place.read_rounds()[1]
     sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (opened.params, run.initial_state.params)]
     assert sizes[0] == row["params_kept"] < sizes[1]
-    images = opening.dataset(opened.config, "test").images[:8] / np.float32(127.5) - 1
+    images = opening.dataset(opened, "test").images[:8] / np.float32(127.5) - 1
     assert opened.objective.reconstruct(opened.params, opened.batch_stats, images).shape == images.shape
 
 
@@ -188,13 +217,13 @@ def test_a_control_has_the_dense_weights_and_the_references_of_its_run(ends_kept
     assert run.place.read_references() == place.read_references()
     row, opened = run.place.read_rounds()[3], opening.open_round(run.place, 3)
     assert opened.config.model.width < setup.config.model.width
-    held_out = opening.dataset(opened.config, "test").images / np.float32(127.5) - 1
+    held_out = opening.dataset(opened, "test").images / np.float32(127.5) - 1
     errors = opened.objective.evaluate(opened.params, opened.batch_stats, held_out, None)["reconstruction_error"]
     assert row["reconstruction_error"] == pytest.approx(float(errors.mean()), rel=1e-5)
 
 
 def test_with_several_seeds_the_joint_verdict_decides_which_weights_stay(setup, data_directory, tmp_path, monkeypatch):
-    monkeypatch.setattr(seeds, "Setup", lambda config: Setup(config, like=setup))
+    monkeypatch.setattr(seeds, "Setup", lambda config, **_: Setup(config, like=setup))
     config = tiny("ae_digits", data_directory, **options(seeds=2, tolerance=0.3, **{"prune.sparsities": (0.2, 0.5)}))
     verdict = runs.run(config, tmp_path / "run")
     for place in Workdir(tmp_path / "run").seed_dirs().values():
@@ -244,6 +273,7 @@ def test_an_older_workdir_goes_on_if_its_dense_network_is_measured_as_it_was(end
     content = json.loads(place.config.read_text())
     del content["about"]["features"]
     place.config.write_text(json.dumps(content))
+    place.checksums.unlink()  # Older workdirs have none.
     feature_networks.check(setup, place, 0, "")
     rows = place.read_rounds()
     place.write_rounds([{**row, "reconstruction_error": 1.05 * row["reconstruction_error"]} for row in rows])

@@ -1,7 +1,9 @@
 """Directories and archives as trees of files: what is listed, what is read, what is refused."""
 
+import bz2
 import gzip
 import io
+import lzma
 import os
 import tarfile
 import zipfile
@@ -15,7 +17,8 @@ from jaxtickets.data.trees import open_inner, open_tree
 from jaxtickets.errors import UserError
 
 FILES = {"a/one.bin": b"1" * 700, "a/two.bin": b"", "b/c/three.bin": bytes(range(256)), "zero.txt": b"hello"}
-KINDS = ("directory", "x.zip", "x.tar", "x.tar.gz", "x.tgz")
+KINDS = ("directory", "x.zip", "x.tar", "x.tar.gz", "x.tgz", "x.tar.bz2", "x.tar.xz")
+MODES = {".tar": "w", ".gz": "w:gz", ".tgz": "w:gz", ".bz2": "w:bz2", ".xz": "w:xz"}
 
 
 def write(path, files):
@@ -24,8 +27,8 @@ def write(path, files):
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in files.items():
                 archive.writestr(name, content)
-    elif path.suffix in (".tar", ".gz", ".tgz"):
-        with tarfile.open(path, "w" if path.suffix == ".tar" else "w:gz") as archive:
+    elif path.suffix in MODES:
+        with tarfile.open(path, MODES[path.suffix]) as archive:
             for name, content in files.items():
                 entry = tarfile.TarInfo(name)
                 entry.size = len(content)
@@ -64,6 +67,7 @@ def test_a_directory_and_its_archives_are_the_same_tree(kind, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_hidden_and_system_files_are_left_out_and_counted(kind, tmp_path):
     hidden = (".DS_Store", "a/._one.bin", "__MACOSX/a/x", "b/Thumbs.db", "b/desktop.ini", ".git/config", "@eaDir/y")
+    hidden += (".thumbnails/one.bin", ".ipynb_checkpoints/one.bin", "$RECYCLE.BIN/x", "#recycle/x", "lost+found/x")
     tree = open_tree(write(tmp_path / kind, {**FILES, **dict.fromkeys(hidden, b"x")}))
     assert tree.names == tuple(sorted(FILES))
     assert tree.skipped == {"hidden or system files": len(hidden)}
@@ -185,7 +189,7 @@ def test_archives_with_paths_that_leave_them_are_refused(kind, name, tmp_path):
 
 def test_decompression_bombs_are_refused_by_their_sizes(tmp_path):
     zeros = bytes(gzips.HARMLESS + (1 << 20))
-    for kind in ("x.zip", "x.tar.gz"):
+    for kind in ("x.zip", "x.tar.gz", "x.tar.bz2", "x.tar.xz"):
         assert "decompression bomb" in refusal(write(tmp_path / kind, {"zeros.png": zeros}))
 
 
@@ -223,7 +227,7 @@ def test_a_tar_with_a_broken_header_in_the_middle_is_refused(tmp_path):
 
 
 def test_a_flipped_bit_is_found_by_the_checksum(tmp_path):
-    for kind in ("x.zip", "x.tar.gz"):
+    for kind in ("x.zip", "x.tar.gz", "x.tar.bz2", "x.tar.xz"):
         content = bytearray(write(tmp_path / kind, {"a.bin": noise(0, 5000)}).read_bytes())
         content[2500] ^= 1
         (tmp_path / f"bad{kind}").write_bytes(content)
@@ -274,6 +278,21 @@ def test_a_gzip_file_of_several_members_can_be_read_anywhere(monkeypatch):
         while len(got) < length and (more := file.read(int(length) - len(got))):
             got += more
         assert got == whole[start : start + length]
+
+
+@pytest.mark.parametrize("compress", [bz2.compress, lzma.compress])
+def test_files_compressed_by_bzip2_and_xz_may_have_several_streams(compress):
+    parts = [noise(i, 5000) + bytes(100_000) for i in range(3)]
+    packed = b"".join(map(compress, parts)) + bytes(64)
+    assert gzips.unpacked(io.BytesIO(packed), "x").read() == b"".join(parts)
+    for length in (7, 100, len(packed) - 200):
+        with pytest.raises(EOFError):
+            gzips.unpacked(io.BytesIO(packed[:length]), "x")
+
+
+def test_what_unpacks_to_more_than_memory_should_hold_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(gzips, "MEMORY", 50_000)
+    assert "unpack it" in refusal(write(tmp_path / "x.tar.xz", {"a": noise(0, 60_000)}))
 
 
 def test_the_places_in_a_gzip_file_stay_few_however_much_it_unpacks_to(monkeypatch):

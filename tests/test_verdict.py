@@ -220,6 +220,11 @@ def reference(held_out=None, untrained=None, **more):
         (0.9, "lower", reference(untrained=1.0), True),  # Without a floor, the untrained network must be beaten.
         (1.0, "lower", reference(untrained=1.0), False),
         (0.9, "lower", reference(untrained=1.0, best=0.0), False),
+        (57.7, "lower", reference(untrained=184.0, mean_image=57.8), True),  # Nor is the mean image a network's work.
+        (57.9, "lower", reference(untrained=184.0, mean_image=57.8), False),
+        (0.3, "lower", reference(untrained=1.0, best=0.0, mean_image=0.2), False),
+        (0.45, "lower", reference(untrained=1.0, best=0.0, mean_image=0.6), True),
+        (0.55, "lower", reference(untrained=1.0, best=0.0, mean_image=0.6), False),
         (12.0, "higher", reference(untrained=11.0), True),
         (10.0, "higher", reference(untrained=11.0), False),
         (float("nan"), "lower", reference(3.0, 2450.0), False),
@@ -249,6 +254,10 @@ def test_a_dense_run_that_has_not_learned_is_told_with_its_references_and_no_win
     )
     best = one_seed(0.9, 0.9, references=reference(untrained=1.0, best=0.0))["message"]
     assert "psnr 0.9 is nearer to an untrained network's 1 than to the best possible 0" in best
+    mean_image = one_seed(60.0, 60.0, references=reference(untrained=184.0, mean_image=57.8))["message"]
+    assert mean_image.startswith(
+        "The dense run has not learned: psnr 60 is no better than the mean training image's 57.8."
+    )
 
 
 def test_without_references_a_verdict_is_what_it_was():

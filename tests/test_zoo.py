@@ -14,8 +14,6 @@ from jaxtickets.examples import to_float
 from jaxtickets.objectives import LOSSES, OBJECTIVES, PENALTIES
 from jaxtickets.optimizers import make_optimizers
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 STEPS, BATCH = 200, 16
 # The fields in which each network's config differs from `configured`.
 NETWORKS = {

@@ -30,7 +30,8 @@ from jaxtickets.objectives import OBJECTIVES, all_components
 from jaxtickets.optimizers import OPTIMIZERS
 from jaxtickets.pruning import SCORES, parse_structure
 from jaxtickets.pruning.schedules import SCHEDULES
-from jaxtickets.pruning.selection import SCOPES, STRUCTURES
+from jaxtickets.pruning.selection import SCOPES
+from jaxtickets.pruning.structures import STRUCTURES
 
 REGISTRIES = (METHODS, NETWORKS, OBJECTIVES, OPTIMIZERS, data.SOURCES, SCORES, METRICS)
 
@@ -154,13 +155,20 @@ CORE = (
         "The number of steps between two saved train states; 0 saves at the ends of rounds only.",
     ),
     Field(
+        "train.on_divergence",
+        "stop",
+        choice("stop", "skip_round", "lower_rate"),
+        "What happens when a loss, a gradient or a metric is not finite: the run stops, the round is left without "
+        "metrics, or it starts again with half the learning rate, at most three times. The dense run can't be skipped.",
+    ),
+    Field(
         "train.rematerialize",
         False,
         switch(),
         "Whether activations within a block are computed again in the backward pass, to save memory.",
     ),
     Field("prune.score", "magnitude", choice(SCORES), "How much each weight or channel matters."),
-    Field("prune.rounds", 20, whole(0), "The number of rounds after the dense run."),
+    Field("prune.rounds", 20, whole(0, 1000), "The number of rounds after the dense run."),
     Field(
         "prune.rate",
         0.2,

@@ -8,7 +8,9 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +22,9 @@ from jaxtickets.data.decoding import Recipe
 from jaxtickets.data.folders import ImageTree
 from jaxtickets.data.source import Examples, Source
 from jaxtickets.data.tfds import Tfds
-from jaxtickets.errors import UserError
+from jaxtickets.errors import DamagedError, UserError
 from jaxtickets.fields import Registry
+from jaxtickets.local_paths import local_path
 from jaxtickets.progress import say
 
 __all__ = [
@@ -37,11 +40,14 @@ __all__ = [
     "channels",
     "check",
     "classes",
+    "digests",
     "find",
     "load",
+    "of_config",
 ]
 
 SPLITS = ("train", "test")
+FACTS = "done.json"  # In the folder of a decoded split, beside its arrays; written last.
 _IDX = "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz"
 
 SOURCES = Registry(
@@ -115,7 +121,7 @@ def find(name: str, data_dir: str | None = None) -> Source:
     source = SOURCES.get(name)
     if source is None:
         source = next(family.make(name) for family in FAMILIES if re.fullmatch(family.pattern, name, re.DOTALL))
-    return source.at(data_dir)
+    return source.at(None if data_dir is None else str(local_path(data_dir, "config.data.dir")))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,27 +159,65 @@ def load(
     source = find(name, data_dir)
     key = f"{source.key(split)}-{split}-{image_size}x{image_size}x{source.channels}-{recipe.key}"
     folder = cache.directory("data", key)
-    done = folder / "done.json"
-    if not done.exists():
-        with cache.lock(key):
-            if not done.exists():
-                # A killed process may have left files; nobody else writes here while the lock is held.
-                for leftover in folder.iterdir():
-                    leftover.unlink()
-                examples = source.open(split)
-                decoded = decoding.decode(examples, image_size, source.channels, folder, recipe)
-                for line in decoding.remarks(decoded, image_size, name, split):
-                    say(line)
-                facts = {"name": name, "label_names": examples.label_names, "digest": decoded.digest}
-                files.replace(done, json.dumps(facts).encode())
-    labels, facts = folder / "labels.npy", json.loads(done.read_text())
-    return Dataset(
-        name=name,
-        images=np.load(folder / "images.npy", mmap_mode="r"),
-        labels=np.load(labels) if labels.exists() else None,
-        label_names=tuple(facts["label_names"]),
-        digest=facts["digest"],
-    )
+    form = image_size, source.channels
+    if (found := _kept(name, folder, *form)) is not None:
+        return found
+    with cache.lock(key):
+        if (found := _kept(name, folder, *form, tell=say)) is not None:
+            return found
+        with cache.writing(folder):
+            # A killed process may have left files; nobody else writes here while the lock is held.
+            for leftover in folder.iterdir():
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        examples = source.open(split)
+        with cache.writing(folder):
+            decoded = decoding.decode(examples, image_size, source.channels, folder, recipe)
+            for line in decoding.remarks(decoded, image_size, name, split):
+                say(line)
+            facts = {"name": name, "label_names": examples.label_names, "digest": decoded.digest}
+            files.replace(folder / FACTS, json.dumps(facts).encode())
+    return _kept(name, folder, *form)
+
+
+def of_config(config, split: str) -> Dataset:
+    """Loads a split of the data set of a config, as its run has it."""
+    return load(config.data.name, split, config.model.image_size, config.data.dir or None, Recipe.of(config))
+
+
+def digests(config) -> dict[str, str]:
+    """The digests of a config's data by the name of the split (`identity`). Loads them."""
+    return {split: of_config(config, split).digest for split in SPLITS}
+
+
+def _kept(name, folder, image_size, channels, tell: Callable[[str], None] = lambda line: None) -> Dataset | None:
+    """The decoded images in a folder of the cache; None if there are none, or damaged ones, which are told."""
+    try:
+        found = {path.name: path.stat() for path in sorted(folder.iterdir())}
+    except FileNotFoundError:  # Another process is removing them.
+        return None
+    if FACTS not in found:
+        return None
+    stamps = tuple((path, status.st_ino, status.st_mtime_ns) for path, status in found.items())
+    try:
+        return _read(name, folder, image_size, channels, stamps)
+    except DamagedError as error:
+        tell(f"data.name={name!r}: {error}; they are made again")
+        return None
+
+
+@lru_cache(maxsize=16)
+def _read(name, folder, image_size, channels, stamps) -> Dataset:
+    """Reads and verifies what `load` has kept, once per process: a start asks several times.
+
+    stamps: what changes when the files do.
+    """
+    del stamps
+    facts = files.read_json(folder / FACTS) or {}
+    names, digest = facts.get("label_names"), facts.get("digest")
+    if not isinstance(names, list) or not isinstance(digest, str):
+        raise DamagedError(f"the decoded images in {folder} are damaged ({FACTS} can't be read)")
+    images, labels = decoding.read(folder, image_size, channels, names, digest)
+    return Dataset(name, images, labels, tuple(names), digest)
 
 
 def check(name: str, image_size: int | None = None, data_dir: str | None = None) -> None:
@@ -186,8 +230,9 @@ def check(name: str, image_size: int | None = None, data_dir: str | None = None)
     whole = isinstance(image_size, (int, np.integer)) and not isinstance(image_size, bool)
     if image_size is not None and not (whole and image_size > 0):
         raise UserError(f"data.image_size={image_size!r} is impossible; allowed: a whole number of pixels from 1")
-    if data_dir is not None and os.path.exists(data_dir) and not os.path.isdir(data_dir):
-        raise UserError(f"data.dir={data_dir!r} is not a directory; give one, or none for the TFDS directory")
+    path = local_path("." if data_dir is None else data_dir, "config.data.dir")
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise UserError(f"data.dir={str(path)!r} is not a directory; give one, or none for the TFDS directory")
     find(name, data_dir).verify()
 
 

@@ -14,14 +14,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxtickets import files
+from jaxtickets import checksums, files
 from jaxtickets.data import image_files
 from jaxtickets.data.source import Examples, reason
-from jaxtickets.errors import UserError
+from jaxtickets.errors import DamagedError, UserError
 from jaxtickets.fields import Check, Field, choice, refuse
 
 # Part of the cache's keys; raise it when decoding, cropping, resizing or what is kept of it changes.
 VERSION = 2
+IMAGES, LABELS = "images.npy", "labels.npy"
+AT_ONCE = 512  # The number of images that are decoded or hashed at a time.
 
 
 def _is_crop(value):
@@ -143,7 +145,7 @@ def _cropped(image, recipe, name="an image"):
         return image
     width, height = [min(image.size)] * 2 if recipe.crop == "centre" else map(int, recipe.crop.split("x"))
     if image.width < width or image.height < height:
-        at_most = f"at most {image.width}x{image.height} (the pixels of {printable(name)})"
+        at_most = f"at most {image.width}x{image.height} (the pixels of {name})"
         refuse("data.crop", recipe.crop, f"centre, none, or {at_most}")
     left, top = (image.width - width) // 2, (image.height - height) // 2
     # Pillow's resize(box=...) would let pixels from outside the square in at its edges.
@@ -168,7 +170,7 @@ class Decoded(NamedTuple):
 
 
 def decode(examples: Examples, image_size: int, channels: int, folder: pathlib.Path, recipe: Recipe = USUAL) -> Decoded:
-    """Writes images.npy and, where there are labels, labels.npy into `folder`.
+    """Writes `IMAGES` and, where there are labels, `LABELS` into `folder`.
 
     Images: uint8 [n, image_size, image_size, channels]. Labels: int32 [n], or uint8 [n, attributes].
 
@@ -189,16 +191,16 @@ def decode(examples: Examples, image_size: int, channels: int, folder: pathlib.P
         return _resized(kept, image_size, channels), kept.size
 
     labels, broken, sizes, digest = [], [], collections.Counter(), hashlib.sha256()
-    with files.atomic_write(folder / "images.npy") as path, open(path, "r+b") as file:
+    with files.atomic_write(folder / IMAGES) as path, open(path, "r+b") as file:
         file.write(_header(examples.count, image_size, channels))
         with futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool, warnings.catch_warnings(action="ignore"):
-            for start in range(0, examples.count, 512):
-                batch = examples.read(start, min(start + 512, examples.count))
+            for start in range(0, examples.count, AT_ONCE):
+                batch = examples.read(start, min(start + AT_ONCE, examples.count))
                 for (_, label, name), result in zip(batch, pool.map(array, batch), strict=True):
                     if isinstance(result, UserError):
                         if recipe.on_broken == "stop":
                             raise result
-                        broken.append(printable(name))
+                        broken.append(name)
                         continue
                     pixels, size = result
                     sizes[size] += 1
@@ -210,14 +212,52 @@ def decode(examples: Examples, image_size: int, channels: int, folder: pathlib.P
             raise UserError(f"{first}; mend or remove them")
         file.seek(0)
         file.write(_header(len(labels), image_size, channels))
-        names = tuple(examples.label_names)
-        digest.update(repr((len(labels), image_size, channels, names)).encode())
+        of_all, names = None, tuple(examples.label_names)
         if labels[0] is not None:
             of_all = np.asarray(labels, np.uint8 if isinstance(labels[0], Sequence) else np.int32)
-            digest.update(of_all)
-            with files.atomic_write(folder / "labels.npy") as labels_path:
+            with files.atomic_write(folder / LABELS) as labels_path:
                 _save(labels_path, of_all)
-    return Decoded(digest.hexdigest(), broken, sizes)
+    return Decoded(_completed(digest, (len(labels), image_size, channels), names, of_all), broken, sizes)
+
+
+def read(
+    folder: pathlib.Path, image_size: int, channels: int, names: Sequence[str], digest: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The images and labels that `decode` has written into `folder`, the images mapped from disk.
+
+    Raises:
+      DamagedError: they can't be read, or their digest is another one than `digest`.
+    """
+    try:
+        images = np.load(folder / IMAGES, mmap_mode="r")
+        labels = np.load(folder / LABELS) if (folder / LABELS).exists() else None
+        # The digest covers neither types nor the order of axes.
+        if images.dtype.str != "|u1" or not images.flags.c_contiguous:
+            raise ValueError(f"images of {images.dtype.str}")
+        if labels is not None and ((labels.dtype.str, labels.ndim) not in (("<i4", 1), ("|u1", 2))):
+            raise ValueError(f"labels of {labels.dtype.str} {list(labels.shape)}")
+        sha = hashlib.sha256()
+        for start in range(0, len(images), AT_ONCE):
+            sha.update(images[start : start + AT_ONCE])
+        of_images = sha.copy().hexdigest()
+        if images.shape[1:] != (image_size, image_size, channels) or digest != _completed(
+            sha, (len(images), image_size, channels), names, labels
+        ):
+            raise ValueError("their checksum is another one")
+    except Exception as error:  # NumPy raises several for headers that make no sense.
+        raise DamagedError(f"the decoded images in {folder} are damaged ({error})") from None
+    checksums.remember(images, of_images)
+    if labels is not None:
+        labels.flags.writeable = False  # All who load the data set share them.
+    return images, labels
+
+
+def _completed(sha, shape, names, labels) -> str:
+    """The digest of a split, given the hash of its pixels. shape: the number of images, their size and channels."""
+    sha.update(repr((*shape, tuple(names))).encode())
+    if labels is not None:
+        sha.update(np.ascontiguousarray(labels))
+    return sha.hexdigest()
 
 
 def broken_image(name: str, error: Exception, otherwise: str = "") -> UserError:
@@ -225,15 +265,10 @@ def broken_image(name: str, error: Exception, otherwise: str = "") -> UserError:
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UserError):  # The file can't be read; the error names it.
-        return UserError(printable(str(error)))
+        return error
     # The text of Pillow's error for an unknown format tells an address in memory.
     why = "Pillow doesn't know its format" if isinstance(error, UnidentifiedImageError) else reason(error)
-    return UserError(f"{printable(name)} is no readable image ({why}); mend or remove it{otherwise}")
-
-
-def printable(text: str) -> str:
-    """Returns a text on one line that any terminal can show: what can't be printed is escaped."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+    return UserError(f"{name} is no readable image ({why}); mend or remove it{otherwise}")
 
 
 def remarks(decoded: Decoded, image_size: int, name: str, split: str) -> list[str]:

@@ -4,18 +4,20 @@ import collections
 import hashlib
 import heapq
 import math
+import os
 import posixpath
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from jaxtickets.data import decoding, image_files
+from jaxtickets.data import image_files
 from jaxtickets.data.source import Examples, Source
 from jaxtickets.data.trees import Tree, open_tree
 from jaxtickets.errors import UserError
+from jaxtickets.local_paths import local_path
 from jaxtickets.progress import say
 
 PREFIX = "folder:"
@@ -122,8 +124,8 @@ class ImageTree(Source):
         where = f"data.name={self.name!r}"
         if self.tree is not None:
             return self.tree
-        path = Path(self.path).expanduser()
-        if not self.path or not path.exists():
+        path = self.path and local_path(self.path, f"config.data.name={PREFIX}PATH with PATH")
+        if not path or not os.path.exists(path):
             raise UserError(f"{where}: there is no such directory, zip or tar; give folder:PATH with an existing path")
         tree = open_tree(path)
         if tree.kind == "file":
@@ -260,5 +262,5 @@ def _others(tree):
 def _counted(counts):
     """Returns numbers of things in words, the largest first."""
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    words = [f"{count:,} {decoding.printable(what)}" for what, count in ranked[:6]]
+    words = [f"{count:,} {what}" for what, count in ranked[:6]]
     return ", ".join(words + (["..."] if len(ranked) > 6 else []))

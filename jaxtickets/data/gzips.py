@@ -1,8 +1,11 @@
-"""Files compressed by gzip, read at any place, and a limit for what compressed files unpack to."""
+"""Files compressed by gzip, bzip2 or xz, read at any place, and a limit for what compressed files unpack to."""
 
 import bisect
+import bz2
 import io
+import lzma
 import zlib
+from typing import BinaryIO
 
 from jaxtickets.errors import UserError
 
@@ -10,6 +13,9 @@ from jaxtickets.errors import UserError
 RATIO = 250
 HARMLESS = 64 << 20  # The number of bytes that may be unpacked whatever the ratio.
 CHUNK = 1 << 14
+MEMORY = 2 << 30  # The largest number of bytes that are unpacked into memory.
+AT_ONCE = 1 << 20
+DICTIONARY = 256 << 20  # The largest number of bytes of memory for unpacking xz; `xz -9` needs 65 MiB.
 # The largest number of places in a file from which reading can start, and the smallest number of unpacked bytes between
 # two of them. A place costs about 40 kB of memory, the window of its decompressor.
 PLACES, SPACING = 2048, 1 << 18
@@ -22,6 +28,50 @@ def check_ratio(name: str, unpacked: int, packed: int) -> None:
             f"{name}: {packed:,} bytes that unpack to {unpacked:,} or more are a decompression bomb, not a data set;"
             f" up to {RATIO} times as many are allowed"
         )
+
+
+def _xz():
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, DICTIONARY)
+
+
+DECOMPRESSORS = {b"BZh": bz2.BZ2Decompressor, b"\xfd7zXZ\0": _xz}  # By the first bytes of a file.
+
+
+def unpacked(file: BinaryIO, name: str) -> BinaryIO | None:
+    """The content of a file compressed by bzip2 or xz, in memory: these can't be read at any place. None for others.
+
+    name: how messages call it.
+
+    Raises:
+      EOFError, OSError, lzma.LZMAError: the file is cut short or broken.
+      UserError: it is a decompression bomb, or too large for memory.
+    """
+    head = file.read(6)
+    make = next((make for magic, make in DECOMPRESSORS.items() if head.startswith(magic)), None)
+    length = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    if make is None:
+        return None
+    content, decompressor, rest = io.BytesIO(), None, b""
+    while packed := rest or file.read(CHUNK):
+        rest = b""
+        if decompressor is None:  # A file may have several streams, and zeros behind them.
+            packed = packed.lstrip(b"\0")
+            decompressor = make() if packed else None
+        while decompressor:
+            content.write(decompressor.decompress(packed, AT_ONCE))
+            check_ratio(name, content.tell(), length)
+            if content.tell() > MEMORY:
+                raise UserError(f"{name} unpacks to more than {MEMORY >> 30} GiB; unpack it and give the directory")
+            if decompressor.eof:
+                rest, decompressor = decompressor.unused_data, None
+            elif decompressor.needs_input:
+                break
+            packed = b""
+    if decompressor or not content.tell():
+        raise EOFError("the compressed file ends too early")
+    content.seek(0)
+    return content
 
 
 class Gzip(io.RawIOBase):

@@ -1,10 +1,18 @@
 """Image files as cameras, scanners and editors leave them, as images of Pillow with 8 bits: upright and opaque."""
 
+import contextlib
+import functools
 import io
+import threading
 import warnings
 
 import numpy as np
 
+from jaxtickets.data.gzips import HARMLESS, RATIO
+
+# What is decoded, whatever a file is called. Pillow knows more formats, and starts another program for one of them.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM", "QOI", "TGA", "ICO")
+_LARGE = threading.Lock()  # Of the images of more than `HARMLESS` bytes, one is decoded at a time.
 UNKNOWN_RANGE = "its values are {}, whose black and white are not known; save it with 8 or 16 bits"
 
 
@@ -15,15 +23,36 @@ def opened(encoded: bytes, background: str):
       encoded: the content of the file.
       background: the colour behind transparent parts.
 
-    Raises what Pillow raises for a broken image, and ValueError for values whose range is not known.
+    Raises what Pillow raises for a broken image, and ValueError for values whose range is not known, and for a
+    decompression bomb.
     """
-    from PIL import Image
-
-    with Image.open(io.BytesIO(encoded)) as image:
+    with _open(encoded) as image:
         image.load()
         _scale_transparent_colour(image, encoded)
         flat = _upright(_to_8_bits(image), image)
         return _composited(flat, background).copy()  # The file's own image ends with the file.
+
+
+@functools.cache
+def _formats():
+    """Those of `FORMATS` that this Pillow has been built with."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+@contextlib.contextmanager
+def _open(encoded):
+    """Opens an image file of one of `FORMATS` that does not claim to be implausibly large; nothing is decoded yet."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(encoded), formats=_formats()) as image:
+        size = image.width * image.height * len(image.getbands())
+        if size > HARMLESS and size > RATIO * len(encoded):
+            raise ValueError(f"{image.width}x{image.height} pixels in {len(encoded):,} bytes are a decompression bomb")
+        with _LARGE if size > HARMLESS else contextlib.nullcontext():
+            yield image
 
 
 def _composited(image, background):
@@ -93,9 +122,9 @@ def _scale_transparent_colour(image, encoded):
 
 def is_colour(encoded: bytes) -> bool:
     """Returns whether any pixel of an image file is coloured. Raises what Pillow raises for a broken image."""
-    from PIL import Image, ImageChops
+    from PIL import ImageChops
 
-    with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded)) as image:
+    with warnings.catch_warnings(action="ignore"), _open(encoded) as image:
         if image.mode.startswith(("1", "L", "I", "F")):
             return False
         image.draft("RGB", (64, 64))  # JPEGs are decoded at a fraction of their size.

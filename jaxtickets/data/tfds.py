@@ -56,8 +56,7 @@ class Tfds(Source):
 
     def verify(self) -> None:
         if self.allowed:
-            with quiet():
-                self.builder_class()
+            self._builder()
 
     def key(self, split: str) -> str:
         """Returns name and version. Needs no prepared data."""
@@ -90,16 +89,18 @@ class Tfds(Source):
                 builder = self._builder()
         held_out = next((part for part in ("test", "validation") if part in builder.info.splits), None)
         part = {"train": "train" if held_out else "train[:90%]", "test": held_out or "train[90%:]"}[split]
-        # Pillow decodes later: TFDS would use OpenCV where that is installed, and the two differ on JPEG.
-        data = builder.as_data_source(part, decoders={"image": tfds.decode.SkipDecoding()})
         features = builder.info.features
+        with self._whole(builder):
+            # Pillow decodes later: TFDS would use OpenCV where that is installed, and the two differ on JPEG.
+            data = builder.as_data_source(part, decoders={"image": tfds.decode.SkipDecoding()})
         if "attributes" in features:
             names = tuple(features["attributes"])
         else:
             names = tuple(getattr(features["label"], "names", None) or ()) if "label" in features else ()
 
         def read(start, stop):
-            records = data.__getitems__(list(range(start, stop)))
+            with self._whole(builder):
+                records = data.__getitems__(list(range(start, stop)))
             return [(record["image"], _label(record, names), f"image {start + i}") for i, record in enumerate(records)]
 
         return Examples(len(data), read, names)
@@ -132,16 +133,35 @@ class Tfds(Source):
                 builder = self.builder_class()(
                     data_dir=self.data_dir, file_format="array_record", **({"config": config} if config else {})
                 )
-            except ValueError as error:
-                if "File format is already set" not in str(error):
-                    raise
-                raise UserError(
-                    f"data.name={self.name!r} is prepared in another file format than array_record in"
-                    f" {self.data_dir or 'the TFDS directory'}; give another directory with --config.data.dir"
-                ) from error
-        if "image" not in builder.info.features:
+                features = builder.info.features
+            except UserError:
+                raise
+            except Exception as error:  # A builder may import what is missing, and reads what is prepared.
+                raise UserError(self._why_no_builder(error)) from error
+        if "image" not in features:
             raise UserError(f"data.name={self.name!r} has no 'image' feature; allowed: {self.allowed}")
         return builder
+
+    def _why_no_builder(self, error):
+        name, place = f"data.name={self.name!r}", self.data_dir or "the TFDS directory"
+        if "File format is already set" in str(error):
+            return (
+                f"{name} is prepared in another file format than array_record in {place}; give another directory with"
+                " --config.data.dir"
+            )
+        if isinstance(error, ModuleNotFoundError):
+            needs = 'TensorFlow: pip install -e ".[tfds]"' if error.name == "tensorflow" else reason(error)
+            return f"{name}: TFDS can't describe it without {needs}; or {self._other_ways()}"
+        return f"{name} can't be opened in {place}: {reason(error)}; remove what is there of it, or {ALTERNATIVES}"
+
+    @contextlib.contextmanager
+    def _whole(self, builder) -> Iterator[None]:
+        """Turns every error in reading prepared data into one line: array_record raises several for damaged files."""
+        try:
+            yield
+        except Exception as error:
+            what = f"data.name={self.name!r}: the prepared data in {builder.data_dir} can't be read ({reason(error)})"
+            raise UserError(f"{what}; delete that directory, and the same command prepares it again") from error
 
     def _other_ways(self) -> str:
         return f"fetch {self.by_hand}; or {ALTERNATIVES}" if self.by_hand else ALTERNATIVES

@@ -16,20 +16,21 @@ import tarfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import BinaryIO, NamedTuple
 
-from jaxtickets.data.gzips import Gzip, check_ratio
+from jaxtickets.data.gzips import MEMORY, Gzip, check_ratio, unpacked
 from jaxtickets.data.source import reason
 from jaxtickets.errors import UserError
 
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+ARCHIVES = (".zip", ".tar", *COMPRESSED)
 LARGE, TRUSTED = 10_000, 60  # A directory of at least `LARGE` files is listed again after `TRUSTED` seconds only.
-MEMORY = 2 << 30  # The largest size in bytes of an archive in an archive.
-SYSTEM = {"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"}  # Beside all names that begin with a dot.
+SYSTEM = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+SYSTEM |= {"Thumbs.db", "desktop.ini"}  # Left out beside all names that begin with a dot.
 
 
 class Entry(NamedTuple):
@@ -80,11 +81,14 @@ class Tree:
             raise UserError(f"{self.label(name)}: {what}: {reason(error)}") from error
 
     def read(self, name: str) -> bytes:
-        """Returns a file's content. Raises UserError if it can't be read, or its archive is broken."""
+        """Returns a file's content. Raises UserError if it can't be read, is too large, or its archive is broken."""
+        if self.size(name) > MEMORY:
+            raise UserError(f"{self.label(name)}: is too large to be read as a whole (up to {MEMORY >> 30} GiB are)")
         with self.open(name) as file:
-            content = file.read()
+            # What an archive says of a file's length may be untrue: it could unpack to much more.
+            content = file.read(self.size(name) + 1) if self.is_archive else file.read()
             if self.is_archive and len(content) != self.size(name):
-                raise EOFError("it ends too early")
+                raise EOFError("it is shorter or longer than the archive says")
             return content
 
     def size(self, name: str) -> int:
@@ -110,7 +114,7 @@ class Tree:
 
 
 def open_tree(path: os.PathLike | str) -> Tree:
-    """Lists a directory, a .zip, or a .tar, plain or compressed by gzip; any other file is a tree of one file.
+    """Lists a directory, a .zip, or a .tar, plain or compressed (gzip, bzip2, xz); other files are trees of one file.
 
     Links are followed, out of the root too, but never twice to the same file or directory. Devices, pipes and sockets
     are left out. In an archive, links are left out. A directory of many files is not listed again within a minute.
@@ -119,7 +123,7 @@ def open_tree(path: os.PathLike | str) -> Tree:
       UserError: the path is missing or unreadable; the archive is broken, holds absolute paths or such with "..", or
         claims to unpack to implausibly much.
     """
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(path)
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
@@ -178,20 +182,22 @@ def _archive(file: BinaryIO, path: pathlib.Path, stamp: object) -> Tree | None:
       path: how messages call it. Its suffix matters: an archive's own makes another file an error.
       stamp: a value that changes when the file does, for archives without checksums.
     """
-    name = path.name.lower()
+    name, head = path.name.lower(), file.read(512)
+    file.seek(0)
     try:
-        head = file.read(512)
-        file.seek(0)
         if name.endswith(".npz"):  # A zip archive that NumPy reads.
             return None
         if head.startswith((b"PK\3\4", b"PK\5\6")) or name.endswith(".zip"):
             return _zip(file, path)
         if head.startswith(b"\x1f\x8b"):
-            unpacked = io.BufferedReader(Gzip(file, str(path)), 1 << 16)
-            # Any file may be compressed by gzip; a tar is recognised by its first header.
-            if name.endswith((".tar.gz", ".tgz")) or _is_tar(unpacked.peek(512)[:512]):
-                return _tar(unpacked, path, stamp)
-            return None
+            content = io.BufferedReader(Gzip(file, str(path)), 1 << 16)
+        else:
+            content = unpacked(file, str(path))
+        if content:
+            # Any file may be compressed; a tar is recognised by its first header.
+            is_tar = _is_tar(content.read(512))
+            content.seek(0)
+            return _tar(content, path, stamp) if is_tar or name.endswith(COMPRESSED) else None
         if _is_tar(head) or name.endswith(ARCHIVES):
             return _tar(file, path, stamp)
         return None
@@ -205,8 +211,7 @@ def _archive(file: BinaryIO, path: pathlib.Path, stamp: object) -> Tree | None:
 
 
 def _directory(root: pathlib.Path) -> Tree:
-    entries, skipped = {}, collections.Counter()
-    links = []  # They wait until all that is not reached through one of them is listed.
+    entries, skipped, links = {}, collections.Counter(), []  # Links wait until all that needs none is listed.
     real_folders, real_files = set(), set()  # The latter only of those that a link leads to.
 
     def add(name, status):
@@ -267,7 +272,8 @@ def _directory(root: pathlib.Path) -> Tree:
         else:
             real_files.add(real)
             add(name, status)
-    return Tree(root, "directory", _sorted(entries.values()), dict(skipped), lambda name: (root / name).open("rb"))
+    listed = tuple(sorted(entries.values()))
+    return Tree(root, "directory", listed, dict(skipped), lambda name: (root / name).open("rb"))
 
 
 # --- archives ---
@@ -283,7 +289,7 @@ def _zip(file, path: pathlib.Path) -> Tree:
     total = sum(member.file_size for member in members.values())
     check_ratio(str(path), total, file.seek(0, io.SEEK_END))
     entries = [Entry(name, m.file_size, (m.CRC, *m.date_time)) for name, m in members.items()]
-    return Tree(path, "zip", _sorted(entries), dict(skipped), lambda name: archive.open(members[name]))
+    return Tree(path, "zip", tuple(sorted(entries)), dict(skipped), lambda name: archive.open(members[name]))
 
 
 def _tar(file, path: pathlib.Path, stamp: object) -> Tree:
@@ -309,7 +315,7 @@ def _tar(file, path: pathlib.Path, stamp: object) -> Tree:
             yield archive.extractfile(members[name])
 
     entries = [Entry(name, m.size, (m.mtime, stamp)) for name, m in members.items()]
-    return Tree(path, "tar", _sorted(entries), dict(skipped), opened)
+    return Tree(path, "tar", tuple(sorted(entries)), dict(skipped), opened)
 
 
 def _add(members: dict, skipped: collections.Counter, path: pathlib.Path, name: str, kind: str, member) -> None:
@@ -339,12 +345,6 @@ def _is_hidden(name: str) -> bool:
 
 def _is_tar(head: bytes) -> bool:
     """Returns whether a file that begins with these 512 bytes is a tar, by the checksum of its first header."""
-    try:
-        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
-    except tarfile.HeaderError:
-        return False
-    return True
-
-
-def _sorted(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    return tuple(sorted(entries))
+    with contextlib.suppress(tarfile.HeaderError):
+        return bool(tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape"))
+    return False

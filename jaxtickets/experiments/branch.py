@@ -1,15 +1,16 @@
 """Controls on every level of a finished run: what a ticket must beat to mean anything."""
 
 import dataclasses
-from pathlib import Path
 
+from jaxtickets import data, snapshots
 from jaxtickets import masks as mask_lib
-from jaxtickets import snapshots
+from jaxtickets.data import identity
 from jaxtickets.errors import UserError
 from jaxtickets.experiments import finished
 from jaxtickets.experiments.method import Method
 from jaxtickets.experiments.protocol import Run
 from jaxtickets.fields import Field, choice, refuse, text
+from jaxtickets.local_paths import local_path
 from jaxtickets.objectives import OBJECTIVES
 from jaxtickets.origin import completed, differences, flat
 from jaxtickets.pruning import SCORES
@@ -27,6 +28,7 @@ FREE = (
     *("experiment", "rewind_step", "seeds", "tickets_per_host", "confidence", "tolerance", "keep_weights"),
     *("data.dir", "data.placement"),
     *("train.log_every", "train.checkpoint_every", "train.rematerialize", "train.steps_per_call"),
+    "train.on_divergence",
 )
 PRUNABLE = ("include", "exclude", "components")  # All of `config.prune` that must be the same.
 
@@ -70,12 +72,14 @@ def source(networks, seed: int) -> finished.Finished:
       UserError: it is not finished, or was trained otherwise.
     """
     config = networks.config
-    parent = finished.read(Path(config.branch.of), "branch.of", seed)
+    parent = finished.read(local_path(config.branch.of, "config.branch.of"), "branch.of", seed)
     here, there = networks.json_config | {"seed": seed}, completed(parent.config, networks.json_defaults)
     if here["eval"]["features"] == "auto":  # No metric reads it, else it would be a network's name.
         here["eval"] = here["eval"] | {"features": there["eval"]["features"]}
     if differing := differences(_trained_as(there), _trained_as(here)):
         raise UserError(f"config.branch.of={config.branch.of!r}: trained with another config: {differing}")
+    what = f"config.branch.of={config.branch.of!r}"
+    identity.check(parent.data, data.digests(config), what, "a control needs the data of its run")
     return parent
 
 
@@ -92,6 +96,7 @@ def _trained_as(config):
 def _check(config):
     if not config.branch.of:
         refuse("branch.of", "", "the workdir of a finished run")
+    local_path(config.branch.of, "config.branch.of")
 
 
 BRANCH = Method(

@@ -10,11 +10,13 @@ from jaxtickets.errors import UserError
 from jaxtickets.experiments.method import REWIND, Method, check_rewind, only_magnitude
 from jaxtickets.experiments.protocol import Run
 from jaxtickets.fields import Field, at_least, choice, fraction_or_steps, number, refuse, share, whole
+from jaxtickets.finite import DivergedError
 from jaxtickets.progress import say
 from jaxtickets.pruning import channels
 from jaxtickets.pruning.early_bird import (
     distance_by_chance,
     entries,
+    gamma_l1,
     hamming_distances,
     is_by_position,
     pack,
@@ -95,7 +97,11 @@ def train_ticket(run: Run, round_: int) -> None:
     """The search for one ticket, and its training; nothing if it is recorded already."""
     if run.is_finished(round_):
         return
-    found = search(run, round_)
+    try:
+        found = search(run, round_)
+    except DivergedError as error:
+        run.skip(round_, run.dense_masks, error, columns=early_bird_columns())
+        return
     start = found.state if run.config.rewind == "none" or found.is_dense else run.rewind_point
     is_smaller = run.config.prune.structure == "channel" and not found.is_dense
     train = run.compacted_round if is_smaller else run.round
@@ -131,6 +137,7 @@ def search(run: Run, round_: int) -> Found:
     """Trains the dense network until its ticket of the round's level has emerged; nothing is searched a second time.
 
     Raises:
+      DivergedError: the search has diverged, and the round is to be skipped.
       UserError: none has within the budget, and `config.early_bird.on_no_early_bird` is "fail".
     """
     options, history = run.config.early_bird, _History(run, round_)
@@ -167,18 +174,6 @@ def search(run: Run, round_: int) -> Found:
     return Found(masks, state, epoch, history.seconds[-1], None if moved is None else moved[ticket])
 
 
-def gamma_l1(networks, weight: float):
-    """The weight of |gamma| of the components that are pruned, as a tree like the parameters; None if it is 0."""
-    if not weight:
-        return None
-    is_gamma = channels.is_gamma(networks.params, networks.axis_names.params, networks.batch_stats)
-    weights = {name: weight if jax.tree.leaves(own) else None for name, own in networks.dense_masks.items()}
-    return {
-        component: jax.tree.map(lambda gamma, weight=weights[component]: weight if gamma else None, layers)
-        for component, layers in is_gamma.items()
-    }
-
-
 class _History:
     """The masks that a search has drawn, and how far each is from each other, as the workdir keeps them.
 
@@ -193,7 +188,7 @@ class _History:
         self.unit = "channels" if run.config.prune.structure == "channel" else "weights"
         self.steps, self.seconds, self._masks, self.distances = [], [], [], np.zeros((0, 0))
         self.from_start, self.chance, self.shares, self.remark = [], [], [], ""
-        if found := run.place.read_search(round_):
+        if found := run.drawn(round_):
             saved, masks = found
             n = min(len(saved["steps"]), len(masks))  # A kill may have come between the two files.
             self.steps, self.seconds, self._masks = saved["steps"][:n], saved["seconds"][:n], list(masks[:n])

@@ -4,18 +4,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtickets import snapshots, tickets
-from jaxtickets.errors import UserError
+from jaxtickets.errors import DamagedError, UserError
 from jaxtickets.workdir import Workdir
 
 
 class Finished(NamedTuple):
     """The tickets of one run: masks by round, and one rewind point for all.
 
-    config: as JSON values. params, batch_stats: of the rewind point, nested dicts of NumPy arrays. rows: `rounds.csv`.
+    config: as JSON values. data: the digests of its data by split; None if an older version has kept none. params,
+    batch_stats: of the rewind point, nested dicts of NumPy arrays. rows: `rounds.csv`.
     """
 
     place: Workdir
     config: dict
+    data: dict[str, str] | None
     params: dict[str, Any]
     batch_stats: dict[str, Any]
     masks: dict[int, Any]
@@ -30,24 +32,35 @@ def read(path: Path, field: str, seed: int) -> Finished:
 
     Raises:
       UserError: there is no finished run.
+      DamagedError: something of it is missing or damaged.
     """
     place = Workdir(path).seed(seed)
+    where = f"config.{field}={str(path)!r}"
     try:
         config, rows = place.read_config(), place.read_rounds()
         if config is None or not place.is_finished or not rows:
             raise OSError("no finished run")
-        point = snapshots.restore_raw(place.snapshot("rewind"))
-        masks = {
-            row["round"]: snapshots.restore_masks_raw(place.masks(row["round"]), point["params"])
-            for row in rows
-            if row["round"]
-        }
-        if not masks:
+        saved = {row["round"]: _masks(place, row) for row in rows if row["round"]}
+        if not saved:
             raise OSError("nothing was pruned")
+        for needed in (place.snapshot("rewind"), *saved.values()):
+            if not snapshots.exists(needed):
+                raise DamagedError(f"{needed} is missing")
+        point = snapshots.restore_raw(place.snapshot("rewind"))
+        masks = {round_: snapshots.restore_masks_raw(own, point["params"]) for round_, own in saved.items()}
+    except DamagedError as error:
+        raise DamagedError(f"{where}: {error}") from None
     except (OSError, ValueError, KeyError):
         reason = f"the workdir of a finished run that has pruned something, with seed {seed}"
-        raise UserError(f"config.{field}={str(path)!r}: allowed is {reason}") from None
-    return Finished(place, config, point["params"], point["batch_stats"], masks, rows)
+        raise UserError(f"{where}: allowed is {reason}") from None
+    return Finished(place, config, place.read_data(), point["params"], point["batch_stats"], masks, rows)
+
+
+def _masks(place, row):
+    """Where the masks of a round are. One whose search has diverged has no ticket, and counts as dense."""
+    is_dense = row.get("diverged_step") is not None and not row["sparsity"]
+    own = place.masks(row["round"])
+    return place.masks(0) if is_dense and not snapshots.exists(own) else own
 
 
 def read_ticket(path: Path) -> Finished:
@@ -57,5 +70,6 @@ def read_ticket(path: Path) -> Finished:
       UserError: the file is missing or is no ticket.
     """
     ticket = tickets.load_ticket(path)
-    masks = {ticket.metadata["verdict"]["winning_round"]: ticket.masks}
-    return Finished(Workdir(path), ticket.metadata["config"], ticket.params, ticket.batch_stats, masks, [])
+    config, verdict = tickets.run_of(ticket.metadata, path)
+    masks = {verdict["winning_round"]: ticket.masks}
+    return Finished(Workdir(path), config, verdict.get("data"), ticket.params, ticket.batch_stats, masks, [])

@@ -13,7 +13,7 @@ def imp(run: Run) -> None:
     masks, start = run.dense_masks, run.initial_state
     for round_ in range(len(run.levels)):
         if round_ > 0:
-            trained = run.trained or run.dense  # A run that is re-entered has no other.
+            trained = run.trained_before(round_)
             masks = run.pruned(round_, masks, trained)
             start = run.rewound(masks, trained)
         run.round(round_, masks, start)

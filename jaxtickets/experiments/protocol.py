@@ -7,6 +7,7 @@ A recipe trains rounds. Whatever it takes to train, save, restore and record the
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from jaxtickets.finite import DivergedError
 from jaxtickets.train import TrainState
 from jaxtickets.workdir import Workdir
 
@@ -51,6 +52,13 @@ class Run(Protocol):
 
     def saved_masks(self, round_: int):
         """The masks of a round that has started, or None."""
+
+    def trained_before(self, round_: int) -> TrainState:
+        """The train state at the end of the round before; where nothing of it is needed any more, some train state.
+
+        Raises:
+          DamagedError: it is needed and lost.
+        """
 
     def rewound(self, masks, trained: TrainState) -> TrainState:
         """`trained` rewound as `config.rewind` says, under `masks`."""
@@ -102,6 +110,19 @@ class Run(Protocol):
 
         Args:
           l1: a tree like the parameters: the weight of |parameter| in the loss, or None; None: no penalty.
+
+        Raises:
+          DivergedError: it has diverged, and the round must end with `skip`.
+        """
+
+    def skip(self, round_: int, masks, error: DivergedError, columns: dict | None = None) -> None:
+        """Records the round as diverged, without metrics, under `masks`."""
+
+    def drawn(self, round_: int) -> tuple[dict, Any] | None:
+        """The masks that the search of the round has drawn so far (`Workdir.read_search`), or None.
+
+        Raises:
+          DamagedError: they are damaged or lost, and the search has ended.
         """
 
     def end_search(self, round_: int, masks, state: TrainState) -> None:

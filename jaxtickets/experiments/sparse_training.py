@@ -31,7 +31,8 @@ def gradual(run: Run) -> None:
         def update(step, state, masks):
             target = pruning.cubic(sparsity, (steps.index(step) + 1) / len(steps))
             scores = pruning.magnitude(state.params, masks)
-            return pruning.prune(scores, masks, target, options.scope, options.min_per_layer, options.structure)
+            how = options.scope, options.min_per_layer, options.structure, run.networks.axes
+            return pruning.prune(scores, masks, target, *how)
 
         return update
 

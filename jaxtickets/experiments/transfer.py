@@ -1,6 +1,5 @@
 """Tickets of one network in another: from a VAE to a GAN and back, to other data, to another objective."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -8,12 +7,15 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from jaxtickets import data, models
+from jaxtickets.data import identity
 from jaxtickets.errors import UserError
 from jaxtickets.experiments import finished
 from jaxtickets.experiments.method import Method
 from jaxtickets.experiments.protocol import Run
 from jaxtickets.fields import Field, refuse, some_of, text
+from jaxtickets.local_paths import local_path
 from jaxtickets.objectives import all_components, check_components, counterparts
+from jaxtickets.origin import completed, flat
 from jaxtickets.progress import say
 from jaxtickets.train import rewind
 
@@ -21,6 +23,8 @@ FIELDS = (
     Field("transfer.of", "", text(), "The workdir of a finished run, or a ticket file, whose tickets are transferred."),
     Field("transfer.components", (), some_of(all_components), "The components that are transferred; none named: all."),
 )
+# Where all of these are the same, the data should be, too.
+SAME_DATA = ("data.name", "data.crop", "data.background", "data.on_broken", "model.image_size")
 
 
 class Match(NamedTuple):
@@ -62,11 +66,17 @@ def source(networks, seed: int) -> tuple[finished.Finished, Match]:
     """The tickets that `config.transfer.of` names, and which of their layers go where.
 
     Raises:
-      UserError: there is no ticket, or the architectures do not match.
+      UserError: there is no ticket, the architectures do not match, or the ticket is of other data that were read in
+        the same way under the same name.
     """
-    path, chosen = Path(networks.config.transfer.of), networks.config.transfer.components
+    path = local_path(networks.config.transfer.of, "config.transfer.of")
+    chosen = networks.config.transfer.components
     is_file = path.suffix == ".safetensors"
     origin = finished.read_ticket(path) if is_file else finished.read(path, "transfer.of", seed)
+    of_origin, here = flat(completed(origin.config, networks.json_defaults)), flat(networks.json_config)
+    if all(of_origin[field] == here[field] for field in SAME_DATA):
+        advice = "to transfer a ticket to other data, give them another name"
+        identity.check(origin.data, data.digests(networks.config), f"config.transfer.of={str(path)!r}", advice)
     model, there = ConfigDict(origin.config["model"]), origin.config["data"]["name"]
     classes = data.classes(there, None) if model.conditional else 0
     names_there = models.axis_names(models.build(model, data.channels(there), classes)).params
@@ -168,6 +178,7 @@ def _moved(tree, tree_there, match):
 def _check(config):
     if not config.transfer.of:
         refuse("transfer.of", "", "the workdir of a finished run or a ticket file")
+    local_path(config.transfer.of, "config.transfer.of")
     check_components(config, "transfer.components", config.transfer.components)
 
 

@@ -31,10 +31,17 @@ def evaluate(objective, config):
     return terms
 
 
+def of_mean_image(error, size):
+    """The bits without a code: `error` grows by the variance of the noise."""
+    del size
+    return (error + BIN**2 / 12 + math.log(math.pi) / 2) / math.log(2) - math.log2(BIN)
+
+
 BITS_PER_DIMENSION = Metric(
     "bits_per_dimension",
     "bits per dimension of {held_out:,} held-out images, an upper bound",
     terms=("bits_per_dimension",),
     evaluate=evaluate,
+    of_mean_image=of_mean_image,
     requires=("log_weight",),
 )

@@ -16,10 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import traverse_util
-from safetensors import safe_open
-from safetensors.numpy import load_file, save
 
-from jaxtickets import cache, data, files
+from jaxtickets import cache, cached_files, data, tensor_files
 from jaxtickets.progress import say
 
 NETWORKS = 5  # Networks from other seeds disagree on which of two runs is better; the mean over some is steadier.
@@ -256,8 +254,7 @@ class Classifiers:
 
 def of_config(config) -> tuple[data.Dataset, data.Dataset]:
     """The training and the held-out images of a config, as its run has them."""
-    arguments = config.model.image_size, config.data.dir or None, data.Recipe.of(config)
-    return tuple(data.load(config.data.name, split, *arguments) for split in data.SPLITS)
+    return tuple(data.of_config(config, split) for split in data.SPLITS)
 
 
 def digest_of(*datasets: data.Dataset) -> str:
@@ -273,38 +270,31 @@ def kept(name: str, key: str, make: Callable, told: str = TOLD) -> Classifiers:
       make: `seed -> Classifier`.
       told: what their `accuracy` is, in words.
     """
-    folder, backend = cache.directory("features"), jax.default_backend()
-    paths = [folder / f"{key}-{seed}-{backend}.safetensors" for seed in range(NETWORKS)]
+    folder, backend, made = cache.directory("features"), jax.default_backend(), []
 
-    def networks():
-        return Classifiers(tuple(_read(name, path) for path in paths), told)
-
-    if all(path.exists() for path in paths):
-        return networks()
-    with cache.lock(key):  # Another process may be training them.
-        missing = [seed for seed, path in enumerate(paths) if not path.exists()]
-        if missing:
-            say(f"training the feature networks {name} (once, at most about a minute)")
-        for seed in missing:
+    def network(seed):
+        def write(path):
+            if not made:
+                say(f"training the feature networks {name} (once, at most about a minute)")
+            made.append(seed)
             network = make(seed)
-            metadata = {field: str(getattr(network, field)) for field in ("size", "channels", "outputs", "accuracy")}
-            files.replace(paths[seed], save(flatten(network.params), metadata=metadata))
-    say(f"feature networks {name}: {networks().about}")
-    return networks()
+            about = {field: str(getattr(network, field)) for field in ("size", "channels", "outputs", "accuracy")}
+            cached_files.write(path, flatten(network.params), about)
+
+        return cached_files.get(folder / f"{key}-{seed}-{backend}.safetensors", functools.partial(_read, name), write)
+
+    networks = Classifiers(tuple(network(seed) for seed in range(NETWORKS)), told)
+    if made:
+        say(f"feature networks {name}: {networks.about}")
+    return networks
 
 
 def _read(name, path):
     """One network from its file."""
-    with safe_open(path, "numpy") as file:
-        metadata = file.metadata()
-    return Classifier(
-        params=unflatten(load_file(path)),
-        name=name,
-        size=int(metadata["size"]),
-        channels=int(metadata["channels"]),
-        outputs=int(metadata["outputs"]),
-        accuracy=float(metadata["accuracy"]),
-    )
+    arrays, about = cached_files.read(path)
+    with tensor_files.reading(path, "a feature network", "it is trained again"):
+        size, channels, outputs = (int(about[field]) for field in ("size", "channels", "outputs"))
+        return Classifier(unflatten(arrays), name, size, channels, outputs, float(about["accuracy"]))
 
 
 def flatten(params) -> dict[str, np.ndarray]:

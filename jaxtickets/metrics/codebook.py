@@ -4,7 +4,10 @@ from jaxtickets.metrics.metric import Metric
 
 CODEBOOK = Metric(
     "codebook",
-    "share of the codes that {held_out:,} held-out images use",
+    (
+        "share of the codes that {held_out:,} held-out images use",
+        "perplexity of the codes that {held_out:,} held-out images use",
+    ),
     terms=("codebook_usage", "codebook_perplexity"),
     better="higher",
 )

@@ -25,7 +25,10 @@ def density_coverage(sets: Sets, config):
 
 DENSITY_COVERAGE = Metric(
     "density_coverage",
-    "density in {eval.features} features, {eval.samples:,} samples",
+    (
+        "density in {eval.features} features, {eval.samples:,} samples",
+        "coverage in {eval.features} features, {eval.samples:,} samples",
+    ),
     features="{eval.features}",
     columns=("density_{eval.features}", "coverage_{eval.features}"),
     measure=density_coverage,

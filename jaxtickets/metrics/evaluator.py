@@ -1,17 +1,19 @@
 """The evaluator of a run: its metrics and its grids of samples, from the same keys and images in every round."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxtickets.metrics.bootstrap import ends_of, intervals
+from jaxtickets.devices import Devices
+from jaxtickets.metrics import diversity
+from jaxtickets.metrics.bootstrap import LEVEL, ends_of, intervals
 from jaxtickets.metrics.choosing import chosen
 from jaxtickets.metrics.features import features_of_images
 from jaxtickets.metrics.generation import features_of_samples, nearest_grid, samples_grid
-from jaxtickets.metrics.held_out import OBJECTIVE, held_out_means
+from jaxtickets.metrics.held_out import OBJECTIVE, error_of_mean_image, held_out_means
 from jaxtickets.metrics.metric import HELD_OUT, SAMPLES, Metric, Sets
 from jaxtickets.metrics.networks import FEATURE_NETWORKS
 from jaxtickets.objectives import OBJECTIVES, Objective
@@ -25,15 +27,16 @@ class Evaluator(NamedTuple):
       metric: the column of `rounds.csv` that decides the verdict.
       label: that column in words.
       better: whether "lower" or "higher" numbers in it are better.
-      columns: `{column: {"label": ..., "better": ...}}` of all metrics, for reports; with "about" where the metric's
-        feature network has something to tell beside its numbers.
+      columns: `{column: {"label": ..., "better": ...}}` of all metrics and diversities, for reports; with "about" where
+        the metric's feature network has something to tell beside its numbers.
       features: `{name: digest}` of the feature networks that are read.
-      evaluate: `(params, batch_stats, seed) -> {column: number}`, all metrics of one round.
+      evaluate: `(params, batch_stats, seed) -> {column: number}`, all metrics of one round, and for each feature
+        network the samples' diversity (`metrics/diversity.py`) where it has one.
       samples: `(params, batch_stats, seed) -> [h, w, 3] uint8`, a grid of images.
       references: `(params, batch_stats, seed) -> {column: {"held_out": number, "untrained": number}}` of untrained
         parameters: the metrics on samples of held-out images in place of samples, the floor, and all metrics of the
         untrained network, the ceiling. Metrics on held-out images have no floor, but may have `best`, their best
-        possible number.
+        possible number, and `mean_image`, that of a network that answers every image with the mean training image.
       nearest: `(params, batch_stats, seed) -> [h, w, 3] uint8`, samples beside their nearest training images; None if
         nothing is sampled.
     """
@@ -49,13 +52,14 @@ class Evaluator(NamedTuple):
     nearest: Callable | None
 
 
-def make_evaluator(objective: Objective, config, train_images, test_images) -> Evaluator:
+def make_evaluator(objective: Objective, config, train_images, test_images, devices: Devices = None) -> Evaluator:
     """Returns an evaluator with the chosen metrics.
 
     Loads the feature networks and the statistics of the training images from the user's cache directory, or makes them.
 
     Args:
       train_images, test_images: `[n, h, w, c]` uint8.
+      devices: what each batch is split over; None: all local devices.
 
     Raises:
       ValueError: the objective lacks what a metric needs, or has neither `sample` nor `reconstruct` to be shown.
@@ -81,13 +85,18 @@ def make_evaluator(objective: Objective, config, train_images, test_images) -> E
 
     @cache
     def features_of(name, kept=False):
-        return features_of_images(load(name), kept_images if kept else train_images, config.eval.batch_size)
+        images = kept_images if kept else train_images
+        return features_of_images(load(name), images, config.eval.batch_size, devices=devices)
 
     networks = {name: load(name) for name in dict.fromkeys(metric.features_of(config) for metric in of_samples)}
     _prepare(of_samples, features_of, config)
     keep = {m.features_of(config) for m in of_samples if "generated" in m.arrays or config.eval.bootstrap}
-    generate = features_of_samples(objective, networks, keep, config.eval.samples, config.eval.batch_size)
-    held_out = held_out_means(objective, of_held_out, config, test_images)
+    how_many = config.eval.samples, config.eval.batch_size
+    generate = features_of_samples(objective, networks, keep, *how_many, devices, few=diversity.MOST)
+    few_images = evenly_spaced(kept_images, diversity.MOST)
+    few_of = cache(lambda name: features_of_images(load(name), few_images, config.eval.batch_size, devices=devices))
+    mean_image_error = cache(partial(error_of_mean_image, train_images, test_images))
+    held_out = held_out_means(objective, of_held_out, config, test_images, devices)
 
     def sets_of(metric, generated):
         name = metric.features_of(config)
@@ -105,6 +114,9 @@ def make_evaluator(objective: Objective, config, train_images, test_images) -> E
             else:
                 terms = _terms(metric, means[metric.name if metric.evaluate else OBJECTIVE])
                 row |= metric.row(metric.measure(terms, config), config)
+        for name, features in generated.items():
+            value = diversity.diversity(features.first(diversity.MOST), few_of(name))
+            row |= {} if value is None else {diversity.column(name): value}
         return row
 
     def references(params, batch_stats, seed):
@@ -114,8 +126,11 @@ def make_evaluator(objective: Objective, config, train_images, test_images) -> E
             for column, number in metric.row(metric.measure(sets, config), config).items():
                 found[column] |= {"held_out": number if isfinite(number) else None, "held_out_images": len(kept_images)}
         for metric in of_held_out:
+            entry = found[metric.main_of(config)]
             if metric.best is not None:
-                found[metric.main_of(config)]["best"] = metric.best
+                entry["best"] = metric.best
+            if metric.of_mean_image:
+                entry["mean_image"] = metric.of_mean_image(mean_image_error(), test_images[0].size)
         return {column: found[column] for metric in metrics for column in metric.columns_of(config)}
 
     def nearest(params, batch_stats, seed):
@@ -124,7 +139,7 @@ def make_evaluator(objective: Objective, config, train_images, test_images) -> E
 
     return Evaluator(
         metric=metrics[0].main_of(config),
-        label=metrics[0].label_of(config, len(test_images)),
+        label=metrics[0].labels_of(config, len(test_images))[metrics[0].main_of(config)],
         better=metrics[0].better,
         columns=_columns(metrics, networks, config, len(test_images)),
         features={name: network.digest for name, network in networks.items()},
@@ -175,13 +190,9 @@ def _columns(metrics, networks, config, held_out):
     for metric in metrics:
         about = getattr(networks.get(metric.features_of(config)), "about", "")
         told = {"better": metric.better, **({"about": about} if about else {})}
-        for column in metric.columns_of(config):
-            is_main = column == metric.main_of(config)
-            columns[column] = {
-                "label": metric.label_of(config, held_out) if is_main else column.replace("_", " "),
-                **told,
-            }
+        for column, label in metric.labels_of(config, held_out).items():
+            columns[column] = {"label": label, **told}
             if config.eval.bootstrap and metric.needs == SAMPLES:
-                for end in ends_of(column):
-                    columns[end] = {"label": end.replace("_", " "), **told}
-    return columns
+                for end, which in zip(ends_of(column), ("lower", "upper"), strict=True):
+                    columns[end] = {"label": f"{label}: {which} end of {LEVEL:.0%} of the draws", **told}
+    return columns | {diversity.column(name): {"label": diversity.label(name), "better": "higher"} for name in networks}

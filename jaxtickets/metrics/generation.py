@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtickets.devices import Devices
 from jaxtickets.examples import to_float
 from jaxtickets.metrics.distances import nearest
 from jaxtickets.metrics.features import Features
@@ -28,31 +29,39 @@ def classes(objective, numbers):
     return numbers // GRID % objective.classes if objective.classes else None
 
 
-def features_of_samples(objective, networks, keep, n: int, batch_size: int):
+def features_of_samples(objective, networks, keep, n: int, batch_size: int, devices: Devices = None, few: int = 0):
     """Returns `(params, batch_stats, seed) -> {name: Features}` of `n` samples, generated once for all networks.
 
     Args:
       networks: the feature networks by name.
-      keep: the names of those whose features are kept one by one; of the others only the Gaussian is.
+      keep: the names of those whose features are kept one by one; of the others only the Gaussian is, and the first
+        `few`.
     """
-    networks = replicated(networks)
+    networks = replicated(networks, devices)
 
     def embedded(shared, numbers):
         networks, params, batch_stats, seed = shared
         images = sample(objective, params, batch_stats, seed, numbers)
         return {name: network(images) for name, network in networks.items()}
 
-    program = spread(embedded)
+    program = spread(embedded, devices)
 
     def features(params, batch_stats, seed):
         arrays, moments = {name: [] for name in keep}, {name: Moments() for name in networks if name not in keep}
-        shared = networks, *replicated((params, batch_stats, np.uint32(seed)))
-        for batch in in_batches(program, shared, np.int32, n, batch_size):
+        first, generated = {name: [] for name in moments}, 0
+        shared = networks, *replicated((params, batch_stats, np.uint32(seed)), devices)
+        for batch in in_batches(program, shared, np.int32, n, batch_size, devices):
             for name, values in batch.items():
                 arrays[name].append(values) if name in arrays else moments[name].add(values)
+                if name in first:
+                    first[name].append(values[: max(0, few - generated)])
+            generated += len(values)
         of_parts = {name: getattr(network, "parts", 1) for name, network in networks.items()}
         kept = {name: Features(partial(iter, batches), of_parts[name]) for name, batches in arrays.items()}
-        return kept | {name: Features.of_gaussian(sums.gaussian, of_parts[name]) for name, sums in moments.items()}
+        return kept | {
+            name: Features.of_gaussian(sums.gaussian, of_parts[name], np.concatenate(first[name]))
+            for name, sums in moments.items()
+        }
 
     return features
 

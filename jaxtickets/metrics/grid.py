@@ -2,12 +2,14 @@
 
 import numpy as np
 
+from jaxtickets.examples import to_uint8
+
 GRID = 8  # The number of images per row of a grid.
 
 
 def image_grid(images) -> np.ndarray:
     """Images `[n, h, w, c]` in [-1, 1] as a grid `[height, width, 3]` uint8; small images are enlarged."""
-    images = np.clip((images + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
+    images = to_uint8(images)
     if images.shape[-1] == 1:
         images = np.repeat(images, 3, axis=-1)
     enlarge = max(1, 64 // images.shape[1])

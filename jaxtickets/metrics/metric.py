@@ -47,7 +47,8 @@ class Metric:
 
     Attributes:
       name, fields, check: see `jaxtickets.fields`.
-      label: its main column, in words.
+      label: its columns in words, one text per column. A single text is that of the main column, and the others are
+        then called by their names.
       features: a name in `FEATURE_NETWORKS`; "" for a metric on held-out images.
       terms: names of the terms that `evaluate` gives, or of the columns that `Objective.summarize` makes of them; ()
         for a metric on samples.
@@ -63,16 +64,20 @@ class Metric:
         reads in place of the objective's own; None: the objective's.
       best: the best possible number in the main column, which stands in for that of held-out images in the references
         of a metric on these; None if there is none, or if no network comes near it.
+      of_mean_image: `(squared error, size) -> number`: the main column's number of a network that answers every image
+        with the mean training image, for the references of a metric on held-out images. The error is the mean over the
+        `size` pixels and channels of an image, and over the held-out images, in [-1, 1]. None: there is no such number.
       decides: whether it may be the first that is chosen, which decides the verdict. The tolerance is a share of the
         dense run's number, so its numbers must be positive, with 0 for nothing.
       requires: the functions of the objective that `evaluate` calls, such as "reconstruct".
 
     Raises:
-      ValueError: it is of neither kind or of both, `main` is none of its columns, or `better` is another word.
+      ValueError: it is of neither kind or of both, `main` is none of its columns, `better` is another word, or it has
+        not one label per column.
     """
 
     name: str
-    label: str
+    label: str | tuple[str, ...]
     features: str = ""
     terms: tuple[str, ...] = ()
     columns: tuple[str, ...] | Callable = ()
@@ -85,6 +90,7 @@ class Metric:
     arrays: tuple[str, ...] = ("generated", "training")
     evaluate: Callable | None = None
     best: float | None = None
+    of_mean_image: Callable | None = None
     decides: bool = True
     requires: tuple[str, ...] = ()
 
@@ -95,6 +101,9 @@ class Metric:
             raise ValueError(f"metric {self.name!r}: main={self.main!r} is none of its columns")
         if self.better not in BETTER:
             raise ValueError(f"metric {self.name!r}: better={self.better!r}; allowed is {' or '.join(BETTER)}")
+        columns = () if callable(self.columns) else self.columns or self.terms
+        if columns and not isinstance(self.label, str) and len(self.label) != len(columns):
+            raise ValueError(f"metric {self.name!r}: {len(self.label)} labels and {len(columns)} columns")
         if not set(self.arrays) <= set(Sets._fields):
             raise ValueError(f"metric {self.name!r}: arrays={self.arrays!r}; allowed are {', '.join(Sets._fields)}")
 
@@ -116,9 +125,11 @@ class Metric:
         """Its main column."""
         return self.main.format(**config) or self.columns_of(config)[0]
 
-    def label_of(self, config, held_out: int) -> str:
-        """Its label, given the number of held-out images."""
-        return self.label.format(**config, held_out=held_out)
+    def labels_of(self, config, held_out: int) -> dict[str, str]:
+        """`{column: label}` of its columns, given the number of held-out images."""
+        columns, main, is_one = self.columns_of(config), self.main_of(config), isinstance(self.label, str)
+        texts = [self.label if column == main else column for column in columns] if is_one else self.label
+        return {column: text.format(**config, held_out=held_out) for column, text in zip(columns, texts, strict=True)}
 
     def row(self, measured, config) -> dict[str, float]:
         """What `measure` has returned, by column.

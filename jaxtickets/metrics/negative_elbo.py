@@ -4,7 +4,12 @@ from jaxtickets.metrics.metric import Metric
 
 NEGATIVE_ELBO = Metric(
     "negative_elbo",
-    "negative ELBO on {held_out:,} held-out images, in nats up to a constant",
+    (
+        "KL term of the ELBO on {held_out:,} held-out images, in nats",
+        "negative ELBO on {held_out:,} held-out images, in nats up to a constant",
+        "reconstruction term of the ELBO on {held_out:,} held-out images, in nats up to a constant",
+    ),
     terms=("kl", "negative_elbo", "reconstruction"),
     main="negative_elbo",
+    of_mean_image=lambda error, size: error * size,  # Without a code, and so without a KL term.
 )

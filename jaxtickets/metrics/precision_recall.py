@@ -20,7 +20,10 @@ def precision_recall(sets: Sets, config):
 
 PRECISION_RECALL = Metric(
     "precision_recall",
-    "precision in {eval.features} features, {eval.samples:,} samples",
+    (
+        "precision in {eval.features} features, {eval.samples:,} samples",
+        "recall in {eval.features} features, {eval.samples:,} samples",
+    ),
     features="{eval.features}",
     columns=("precision_{eval.features}", "recall_{eval.features}"),
     measure=precision_recall,

@@ -7,4 +7,5 @@ RECONSTRUCTION_ERROR = Metric(
     "mean squared error on {held_out:,} held-out images",
     terms=("reconstruction_error",),
     best=0.0,
+    of_mean_image=lambda error, size: error,
 )

@@ -1,6 +1,7 @@
 """Pruning: scores -> selection -> masks, as pure functions over pytrees."""
 
 from jaxtickets.fields import Registry
+from jaxtickets.pruning.axes import Axes, flax_axes
 from jaxtickets.pruning.early_bird import emergence
 from jaxtickets.pruning.regrowth import cosine, drop_and_grow
 from jaxtickets.pruning.schedules import cubic, levels, sparsities
@@ -17,20 +18,24 @@ from jaxtickets.pruning.scores import (
     snip,
     synflow,
 )
-from jaxtickets.pruning.selection import densities, parse_structure, prune
+from jaxtickets.pruning.selection import densities, prune
+from jaxtickets.pruning.structures import known_axes, parse_structure
 
 SCORES = Registry("prune.score", *WEIGHT_SCORES, *CHANNEL_SCORES)
 
 __all__ = [
     "SCORES",
+    "Axes",
     "Score",
     "cosine",
     "cubic",
     "densities",
     "drop_and_grow",
     "emergence",
+    "flax_axes",
     "gradients",
     "grasp",
+    "known_axes",
     "levels",
     "magnitude",
     "magnitude_change",

@@ -3,20 +3,39 @@
 A channel is whatever the axes of one name have in common (`models.axis_names`): the column of a kernel that makes it,
 its scale and bias, the rows of the kernels that read it. A channel mask is `{component: {channel name: [n] bool}}`,
 True keeps; a name that is left out keeps all. `axis_names` is a tree like the parameters with a tuple for each leaf.
+A kernel's filters lie along its output axis, which is known as in `pruning.prune` (`axes`).
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import jax
 import numpy as np
 
 from jaxtickets import masks as mask_lib
-from jaxtickets.errors import UserError
-from jaxtickets.pruning.selection import keep_highest, prune
+from jaxtickets.pruning import axes as axes_lib
+from jaxtickets.pruning.channel_selection import SCOPES, select, select_by_cost
 
-SCOPES = ("global", "component", "layerwise")
+__all__ = [
+    "SCOPES",
+    "along_axes",
+    "filter_change",
+    "filter_l1",
+    "filter_l2",
+    "filter_mean",
+    "from_weight_masks",
+    "gamma",
+    "gamma_taylor",
+    "groups",
+    "is_gamma",
+    "kept_shares",
+    "prunable",
+    "select",
+    "select_by_cost",
+    "to_weight_masks",
+]
+
+NO_KERNELS = ("scale", "bias", "embedding")  # What may have two axes and yet makes no channel.
 
 
 def _is_none(leaf):
@@ -27,8 +46,12 @@ def _leaves(tree, axis_names):
     """`(component, slash-joined path, leaf or None, names of its axes)` of each leaf."""
     flat, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_none)
     for (path, leaf), names in zip(flat, structure.flatten_up_to(axis_names), strict=True):
-        path = mask_lib.path_name(path)
-        yield path.partition("/")[0], path, leaf, names
+        yield path[0].key, mask_lib.path_name(path), leaf, names
+
+
+def _is_kernel(path, names):
+    """Whether a leaf makes channels or reads them, as its name tells: `kernel`, or `weight`, but no scale."""
+    return len(names) > 1 and path.rpartition("/")[2] not in NO_KERNELS
 
 
 def groups(params, axis_names) -> dict[str, dict[str, int]]:
@@ -64,11 +87,10 @@ def gamma(params, axis_names, batch_stats):
     not scored. A class-conditional scale counts with the mean over classes, and a name with several norms, such as a
     residual stream that each block normalises, with their mean, so that long streams are not above others.
     """
-    found = {component: {} for component in params}
-    for component, _, scale, name in _scales(params, axis_names, batch_stats):
-        scales = np.abs(np.asarray(scale)).reshape(-1, scale.shape[-1])
-        found[component].setdefault(name, []).append(scales.mean(axis=0))
-    return _means(found)
+    norms = list(_scales(params, axis_names, batch_stats))
+    sizes = {norm: np.abs(np.asarray(scale)).reshape(-1, scale.shape[-1]) for _, norm, scale, _ in norms}
+    of_norms = {norm: size.mean(axis=0) for norm, size in sizes.items()}
+    return {component: {} for component in params} | _means(norms, of_norms)
 
 
 def _scales(params, axis_names, batch_stats):
@@ -79,10 +101,18 @@ def _scales(params, axis_names, batch_stats):
             yield component, path.rpartition("/")[0], leaf, names[-1]
 
 
-def _means(found):
-    """The mean over the norms of each name, of `{component: {name: [[n] scores]}}`."""
+def _means(norms, scores):
+    """`{component: {channel name: [n]}}`: the mean score of the norms of each name.
+
+    Args:
+      norms: as `_scales` yields them.
+      scores: `{path of the norm: [n]}`.
+    """
+    found = {}
+    for component, norm, _, name in norms:
+        found.setdefault(component, {}).setdefault(name, []).append(scores[norm])
     return {
-        component: {name: np.mean(norms, axis=0) for name, norms in own.items()} for component, own in found.items()
+        component: {name: np.mean(own, axis=0) for name, own in names.items()} for component, names in found.items()
     }
 
 
@@ -102,16 +132,13 @@ def gamma_taylor(params, axis_names, batch_stats, losses, batches):
     scores = {component: {} for component in params}
     for components, loss in losses.items():
         own = {component: params[component] for component in components}
-        found = {component: {} for component in own}
         norms = list(_scales(own, {component: axis_names[component] for component in own}, batch_stats))
         if not norms:
             continue
         gates = {norm: np.ones(scale.shape[-1], scale.dtype) for _, norm, scale, _ in norms}
         slopes = [jax.device_get(_gate_gradient(loss, own, gates, batch)) for batch in batches]
-        for component, norm, _, name in norms:
-            squares = [np.square(slope[norm], dtype=np.float64) for slope in slopes]
-            found[component].setdefault(name, []).append(np.mean(squares, axis=0))
-        found = _means(found)
+        squares = {norm: [np.square(slope[norm], dtype=np.float64) for slope in slopes] for norm in gates}
+        found = _means(norms, {norm: np.mean(of_batches, axis=0) for norm, of_batches in squares.items()})
         total = sum(leaf.sum() for leaf in jax.tree.leaves(found))
         scores |= jax.tree.map(lambda leaf, total=total: leaf / (total or 1.0), found)
     return scores
@@ -131,7 +158,7 @@ def _gate_gradient(loss, params, gates, batch):
     return jax.grad(gated)(gates)
 
 
-def filter_mean(scores, axis_names):
+def filter_mean(scores, axis_names, axes=None):
     """The mean score over all weights that make a channel.
 
     A mean, because a threshold over several layers would else take those with small filters first. Of a residual stream
@@ -139,32 +166,45 @@ def filter_mean(scores, axis_names):
 
     Args:
       scores: of each weight, like `params`; leaves other than kernels are not read, and may be None.
+      axes: see `jaxtickets.pruning.prune`.
+
+    Raises:
+      UserError: the output axis of a kernel with named axes is not known.
     """
-    sums = {component: {} for component in scores}
-    for component, path, leaf, names in _leaves(scores, axis_names):
-        if leaf is not None and path.endswith("/kernel") and names[-1]:
-            filters = np.asarray(leaf).reshape(-1, leaf.shape[-1])
-            total, count = sums[component].get(names[-1], (0, 0))
-            sums[component][names[-1]] = total + filters.sum(axis=0), count + len(filters)
+    sums, unknown = {component: {} for component in scores}, []
+    said = axes_lib.of_leaves(scores, axes)
+    for (component, path, leaf, names), own in zip(_leaves(scores, axis_names), said, strict=True):
+        if leaf is None or not any(names) or not _is_kernel(path, names):
+            continue
+        if (found := axes_lib.find(path, len(names), own)) is None:
+            unknown.append(path)
+            continue
+        for axis in found.outputs:
+            if names[axis]:
+                filters = np.moveaxis(np.asarray(leaf), axis, -1).reshape(-1, leaf.shape[axis])
+                total, count = sums[component].get(names[axis], (0, 0))
+                sums[component][names[axis]] = total + filters.sum(axis=0), count + len(filters)
+    axes_lib.refuse_unknown(unknown, "filters")
     return {component: {name: total / count for name, (total, count) in own.items()} for component, own in sums.items()}
 
 
-def filter_l1(params, axis_names):
+def filter_l1(params, axis_names, axes=None):
     """The mean of |w| over a channel's filter: its L1 norm (Li et al. 2017, section 3.1) over its number of weights."""
-    return filter_mean(jax.tree.map(np.abs, params), axis_names)
+    return filter_mean(jax.tree.map(np.abs, params), axis_names, axes)
 
 
-def filter_l2(params, axis_names):
+def filter_l2(params, axis_names, axes=None):
     """The root mean square over a channel's filter: its L2 norm over the root of its number of weights."""
-    return jax.tree.map(np.sqrt, filter_mean(jax.tree.map(np.square, params), axis_names))
+    return jax.tree.map(np.sqrt, filter_mean(jax.tree.map(np.square, params), axis_names, axes))
 
 
-def filter_change(params, axis_names, initial):
+def filter_change(params, axis_names, initial, axes=None):
     """The mean of |w - w_0| over a channel's filter: how far training has moved it from the initialisation.
 
     It is 0 before training. The score of weights that it is the mean of is Zhou et al. 2019's, section 4 ("movement").
     """
-    return filter_mean(jax.tree.map(lambda leaf, before: np.abs(leaf - before), params, initial), axis_names)
+    change = jax.tree.map(lambda leaf, before: np.abs(leaf - before), params, initial)
+    return filter_mean(change, axis_names, axes)
 
 
 def prunable(scores, masks, axis_names):
@@ -176,104 +216,12 @@ def prunable(scores, masks, axis_names):
     """
     fixed = {component: set() for component in scores}
     for component, path, leaf, names in _leaves(masks, axis_names):
-        if leaf is None and path.endswith("/kernel"):
+        if leaf is None and _is_kernel(path, names):
             fixed[component].update(names)
     return {
         component: {name: leaf for name, leaf in own.items() if name not in fixed[component]}
         for component, own in scores.items()
     }
-
-
-def _pools(scores, scope, alone):
-    """The sizes of the names that one threshold decides over: `{where: [size of each name]}`."""
-    pools = {}
-    for path, leaf in mask_lib.named_leaves(scores).items():
-        component = path.partition("/")[0]
-        where = {"global": "the network", "component": f"the {component}", "layerwise": path}[scope]
-        pools.setdefault(path if path in alone else where, []).append(leaf.size)
-    if not pools:
-        raise UserError("there is no channel to prune: no name is scored (gamma scores those with a batch norm)")
-    return pools
-
-
-def select(scores, ratio: float, scope: str = "global", min_channels: int = 1, alone=(), multiple: int = 1):
-    """The channel masks that prune the lowest `round(ratio * channels)`; of equal scores the first stay.
-
-    Args:
-      scores: `{component: {channel name: [n]}}`, higher where a channel matters more.
-      ratio: pruned / scored channels, in [0, 1).
-      scope: what one threshold decides over: "global" all channels; "component" those of one component; "layerwise"
-        those of one name. Each is pruned to the ratio.
-      min_channels: the number of channels that stay of each name at least.
-      alone: `component/name` of those whose scores don't compare with others'; each is pruned to the ratio by itself.
-      multiple: each name keeps the nearest multiple of this number (or all); the ratio then holds only approximately.
-
-    Raises:
-      UserError: nothing is scored, or the ratio leaves less than `min_channels` asks for.
-      ValueError: a score is not a number.
-    """
-    for where, sizes in _pools(scores, scope, alone).items():
-        total, free = sum(sizes), sum(max(0, size - min_channels) for size in sizes)
-        if round(ratio * total) > free:
-            raise UserError(
-                f"ratio: {ratio:g} prunes {round(ratio * total)} of {total} channels of {where}, but {min_channels} of "
-                f"each of {len(sizes)} names must stay; allowed is at most {math.floor(1e4 * free / total) / 1e4:g}"
-            )
-
-    def pruned(is_chosen, scope):
-        chosen = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf if is_chosen(mask_lib.path_name(path)) else None, scores
-        )
-        everything = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), chosen)
-        return prune(chosen, everything, ratio, scope, min_channels) if jax.tree.leaves(chosen) else everything
-
-    together, apart = pruned(lambda path: path not in alone, scope), pruned(lambda path: path in alone, "layerwise")
-    masks = jax.tree.map(lambda a, b: b if a is None else a, together, apart, is_leaf=_is_none)
-    if multiple == 1:
-        return masks
-
-    def rounded(leaf, mask):
-        kept = multiple * max(-(-min_channels // multiple), round(np.count_nonzero(mask) / multiple), 1)
-        return keep_highest([np.asarray(leaf, np.float32)], [np.ones(leaf.shape, bool)], kept)[0]
-
-    return jax.tree.map(rounded, scores, masks)
-
-
-def select_by_cost(
-    scores,
-    cost: Callable,
-    limit: float,
-    scope: str = "global",
-    min_channels: int = 1,
-    alone=(),
-    multiple: int = 1,
-):
-    """The channel masks with the smallest ratio (`select`), to 1e-6, at which `cost(channel masks)` is at most `limit`.
-
-    cost: falls as more is pruned.
-
-    Raises:
-      UserError: it is above `limit` at the largest ratio too.
-    """
-    pools = _pools(scores, scope, alone).values()
-    # The largest ratio that `select` takes: a half of a channel more than can go is rounded down.
-    high = min(1, *((sum(max(0, size - min_channels) for size in sizes) + 0.5) / sum(sizes) for sizes in pools)) - 1e-6
-    how = {"scope": scope, "min_channels": min_channels, "alone": alone, "multiple": multiple}
-    chosen = select(scores, high, **how)
-    if (least := cost(chosen)) > limit:
-        raise UserError(
-            f"{limit:.2%} of the FLOPs can't be reached: {least:.2%} are left when {high:.2%} of the channels are "
-            f"pruned, as many as can be with {max(min_channels, multiple)} of each name"
-        )
-    low = 0.0
-    while high - low > 1e-6:
-        middle = (low + high) / 2
-        masks = select(scores, middle, **how)
-        if cost(masks) <= limit:
-            chosen, high = masks, middle
-        else:
-            low = middle
-    return chosen
 
 
 def kept_shares(params, axis_names, channel_masks) -> dict[str, float]:
@@ -330,7 +278,7 @@ def from_weight_masks(masks, axis_names):
     kept = {component: {} for component in masks}
     for component, path, leaf, names in _leaves(masks, axis_names):
         for axis, name in enumerate(names):
-            if leaf is not None and path.endswith("/kernel") and name is not None:
+            if leaf is not None and _is_kernel(path, names) and name is not None:
                 used = np.asarray(leaf).any(axis=tuple(other for other in range(leaf.ndim) if other != axis))
                 kept[component][name] = used | kept[component].get(name, False)
     return kept

@@ -7,6 +7,9 @@ mask of step 0 counts too (docs/decisions/early-bird.md).
 import jax
 import numpy as np
 
+from jaxtickets import masks as mask_lib
+from jaxtickets.pruning import channels
+
 
 def pack(masks) -> np.ndarray:
     """Masks of any structure as one vector of uint8, eight entries a byte; `None` leaves have no entry."""
@@ -14,10 +17,14 @@ def pack(masks) -> np.ndarray:
 
 
 def unpack(packed: np.ndarray, like):
-    """The inverse of `pack`: masks of the structure and the shapes of `like`."""
+    """The inverse of `pack`: masks of the structure and the shapes of `like`.
+
+    Raises:
+      ValueError: they have another number of entries.
+    """
     leaves, structure = jax.tree.flatten(like)
     ends = np.cumsum([leaf.size for leaf in leaves])
-    parts = np.split(np.unpackbits(packed, count=int(ends[-1])).astype(bool), ends[:-1])
+    parts = np.split(mask_lib.unpack_leaf(packed, (int(ends[-1]),)), ends[:-1])
     return structure.unflatten(part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True))
 
 
@@ -82,3 +89,15 @@ def emergence(
         if is_still and (moved is None or moved[newest] >= least):
             return newest
     return None
+
+
+def gamma_l1(networks, weight: float):
+    """The weight of |gamma| of the components that are pruned, as a tree like the parameters; None if it is 0."""
+    if not weight:
+        return None
+    is_gamma = channels.is_gamma(networks.params, networks.axis_names.params, networks.batch_stats)
+    weights = {name: weight if jax.tree.leaves(own) else None for name, own in networks.dense_masks.items()}
+    return {
+        component: jax.tree.map(lambda gamma, weight=weights[component]: weight if gamma else None, layers)
+        for component, layers in is_gamma.items()
+    }

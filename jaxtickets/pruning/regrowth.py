@@ -5,11 +5,15 @@ import math
 import jax
 import numpy as np
 
+from jaxtickets.pruning.checks import check_share
 from jaxtickets.pruning.selection import keep_highest
 
 
 def cosine(fraction: float, progress: float) -> float:
     """fraction / 2 * (1 + cos(pi * progress)), for progress in [0, 1] (Evci et al. 2020, section 3)."""
+    fraction, progress = (
+        check_share(value, name, and_one=True) for name, value in (("fraction", fraction), ("progress", progress))
+    )
     return fraction / 2 * (1 + math.cos(math.pi * progress))
 
 
@@ -24,7 +28,11 @@ def drop_and_grow(params, masks, growth, fraction: float):
       params, masks: of a network in training.
       growth: a pytree like `masks`.
       fraction: in [0, 1].
+
+    Raises:
+      UserError: it is not.
     """
+    fraction = check_share(fraction, "fraction", and_one=True)
 
     def regrow(mask, leaf, wanted):
         mask = np.asarray(mask).ravel()

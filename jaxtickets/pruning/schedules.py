@@ -1,12 +1,15 @@
 """The sparsity of each round."""
 
-from jaxtickets.pruning.selection import parse_structure
+from jaxtickets.errors import UserError
+from jaxtickets.pruning.checks import check_count, check_share
+from jaxtickets.pruning.structures import parse_structure
 
 SCHEDULES = ("constant_rate", "cubic")
 
 
 def cubic(final: float, progress: float) -> float:
     """final * (1 - (1 - progress)^3), for progress in [0, 1]: fast first, then slow (Zhu, Gupta 2017, equation 1)."""
+    final, progress = check_share(final, "final"), check_share(progress, "progress", and_one=True)
     return final * (1 - (1 - progress) ** 3)
 
 
@@ -15,8 +18,17 @@ def sparsities(rate: float, rounds: int, schedule: str = "constant_rate") -> lis
 
     "constant_rate": each round prunes `rate` of what remains, 1 - (1 - rate)^n. "cubic": the same final sparsity on
     the curve of Zhu and Gupta.
+
+    Raises:
+      UserError: `rate` is not in [0, 1), `rounds` is no whole number, there is no such schedule, or nothing is left.
     """
+    rate = check_share(rate, "rate")
+    check_count(rounds, "rounds")
+    if schedule not in SCHEDULES:
+        raise UserError(f"schedule: {schedule!r} is unknown; allowed: {', '.join(SCHEDULES)}")
     constant = [1 - (1 - rate) ** done for done in range(rounds + 1)]
+    if constant[-1] == 1:
+        raise UserError(f"rate: {rate:g} of what remains, {rounds} times, leaves nothing; allowed are fewer rounds")
     if schedule == "constant_rate":
         return constant
     return [cubic(constant[-1], done / max(1, rounds)) for done in range(rounds + 1)]

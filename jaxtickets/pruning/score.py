@@ -47,7 +47,7 @@ class Score:
     @property
     def reads_weights_only(self) -> bool:
         """Whether the score can be taken of any weights, without data and without a training that led to them."""
-        return not set(needs(self.weights) + needs(self.channels)) - {"seed", "batch_stats"}
+        return not set(needs(self.weights) + needs(self.channels)) - {"seed", "batch_stats", "axes"}
 
 
 def needs(function: Callable | None) -> list[str]:

@@ -8,14 +8,15 @@ that are not prunable. What it needs beside parameters and masks it names as an 
   seed: a whole number.
   initial: the parameters of the initialisation.
   batch_stats: the batch statistics.
+  axes: the input and output axes of kernels, a tree like the parameters (`jaxtickets.pruning.axes`).
   losses: `{names of components: loss}`; `loss(params, batch) -> scalar` takes the parameters of these components. A GAN
     has one per player: the discriminator's weights are scored by the discriminator's loss, with its penalty
     if it has one, the generator's by the generator's loss; encoder, decoder and codebook share theirs.
   batches: what the losses are evaluated on and averaged over, a sequence of pytrees.
   flows: `{component: flow}`; see `synflow`.
 
-A score of channels that needs no more than `batch_stats`, `initial`, `losses` and `batches` is also called once before
-the run, with stand-ins of the right shapes and batches that are None, to see which channels it is for.
+A score of channels that needs no more than `batch_stats`, `axes`, `initial`, `losses` and `batches` is also called once
+before the run, with stand-ins of the right shapes and batches that are None, to see which channels it is for.
 """
 
 import zlib
@@ -28,7 +29,7 @@ from jaxtickets import masks as mask_lib
 from jaxtickets.fields import Field, above, refuse, whole
 from jaxtickets.pruning import channels
 from jaxtickets.pruning.score import Score
-from jaxtickets.pruning.selection import parse_structure
+from jaxtickets.pruning.structures import parse_structure
 
 
 def _prunable(function, masks, params, *others):

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import re
 from typing import NamedTuple
 
 import jax
@@ -10,48 +9,19 @@ import numpy as np
 
 from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
+from jaxtickets.pruning.checks import check_count, check_share
+from jaxtickets.pruning.structures import known_axes, n_of_m, parse_structure, unit_ids
 
 SCOPES = ("global", "component", "layerwise", "uniform", "erk")
-STRUCTURES = "weight, filter, channel, block:ROWSxCOLUMNS such as block:4x4, or N:M such as 2:4"
 SAMPLE = 1 << 18  # The number of scores that are sorted to guess where the threshold is.
 CHUNK = 1 << 18  # The number of scores that are compared at a time, so that they stay in a core's cache.
-
-
-class Structure(NamedTuple):
-    """The unit that is pruned whole.
-
-    kind is "weight", "filter", "block" (of `sizes` in x out), "n:m" (`sizes` = n, m), or "channel": filters with all
-    that reads them, over several layers (`pruning.channels`).
-    """
-
-    kind: str
-    sizes: tuple[int, int] = (1, 1)
-
-    @property
-    def sparsity(self) -> float | None:
-        """The only sparsity that N:M masks have."""
-        return 1 - self.sizes[0] / self.sizes[1] if self.kind == "n:m" else None
-
-
-def parse_structure(text: str) -> Structure:
-    """The structure that `config.prune.structure` names.
-
-    Raises:
-      UserError: there is no such structure.
-    """
-    if text in ("weight", "filter", "channel"):
-        return Structure(text)
-    if (match := re.fullmatch(r"block:(\d+)x(\d+)", text)) and int(match[1]) and int(match[2]):
-        return Structure("block", (int(match[1]), int(match[2])))
-    if (match := re.fullmatch(r"(\d+):(\d+)", text)) and 0 < int(match[1]) < int(match[2]):
-        return Structure("n:m", (int(match[1]), int(match[2])))
-    raise UserError(f"prune.structure: {text!r} is unknown; allowed: {STRUCTURES}")
 
 
 class _Layer(NamedTuple):
     """One prunable leaf as units that are pruned whole. `ids` gives the unit of each weight; None: each is its own."""
 
     name: str
+    component: str
     shape: tuple[int, ...]
     ids: np.ndarray | None
     scores: np.ndarray  # The mean over a unit's weights.
@@ -67,18 +37,6 @@ class _Layer(NamedTuple):
         return int(np.count_nonzero(self.kept) if self.sizes is None else self.sizes[self.kept].sum())
 
 
-def _unit_ids(shape, structure):
-    """The unit of each weight: an output channel, or a block over the last two axes at one position of the kernel."""
-    ids = np.arange(np.prod(shape, dtype=np.int64)).reshape(shape)
-    if structure.kind == "filter" or len(shape) < 2:
-        return np.broadcast_to(np.arange(shape[-1]), shape)
-    (rows, columns), (height, width) = structure.sizes, shape[-2:]
-    n_rows, n_columns = -(-height // rows), -(-width // columns)
-    block = np.arange(height)[:, None] // rows * n_columns + np.arange(width) // columns
-    positions = ids.reshape(-1, height, width)[:, 0, 0] // (height * width)
-    return (positions[:, None, None] * n_rows * n_columns + block).reshape(shape)
-
-
 def _finite(name, scores):
     scores = np.asarray(scores, np.float32)
     if not np.isfinite([scores.min(), scores.max()]).all():
@@ -86,14 +44,15 @@ def _finite(name, scores):
     return scores
 
 
-def _layer(name, mask, scores, structure):
+def _layer(path, mask, scores, structure, axes):
+    name, component = mask_lib.path_name(path), mask_lib.component_name(path)
     mask, scores = np.asarray(mask), _finite(name, scores)
     if structure.kind == "weight":
-        return _Layer(name, mask.shape, None, scores.ravel(), mask.ravel(), None)
-    ids = _unit_ids(mask.shape, structure).ravel()
+        return _Layer(name, component, mask.shape, None, scores.ravel(), mask.ravel(), None)
+    ids = unit_ids(mask.shape, structure, axes.get(name)).ravel()
     sizes = np.bincount(ids)
     means = (np.bincount(ids, weights=scores.ravel().astype(np.float64)) / sizes).astype(np.float32)
-    return _Layer(name, mask.shape, ids, means, np.bincount(ids, weights=mask.ravel()) > 0, sizes)
+    return _Layer(name, component, mask.shape, ids, means, np.bincount(ids, weights=mask.ravel()) > 0, sizes)
 
 
 def keep_highest(scores, kept, n_keep, sizes=None):
@@ -180,10 +139,18 @@ def densities(shapes, total: int, scope: str = "erk", capacities=None) -> list[i
       shapes: the shapes of the layers' kernels.
       total: at most as many as there are weights.
       capacities: how many each layer can keep; all of its weights by default.
+
+    Raises:
+      UserError: the layers can't hold so many, or there is no such scope.
     """
+    check_count(total, "total")
+    if scope not in ("uniform", "erk"):
+        raise UserError(f"scope: {scope!r}: allowed of densities are uniform and erk")
     sizes = np.array([np.prod(shape, dtype=np.int64) for shape in shapes])
     shares = sizes.astype(float) if scope == "uniform" else np.array([float(sum(shape)) for shape in shapes])
     capacities = sizes if capacities is None else np.asarray(capacities)
+    if total > capacities.sum():
+        raise UserError(f"total: {total}: allowed is at most {capacities.sum()}, as many as the layers can hold")
     full = np.zeros(len(shapes), bool)
     while True:
         left = total - capacities[full].sum()
@@ -219,8 +186,7 @@ def _pools(layers, sparsity, scope):
         return [(layer.name, [index], count) for index, (layer, count) in enumerate(zip(layers, counts, strict=True))]
     pools = {}
     for index, layer in enumerate(layers):
-        component = layer.name.partition("/")[0]
-        pool = {"global": "the network", "component": f"the {component}", "layerwise": layer.name}[scope]
+        pool = {"global": "the network", "component": f"the {layer.component}", "layerwise": layer.name}[scope]
         pools.setdefault(pool, []).append(index)
     result = []
     for name, indices in pools.items():
@@ -236,7 +202,15 @@ def _check_enough(n_keep, layers, sparsity, where):
         raise UserError(f"sparsity: {sparsity:g} of {where} is below the {already:g} that is pruned already")
 
 
-def prune(scores, masks, sparsity: float, scope: str = "global", min_per_layer: int = 0, structure: str = "weight"):
+def prune(
+    scores,
+    masks,
+    sparsity: float,
+    scope: str = "global",
+    min_per_layer: int = 0,
+    structure: str = "weight",
+    axes=None,
+):
     """The masks, nested in `masks`, that prune `round(sparsity * weights)` of the prunable weights.
 
     The count is exact when single weights are pruned; of whole filters or blocks, as many as come nearest to it.
@@ -249,30 +223,35 @@ def prune(scores, masks, sparsity: float, scope: str = "global", min_per_layer: 
         "layerwise" each layer, to the same sparsity; "uniform" and "erk" each layer, to its share of one exact
         total (see `densities`).
       min_per_layer: the number of weights (filters, blocks) that stay in each layer at least. 0 allows a layer to be
-        emptied, with a warning that names it; of filters one always stays.
+        emptied, with a warning that names it, but not all of them; of filters one always stays.
       structure: "weight"; "filter", the weights of one output channel; "block:RxC", R inputs x C outputs at one
         position of a kernel; "N:M", N of each M consecutive weights along the input axis (`sparsity` must be
         1 - N/M). A layer whose inputs M doesn't divide stays as it is.
+      axes: the input and output axes of the kernels, where their names do not tell (`pruning.axes`): a function from a
+        leaf's slash-joined path to a pair of numbers, such as `lambda path: (1, 0)` for `[out, in, ...]`, or a tree
+        of such pairs like `masks`, such as `flax_axes(module, x)`. Only structures other than "weight" read it.
 
     Raises:
-      UserError: `sparsity` is below what `masks` prune already, or leaves less than `min_per_layer` asks for, or
-        is not what `structure` gives.
+      UserError: an argument is not what it can be, `sparsity` is below what `masks` prune already, leaves nothing, or
+        less than `min_per_layer` asks for, or is not what `structure` gives, or the axes of a leaf are not known.
       ValueError: a score is not a number.
     """
-    units = parse_structure(structure)
+    sparsity, units = check_share(sparsity, "sparsity"), parse_structure(structure)
+    check_count(min_per_layer, "min_per_layer")
     if units.kind == "channel":
-        raise ValueError("channels are selected by pruning.channels.select")
-    named = mask_lib.named_leaves(masks)
+        raise UserError("structure 'channel': channels are selected by jt.channels.select")
+    named, kernels = mask_lib.named_leaves(masks), known_axes(masks, structure, axes)
     flat_scores = jax.tree.leaves(scores)
     if units.kind == "n:m":
         if abs(sparsity - units.sparsity) > 1e-6:
             raise UserError(f"sparsity: {sparsity:g} can't be had: it is {units.sparsity:g} with structure {structure}")
         pruned = [
-            _n_of_m(np.asarray(mask), _finite(name, leaf), *units.sizes)
+            n_of_m(np.asarray(mask), _finite(name, leaf), *units.sizes, kernels.get(name))
             for (name, mask), leaf in zip(named.items(), flat_scores, strict=True)
         ]
         return _finished(masks, named, pruned)
-    layers = [_layer(name, mask, leaf, units) for (name, mask), leaf in zip(named.items(), flat_scores, strict=True)]
+    flat = jax.tree_util.tree_flatten_with_path(masks)[0]
+    layers = [_layer(*leaf, score, units, kernels) for leaf, score in zip(flat, flat_scores, strict=True)]
     protect = max(min_per_layer, 1) if units.kind == "filter" else min_per_layer
     protected = _protect(layers, protect) if protect else layers
     pruned = [None] * len(layers)
@@ -290,18 +269,9 @@ def prune(scores, masks, sparsity: float, scope: str = "global", min_per_layer: 
             if layer.ids is not None:
                 chosen = chosen[layer.ids] & np.asarray(named[layer.name]).ravel()
             pruned[index] = chosen.reshape(layer.shape)
+    if not any(leaf.any() for leaf in pruned):
+        raise UserError(f"sparsity: {sparsity:g} leaves none of {sum(layer.weights for layer in layers)} weights")
     return _finished(masks, named, pruned)
-
-
-def _n_of_m(mask, scores, n, m):
-    """`mask` with the `n` highest of each `m` consecutive weights along the input axis; as it is if `m` doesn't fit."""
-    if mask.ndim < 2 or mask.shape[-2] % m:
-        return mask
-    groups = np.where(mask, scores, -np.inf).swapaxes(-1, -2).reshape(-1, m)
-    chosen = np.zeros(groups.shape, bool)
-    np.put_along_axis(chosen, np.argsort(-groups, axis=1, kind="stable")[:, :n], True, axis=1)
-    *positions, inputs, outputs = mask.shape
-    return chosen.reshape(*positions, outputs, inputs).swapaxes(-1, -2) & mask
 
 
 def _finished(masks, named, pruned):

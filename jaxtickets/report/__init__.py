@@ -31,7 +31,8 @@ def build(workdir: str | os.PathLike) -> Path:
     plots = {name: png(figure) for name, figure in figures(run).items()}
     for name, image in plots.items():
         files.replace(run.workdir.plot(name), image)
-    files.replace(run.workdir.report_page, page(run, plots).encode())
+    # The name of a directory need not be UTF-8.
+    files.replace(run.workdir.report_page, page(run, plots).encode(errors="backslashreplace"))
     return run.workdir.report_page
 
 

@@ -3,13 +3,15 @@
 One run of several seeds: `--power` tells how many seeds each of its rounds would need to be shown to win.
 """
 
-import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 
-from jaxtickets import cli
+from jaxtickets import cli, ending
 from jaxtickets.errors import UserError
+from jaxtickets.local_paths import local_path
+from jaxtickets.progress import show
 from jaxtickets.report import build, compare, levels, power, summary, summary_table
 
 POWER_HELP = "Print the number of seeds that each round needs, in the place of a report."
@@ -27,28 +29,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(workdirs: Sequence[str], out_dir: str | None, asks_power: bool | None) -> None:
     if not workdirs:
         raise UserError("no workdir is given; give one for its report, or several to compare them")
+    workdirs = [local_path(workdir, "WORKDIR") for workdir in workdirs]
     if asks_power and (len(workdirs) > 1 or out_dir is not None):
         raise UserError("--power is for one workdir and writes no file; give one workdir and no --out")
     if asks_power:
-        print(power(workdirs[0]))
+        show(power(workdirs[0]))
         return
     if len(workdirs) > 1:
-        _compare(workdirs, out_dir or ".")
+        _compare(workdirs, local_path("." if out_dir is None else out_dir, "--out"))
     elif out_dir is not None:
         raise UserError("--out is for several workdirs; one workdir's report is written into it")
     else:
         _report(workdirs[0])
 
 
-def _report(workdir: str) -> None:
+def _report(workdir: Path) -> None:
     page = build(workdir)
-    print(summary(workdir), f"\nReport: {page}", sep="\n")
+    show(summary(workdir), f"\nReport: {page}")
 
 
-def _compare(workdirs: Sequence[str], out_dir: str) -> None:
-    print(summary_table(compare(workdirs, out_dir)), levels(workdirs, out_dir), sep="\n\n")
-    print(f"\n{out_dir}/summary.csv, {out_dir}/comparison.png")
+def _compare(workdirs: Sequence[Path], out_dir: Path) -> None:
+    show(summary_table(compare(workdirs, out_dir)), "", levels(workdirs, out_dir))
+    show(f"\n{out_dir}/summary.csv, {out_dir}/comparison.png")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ending.run(lambda _: main())

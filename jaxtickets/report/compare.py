@@ -62,9 +62,8 @@ def compare(
 
     Returns:
       The rows of `summary.csv`, one per run: its name, the config fields that differ between the runs (`config.seed`),
-      its status, the dense, winning and best values of its metric, what held-out images and an untrained network
-      score, whether its dense run has learned, and over several seeds the winner's ratio to the dense runs with its
-      interval and its p-value.
+      its status, the dense, winning and best values of its metric, the metric's references, whether its dense
+      run has learned, and over several seeds the winner's ratio to the dense runs with its interval and its p-value.
 
     Raises:
       UserError: one of `workdirs` that is not in `failed` is not a workdir, or one is given twice.

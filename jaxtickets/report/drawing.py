@@ -18,7 +18,7 @@ WIDTH = 9.0  # inches
 LABEL = 52  # characters per line of y's label
 INK, FAINT = "#2b2f36", "#d5d9df"
 LINE, DENSE, BAND, WINNER = "#2563a6", "#6b7280", "#dfeadf", "#d9480f"
-REFERENCE_COLOURS = {"held_out": "#2f7d3b", "untrained": "#8e44ad"}
+REFERENCE_COLOURS = {"held_out": "#2f7d3b", "untrained": "#8e44ad", "mean_image": "#9a6a00"}
 MOST_STRETCHED = 3  # A plot with references may be this many times as high as its data.
 
 
@@ -55,7 +55,7 @@ def interval_band(
 def reference_lines(
     axes: Axes, values: Sequence[float], reference: Mapping[str, Any], unit: float = 1.0
 ) -> list[float]:
-    """Draws what held-out images and an untrained network score; returns `values` and those that are within the plot.
+    """Draws the references of a metric as lines; returns `values` and those of the lines that are within the plot.
 
     A line so far away that it would squash the plot is not drawn; its number is in the legend, with its direction.
 

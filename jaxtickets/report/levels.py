@@ -142,7 +142,8 @@ def _ratio_cell(row: Mapping[str, Any]) -> str:
 def _notes(rows: Sequence[dict[str, Any]], left_out: Sequence[str], reference: Mapping[str, Any]) -> list[str]:
     notes = []
     if reference:
-        scores = [f"{name} {significant(reference.get(kind))}" for kind, name in REFERENCES.items()]
+        known = {name: reference.get(kind) for kind, name in REFERENCES.items() if is_finite(reference.get(kind))}
+        scores = [f"{name} {significant(value)}" for name, value in known.items()]
         notes.append(f"References: {', '.join(scores)}.")
     if any(row["wins"] for row in rows):
         notes.append(

@@ -67,7 +67,7 @@ td:last-child, th:last-child { text-align: left; }
 tr.wins td { background: var(--win); font-weight: 600; }
 tr.wins td:last-child { color: var(--accent); }
 .within, td.wins { color: var(--good); }
-.worse, .not, .nothing, tr.reference td { color: var(--soft); }
+.worse, .not, .nothing, .diverged, tr.reference td { color: var(--soft); }
 figure { margin: 0 0 1.8rem; }
 figure img { display: block; max-width: 100%; height: auto; border-radius: 6px; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1.2rem; }

@@ -200,7 +200,7 @@ def samples_figure(run: Results) -> Figure:
     sparsities = {row["round"]: row["sparsity"] for row in run.rounds}
     columns = 1 if len(run.samples) <= 4 else 2 if len(run.samples) <= 12 else 3
     height = -(-len(run.samples) // columns)
-    corners = {number: corner(Image.open(path)) for number, path in run.samples.items()}
+    corners = {number: corner(Image.open(path, formats=("PNG",))) for number, path in run.samples.items()}
     aspect = max(image.shape[0] / image.shape[1] for image in corners.values())
     figure = Figure(figsize=(WIDTH, height * (WIDTH / columns * aspect + 0.38)), layout="constrained")
     panels = figure.subplots(height, columns, squeeze=False)

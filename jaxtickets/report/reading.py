@@ -2,13 +2,15 @@
 
 import math
 import os
-import statistics
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtickets import references as reference_lib
 from jaxtickets.errors import UserError
+from jaxtickets.fields import is_finite
+from jaxtickets.report import damage, forms
+from jaxtickets.report.means import mean_rows
 from jaxtickets.workdir import ROUND_COLUMNS, Workdir
 
 # The columns of methods, with their headers, in workdirs that were written before config.json had `about`.
@@ -18,7 +20,11 @@ LEGACY_COLUMNS = {
     "search_seconds": "search [s]",
 }
 TIME = " [s]"  # The end of the header of a column that is part of the training time.
-REFERENCES = {"held_out": "held-out images", "untrained": "untrained network"}  # By their names in references.json.
+REFERENCES = {  # By their names in references.json.
+    "held_out": "held-out images",
+    "untrained": "untrained network",
+    "mean_image": "mean training image",
+}
 ENDS = ("_low", "_high")  # Of the columns with the interval around a metric.
 FEW = 64  # Fewer images than this have no covariance of 64 features.
 STAND_IN = "fd_"  # The start of the columns of Frechet distances in other features than Inception's.
@@ -92,11 +98,12 @@ class Results(NamedTuple):
 def read(path: str | os.PathLike) -> Results:
     """Reads a workdir.
 
-    A line, row or search that a kill has cut short is left out. Of a row that a resumed run has written again, the
-    later one counts.
+    A line, row or search that a kill has cut short is left out, as is a damaged verdict, picture or the like, which is
+    said. Of a row that a resumed run has written again, the later one counts.
 
     Raises:
       UserError: `path` is no directory, or it has no readable `config.json`.
+      DamagedError: `config.json` or a table is damaged.
     """
     workdir = Workdir(path)
     if not workdir.path.is_dir():
@@ -104,39 +111,33 @@ def read(path: str | os.PathLike) -> Results:
     origin = workdir.read_origin()
     if origin is None:
         raise UserError(f"{path}: not a workdir, because it has no readable config.json")
-    rounds = _last_of_each(workdir.read_rounds(), ("seed", "round"))
+    config, about = origin.pop("config"), forms.usable(workdir.config, origin.pop("about", None), forms.ABOUT)
+    forms.check(workdir.config, config, forms.CONFIG, ("experiment", "seed"))
+    about = _about(about)
+    rounds, layers = workdir.read_rounds(), workdir.read_layers()
+    forms.check_rounds(workdir.rounds, rounds, about.metrics or ())
+    forms.check_rows(workdir.layers, layers, forms.LAYER, forms.LAYER)
+    rounds = _last_of_each(rounds, ("seed", "round"))
     is_several = bool(rounds) and "seed" in rounds[0]
     seeds = workdir.seed_dirs() if is_several else {}
     shown = seeds[min(seeds)] if seeds else workdir
+    scalars = forms.usable_scalars(workdir.scalars, workdir.read_scalars())
+    damage.tell(workdir, rounds if not is_several else [], scalars)
     return Results(
         workdir=workdir,
-        config=origin.pop("config"),
-        about=_about(origin.pop("about", None)),
-        origin=origin,
-        metrics=_last_of_each(workdir.read_scalars(), ("round", "step", "split")),
+        config=config,
+        about=about,
+        origin=forms.usable(workdir.config, origin, forms.ORIGIN) or {},
+        metrics=_last_of_each(scalars, ("round", "step", "split")),
         rounds=mean_rows(rounds) if is_several else rounds,
         seed_rounds=rounds if is_several else [],
-        layers=_last_of_each(workdir.read_layers(), ("round", "layer")),
-        verdict=workdir.read_verdict(),
-        references=reference_lib.mean(
-            [found for one in (seeds or {0: workdir}).values() if (found := one.read_references())]
-        ),
-        samples=shown.list_samples(),
+        layers=_last_of_each(layers, ("round", "layer")),
+        verdict=forms.usable_verdict(workdir.verdict, damage.intact(workdir.read_verdict)),
+        references=reference_lib.mean(list(filter(None, map(_references, (seeds or {0: workdir}).values())))),
+        samples=damage.intact_samples(shown),
         seeds=seeds,
         searches={round_: search for round_, search in shown.read_searches().items() if _is_search(search)},
     )
-
-
-def mean_rows(seed_rounds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per round: the mean of each column over the seeds that have finished the round."""
-    groups: dict[int, list[dict[str, Any]]] = {}
-    for row in seed_rounds:
-        groups.setdefault(row["round"], []).append(row)
-    columns = [name for name in seed_rounds[0] if name not in ("seed", "round")]
-    return [
-        {"round": number, **{name: _mean([row[name] for row in group]) for name in columns}}
-        for number, group in sorted(groups.items())
-    ]
 
 
 def metric_columns(rows: Sequence[dict[str, Any]], about: About = UNKNOWN) -> list[str]:
@@ -272,11 +273,6 @@ def flops_share(row: dict[str, Any]) -> float | None:
     return row["flops_effective"] / row["flops_dense"]
 
 
-def is_finite(value: Any) -> bool:
-    """Whether `value` is a number other than NaN and infinity."""
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
 def percent(fraction: float) -> str:
     """A sparsity in percent, with a second decimal where the first cannot tell two rounds apart."""
     return f"{100 * fraction:.2f}" if fraction > 0.99 else f"{100 * fraction:.1f}"
@@ -291,10 +287,14 @@ def significant(value: Any) -> str:
     """A metric's value in four significant digits, without an exponent where possible."""
     if not isinstance(value, int | float):
         return "-"
-    if value and math.isfinite(value) and 1e-4 <= abs(value) < 1e6:
+    if value and is_finite(value) and 1e-4 <= abs(value) < 1e6:
         decimals = max(0, 3 - math.floor(math.log10(abs(value))))
         return f"{value:.{decimals}f}"
     return f"{value:.4g}"
+
+
+def _references(workdir: Workdir) -> dict[str, dict[str, Any]]:
+    return forms.usable_references(workdir.references, damage.intact(workdir.read_references) or {})
 
 
 def _about(content: Any) -> About:
@@ -305,10 +305,6 @@ def _about(content: Any) -> About:
 
 def _names(rows: Sequence[dict[str, Any]]) -> list[str]:
     return list(rows[0]) if rows else []
-
-
-def _mean(values: Sequence[Any]) -> float | None:
-    return statistics.fmean(values) if all(isinstance(value, int | float) for value in values) else None
 
 
 def _is_search(search: dict[str, Any]) -> bool:

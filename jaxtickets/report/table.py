@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxtickets.collapse import has_collapsed
+from jaxtickets.report.means import has_diverged
 from jaxtickets.report.reading import (
     REFERENCES,
     UNKNOWN,
@@ -128,7 +130,7 @@ def metric_of(header: str) -> str:
 
 
 def reference_rows(headers: Sequence[str], references: References) -> list[tuple[list[str], str]]:
-    """What held-out images and an untrained network score: for each a cell per header, and its name."""
+    """The references of the metrics: for each kind a cell per header, and its name."""
     entries = [references.get(metric_of(header), {}) for header in headers]
     found = []
     for kind, name in REFERENCES.items():
@@ -159,7 +161,19 @@ def summary_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def round_mark(row: dict[str, Any], verdict: dict[str, Any] | None) -> str:
-    """The last cell of a round: dense, the winner, or whether the round wins as well; "" without a verdict."""
+    """The last cell of a round: what the verdict says of it, and what its training or its samples suffer from."""
+    notes = [_judged(row, verdict), "samples collapsed" if has_collapsed(row) else ""]
+    if is_finite(factor := row.get("learning_rate_factor")) and factor < 1:
+        notes.append(f"learning rate x {factor:.3g}")
+    return "; ".join(filter(None, notes))
+
+
+def _judged(row, verdict):
+    """Dense, the winner, diverged, or whether the round wins as well; "" without a verdict."""
+    if has_diverged(row):
+        seeds = row.get("diverged_seeds", ())
+        where = f"in seed {', '.join(map(str, seeds))}" if seeds else f"at step {row['diverged_step']}"
+        return f"diverged {where}"
     if row["round"] == winning_round(verdict):
         return winner(verdict)
     if row["round"] == 0:

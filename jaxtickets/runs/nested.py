@@ -8,6 +8,7 @@ from jaxtickets.experiments.dense import DENSE
 from jaxtickets.models import parameter_count
 from jaxtickets.progress import say
 from jaxtickets.pruning.channels import from_weight_masks
+from jaxtickets.runs import diverging
 from jaxtickets.runs.setup import Setup
 from jaxtickets.workdir import Workdir
 
@@ -31,6 +32,7 @@ def train_compacted(run, round_: int, masks, start, seconds: float = 0.0, column
     setup, place = run.setup.compacted(kept), run.place.compact(round_)
     start = compact(start, kept, names)
     with run.within(round_, setup, place, start) as small:
+        small.divergences += diverging.inherited(run, round_)
         small.round(0, setup.dense_masks, start)
         small.finish()
     (row,), dense = place.read_rounds(), run.place.read_rounds()[0]
@@ -107,7 +109,8 @@ def adopt(run, place: Workdir, row: dict, round_: int, layers: list[dict] | None
     run.place.copy_weights(round_, place, row["round"])
     if round_ == 0 and (references := place.read_references()):
         run.place.write_references(references)
-    run.record({**row, "round": round_, **changes}, layers, place.read_samples(row["round"]))
+    samples = place.read_samples(row["round"]) if row.get("diverged_step") is None else None
+    run.record({**row, "round": round_, **changes}, layers, samples)
 
 
 def counts_of_layers(masks) -> list[dict]:

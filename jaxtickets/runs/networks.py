@@ -4,9 +4,10 @@ from functools import cached_property
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxtickets import config as config_lib
-from jaxtickets import cost, data, models
+from jaxtickets import cost, data, models, pruning
 from jaxtickets import masks as mask_lib
 from jaxtickets.devices import AXIS
 from jaxtickets.objectives import OBJECTIVES
@@ -70,6 +71,17 @@ class Networks:
     def axis_names(self):
         """The names of the parameters' and batch statistics' axes; see `models.axis_names`."""
         return models.axis_names(self.objective.components)
+
+    @cached_property
+    def axes(self):
+        """The input and output axes of each kernel of Flax's own layers, where `prune.structure` goes along axes."""
+        if self.config.prune.structure == "weight":
+            return None
+        found = {}
+        for name, component in self.objective.components.items():
+            inputs = [np.zeros((1, *shape), np.float32) for shape in component.input_shapes]
+            found[name] = pruning.flax_axes(component.module, *inputs, train=False, labels=np.zeros(1, np.int32))
+        return found
 
     @property
     def json_config(self) -> dict:

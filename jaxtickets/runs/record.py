@@ -3,17 +3,58 @@
 import jax
 
 from jaxtickets import config as config_lib
-from jaxtickets import snapshots, tickets, train
+from jaxtickets import masks as mask_lib
+from jaxtickets import snapshots, tickets, train, trained
+from jaxtickets.errors import DamagedError, UserError
+from jaxtickets.progress import say
+from jaxtickets.runs import saved
 from jaxtickets.runs.verdict import judge
 from jaxtickets.workdir import Workdir
 
 KEEP_ALL = "all"
 
 
+def row(run, round_: int, masks, metrics: dict, seconds, steps_per_second, columns: dict) -> dict:
+    """The row of a round in `rounds.csv`.
+
+    Args:
+      metrics: by column.
+      seconds, steps_per_second: of its training; None where they are not known.
+      columns: further ones.
+    """
+    params, (weights, kept) = run.networks.params, mask_lib.counts(masks)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return {
+        "round": round_,
+        "sparsity": mask_lib.sparsity(masks),
+        "sparsity_all": mask_lib.sparsity_all(masks, params),
+        "density": kept / weights,
+        **metrics,
+        "flops_dense": run.networks.flops(),
+        "flops_effective": run.networks.flops(masks),
+        "params_kept": parameters - weights + kept,
+        "train_seconds": None if seconds is None else round(seconds, 3),
+        "steps_per_second": None if steps_per_second is None else round(steps_per_second, 3),
+        "step_bytes": run.setup.step_bytes,
+        **columns,
+    }
+
+
+def describe(row: dict, metric: str) -> str:
+    """What is said of a round that is recorded."""
+    step, seconds = row.get("diverged_step"), row["train_seconds"]
+    found = f"{metric} {row[metric]:.4g}" if step is None else f"diverged at step {step}"
+    took = "" if seconds is None else f", {seconds:.1f} s of training"
+    return f"round {row['round']}: {row['sparsity']:.2%} sparse, {found}{took}"
+
+
 def write_references(run) -> None:
     """Measures the untrained network, and held-out images in the place of its samples, unless that is done already."""
-    if run.place.references.exists():
-        return
+    try:
+        if run.place.read_references():
+            return
+    except DamagedError as error:
+        say(f"{error}; it is measured again")
     untrained = jax.device_put(train.evaluated(run.initial_state))
     found = run.setup.evaluator.references(*untrained, run.seed)
     counts = run.setup.counts
@@ -32,12 +73,38 @@ def finish(run, rows: list[dict]) -> dict:
     evaluator, place, config = run.setup.evaluator, run.place, run.config
     is_alone = run.setup.config.seeds == 1
     how = (evaluator.metric, evaluator.label, config.tolerance, config_lib.subject(config), evaluator.better)
-    verdict = judge(rows, *how, references=place.read_references(), is_alone=is_alone)
+    verdict = judge(rows, *how, references=_references(run), is_alone=is_alone)
+    verdict["data"] = run.setup.data
     save_ticket(run.setup, place, run.initial_state, verdict)
+    if rows[0].get("diverged_step") is None:
+        _write_dense_weights(run)
+    _tell_lost_weights(run, rows, verdict)
     place.write_verdict(verdict)
     if is_alone:
         keep_ends(config, place, verdict["winning_round"])
     return verdict
+
+
+def _write_dense_weights(run):
+    """Writes the weights of the dense run if it has only its train state, as an older version has left it."""
+    place = run.place
+    if place.weights(0).exists() or not snapshots.exists(place.snapshot("dense")):
+        return
+    try:
+        params, batch_stats = train.evaluated(run.dense)
+    except DamagedError as error:
+        say(f"{error}; there are no weights of round 0")
+        return
+    masks = run.saved_masks(0) or run.dense_masks
+    trained.save(place.weights(0), params, batch_stats, masks, run.networks.json_network)
+
+
+def _references(run):
+    try:
+        return run.place.read_references()
+    except DamagedError:
+        write_references(run)
+        return run.place.read_references()
 
 
 def save_ticket(setup, place: Workdir, like: train.TrainState, verdict: dict) -> None:
@@ -52,11 +119,36 @@ def save_ticket(setup, place: Workdir, like: train.TrainState, verdict: dict) ->
     if round_ is None or not snapshots.exists(place.masks(round_)):
         place.ticket.unlink(missing_ok=True)
         return
-    masks = snapshots.restore_masks(place.masks(round_), setup.dense_masks)
+    weights = place.weights(round_)
+    if not weights.exists() and _has_trained_weights(place.ticket, round_):
+        return  # It has what is gone.
     went_on = setup.timeline.search_steps and setup.config.rewind == "none"
-    point = snapshots.restore(place.search_end(round_) if went_on else place.snapshot("rewind"), like)
+    try:
+        masks = snapshots.restore_masks(place.masks(round_), setup.dense_masks)
+        point = snapshots.restore(place.search_end(round_) if went_on else place.snapshot("rewind"), like)
+    except DamagedError as error:
+        raise DamagedError(f"{error}; {saved.remedy(setup, place, 0)}") from None
     metadata = {"config": place.read_config(), "verdict": verdict}
     tickets.save_ticket(place.ticket, masks, point, metadata, place.weights(round_))
+
+
+def _has_trained_weights(ticket, round_):
+    """Whether a ticket file is intact, and has the trained weights of a round."""
+    try:
+        _, metadata = tickets.load_trained(ticket)
+    except UserError:
+        return False
+    return metadata.get("verdict", {}).get("winning_round") == round_
+
+
+def _tell_lost_weights(run, rows, verdict):
+    """Says which files of weights are gone that a finished run keeps; an older version has written none."""
+    place, kept = run.place, run.place.list_weights()
+    ends = [row for row in rows if row["round"] in (0, verdict["winning_round"], rows[-1]["round"])]
+    for row in ends if kept else ():
+        if row["round"] not in kept and row.get("diverged_step") is None:
+            remedy = saved.remedy(run.setup, place, row["round"], run.is_inner)
+            say(f"{place.weights(row['round'])}: is missing; {remedy}")
 
 
 def keep_ends(config, place: Workdir, *winners: int | None) -> None:

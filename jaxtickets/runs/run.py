@@ -1,15 +1,17 @@
 """The run of one seed in one workdir: it trains, records and restores rounds for the recipes in `experiments/`."""
 
-from functools import cached_property, partial
+from functools import cached_property
 
 import jax
 
 from jaxtickets import config as config_lib
 from jaxtickets import masks as mask_lib
 from jaxtickets import pruning, snapshots, train, trained
+from jaxtickets.finite import DivergedError
 from jaxtickets.progress import Progress
-from jaxtickets.runs import hooks, nested, record, scoring
+from jaxtickets.runs import diverging, nested, record, rewinding, saved, scoring, training
 from jaxtickets.runs.setup import Setup
+from jaxtickets.snapshots import Last
 from jaxtickets.train import TrainState
 from jaxtickets.workdir import Workdir
 
@@ -19,6 +21,11 @@ class Run:
 
     Attributes, beside those of the protocol:
       setup: what it shares with the runs of other seeds.
+      is_inner: whether it trains a round of another run.
+      rows: the rows of `rounds.csv`.
+      resumed: the saved state from which the run goes on, or None.
+      divergences: the rows of `metrics.jsonl` that tell of divergence in the round that is not finished.
+      progress: where its steps and its rounds are shown.
     """
 
     def __init__(
@@ -34,58 +41,56 @@ class Run:
 
         It may start from an `initial_state` in the place of the seed's initialisation, and has no references.
         """
-        self.setup, self.networks, self.place, self._is_inner = setup, setup, place, is_inner
+        self.setup, self.networks, self.place, self.is_inner = setup, setup, place, is_inner
         self.config = setup.config.copy_and_resolve_references()
         self.config.update(seeds=1, tickets_per_host=1, seed=setup.config.seed if seed is None else seed)
         self.config.confidence = config_lib.get_config().confidence  # Read over several seeds only.
         self.seed, self.levels, self.timeline = self.config.seed, setup.levels, setup.timeline
         self.dense_masks = setup.dense_masks
         place.create(config_lib.to_dict(self.config), setup.json_defaults, setup.about)
-        self.initial_state = self.fresh_state(self.seed) if initial_state is None else initial_state
-        if snapshots.exists(place.snapshot("init")):  # An older version may have initialised in another way.
-            self.initial_state = snapshots.restore(place.snapshot("init"), self.initial_state)
-        else:
-            snapshots.save(place.snapshot("init"), self.initial_state)
-        self._rows = place.read_rounds()
-        self._layers = [row for row in place.read_layers() if row["round"] < len(self._rows)]
-        self._last, self._resumed = self._open("last")
-        self.trained: TrainState | None = self._resumed.state if self._resumed else None
-        self._last_search, self._resumed_search = self._open("search") if self.timeline.search_steps else (None, None)
+        saved.recover(place)
+        made = self.fresh_state(self.seed) if initial_state is None else initial_state
+        self.initial_state = saved.initial_state(self, made)
+        self.rows = place.read_rounds()
+        self._layers = [row for row in place.read_layers() if row["round"] < len(self.rows)]
+        self._last, self.resumed = saved.last(self, "last")
+        self.trained: TrainState | None = self.resumed.state if self.resumed else None
+        searches = bool(self.timeline.search_steps)
+        self._last_search, self._resumed_search = saved.last(self, "search") if searches else (None, None)
+        self.divergences = diverging.noted(self, (self.resumed, self._resumed_search))
         self._scalars = place.open_scalars(keep=self._is_behind)
-        self._progress = progress or Progress(len(self.levels), self.timeline.steps)
-
-    def _open(self, name):
-        """The saved states of that name, and the newest of them."""
-        last = snapshots.LastState(self.place.snapshot(name))
-        return last, last.restore(self.initial_state, self.dense_masks)
+        self.progress = progress or Progress(len(self.levels), self.timeline.steps)
 
     def __enter__(self):
-        self._progress.__enter__()
+        self.progress.__enter__()
         return self
 
     def __exit__(self, *exception):
-        self._progress.__exit__(*exception)
-        self._scalars.close()
-        self._last.close()
-        if self._last_search:
-            self._last_search.close()
+        self.progress.__exit__(*exception)
+        saved.close(filter(None, (self._scalars, self._last, self._last_search)), has_failed=exception[0] is not None)
 
     def _is_behind(self, row):
         """Whether a logged row lies before the point where this run goes on."""
-        if row["round"] != len(self._rows):
-            return row["round"] < len(self._rows)
-        if row["split"] == "search" and snapshots.exists(self.place.masks(row["round"])):
+        if row["round"] != len(self.rows):
+            return row["round"] < len(self.rows)
+        if row["split"] == "test":  # It is written again with the row of the table, before which a kill has come.
+            return False
+        if row["split"] == diverging.SPLIT:
+            return row in self.divergences
+        if row["split"] == "search" and self.has_searched(row["round"]):
             return True
-        last = self._resumed_search if row["split"] == "search" else self._resumed
+        if row["split"] == "train" and (step := diverging.skipped_at(self, row["round"])):
+            return row["step"] < step
+        last = self._resumed_search if row["split"] == "search" else self.resumed
         return last is not None and last.round == row["round"] and row["step"] <= last.state.step
 
     def expect(self, rounds: int) -> None:
         """Tells how many rounds there will be, where that is not the number of levels."""
-        self._progress.expect(rounds)
+        self.progress.expect(rounds)
 
     def within(self, round_: int, setup: Setup, place: Workdir, initial_state=None) -> "Run":
         """A run of another setup that trains a round of this run, in a workdir within this one's."""
-        return Run(setup, place, self.seed, self._progress.within(round_), initial_state, is_inner=True)
+        return Run(setup, place, self.seed, self.progress.within(round_), initial_state, is_inner=True)
 
     # Masks and the states that rounds start from.
 
@@ -98,8 +103,7 @@ class Run:
 
         None if it has not started.
         """
-        path = self.place.masks(round_)
-        return snapshots.restore_masks(path, self.dense_masks) if snapshots.exists(path) else None
+        return saved.masks(self, round_)
 
     def pruned(self, round_: int, masks, state: TrainState):
         """`masks` pruned to the level of the round, by the weights of `state`; nothing is scored a second time."""
@@ -113,7 +117,7 @@ class Run:
     @cached_property
     def rewind_point(self) -> TrainState:
         """The dense run's state at the rewind step; only there after that step."""
-        return snapshots.restore(self.place.snapshot("rewind"), self.initial_state)
+        return saved.state(self, "rewind")
 
     def start_from(self, point: TrainState) -> None:
         """Makes `point` the rewind point: that of another run, or another initialisation."""
@@ -129,7 +133,15 @@ class Run:
         """
         if not snapshots.exists(self.place.snapshot("dense")):
             raise ValueError(f"{self.config.experiment}: round 0 comes first: there is no trained dense network yet")
-        return snapshots.restore(self.place.snapshot("dense"), self.initial_state)
+        return saved.state(self, "dense")
+
+    def trained_before(self, round_: int) -> TrainState:
+        """The state at the end of the round before (`saved.trained_before`)."""
+        return saved.trained_before(self, round_)
+
+    def drawn(self, round_: int):
+        """The masks that the search of `round_` has drawn (`Workdir.read_search`)."""
+        return saved.search(self, round_)
 
     def rewound(self, masks, trained: TrainState) -> TrainState:
         """`trained` rewound as `config.rewind` says, under `masks`.
@@ -139,28 +151,13 @@ class Run:
         none: nothing, so that training goes on at the last learning rate (fine-tuning).
         Components that the objective keeps (`Objective.kept`) are those of the trained dense run.
         """
-        point, kind = self.rewind_point, self.config.rewind
-        if kind == "weights":
-            point = point.replace(opt_state=self.initial_state.opt_state)
-        elif kind == "learning_rate":
-            point = trained.replace(step=point.step)
-        start = trained if kind == "none" else point
-        if kept := self.networks.objective.kept:
-            players = self.networks.objective.players.items()
-            names = {"params": kept, "batch_stats": kept}
-            names["opt_state"] = [name for name, player in players if set(player.components) <= set(kept)]
-            trees = {
-                field: getattr(start, field) | {name: getattr(self.dense, field)[name] for name in own}
-                for field, own in names.items()
-            }
-            start = start.replace(**trees)
-        return train.rewind(start, masks)
+        return rewinding.rewound(self, masks, trained)
 
     # Rounds.
 
     def is_finished(self, round_: int) -> bool:
         """Whether the round is recorded."""
-        return round_ < len(self._rows)
+        return round_ < len(self.rows)
 
     def round(self, round_: int, masks, start: TrainState, update=None, seconds: float = 0.0, columns=None) -> None:
         """Trains from `start` under `masks` to the end and records the result; nothing if it is recorded already.
@@ -175,23 +172,81 @@ class Run:
         snapshots.save_masks(self.place.masks(round_), masks)
         steps, first_step = self.timeline.steps, int(start.step)
         length = steps - (first_step if first_step < steps else self.timeline.rewind_step)
-        stop, before = first_step + length, seconds
-        if self._resumed and self._resumed.round == round_:
-            _, start, masks, stop, seconds = self._resumed
         if update and not self.timeline.update_steps:
             raise ValueError(f"{self.config.experiment}: masks are to change in training, at no update steps")
-        self.trained, masks, seconds = self._train(round_, masks, start, stop, seconds, update=update)
+        point = Last(round_, self._kept(round_, start), masks, first_step + length, seconds)
+        while not self.is_finished(round_):
+            try:
+                self._complete(point, length, update, columns or {})
+            except DivergedError as error:
+                if diverging.policy(self, round_, error, self._last) == diverging.LOWER:
+                    self._restart(point, error)
+                else:
+                    self._leave(point, error, update, columns or {})
+
+    def _complete(self, point, length, update, columns):
+        """Trains a round from `point`, or from the newest state in it, for `length` steps in all, and records it."""
+        round_, rate = point.round, diverging.rate(self, point.round)
+        if step := diverging.skipped_at(self, round_):  # And killed before it was recorded.
+            raise DivergedError(step, "training diverged")
+        resumed = self.resumed if self.resumed and self.resumed.round == round_ else point
+        self.trained, masks, seconds = training.trained(self, resumed, self._last, rate, update)
         if round_ == 0:
             snapshots.save(self.place.snapshot("dense"), self.trained)
         if update:
             snapshots.save_masks(self.place.masks(round_), masks)
-        self._last.save(round_, self.trained, masks, stop, seconds)
-        self._evaluate(round_, masks, seconds, length / (seconds - before), columns or {})
+        self._last.save(round_, self.trained, masks, resumed.stop, seconds)
+        factor = {} if rate == 1 else {"learning_rate_factor": rate}
+        self._evaluate(round_, masks, seconds, length / (seconds - point.seconds), columns | factor)
+
+    def _kept(self, round_, start):
+        """The start of a round, kept where it may be needed again and no file has it."""
+        can_be_needed = self.config.train.on_divergence == diverging.LOWER
+        if not (can_be_needed and round_ and config_lib.method(self.config).is_chained(self.config)):
+            return start
+        path = self.place.snapshot("start")
+        if self.resumed and self.resumed.round == round_ and snapshots.exists(path):
+            return snapshots.restore(path, self.initial_state)
+        snapshots.save(path, start)
+        return start
+
+    def _restart(self, point, error, is_search=False):
+        """Takes a round, or a search, back to its start."""
+        last = self._last_search if is_search else self._last
+        last.save(*point)
+        last.wait()
+        diverging.note(self, point.round, error, {"learning_rate_factor": diverging.lowered(self, point.round)})
+        if is_search:
+            self._resumed_search = point
+        else:
+            self.resumed = point
+        self._scalars.close()
+        self._scalars = self.place.open_scalars(keep=self._is_behind)
+
+    def _leave(self, point, error, update, columns):
+        """Ends a round that has diverged: its last finite state is `trained`, and is what later rounds go on from."""
+        if not diverging.skipped_at(self, point.round):
+            diverging.note(self, point.round, error, {"skipped": 1})
+        newest = diverging.newest(self, self._last, point)
+        state, masks, seconds = diverging.last_finite(self, newest, self._last, error.step, update)
+        self.trained = state
+        snapshots.save_masks(self.place.masks(point.round), masks)
+        self._last.save(point.round, state, masks, point.stop, seconds)
+        self.skip(point.round, masks, error, columns, seconds)
+
+    def skip(self, round_: int, masks, error: DivergedError, columns=None, seconds: float | None = None) -> None:
+        """Records a round as diverged: without metrics, with the step of the divergence."""
+        self._last.wait()
+        self.place.weights(round_).unlink(missing_ok=True)  # If a metric was not finite.
+        metrics = dict.fromkeys(self.setup.evaluator.columns)
+        columns = {**(columns or {}), "diverged_step": error.step}
+        row = record.row(self, round_, masks, metrics, seconds, None, columns)
+        self.record(row, nested.counts_of_layers(masks), None)
 
     def _check_next(self, round_, columns):
         """Refuses what a recipe must not do: leave out a round, or add a column that its method has not declared."""
-        if round_ != len(self._rows):
-            raise ValueError(f"{self.config.experiment}: round {round_} can't follow; the next is {len(self._rows)}")
+        if round_ != len(self.rows):
+            raise ValueError(f"{self.config.experiment}: round {round_} can't follow; the next is {len(self.rows)}")
         declared = config_lib.method(self.config).columns
         if undeclared := columns.keys() - declared.keys():
             raise ValueError(f"{self.config.experiment}: `Method.columns` lacks {', '.join(sorted(undeclared))}")
@@ -201,11 +256,26 @@ class Run:
 
         `draw` is called at the timeline's `search_steps`. A search that was interrupted goes on from the last saved
         state. Returns the state at the end. `l1` is that of `train.step_function`.
+
+        Raises:
+          DivergedError: it has diverged, and `skip` is to end the round.
         """
-        state, seconds, steps = self.initial_state, 0.0, self.timeline.search_steps
-        if self._resumed_search and self._resumed_search.round == round_:
-            _, state, _, _, seconds = self._resumed_search
-        return self._train(round_, self.dense_masks, state, steps[-1], seconds, draw=draw, l1=l1)[0]
+        point = Last(round_, self.initial_state, self.dense_masks, self.timeline.search_steps[-1], 0.0)
+        while True:
+            resumed = self._resumed_search
+            is_own = resumed and resumed.round == round_ and saved.is_whole_search(self, resumed)
+            here = resumed if is_own else point
+            try:
+                rate = diverging.rate(self, round_)
+                return training.trained(self, here, self._last_search, rate, draw=draw, l1=l1)[0]
+            except DivergedError as error:
+                if diverging.policy(self, round_, error, self._last_search, "search") == diverging.SKIP:
+                    raise
+                self._restart(point, error, is_search=True)
+
+    def has_searched(self, round_: int) -> bool:
+        """Whether the search of a round has ended with a result."""
+        return snapshots.exists(self.place.masks(round_))
 
     def end_search(self, round_: int, masks, state: TrainState) -> None:
         """Saves what a search has ended with, so that it is not done again."""
@@ -215,53 +285,6 @@ class Run:
     def search_end(self, round_: int) -> TrainState:
         """Restores the train state saved when the search of `round_` ended."""
         return snapshots.restore(self.place.search_end(round_), self.initial_state)
-
-    def _train(self, round_, masks, start, stop, seconds, update=None, draw=None, l1=None):
-        """Trains to `stop`, or in a search until `draw` ends it: `(state on the host, masks, seconds)`."""
-        options, setup, timeline, step = self.config.train, self.setup, self.timeline, int(start.step)
-        is_search, devices = draw is not None, self.setup.devices
-        split, what = ("search", "searching") if is_search else ("train", f"{mask_lib.sparsity(masks):.1%} sparse")
-        self._progress.start_round(round_, what, step, stop)
-
-        def write(step, seconds, scalars):
-            self.log(round_, step, split, seconds, scalars)
-            self._progress.update(round_, step, scalars)
-
-        also = timeline.search_steps if is_search else ()
-        log = hooks.Log(write, round_, options.log_every, stop, also)
-        last = self._last_search if is_search else self._last
-        rewind = self.place.snapshot("rewind") if round_ == 0 else None
-        all_hooks = [
-            log.hook,
-            hooks.checkpoints(last, log, round_, options.checkpoint_every, stop),
-            hooks.snapshot(rewind, timeline.rewind_step),
-            hooks.mask_updates(update, timeline.update_steps, stop, devices),
-        ]
-        if is_search:
-            all_hooks.append(hooks.search(draw, timeline.search_steps))
-        programs = setup.penalized_programs(l1)
-        if step < stop:
-            programs.get(step)  # Compiled before the clock starts.
-        end = train.train(
-            programs.get,
-            partial(setup.batches, self.seed),
-            start,
-            masks,
-            stop,
-            all_hooks,
-            steps_per_call=timeline.steps_per_call,
-            teacher=self._teacher(round_),
-            seconds=seconds,
-            devices=devices,
-        )
-        log.flush()
-        return end.host_state(), end.masks, end.clock.seconds()
-
-    def _teacher(self, round_):
-        """The trained dense components that the losses ask for; in round 0 the initial ones, with weight 0."""
-        if not self.networks.objective.teacher:
-            return None
-        return self.setup.teacher(*((self.dense, 1.0) if round_ else (self.initial_state, 0.0)))
 
     def compacted_round(self, round_: int, masks, start: TrainState, seconds: float = 0.0, columns=None) -> None:
         """Does what `round` does with the pruned channels taken out (`nested.train_compacted`)."""
@@ -284,23 +307,9 @@ class Run:
         # Moved once; arrays on the host would be sent with every batch.
         params, batch_stats = jax.device_put((mask_lib.apply(params, masks), batch_stats))
         metrics = self.setup.evaluator.evaluate(params, batch_stats, self.seed)
+        diverging.check_metrics(metrics, int(self.trained.step))
         samples = self.setup.evaluator.samples(params, batch_stats, self.seed)
-        weights, kept = mask_lib.counts(masks)
-        n_params = sum(leaf.size for leaf in jax.tree.leaves(params))
-        row = {
-            "round": round_,
-            "sparsity": mask_lib.sparsity(masks),
-            "sparsity_all": mask_lib.sparsity_all(masks, params),
-            "density": kept / weights,
-            **metrics,
-            "flops_dense": self.networks.flops(),
-            "flops_effective": self.networks.flops(masks),
-            "params_kept": n_params - weights + kept,
-            "train_seconds": round(seconds, 3),
-            "steps_per_second": round(steps_per_second, 3),
-            "step_bytes": self.setup.step_bytes,
-            **columns,
-        }
+        row = record.row(self, round_, masks, metrics, seconds, steps_per_second, columns)
         self.log(round_, int(self.trained.step), "test", seconds, metrics)
         # A round counts as finished once its row is there, so the state that the next round needs comes first.
         self._last.wait()
@@ -311,23 +320,21 @@ class Run:
         self._scalars.write(round_, step, split, seconds, scalars)
 
     def record(self, row: dict, layers: list[dict], samples) -> None:
-        """Records a round: its row of `rounds.csv`, its rows of `layers.csv` and its sample grid `[h, w, 3]` uint8."""
+        """Records a round: its row of `rounds.csv`, its rows of `layers.csv` and its samples `[h, w, 3]`, if any."""
         round_ = row["round"]
         if self.is_finished(round_):
             return
         self._check_next(round_, {})
-        if round_ == 0 and not self._is_inner:
+        if round_ == 0 and not self.is_inner:
             record.write_references(self)
-        self.place.write_samples(round_, samples)
+        if samples is not None:
+            self.place.write_samples(round_, samples)
         self._scalars.write_round(round_, row, samples)
         self._layers += [{"round": round_, **layer} for layer in layers]
         self.place.write_layers(self._layers)
-        self._rows.append(row)
-        self.place.write_rounds(self._rows)
-        main, seconds = self.setup.evaluator.metric, row["train_seconds"]
-        self._progress.say(
-            f"round {round_}: {row['sparsity']:.2%} sparse, {main} {row[main]:.4g}, {seconds:.1f} s of training"
-        )
+        self.rows.append(row)
+        self.place.write_rounds(self.rows)
+        self.progress.say(record.describe(row, self.setup.evaluator.metric))
 
     def adopt(self, place: Workdir, row: dict, round_: int) -> None:
         """Records the round `row` of another workdir as a round of this run."""
@@ -335,8 +342,8 @@ class Run:
 
     def finish(self) -> dict:
         """The verdict over all rounds, saved in the workdir, with the ticket file and the weights that are kept."""
-        if not self._rows:
+        if not self.rows:
             raise ValueError(f"{self.config.experiment}: its recipe has trained no round")
-        if not self.place.is_finished and not self._is_inner:
+        if not self.place.is_finished and not self.is_inner:
             record.write_references(self)  # A run that an older version has begun has none.
-        return record.finish(self, self._rows)
+        return record.finish(self, self.rows)

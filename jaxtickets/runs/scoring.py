@@ -18,6 +18,7 @@ INPUTS = {
     "seed": lambda run, state, masks: run.seed,
     "initial": lambda run, state, masks: run.initial_state.params,
     "batch_stats": lambda run, state, masks: state.batch_stats,
+    "axes": lambda run, state, masks: run.networks.axes,
     "losses": lambda run, state, masks: run.setup.losses,
     "tempered_losses": lambda run, state, masks: run.setup.tempered_losses,
     "batches": lambda run, state, masks: [
@@ -45,7 +46,8 @@ def pruned(run, state, masks, level: float):
             masks = _without_channels(run.networks, *_with_filters(run.networks, state.params, scores), target)
         else:
             scores = _weight_scores(run, score, state, masks)
-            masks = pruning.prune(scores, masks, target, options.scope, options.min_per_layer, options.structure)
+            how = options.scope, options.min_per_layer, options.structure, run.networks.axes
+            masks = pruning.prune(scores, masks, target, *how)
     return masks
 
 
@@ -58,7 +60,7 @@ def _channel_scores(run, score, state, masks):
     names = run.networks.axis_names.params
     if score.channels is not None:
         return _inputs(score.channels, state.params, names, run, state, masks)
-    return channels.filter_mean(_weight_scores(run, score, state, masks), names)
+    return channels.filter_mean(_weight_scores(run, score, state, masks), names, run.networks.axes)
 
 
 def _weight_scores(run, score, state, masks):
@@ -83,7 +85,7 @@ def _with_filters(networks, params, scores):
 
     Channels that have no score go by the L1 norm of their filters, each group on its own.
     """
-    filters = channels.filter_l1(params, networks.axis_names.params)
+    filters = channels.filter_l1(params, networks.axis_names.params, networks.axes)
     alone = mask_lib.named_leaves(filters).keys() - mask_lib.named_leaves(scores).keys()
     return {component: {**own, **scores.get(component, {})} for component, own in filters.items()}, alone
 
@@ -111,8 +113,8 @@ def check(networks) -> None:
     """Refuses, before anything is trained, what these networks can't be pruned by, or to.
 
     Raises:
-      UserError: the score does not apply to a component, the network has no channel that the score is for, or a level
-        leaves too few channels of some name.
+      UserError: the score does not apply to a component, the axes that the structure goes along are not known, the
+        network has no channel that the score is for, or a level leaves no weight, or too few channels of some name.
     """
     options, names = networks.config.prune, networks.axis_names
     score = SCORES[options.score]
@@ -120,10 +122,14 @@ def check(networks) -> None:
         raise ValueError(f"score {score.name!r} asks for {', '.join(unknown)}; allowed are {', '.join(INPUTS)}")
     if "flows" in needs(score.weights):
         models.check_flows(networks.objective.components)
+    pruning.known_axes(networks.dense_masks, options.structure, networks.axes)
     if options.structure != "channel":
+        weights = mask_lib.counts(networks.dense_masks).weights
+        if emptying := [level for level in networks.levels if round(level * weights) == weights]:
+            raise UserError(f"config.prune: a sparsity of {emptying[0]:g} leaves none of {weights:,} weights")
         return
     params, stand_ins = _stand_ins(networks)
-    scores = channels.filter_l1(params, names.params)
+    scores = channels.filter_l1(params, names.params, networks.axes)
     if score.channels is not None and set(needs(score.channels)) <= stand_ins.keys():
         scores = score.channels(params, names.params, **{name: stand_ins[name] for name in needs(score.channels)})
         if not any(scores.values()):
@@ -144,6 +150,7 @@ def _stand_ins(networks):
     ones = lambda tree: jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), tree)  # noqa: E731
     params, batch_stats = ones(networks.params), ones(networks.batch_stats)
     inputs = {"initial": params, "batch_stats": batch_stats, "losses": {tuple(params): _sum}, "batches": [None]}
+    inputs["axes"] = networks.axes
     return params, inputs
 
 
@@ -154,5 +161,5 @@ def _sum(params, batch):
 
 def _scores_all(score, config):
     """Whether the method prunes by this score, which reads filters alone, so that every network has its channels."""
-    is_of_filters = score.weights is None and not set(needs(score.channels)) - {"initial"}
+    is_of_filters = score.weights is None and not set(needs(score.channels)) - {"initial", "axes"}
     return is_of_filters and config_lib.method(config).channel_scores(score)

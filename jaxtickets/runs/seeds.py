@@ -9,14 +9,20 @@ from pathlib import Path
 import jax
 
 from jaxtickets import config as config_lib
+from jaxtickets import data
+from jaxtickets.data import identity
 from jaxtickets.errors import UserError
 from jaxtickets.experiments.finished import Finished
 from jaxtickets.progress import Progress, bars, say, speaking_as
 from jaxtickets.runs import feature_networks, record
+from jaxtickets.runs.networks import Networks
 from jaxtickets.runs.run import Run
 from jaxtickets.runs.setup import Setup
 from jaxtickets.runs.verdict import judge_seeds
+from jaxtickets.stopping import Stop
 from jaxtickets.workdir import Workdir
+
+ADVICE = "give another --workdir, or the data as they were"
 
 
 def seed_paths(config, path: Path) -> dict[int, Path]:
@@ -26,13 +32,15 @@ def seed_paths(config, path: Path) -> dict[int, Path]:
     return {seed: Workdir(path).seed_dir(seed).path for seed in range(config.seed, config.seed + config.seeds)}
 
 
-def run(config, path: Path, from_round: int | None = None) -> dict:
+def run(config, path: Path, from_round: int | None = None, stopped: Stop | None = None) -> dict:
     """Runs or resumes the experiment for every seed in the workdir `path`; returns the verdict.
 
     Args:
       from_round: a finished round, which is discarded with all later ones and run again.
+      stopped: once it is set, every training saves its state and ends.
 
     Raises:
+      StoppedError: `stopped` is set.
       UserError: what can only be seen once the data is there is wrong, or the round can't be run again; nothing has
         been written or discarded then.
     """
@@ -42,16 +50,25 @@ def run(config, path: Path, from_round: int | None = None) -> dict:
         _check_way_back(config, path, from_round)
     elif whole.is_started:
         whole.check_same(config_lib.to_dict(config), config_lib.missing_values(config))
-    setup = Setup(config)
     places = {seed: Workdir(own) for seed, own in seed_paths(config, path).items()}
+    digests = data.digests(config)
+    for place in dict.fromkeys((whole, *places.values())):
+        identity.check(place.read_data(), digests, f"--workdir={place.path}", ADVICE)
+    networks, origins = Networks(config), {}
+    for seed in places if method.source else ():  # Before a setup trains feature networks.
+        origin = method.source(networks, seed)
+        if isinstance(origin, Finished):  # Its rounds become rounds of this run.
+            origins[seed] = origin.place
+    setup = Setup(config, stopped=stopped)
     for seed, place in places.items():
         if from_round is not None or not place.is_finished:
             feature_networks.check(setup, place, seed, f"--workdir={place.path}")
-        origin = method.source and method.source(setup, seed)
-        if isinstance(origin, Finished):  # Its rounds become rounds of this run.
-            feature_networks.check(setup, origin.place, seed, f"the run in {origin.place.path}")
+        if seed in origins:
+            feature_networks.check(setup, origins[seed], seed, f"the run in {origins[seed].path}")
     if from_round is not None:
         go_back(config, path, from_round)
+    for place in dict.fromkeys((whole, *places.values())):
+        place.add_data(digests)
     if config.seeds == 1:
         return _run_seed(config.seed, setup, whole)
     whole.create(config_lib.to_dict(config), setup.json_defaults, setup.about)
@@ -71,7 +88,7 @@ def run(config, path: Path, from_round: int | None = None) -> dict:
     evaluator, subject = setup.evaluator, config_lib.subject(config)
     how = (evaluator.metric, evaluator.label, config.tolerance, config.confidence, subject, evaluator.better)
     references = {seed: place.read_references() for seed, place in places.items()}
-    verdict = judge_seeds(whole.read_rounds(), *how, references=references)
+    verdict = judge_seeds(whole.read_rounds(), *how, references=references) | {"data": setup.data}
     whole.write_verdict(verdict)
     for seed, place in places.items():
         if verdict["winning_round"] is not None:  # Else each seed's own observation stays.
@@ -102,7 +119,7 @@ def go_back(config, path: Path, round_: int) -> None:
       UserError: the workdir is another run's, or a seed has not finished the round; nothing is discarded then.
     """
     whole, places = _check_way_back(config, path, round_)
-    whole.verdict.unlink(missing_ok=True)
+    whole.remove_verdict()
     for place in places:
         place.discard_from(round_)
 
@@ -138,8 +155,8 @@ def run_at_once(
     """Calls `run_seed(seed, setup)` for every seed, each in a thread, as many at a time as there are setups.
 
     Each setup runs one seed at a time; its work outside the train step runs on its first device. `finished()` is called
-    here, after each seed. If a seed fails, or the user interrupts, the others end at their next step, and the first
-    error is raised.
+    here, after each seed. If a seed fails, or the user interrupts, the others save and end after their step, and the
+    first error is raised.
 
     Args:
       setups: made from one another (`Setup(like=...)`), so that one event stops them all.

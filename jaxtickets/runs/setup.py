@@ -1,6 +1,5 @@
 """What all runs of a config share, whatever their seed: networks, data, compiled steps, metrics."""
 
-import threading
 from functools import cached_property, partial
 
 import jax
@@ -22,18 +21,15 @@ from jaxtickets.pruning.score import needs
 from jaxtickets.runs import feature_networks
 from jaxtickets.runs.networks import Networks
 from jaxtickets.runs.programs import Programs
+from jaxtickets.stopping import Stop
 
 # Fields that change no compiled program, beside those of methods, scores and metrics.
 NO_PROGRAM = {
     *("experiment", "seed", "seeds", "tickets_per_host", "confidence", "tolerance", "rewind_step", "keep_weights"),
-    *("train.log_every", "train.checkpoint_every"),
+    *("train.log_every", "train.checkpoint_every", "train.on_divergence"),
     *("prune.score", "prune.rounds", "prune.rate", "prune.schedule", "prune.sparsities", "prune.scope"),
     *("prune.structure", "prune.target", "prune.channel_multiple", "prune.min_per_layer"),
 }
-
-
-class StoppedError(Exception):
-    """Another seed's run has ended with an error, or the user has interrupted all."""
 
 
 class Setup(Networks):
@@ -41,18 +37,20 @@ class Setup(Networks):
 
     Attributes, beside those of `Networks`:
       images: the training images.
+      data: the digests of the data by the name of the split (`data.identity`).
       timeline: the length of a training, and the steps at which something is done in it.
       evaluator: the metrics and the sample grid.
       devices: what each batch is split over.
-      stopped: once it is set, trainings end at their next step with `StoppedError`.
+      stopped: the request to end, which every training obeys.
     """
 
-    def __init__(self, config, like: "Setup | None" = None, devices: Devices = None):
+    def __init__(self, config, like: "Setup | None" = None, devices: Devices = None, stopped: Stop | None = None):
         """
         Args:
           like: a setup whose data this one shares. Compiled programs are shared too if no field that differs affects
             them (`_programmed`).
           devices: what each batch is split over; None: those of `like`, or all local devices.
+          stopped: None: that of `like`, or one of its own.
         """
         super().__init__(feature_networks.resolved(config))
         config = self.config
@@ -60,29 +58,31 @@ class Setup(Networks):
         self._programmed = _programmed(config)
         is_same = like and like.devices == self.devices and like._programmed == self._programmed
         self._same = (like._same or like) if is_same else None  # The first of a chain, so that others can go.
-        self.stopped = like.stopped if like else threading.Event()
+        self.stopped = like.stopped if like else stopped or Stop()
         self._optimizers = make_optimizers(self.objective, config.optimizer)
         if like:
             self.images, self._labels, self._held_out = like.images, like._labels, like._held_out
+            self.data = like.data
             if self.devices == like.devices:
                 self._resident_data = like._resident_data
         else:
-            of_config = config.model.image_size, config.data.dir or None, data.Recipe.of(config)
-            load = partial(data.load, config.data.name)
-            training, self._held_out = load("train", *of_config), load("test", *of_config).images
-            self.images, self._labels = training.images, training.labels if config.model.conditional else None
+            training, held_out = (data.of_config(config, split) for split in data.SPLITS)
+            self.data = {"train": training.digest, "test": held_out.digest}
+            self.images, self._held_out = training.images, held_out.images
+            self._labels = training.labels if config.model.conditional else None
         period = len(train.period(self.objective))
         self.timeline = config_lib.make_timeline(config, len(self.images), jax.default_backend(), period)
         if self._same:
-            self._init, self.programs, self._penalized = like._init, like.programs, like._penalized
+            self._init, self.programs, self._others = like._init, like.programs, like._others
         else:
             tracked = _tracks_movement(config)
             self._init = jax.jit(partial(train.init_state, self.objective, self._optimizers, track_movement=tracked))
-            self.programs, self._penalized = self._programs(), {}
+            self.programs, self._others = self._programs(), {}
         if self._same and like.config.eval == config.eval:
             self.evaluator = like.evaluator
         else:
-            self.evaluator = metrics.make_evaluator(self.objective, config, self.images, self._held_out)
+            images = self.images, self._held_out
+            self.evaluator = metrics.make_evaluator(self.objective, config, *images, self.devices)
 
     def init(self, seed: int) -> train.TrainState:
         """The state before the first step, on the host."""
@@ -97,8 +97,8 @@ class Setup(Networks):
         """What reports need to know of the experiment beside its config: see docs/workdir.md, config.json."""
         method = config_lib.method(self.config)
         title, columns = method.title(self.config), dict(method.columns)
-        features = self.evaluator.features
-        return {"title": title, "columns": columns, "metrics": self.evaluator.columns, "features": features}
+        read = {"features": self.evaluator.features, "data": self.data}
+        return {"title": title, "columns": columns, "metrics": self.evaluator.columns, **read}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -120,19 +120,13 @@ class Setup(Networks):
 
     def batches(self, seed: int, blocks):
         """`(block, data, indices)` for each of the blocks of steps, as `train.train` takes them."""
-        for batch in self._batches(seed, blocks):
-            if self.stopped.is_set():
-                raise StoppedError
-            yield batch
-
-    def _batches(self, seed, blocks):
         chosen, devices = partial(self.indices, seed), device_count(self.devices)
         if self._resident_data is None:
             return batches.streamed((self.images, self._labels), chosen, blocks, devices, group=self.devices)
         rows = -(-batches.ROWS // self.timeline.steps_per_call) * self.timeline.steps_per_call
         return batches.resident(self._resident_data, chosen, blocks, devices, rows, self.devices)
 
-    def _programs(self, l1=None):
+    def _programs(self, l1=None, rate=1.0):
         config = self.config
 
         def arguments():
@@ -143,7 +137,7 @@ class Setup(Networks):
             self.objective,
             self._optimizers,
             arguments,
-            partial(self._batches, config.seed),
+            partial(self.batches, config.seed),
             self.timeline.steps_per_call,
             self.devices,
             config.train.rematerialize,
@@ -151,16 +145,20 @@ class Setup(Networks):
             final_rate=config.optimizer.final_rate,
             steps=self.timeline.steps,
             l1=l1,
+            rate=rate,
         )
 
-    def penalized_programs(self, l1) -> Programs:
-        """The programs with a penalty on the parameters' absolute values (`train.step_function`); None: without."""
-        if l1 is None:
+    def programs_of(self, l1=None, rate: float = 1.0) -> Programs:
+        """The programs with a penalty on the parameters' absolute values and with a factor on every learning rate.
+
+        `l1` and `rate` are those of `train.step_function`.
+        """
+        if l1 is None and rate == 1:
             return self.programs
         weights = tuple(sorted(mask_lib.named_leaves(l1).items()))
-        if weights not in self._penalized:
-            self._penalized[weights] = self._programs(l1)
-        return self._penalized[weights]
+        if (weights, rate) not in self._others:
+            self._others[weights, rate] = self._programs(l1, rate)
+        return self._others[weights, rate]
 
     @cached_property
     def step_bytes(self) -> int | None:
@@ -172,7 +170,7 @@ class Setup(Networks):
 
     def release(self) -> None:
         """Gives back the compiled steps and what they hold; the next step compiles anew."""
-        for programs in (self.programs, *self._penalized.values()):
+        for programs in (self.programs, *self._others.values()):
             programs.release()
 
     def teacher(self, state: train.TrainState, weight: float):

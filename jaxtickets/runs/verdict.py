@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxtickets import collapse, statistics
 from jaxtickets import references as reference_lib
-from jaxtickets import statistics
 from jaxtickets.tables import bracketed
 
 TICKET = "ticket"
+MOST_NAMED = 5  # Rounds in a message.
 OBSERVATION = " One seed is an observation; --config.seeds=5 tests it."
 UNLEARNED = "No {subject} is named; train longer, with other settings, or judge by another metric."
 
@@ -31,6 +32,7 @@ def judge(
     higher ones are, at least the metric less that. A round that prunes nothing does not count: round 0, the dense run,
     and a search that has found no ticket. `winning_round` is the sparsest round within the tolerance, or None. It is
     None, too, if the dense run has not learned (`references.has_learned`): then nothing is within the tolerance of it.
+    A round that has diverged has no metric and does not count; nothing does if the dense run has diverged.
 
     Args:
       rows: the rows of `rounds.csv`.
@@ -42,9 +44,12 @@ def judge(
       is_alone: false for one of several seed runs, which a test over all of them follows.
     """
     is_lower = better == "lower"
-    dense, pruned = rows[0], [row for row in rows[1:] if row["sparsity"] > 0]
+    dense, pruned = rows[0], [row for row in rows[1:] if row["sparsity"] > 0 and row[metric] is not None]
+    if dense[metric] is None:
+        return _of_diverged(dense, metric, label, tolerance, subject, better)
     threshold = _threshold(dense[metric], tolerance, better)
-    within = [row for row in pruned if (row[metric] <= threshold if is_lower else row[metric] >= threshold)]
+    finite = [row for row in pruned if math.isfinite(row[metric])]
+    within = [row for row in finite if (row[metric] <= threshold if is_lower else row[metric] >= threshold)]
     reference, observation = (references or {}).get(metric, {}), OBSERVATION if is_alone else ""
     unlearned = reference_lib.shortcoming(metric, dense[metric], reference, better)
     best = None if unlearned else max(within, key=lambda row: row["sparsity"], default=None)
@@ -77,8 +82,45 @@ def judge(
             f"{metric} {closest[metric]:.4g} against {against}.{observation}"
         )
     else:
-        verdict["message"] = f"Dense run: {metric} {dense[metric]:.4g}; nothing was pruned."
+        is_pruned = any(row["sparsity"] > 0 for row in rows)
+        reason = "no pruned round has a metric" if is_pruned else "nothing was pruned"
+        verdict["message"] = f"Dense run: {metric} {dense[metric]:.4g}; {reason}."
+    verdict["message"] += _diverged(rows) + _collapsed(rows)
     return verdict
+
+
+def _of_diverged(dense, metric, label, tolerance, subject, better):
+    """The verdict on a run whose dense run has diverged: one within another run's round."""
+    names = ("learned", "dense", "threshold", "winning_round", "sparsity", "value")
+    return {
+        **{"metric": metric, "metric_label": label, "better": better, "subject": subject, "tolerance": tolerance},
+        **dict.fromkeys(names),
+        "message": f"The training diverged at step {dense['diverged_step']}.",
+    }
+
+
+def _name(row):
+    of_seed = f" of seed {row['seed']}" if "seed" in row else ""
+    return f"round {row['round']}{of_seed}"
+
+
+def _collapsed(rows):
+    """What is said of the rounds whose samples have collapsed; "" if there are none."""
+    which = [f"{_name(row)} ({collapse.told(row)})" for row in rows if collapse.has_collapsed(row)]
+    more = f" and {len(which) - MOST_NAMED} more" if len(which) > MOST_NAMED else ""
+    named = f"{', '.join(which[:MOST_NAMED])}{more}"
+    return f" The samples have collapsed to few images in {named}; held-out images have 1." if which else ""
+
+
+def _diverged(rows):
+    """What is said of the rounds that have diverged; "" if none has."""
+    steps = {_name(row): step for row in rows if (step := row.get("diverged_step")) is not None}
+    if not steps:
+        return ""
+    which = ", ".join(f"{name} at step {step}" for name, step in steps.items())
+    if "seed" in rows[0]:
+        return f" Diverged: {which}; the mean and the ratio of such a round leave the seed out, and it can't win."
+    return f" Diverged, so without a metric and no winner: {which}."
 
 
 def judge_seeds(
@@ -98,7 +140,8 @@ def judge_seeds(
     ticket and not for it. All rounds are tested together (`statistics.against_dense`), so that the probability of
     naming any round that is in truth worse is at most 1 - `confidence`. Only rounds that have pruned something in every
     seed are tested. `wins` and the p-values of the others are None. If the dense run of any seed has not learned, no
-    round wins: a ratio to such a run says nothing, and to leave the seed out would choose among the results.
+    round wins: a ratio to such a run says nothing, and to leave the seed out would choose among the results. For the
+    same reason a round that has diverged in any seed is not tested; its mean and its ratio are those of the others.
 
     Args:
       rows: the rows of every seed's `rounds.csv`, each with its `seed`.
@@ -121,6 +164,8 @@ def judge_seeds(
         elif round_:
             found = statistics.compare(group, values[0], confidence=confidence)
         entry = {"round": round_, "sparsity": sparsity, **_mean(group.values(), confidence)}
+        diverged = sorted(sparsities[round_].keys() - group.keys())
+        entry |= {"diverged": diverged} if diverged else {}
         rounds.append(entry | _ratio(found, p_adjusted, confidence) | ({"wins": None} if unlearned else {}))
     rounds[0]["spread"] = statistics.spread(list(values[0].values()))
     best = max((row for row in rounds if row["wins"]), key=lambda row: row["sparsity"], default=None)
@@ -164,7 +209,10 @@ def judge_seeds(
     else:
         is_pruned = any(row["sparsity"] > 0 for row in rows)
         reason = "no round has pruned something in every seed" if is_pruned else "nothing was pruned"
+        if any("diverged" in row for row in rounds):
+            reason = "no round has pruned something, and has a metric, in every seed"
         verdict["message"] = f"Dense runs: {metric} {_interval(rounds[0])}; {reason}."
+    verdict["message"] += _diverged(rows) + _collapsed(rows)
     return verdict
 
 
@@ -185,6 +233,8 @@ def _mean(values, confidence):
     from scipy import stats  # Slow to import, and one seed needs none.
 
     values = np.array(list(values), float)
+    if not len(values):
+        return {"mean": None, "low": None, "high": None}
     mean, low, high = values.mean(), None, None
     if len(values) > 1:
         half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
@@ -225,7 +275,7 @@ def _how(row, tolerance, better):
 
 def _lost(rows, metric):
     """Which seeds have a metric that is no finite number, so that nothing can be said of it; "" if none has."""
-    if seeds := sorted({row["seed"] for row in rows if not math.isfinite(row[metric])}):
+    if seeds := sorted({row["seed"] for row in rows if row[metric] is not None and not math.isfinite(row[metric])}):
         which = ", ".join(map(str, seeds))
         return f"{metric} is not finite in seed {which}, and rounds with such a value can't be tested."
     return ""

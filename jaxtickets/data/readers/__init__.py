@@ -11,6 +11,7 @@ from jaxtickets.data.readers.local import some
 from jaxtickets.data.source import Source, reason
 from jaxtickets.data.trees import ARCHIVES, Tree, open_inner, open_tree
 from jaxtickets.errors import UserError
+from jaxtickets.local_paths import local_path
 
 PREFIX = "files:"
 # Places where a Debian package puts a data set.
@@ -33,7 +34,7 @@ def look(name: str) -> Source:
 
 def _tree(name: str, path: str) -> Tree:
     """Lists the files that a path means."""
-    root = pathlib.Path(path).expanduser()
+    root = local_path(path, f"config.data.name={PREFIX}PATH with PATH") if path else pathlib.Path()
     try:
         outer = next(place for place in (root, *root.parents) if place.exists())
         rest = root.relative_to(outer).as_posix()
@@ -77,6 +78,6 @@ def _look(name: str, tree: Tree, is_inner: bool = False) -> Source:
         raise UserError(f"data.name={name!r} holds several archives; choose one: {some(archives)}")
     raise UserError(
         f"data.name={name!r} holds nothing that can be read (found: {some(tree.names) or 'no files'}); allowed: IDX"
-        " files (MNIST and its like), CIFAR-10 and CIFAR-100, CelebA, .npz or .npy arrays, images, and a .zip, .tar or"
-        " .tar.gz of any"
+        " files (MNIST and its like), CIFAR-10 and CIFAR-100, CelebA, .npz or .npy arrays, images, and a .zip, .tar,"
+        " .tar.gz, .tar.bz2 or .tar.xz of any"
     )

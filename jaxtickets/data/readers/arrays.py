@@ -23,6 +23,7 @@ SPLITS = {
     "validation": re.compile(r"(?<![a-z])[xy]?val(id(ation)?)?(?![a-z])"),
 }
 LABELS = re.compile(r"(?<![a-z])(y(tr|te|train|test|val)?|labels?|targets?|class(es)?|attributes?)(?![a-z])")
+RANGES = "allowed: 0 to 1, -1 to 1, or whole numbers from 0 to 255"
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -73,31 +74,31 @@ def look(name: str, tree: Tree) -> Local | None:
     chosen = {split: images[at][0] for split, at in origin.items() if at in images}
     shapes = {split: _image_shape(tree, array) for split, array in chosen.items()}
     if len(set(shapes.values())) > 1:
-        raise UserError(f"data.name={name!r}: images of {shapes['train']} to train and of {shapes['test']} to test")
+        raise UserError(
+            f"data.name={name!r}: images of {shapes['train']} to train and of {shapes['test']} to test; allowed: one"
+            " shape"
+        )
     labels = _labels(name, tree, arrays, chosen, origin)
 
     def load(split):
         array = scaled(split)
         return array[..., None] if array.ndim == 3 else array if array.shape[3] in (1, 3) else np.moveaxis(array, 1, 3)
 
-    scales = {}
+    scales, waiting = {}, {}  # Of each split: its scale, and its bytes until they are asked for.
 
     def scaled(split):
-        # One array at a time is in memory.
-        for other in chosen.keys() - {split} - scales.keys():
-            scales[other] = _scale(name, _read(tree, chosen[other]))
-        raw = _read(tree, chosen[split])
-        if split not in scales:
-            scales[split] = _scale(name, raw)
+        # Every array is read once, and one of them at a time is in memory as it is in the file.
+        for unread in [part for part in chosen if part not in scales or part == split and part not in waiting]:
+            raw = _read(tree, chosen[unread])
+            scales[unread] = _scale(name, raw)
+            waiting[unread] = _bytes(raw, *scales[unread])
         if len(set(scales.values())) > 1:
             train, test = (f"from {o:g} to {o + 255 / f:g}" for f, o in (scales["train"], scales["test"]))
             raise UserError(f"data.name={name!r}: values {train} to train and {test} to test; give both on one scale")
         factor, offset = scales[split]
-        if (factor, offset) == (1, 0):
-            return raw if raw.dtype == np.uint8 else raw.astype(np.uint8)
-        if split == "train":
+        if split == "train" and (factor, offset) != (1, 0):
             say(f"data.name={name!r}: values from {offset:g} to {offset + 255 / factor:g} become 0 to 255")
-        return np.concatenate([np.rint((part - np.float64(offset)) * factor).astype(np.uint8) for part in _chunks(raw)])
+        return waiting.pop(split)
 
     counts = {split: array.shape[0] for split, array in chosen.items()}
     about = describe("arrays", counts, shapes["train"], labels)
@@ -187,11 +188,12 @@ def _labels(name: str, tree: Tree, arrays: list[Array], images: dict[str, Array]
             if named[0].shape[0] != of_images.shape[0]:
                 raise UserError(
                     f"data.name={name!r}: {of_images.key} holds {of_images.shape[0]:,} images, and {named[0].key}"
-                    f" {named[0].shape[0]:,} labels"
+                    f" {named[0].shape[0]:,} labels; allowed: one label per image, or an array of another name"
                 )
     if found and found.keys() != images.keys():
         raise UserError(
-            f"data.name={name!r}: there are labels for {some(found)} alone, {some(a.key for a in found.values())}"
+            f"data.name={name!r}: there are labels for {some(found)} alone, {some(a.key for a in found.values())};"
+            " allowed: labels for both splits, or for none"
         )
     try:
         return Labels.of({split: _read(tree, array) for split, array in found.items()})
@@ -218,6 +220,14 @@ def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
         yield np.asarray(array[start : start + 1024])
 
 
+def _bytes(array: np.ndarray, factor: float, offset: float) -> np.ndarray:
+    """Returns the nearest bytes to `(array - offset) * factor`."""
+    if (factor, offset) == (1, 0):
+        return array if array.dtype == np.uint8 else array.astype(np.uint8)
+    scaled = ((part - np.float64(offset)) * factor for part in _chunks(array))
+    return np.concatenate([np.rint(part).astype(np.uint8) for part in scaled])
+
+
 def _scale(name: str, array: np.ndarray) -> tuple[float, float]:
     """Returns (factor, offset) such that `(array - offset) * factor` is between 0 and 255.
 
@@ -230,7 +240,9 @@ def _scale(name: str, array: np.ndarray) -> tuple[float, float]:
         if part.dtype == np.uint8 and high > 1:
             return 1, 0
         if not math.isfinite(low + high):
-            raise UserError(f"data.name={name!r}: images with values that are no finite numbers")
+            raise UserError(
+                f"data.name={name!r}: images with values that are no finite numbers (NaN or infinity); {RANGES}"
+            )
         is_whole = is_whole and (part.dtype.kind in "bui" or bool((part == np.rint(part)).all()))
     if low >= 0 and high <= 1:
         return 255, 0
@@ -238,7 +250,4 @@ def _scale(name: str, array: np.ndarray) -> tuple[float, float]:
         return 127.5, -1
     if is_whole and low >= 0 and high <= 255:
         return 1, 0
-    raise UserError(
-        f"data.name={name!r}: images with values from {low:g} to {high:g}; allowed: 0 to 1, -1 to 1, or whole numbers"
-        " from 0 to 255"
-    )
+    raise UserError(f"data.name={name!r}: images with values from {low:g} to {high:g}; {RANGES}")

@@ -63,11 +63,24 @@ def of_arrays(
       given: whether there is a split 'test'. Otherwise it is a part of 'train', chosen by the images' content.
     """
 
+    between = []  # Without a test split: the images, from when one part of them is opened until the other one is.
+
+    def images_of(part):
+        if given:
+            return load(part)
+        if between:
+            return between.pop()
+        between.append(load("train"))
+        return between[0]
+
     def split(part):
         of_part = part if given else "train"
-        images, table = load(of_part), labels.tables.get(of_part)
+        images, table = images_of(part), labels.tables.get(of_part)
         if table is not None and len(table) != len(images):
-            raise UserError(f"data.name={name!r} has {len(images):,} images and {len(table):,} labels for {of_part}")
+            raise UserError(
+                f"data.name={name!r} has {len(images):,} images and {len(table):,} labels for {of_part}; allowed: one"
+                " label per image"
+            )
         chosen = np.arange(len(images))
         if not given:
             held_out = is_held_out(image.tobytes() for image in images)
@@ -168,7 +181,7 @@ def _refuse_labels(tables) -> NoReturn:
 
 def describe(what: str, counts: Mapping[str, int], shape: tuple[int, ...], labels: Labels) -> str:
     """Returns the line that says what was found. shape: (height, width, channels)."""
-    images = f"{counts['train']:,} training" + (f" and {counts['test']:,} test" if "test" in counts else "") + " images"
+    images = f"{counts['train']:,}" + (f" training and {counts['test']:,} test" if "test" in counts else "") + " images"
     colour = "grey" if shape[2] == 1 else "colour"
     return f"{what}: {images} of {shape[1]}x{shape[0]} pixels, {colour}, {labels}"
 

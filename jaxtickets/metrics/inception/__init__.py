@@ -19,12 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
-from jaxtickets import cache, cli, files
-from jaxtickets.errors import UserError
+from jaxtickets import cache, cached_files, cli, files
+from jaxtickets.errors import DamagedError, UserError
 from jaxtickets.fields import Field, choice
+from jaxtickets.local_paths import local_path
 from jaxtickets.metrics import resizing, torch_file
 from jaxtickets.metrics.feature_network import FeatureNetwork
 from jaxtickets.metrics.inception_network import SIZE, Inception, logits_of, params_of, published_shapes
@@ -161,9 +160,10 @@ def feature_network(name: str, tap: str, resize: str) -> InceptionFeatures:
 @functools.lru_cache(maxsize=1)
 def _read(path, _):
     try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: {error}; delete it and run {COMMAND} --fetch again") from None
+        tensors, _ = cached_files.read(path)
+    except DamagedError as error:
+        reason = str(error).rpartition(";")[0]
+        raise DamagedError(f"{reason}; get it again with {COMMAND} --fetch, or --from=FILE for a {FILE}") from None
     _check_shapes(path, tensors)
     sha = hashlib.sha256()
     for name in sorted(tensors):
@@ -232,7 +232,7 @@ def keep(path, sha256: str | None = SHA256) -> Path:
     # The number of batches that a batch norm has seen; some programs leave it out.
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(".num_batches_tracked")}
     _check_shapes(path, tensors)
-    files.replace(weights_path(), save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
+    cached_files.write(weights_path(), {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
     return weights_path()
 
 
@@ -255,8 +255,12 @@ def fetch(url: str = URL, sha256: str | None = SHA256) -> Path:
       UserError: there is no network, or what came is not the published file.
     """
     if is_available():
-        say(f"Inception's weights are in {weights_path()} already")
-        return weights_path()
+        try:
+            _read(weights_path(), weights_path().stat().st_mtime_ns)
+            say(f"Inception's weights are in {weights_path()} already")
+            return weights_path()
+        except UserError as error:
+            say(str(error).partition(";")[0])
     partial = weights_path().with_name(FILE)
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, files.atomic_write(partial) as temporary:
@@ -297,4 +301,4 @@ def _run(rest, fetches, source):
     if rest or fetches == (source is not None):
         given = rest[0] if rest else "both --fetch and --from" if fetches else "no flag"
         raise UserError(f"{given} is given; allowed is one of --fetch and --from=FILE")
-    print(f"Inception's weights: {fetch() if fetches else keep(source)}")
+    print(f"Inception's weights: {fetch() if fetches else keep(local_path(source, '--from'))}")

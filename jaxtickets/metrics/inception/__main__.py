@@ -1,7 +1,6 @@
 """`python -m jaxtickets.metrics.inception`: see the package."""
 
-import sys
-
+from jaxtickets import ending
 from jaxtickets.metrics.inception import main
 
-sys.exit(main())
+ending.run(lambda _: main())

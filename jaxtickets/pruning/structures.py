@@ -1,0 +1,97 @@
+"""The units that are pruned whole: filters, blocks, and groups of M weights of which N stay."""
+
+import math
+import re
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxtickets import masks as mask_lib
+from jaxtickets.errors import UserError
+from jaxtickets.pruning import axes as axes_lib
+
+STRUCTURES = "weight, filter, channel, block:ROWSxCOLUMNS such as block:4x4, or N:M such as 2:4"
+
+
+class Structure(NamedTuple):
+    """The unit that is pruned whole.
+
+    kind is "weight", "filter", "block" (of `sizes` in x out), "n:m" (`sizes` = n, m), or "channel": filters with all
+    that reads them, over several layers (`pruning.channels`).
+    """
+
+    kind: str
+    sizes: tuple[int, int] = (1, 1)
+
+    @property
+    def sparsity(self) -> float | None:
+        """The only sparsity that N:M masks have."""
+        return 1 - self.sizes[0] / self.sizes[1] if self.kind == "n:m" else None
+
+
+def parse_structure(text: str) -> Structure:
+    """The structure that `config.prune.structure` names.
+
+    Raises:
+      UserError: there is no such structure.
+    """
+    if text in ("weight", "filter", "channel"):
+        return Structure(text)
+    written = text if isinstance(text, str) else ""
+    if (match := re.fullmatch(r"block:(\d{1,9})x(\d{1,9})", written)) and int(match[1]) and int(match[2]):
+        return Structure("block", (int(match[1]), int(match[2])))
+    if (match := re.fullmatch(r"(\d{1,9}):(\d{1,9})", written)) and 0 < int(match[1]) < int(match[2]):
+        return Structure("n:m", (int(match[1]), int(match[2])))
+    raise UserError(f"prune.structure: {text!r} is unknown; allowed: {STRUCTURES}")
+
+
+def known_axes(masks, structure: str, axes=None) -> dict[str, axes_lib.Axes]:
+    """The axes of each prunable leaf that has two or more, if the structure goes along axes; else {}.
+
+    Args:
+      masks, structure, axes: see `prune`.
+
+    Raises:
+      UserError: those of a leaf are not known.
+    """
+    if parse_structure(structure).kind in ("weight", "channel"):
+        return {}
+    flat = jax.tree_util.tree_flatten_with_path(masks, is_leaf=lambda leaf: leaf is None)[0]
+    found = {
+        name: axes_lib.find(name, mask.ndim, said)
+        for (path, mask), said in zip(flat, axes_lib.of_leaves(masks, axes), strict=True)
+        if mask is not None and mask.ndim > 1 and (name := mask_lib.path_name(path))
+    }
+    axes_lib.refuse_unknown([name for name, own in found.items() if own is None], f"structure {structure!r}")
+    return found
+
+
+def unit_ids(shape, structure, axes):
+    """The unit of each weight: an output channel, or a block over inputs and outputs at one position of the kernel."""
+    ids = np.arange(np.prod(shape, dtype=np.int64)).reshape(shape)
+    if len(shape) < 2:
+        return ids
+    matrix = axes_lib.to_matrix(ids, axes)
+    if structure.kind == "filter":
+        units = np.broadcast_to(np.arange(matrix.shape[-1]), matrix.shape)
+    else:
+        (rows, columns), (height, width) = structure.sizes, matrix.shape[-2:]
+        n_rows, n_columns = -(-height // rows), -(-width // columns)
+        block = np.arange(height)[:, None] // rows * n_columns + np.arange(width) // columns
+        positions = np.arange(math.prod(matrix.shape[:-2])).reshape(*matrix.shape[:-2], 1, 1)
+        units = positions * n_rows * n_columns + block
+    return axes_lib.from_matrix(units, axes, shape)
+
+
+def n_of_m(mask, scores, n, m, axes):
+    """`mask` with the `n` highest of each `m` consecutive weights along the inputs; as it is if `m` doesn't fit."""
+    if mask.ndim < 2:
+        return mask
+    ranked = axes_lib.to_matrix(np.where(mask, scores, -np.inf), axes).swapaxes(-1, -2)
+    if ranked.shape[-1] % m:
+        return mask
+    groups = ranked.reshape(-1, m)
+    chosen = np.zeros(groups.shape, bool)
+    np.put_along_axis(chosen, np.argsort(-groups, axis=1, kind="stable")[:, :n], True, axis=1)
+    return axes_lib.from_matrix(chosen.reshape(ranked.shape).swapaxes(-1, -2), axes, mask.shape) & mask
