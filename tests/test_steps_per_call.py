@@ -14,6 +14,7 @@ from jaxtickets import pruning, train
 from jaxtickets.data import batches
 from jaxtickets.devices import replicate, unreplicate
 from jaxtickets.experiments import METHODS
+from jaxtickets.finite import FINITE
 from jaxtickets.runs import Networks, Run, Setup
 from jaxtickets.workdir import Workdir
 
@@ -139,6 +140,7 @@ def advance(setup, state, masks, teacher, steps):
     for start in range(0, 2 * TOGETHER, steps):
         _, *batch = next(setup.batches(0, [range(start, start + steps)]))
         state, scalars = setup.programs.get(start, steps)(state, masks, *batch, teacher)
+        assert np.all(np.asarray(scalars.pop(FINITE)) == steps)
     return unreplicate(state), unreplicate(scalars)
 
 

@@ -33,7 +33,7 @@ try:
         print("step 1")
         sys.exit("jaxtickets: config.seed=666: allowed is another one")
     workdir.mkdir(parents=True, exist_ok=True)
-    config = {"seed": seed, "flags": sorted(flags)}
+    config = {"experiment": "imp", "seed": seed, "flags": sorted(flags)}
     (workdir / "config.json").write_text(json.dumps({"config": config}))
     columns = "round,sparsity,sparsity_all,density,fd,train_seconds"
     (workdir / "rounds.csv").write_text(f"{columns}\\n0,0,0,1,{10 + seed},2\\n1,0.5,0.5,0.5,{9 + seed},2\\n")

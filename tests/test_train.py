@@ -91,7 +91,7 @@ def optimizers(name, weight_decay=0.0):
 
 @functools.cache
 def initial_state(name):
-    return jax.device_get(train.init_state(make(name), optimizers(name), 0))
+    return jax.device_get(jax.jit(functools.partial(train.init_state, make(name), optimizers(name)))(np.uint32(0)))
 
 
 @functools.cache

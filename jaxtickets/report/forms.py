@@ -67,8 +67,10 @@ VERDICT = {
     "confidence": CONFIG["confidence"],
     "seeds": _each(WHOLE, "a list of seeds"),
     "rounds": Check(
-        lambda rows: isinstance(rows, list)
-        and all(isinstance(row, dict) and not problem(row, JUDGED, ("round",)) for row in rows),
+        lambda rows: (
+            isinstance(rows, list)
+            and all(isinstance(row, dict) and not problem(row, JUDGED, ("round",)) for row in rows)
+        ),
         lambda: "a list with the test of each round",
     ),
 }

@@ -1,6 +1,7 @@
 """Data of strangers: it is read or refused in a line, in bounded memory; nothing runs or is written elsewhere."""
 
 import bz2
+import gzip
 import io
 import itertools
 import json
@@ -359,6 +360,13 @@ def test_idx_files_of_2_to_the_40_images_take_no_memory(content, probe, place):
     for name in ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte"):
         (place / name).write_bytes(content)
     probe.refusal("load", f"files:{place}", limit=64 << 20)
+
+
+def test_what_follows_the_images_of_an_idx_file_takes_no_memory(probe, place):
+    content = struct.pack(">HBB3I", 0, 8, 3, 2, 8, 8) + np.random.default_rng(0).bytes(4 << 20) + bytes(500 << 20)
+    with gzip.open(place / "train-images-idx3-ubyte.gz", "wb", 1) as file:
+        file.write(content)
+    assert "or more" in probe.refusal("load", f"files:{place}", limit=64 << 20)
 
 
 HEADERS = (

@@ -120,13 +120,18 @@ def _header(tree: Tree, entry: str) -> tuple[int, ...]:
 def _content(tree: Tree, file: File) -> np.ndarray:
     """Returns the array in an IDX file. Raises UserError if it is shorter or longer than its header says."""
     start, size = 4 + 4 * len(file.shape), math.prod(file.shape)
+    content = bytearray()
     with tree.open(file.name) as stream:
-        content = _plain(tree, file.name, stream).read()
+        plain = _plain(tree, file.name, stream)
+        # A compressed file may hold much more.
+        while len(content) <= start + size and (part := plain.read(1 << 20)):
+            content += part
     if len(content) != start + size:
         shape = "x".join(map(str, file.shape))
+        more = " or more" if len(content) > start + size else ""
         raise UserError(
-            f"{tree.label(file.name)} holds {max(0, len(content) - start):,} bytes after its header, which promises"
-            f" {shape} = {size:,}; fetch it again"
+            f"{tree.label(file.name)} holds {max(0, len(content) - start):,} bytes{more} after its header, which"
+            f" promises {shape} = {size:,}; fetch it again"
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(file.shape)
 
