@@ -51,9 +51,8 @@ def compare(
 
     Where both sides have two seeds or more in common, the test is paired and over these seeds: a t test of the
     log-ratios within the seeds against log(`limit`). Otherwise it is Welch's test of the logs (1947; unequal variances)
-    over all seeds. Logs need positive values: with
-    others the test is of the differences value - (reference + (limit - 1) x |reference|), and there is no ratio. Values
-    that are not finite, a single seed, or none show nothing: the p-value is 1.
+    over all seeds. Logs need positive values: with others there is no ratio, and the test is of the differences
+    value - (reference + (limit - 1) x |reference|). Values that are not finite, or too few, show nothing: p is 1.
 
     Args:
       values, references: the metric by seed.
@@ -66,8 +65,7 @@ def compare(
     ours, theirs = (
         np.array([side[seed] for seed in sorted(shared if pairs else side)], float) for side in (values, references)
     )
-    is_empty = not (len(ours) and len(theirs))
-    if is_empty or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+    if not (len(ours) and len(theirs) and np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return Comparison(NEVER, NEVER if pairs else None, pairs)
     if has_logs := bool((ours > 0).all() and (theirs > 0).all()):
         ours, theirs, shift = np.log(ours), np.log(theirs), math.log(limit) if limit > 0 else -math.inf
@@ -229,11 +227,10 @@ def against_dense(
 
 def by_round(rows: Sequence[Mapping], metric: str) -> dict[int, dict[int, float]]:
     """`{round: {seed: metric}}` of the rows of several seeds, without those that have no metric: they have diverged."""
-    values: dict[int, dict[int, float]] = {}
+    values: dict[int, dict[int, float]] = {row["round"]: {} for row in rows}
     for row in rows:
-        of_round = values.setdefault(row["round"], {})
         if row[metric] is not None:
-            of_round[row["seed"]] = row[metric]
+            values[row["round"]][row["seed"]] = row[metric]
     return dict(sorted(values.items()))
 
 
@@ -247,15 +244,11 @@ def tested_rounds(
       tolerance: how much worse than the dense run's a metric may be, as a fraction of it.
     """
     values, sparsities = by_round(rows, metric), by_round(rows, "sparsity")
-    pruned = [
-        round_
-        for round_, group in sparsities.items()
-        if round_ and min(group.values()) > 0 and values[round_].keys() == group.keys()
-    ]
+    whole = [round_ for round_, group in sparsities.items() if round_ and group.keys() == values[round_].keys()]
+    pruned = [round_ for round_ in whole if min(sparsities[round_].values()) > 0]
     pruned.sort(key=lambda round_: (np.mean(list(sparsities[round_].values())), round_))
-    of_rounds = [values[round_] for round_ in pruned]
-    tested = against_dense(values[0], of_rounds, ratio_limit(tolerance, better), better, confidence)
-    return dict(zip(pruned, tested, strict=True))
+    limit, of_rounds = ratio_limit(tolerance, better), [values[round_] for round_ in pruned]
+    return dict(zip(pruned, against_dense(values[0], of_rounds, limit, better, confidence), strict=True))
 
 
 def ratio_limit(tolerance: float, better: str) -> float:

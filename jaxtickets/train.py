@@ -284,7 +284,7 @@ def train(
     teacher=None,
     seconds: float = 0.0,
     devices: Devices = None,
-    seen: Callable[[range, Any], None] = lambda block, scalars: None,
+    seen: Callable[[range, Any, Any], None] = lambda block, scalars, finite_steps: None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Moment:
     """Trains from `state` to step `stop`: the training loop. Returns the last moment.
@@ -304,7 +304,8 @@ def train(
       teacher: that of the losses' `Batch`.
       seconds: of training that has led to `state`.
       devices: what each batch is split over; None: all local devices.
-      seen: called after each program with its steps and its scalars, which are on the devices and may not be there yet.
+      seen: called after each program with its steps, its scalars and its `finite.FINITE`, which are on the devices and
+        may not be there yet.
       is_stopped: asked after each program; once it is true, training ends before the hooks that act `at_start`.
     """
     moment = Moment(int(state.step), replicate(state, devices), masks)
@@ -330,7 +331,8 @@ def train(
             block, data, indices = batch
             run = program(block.start, len(block))
             state, scalars = run(moment.state, on_device, data, indices, teacher)
-            seen(block, scalars)
+            scalars = dict(scalars)
+            seen(block, scalars, scalars.pop(finite.FINITE, None))
             moment = moment._replace(step=block.stop, state=state, scalars=scalars)
             if moment.step < stop and is_stopped():
                 return acted(moment, [hook for hook in hooks if not hook.at_start])

@@ -33,10 +33,13 @@ hypothesis.settings.register_profile("jaxtickets", deadline=None, max_examples=6
 hypothesis.settings.load_profile("jaxtickets")
 TIMINGS = ("train_seconds", "steps_per_second", "search_seconds")
 
-# XLA takes many times longer for most of its optimisations than these programs run; in subprocesses, too.
+# XLA takes many times longer for most of its optimisations than these programs run; in subprocesses, too. Its emitters
+# of fused operations take as long as all the rest; from JAX 0.11 on there is no flag to do without them.
 QUICK = "jax_disable_most_optimizations"
 os.environ[QUICK.upper()] = "1"
 jax.config.update(QUICK, True)
+if jax.__version_info__ < (0, 11):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 
 absl.logging.set_verbosity(absl.logging.WARNING)
 logging.getLogger("absl").setLevel(logging.WARNING)
@@ -103,6 +106,12 @@ def quick_runs(digits_metric):
 def base(digits_metric, data_directory):
     """`base(name)`: the setup of a tiny config. The session's other setups share what it has compiled (`like=`)."""
     return cache(lambda name: Setup(tiny(name, data_directory)))
+
+
+def environment(devices: int = 1, **more: str) -> dict[str, str]:
+    """The environment of a subprocess with a number of CPU devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags} | (SPARE_THREADS if devices > 1 else {}) | more
 
 
 def load_config(name: str, variant: str = "quick"):

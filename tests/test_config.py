@@ -172,7 +172,7 @@ BAD = [
     ({"prune.rate": 1.0}, ["config.prune.rate=1.0", "between 0 and 1"]),
     ({"prune.rate": -1.0}, ["config.prune.rate=-1.0", "between 0 and 1"]),
     ({"prune.rounds": 0}, ["config.prune.rounds=0", "at least 1"]),
-    ({"prune.rounds": -2}, ["config.prune.rounds=-2", "at least 0"]),
+    ({"prune.rounds": -2}, ["config.prune.rounds=-2", "from 0 to 1000"]),
     ({"experiment": "gradual", "prune.rounds": 0}, ["config.prune.rounds=0", "at least 1", "experiment='gradual'"]),
     ({"prune.scope": "local"}, ["config.prune.scope='local'", "global, component, layerwise, uniform, erk"]),
     ({"prune.score": "hessian"}, ["config.prune.score='hessian'", "magnitude, magnitude_change", "synflow"]),

@@ -1,13 +1,12 @@
 """Degenerate cases of training and pruning: an emptied layer, equal scores, another number of devices on resume."""
 
-import os
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
-from conftest import Killed, finish, kill_after, tiny
+from conftest import Killed, environment, finish, kill_after, tiny
 
 from jaxtickets import finite, pruning, train
 from jaxtickets import masks as mask_lib
@@ -62,9 +61,7 @@ def test_a_run_goes_on_with_another_number_of_devices_to_the_same_numbers(config
 
 @pytest.mark.slow
 def test_it_does_so_with_two_devices():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PJRT_NPROC": "32"}
-    for name in [name for name in environment if name.startswith("PYTEST_")]:
-        del environment[name]
+    given = {name: value for name, value in environment(2).items() if not name.startswith("PYTEST_")}
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-k", "another_number", __file__]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=given, capture_output=True, text=True, check=False)
     assert "1 passed" in done.stdout, done.stdout + done.stderr

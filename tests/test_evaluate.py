@@ -99,8 +99,8 @@ def test_each_rounds_metric_is_that_of_its_own_weights(autoencoder, tmp_path, ca
         assert f"{float(row['sparsity']):.1%}"[:-1] in out
     assert "winner" in out and "dense" in out and "296 held-out images" in out
     # The untrained network is that of round 0 here.
-    (untrained,) = (line.split() for line in out.splitlines() if line.strip().startswith("untrained"))
-    assert float(untrained[1]) == pytest.approx(float(rows[0]["reconstruction_error"]), rel=1e-3)
+    (untrained,) = (line.split() for line in out.splitlines() if line.strip().startswith("untrained network"))
+    assert float(untrained[2]) == pytest.approx(float(rows[0]["reconstruction_error"]), rel=1e-3)
 
 
 def test_other_metrics_features_and_numbers_of_samples_are_flags(gan, tmp_path, capsys):

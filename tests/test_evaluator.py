@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, tiny
+from conftest import ROOT, environment, tiny
 
 from jaxtickets import metrics
 from jaxtickets.errors import UserError
@@ -274,13 +274,8 @@ np.testing.assert_allclose(list(rows[0].values()), list(rows[1].values()), rtol=
 
 
 def test_several_devices_measure_what_one_does_and_no_other_device_is_used(tmp_path):
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-        "OUT": str(tmp_path),
-    }
-    result = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=ROOT, env=environment)
+    given = environment(4, PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]), OUT=str(tmp_path))
+    result = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=ROOT, env=given)
     assert result.returncode == 0, result.stderr
 
 

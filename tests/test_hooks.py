@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jaxtickets.finite import FINITE, DivergedError
+from jaxtickets.finite import DivergedError
 from jaxtickets.runs import hooks
 
 STATE = {"weights": np.ones(3, np.float32), "step": np.int32(4)}
@@ -93,13 +93,13 @@ def reporting(log, *finite, loss=1.5, every=1):
     """Programs of `every` steps that report to a log: how many of their steps were finite."""
     for number, steps in enumerate(finite):
         block = range(number * every, (number + 1) * every)
-        log.seen(block, {"loss": [loss if steps == every else float("nan")], FINITE: [steps]})
+        log.seen(block, {"loss": [loss if steps == every else float("nan")]}, [steps])
 
 
 def test_the_first_step_that_is_not_finite_is_named_and_the_rows_before_it_are_written():
     rows = []
     log = hooks.Log(lambda *row: rows.append(row), every=2, stop=9)
-    log.hook.act(Stand(2, {"loss": [1.5], FINITE: [1]}))
+    log.hook.act(Stand(2, {"loss": [1.5]}))
     reporting(log, 1, 1, 1, 0, 0)
     with pytest.raises(DivergedError, match="loss is nan at step 4") as error:
         log.flush()
@@ -110,7 +110,7 @@ def test_the_first_step_that_is_not_finite_is_named_and_the_rows_before_it_are_w
 def test_a_row_behind_the_first_step_that_is_not_finite_is_not_written():
     rows = []
     log = hooks.Log(lambda *row: rows.append(row), every=2, stop=9)
-    log.hook.act(Stand(4, {"loss": [float("nan")], FINITE: [0]}))
+    log.hook.act(Stand(4, {"loss": [float("nan")]}))
     reporting(log, 1, 1, 0, 0)
     with pytest.raises(DivergedError, match="at step 3"):
         log.flush()
@@ -128,7 +128,7 @@ def test_the_step_is_found_within_a_program_of_several_steps(finite, step):
 
 def test_a_gradient_is_named_where_all_scalars_are_finite():
     log = hooks.Log(None, every=2, stop=9)
-    log.seen(range(4, 5), {"loss": [1.0], FINITE: [0]})
+    log.seen(range(4, 5), {"loss": [1.0]}, [0])
     with pytest.raises(DivergedError, match="a gradient is not finite at step 5"):
         log.flush()
 
@@ -140,10 +140,10 @@ def test_a_log_reads_nothing_of_the_steps_since_the_log_before():
 
     rows = []
     log = hooks.Log(lambda *row: rows.append(row), every=2, stop=9)
-    log.seen(range(2), {FINITE: [2]})
-    log.hook.act(Stand(2, {"loss": [1.5], FINITE: [2]}))
-    log.seen(range(2, 4), {FINITE: Unread()})
-    log.hook.act(Stand(4, {"loss": Unread(), FINITE: Unread()}))
+    log.seen(range(2), {}, [2])
+    log.hook.act(Stand(2, {"loss": [1.5]}))
+    log.seen(range(2, 4), {}, Unread())
+    log.hook.act(Stand(4, {"loss": Unread()}))
     assert rows == [(2, 10.0, {"loss": 1.5})]
 
 
@@ -151,7 +151,7 @@ def test_what_is_unread_stays_bounded():
     log = hooks.Log(None, every=10**6, stop=10**6)
     reporting(log, *[1] * 5 * hooks.MOST_UNREAD)
     assert len(log._programs) <= 2 * hooks.MOST_UNREAD
-    log.seen(range(7, 8), {FINITE: [0]})
+    log.seen(range(7, 8), {}, [0])
     with pytest.raises(DivergedError, match="at step 8"):
         reporting(log, *[1] * 3 * hooks.MOST_UNREAD)
 

@@ -17,6 +17,7 @@ from jaxtickets import clock as clock_lib
 from jaxtickets import models, train
 from jaxtickets.data import batches
 from jaxtickets.devices import device_count, replicate, unreplicate
+from jaxtickets.finite import FINITE
 from jaxtickets.objectives import Objective, Player
 from jaxtickets.train import Hook, Moment, TrainState
 
@@ -305,6 +306,22 @@ def test_the_loop_trains_with_real_programs_and_batches():
     for step in range(6):
         bias -= 0.1 * 2 * (bias - (images[per_step[step % 4]] / 127.5 - 1).mean()) * masks["net"]["bias"]
     np.testing.assert_allclose(end.host_state().params["net"]["bias"], bias, rtol=1e-5)
+
+
+def test_what_a_program_says_of_finite_steps_is_seen_and_is_no_scalar():
+    seen, scalars = [], []
+
+    def program(start, n):
+        return lambda state, *_: (state.replace(step=state.step + n), {"loss": start, FINITE: n})
+
+    fit(
+        program,
+        5,
+        [Hook(every(1), lambda moment: scalars.append(moment.scalars))],
+        seen=lambda *told: seen.append(told),
+    )
+    assert seen == [(range(step, step + 1), {"loss": step}, 1) for step in range(5)]
+    assert scalars == [{"loss": step} for step in range(5)]
 
 
 # How training ends.

@@ -10,7 +10,7 @@ import time
 
 import jax
 import pytest
-from conftest import ROOT, SPARE_THREADS
+from conftest import ROOT, environment
 
 from jaxtickets import cache, cli
 from jaxtickets import config as config_lib
@@ -29,15 +29,16 @@ SMALL = [
 
 def start(workdir, data_directory, *flags, config="configs/gan_digits.py:quick", devices=1):
     command = [sys.executable, "-m", "jaxtickets.main", f"--config={config}", f"--workdir={workdir}", *flags]
-    forced = f"--xla_force_host_platform_device_count={devices}"
     # A proxy that does not exist cuts the process off from the network.
     no_network = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": forced} | no_network
-    if devices > 1:
-        environment |= SPARE_THREADS
     command.append(f"--config.data.dir={data_directory}")
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env=environment(devices, **no_network),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

@@ -1,6 +1,5 @@
 """Several seeds at a time, each on devices of its own: the same numbers as one after another, errors, interruptions."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, Killed, finish, kill_after, tiny, untimed_rounds
+from conftest import ROOT, Killed, environment, finish, kill_after, tiny, untimed_rounds
 
 from jaxtickets import config as config_lib
 from jaxtickets import progress, runs, snapshots
@@ -87,12 +86,7 @@ def run_on_devices(count, name, data_directory, path, *calls):
     program = PROGRAM.format(
         tests=str(Path(__file__).parent), name=name, data=data_directory, path=str(path), calls=" ".join(calls)
     )
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment(count))
     assert result.returncode == 0, result.stderr
     return result.stderr
 
@@ -170,10 +164,9 @@ FLAGS = [
 
 def start(path, data_directory):
     command = [sys.executable, "-m", "jaxtickets.main", "--config=configs/ae_digits.py:quick", f"--workdir={path}"]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     return subprocess.Popen(
         [*command, *FLAGS, f"--config.data.dir={data_directory}"],
-        **{"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True},
+        **{"cwd": ROOT, "env": environment(2), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True},
     )
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import SPARE_THREADS, assert_masked, moments
+from conftest import assert_masked, environment, moments
 
 from jaxtickets import masks as mask_lib
 from jaxtickets import models, train
@@ -481,14 +481,7 @@ def _on_devices(count):
     if (jax.default_backend(), jax.local_device_count()) == ("cpu", count):
         return sums_after_three_steps()
     program = PROGRAM.format(tests=os.path.dirname(__file__))
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
-    environment = os.environ | {
-        "XLA_FLAGS": flags,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        **SPARE_THREADS,
-    }
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment(count))
     assert result.returncode == 0, result.stderr
     devices, results = json.loads(result.stdout.splitlines()[-1])
     assert devices == count

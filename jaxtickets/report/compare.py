@@ -19,6 +19,7 @@ from jaxtickets.origin import flat
 from jaxtickets.report.drawing import (
     DENSE,
     INK,
+    PLAIN,
     WIDTH,
     clean,
     interval_band,
@@ -94,6 +95,7 @@ def differing_fields(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in names if len({json.dumps(fields.get(name)) for fields in of_runs}) > 1]
 
 
+@matplotlib.rc_context(PLAIN)
 def comparison_figure(runs: Mapping[str, Results], fields: Sequence[str]) -> Figure:
     """The common metric of the runs against sparsity, one line per run.
 

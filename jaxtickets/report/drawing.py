@@ -3,6 +3,7 @@
 import io
 import math
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocat
 
 from jaxtickets.report.reading import REFERENCES, interval, is_finite, percent, significant
 
+PLAIN = {"text.parse_math": False}  # Settings of Matplotlib for figures with names of others: $ is a letter.
 DPI = 130
 WIDTH = 9.0  # inches
 LABEL = 52  # characters per line of y's label
@@ -25,7 +27,8 @@ MOST_STRETCHED = 3  # A plot with references may be this many times as high as i
 def png(figure: Figure) -> bytes:
     """The figure as the content of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
+    with warnings.catch_warnings(action="ignore"):  # Of letters that the font lacks, and of texts without room.
+        figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
 
 

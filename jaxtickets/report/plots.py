@@ -16,6 +16,7 @@ from jaxtickets.report.drawing import (
     DENSE,
     INK,
     LINE,
+    PLAIN,
     WIDTH,
     WINNER,
     clean,
@@ -51,6 +52,7 @@ MAX_ANNOTATED_CELLS = 700
 NO_REFERENCE: Mapping[str, Any] = {}
 
 
+@matplotlib.rc_context(PLAIN)
 def figures(run: Results) -> dict[str, Figure]:
     """All plots for which the run has data, by file name without its ending."""
     drawn = {}

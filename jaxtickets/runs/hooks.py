@@ -26,15 +26,15 @@ class Log:
         self._write, self._unread, self._programs = write, None, []
         self.hook = Hook(lambda step: step % every == 0 or step == stop or step in also, self._log)
 
-    def seen(self, block: range, scalars) -> None:
+    def seen(self, block: range, scalars, finite_steps) -> None:
         """Keeps what a program reports, unread (`train.train`)."""
-        self._programs.append((block, scalars))
+        self._programs.append((block, scalars, finite_steps))
         if len(self._programs) > 2 * MOST_UNREAD:
             self._read(MOST_UNREAD)
 
     def _log(self, moment: Moment) -> None:
         if self._unread:
-            self._read(sum(block.stop <= self._unread[0] for block, _ in self._programs))
+            self._read(sum(block.stop <= self._unread[0] for block, *_ in self._programs))
         self._write_unread()
         self._unread = moment.step, moment.clock.seconds(), moment.scalars
 
@@ -61,8 +61,8 @@ class Log:
 
     def _read(self, count):
         read, self._programs = self._programs[:count], self._programs[count:]
-        for block, scalars in read:
-            steps = len(block) if (found := scalars.get(finite.FINITE)) is None else int(_first(found))
+        for block, scalars, finite_steps in read:
+            steps = len(block) if finite_steps is None else int(_first(finite_steps))
             if steps < len(block):
                 if self._unread and self._unread[0] <= block.start + steps:
                     self._write_unread()
@@ -80,12 +80,12 @@ def _first(values):
 
 
 def _numbers(scalars):
-    """What a program reports, on the host, without whether it is finite."""
-    return {name: float(_first(values)) for name, values in scalars.items() if name != finite.FINITE}
+    """Scalars on the host."""
+    return {name: float(_first(values)) for name, values in scalars.items()}
 
 
 def _what(scalars):
-    """What is not finite of what a program reports."""
+    """What is not finite in a step with these scalars."""
     values = [f"{name} is {value}" for name, value in _numbers(scalars).items() if not math.isfinite(value)]
     return values[0] if values else "a gradient is not finite"
 

@@ -1,10 +1,12 @@
 """The targets of fuzzing: valid inputs of every reader, their mutations, and the calls that read them."""
 
+import bz2
 import contextlib
 import functools
 import gzip
 import io
 import json
+import lzma
 import pickle
 import random
 import struct
@@ -13,6 +15,7 @@ import types
 import warnings
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -144,7 +147,10 @@ def archives() -> Callable[[random.Random], Input]:
                 entry = tarfile.TarInfo(f"link{kind.decode()}")
                 entry.type, entry.linkname = kind, "a/one.bin"
                 archive.addfile(entry)
-        inputs += [{"x.tar": stream.getvalue()}, {"x.tgz": gzip.compress(stream.getvalue(), mtime=0)}]
+        tar = stream.getvalue()
+        inputs += [{"x.tar": tar}, {"x.tgz": gzip.compress(tar, mtime=0)}]
+    inputs += [{"x.tar.bz2": bz2.compress(tar)}, {"x.tar.xz": lzma.compress(tar, preset=0)}]
+    plain = {"x.tgz": partial(gzip.compress, compresslevel=1, mtime=0), "x.tar.bz2": bz2.compress, "x.tar.xz": _xz}
     usual = one_of(inputs)
 
     def make(rng):
@@ -152,12 +158,15 @@ def archives() -> Callable[[random.Random], Input]:
         for name, content in files.items():
             if name == "x.tar" and rng.random() < 0.7:  # Most changes of a header are found by its checksum.
                 files[name] = _with_checksums(content)
-            elif name == "x.tgz" and rng.random() < 0.5:
-                tar = mutations.of_bytes(rng, gzip.decompress(inputs[-1][name]))
-                files[name] = gzip.compress(_with_checksums(tar), 1, mtime=0)
+            elif name in plain and rng.random() < 0.5:
+                files[name] = plain[name](_with_checksums(mutations.of_bytes(rng, tar)))
         return files
 
     return make
+
+
+def _xz(content: bytes) -> bytes:
+    return lzma.compress(content, preset=0)
 
 
 def _with_checksums(tar: bytes) -> bytes:
@@ -457,7 +466,7 @@ def read_ticket(folder: Path) -> None:
     path, refusals = folder / "ticket.safetensors", []
     from jaxtickets.errors import UserError
 
-    for read in (reader.load_ticket, reader.load_trained, functools.partial(reader.load_state, like=_like())):
+    for read in (reader.load_ticket, reader.load_trained, partial(reader.load_state, like=_like())):
         try:
             read(path)
         except UserError as error:

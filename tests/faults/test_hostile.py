@@ -33,6 +33,7 @@ class Probe:
 
     def __init__(self, root: Path):
         self.home, self.inputs, self.cache = root / "home", root / "inputs", root / "cache"
+        self.place = self.inputs  # Of the test that goes on.
         for folder in (self.home, self.inputs, self.cache):
             folder.mkdir()
         own = dict.fromkeys(("JAXTICKETS_CACHE", "TMPDIR", "TFDS_DATA_DIR", "MPLCONFIGDIR"), str(self.cache))
@@ -45,7 +46,7 @@ class Probe:
 
     def ask(self, call: str, *arguments, allowed=("accepted", "refused"), limit: int = LIMIT) -> dict:
         """The probe's answer; fails unless the call was harmless and ended as one of `allowed`."""
-        before = watching.listing(self.home, self.inputs)
+        before = watching.listing(self.home, self.place)
         self.process.stdin.write(json.dumps({"call": call, "arguments": [str(one) for one in arguments]}) + "\n")
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())
@@ -53,7 +54,7 @@ class Probe:
             assert answer["outcome"] in allowed, answer
             assert answer["detail"].isprintable() or answer["outcome"] == "accepted", answer
             assert all(line.isprintable() for line in answer["said"].splitlines()), answer["said"]
-            assert answer["seen"] == [] and watching.listing(self.home, self.inputs) == before
+            assert answer["seen"] == [] and watching.listing(self.home, self.place) == before
             assert answer["peak"] - self.least < limit, f"{answer['peak'] - self.least:,} bytes"
         return answer
 
@@ -75,6 +76,7 @@ def place(probe, request):
     """An empty directory for the files of a test."""
     folder = probe.inputs / f"{request.node.name[:40].replace('/', '_')}-{next(NUMBERS)}"
     folder.mkdir()
+    probe.place = folder
     return folder
 
 
@@ -387,6 +389,13 @@ def test_headers_of_arrays_are_never_run_nor_believed(suffix, header, probe, pla
     else:
         (place / "x.npy").write_bytes(content)
     probe.refusal("load", f"files:{place}", limit=64 << 20)
+
+
+def test_labels_with_numbers_that_are_no_characters_are_refused(probe, place):
+    labels = np.array(["a", "b", "c"] * 4)
+    labels.view(np.uint32)[3] = 0x110000
+    np.savez(place / "x.npz", x_train=np.zeros((12, 8, 8), np.uint8), y_train=labels)
+    assert "labels that are <U1 [12]" in probe.refusal("load", f"files:{place}")
 
 
 class Harm:

@@ -1,5 +1,6 @@
 """Workdirs and tickets of strangers, and directories that are no workdirs: a report or one line, and no code runs."""
 
+import contextlib
 import html.parser
 import json
 import os
@@ -16,7 +17,7 @@ from safetensors.numpy import save
 
 from jaxtickets import evaluate, report, sample, tickets
 from jaxtickets.errors import DamagedError, UserError
-from jaxtickets.progress import say
+from jaxtickets.progress import say, show
 from jaxtickets.report.__main__ import main as report_main
 from jaxtickets.scalars import Scalars
 
@@ -118,24 +119,22 @@ def test_script_in_the_names_of_workdirs_is_shown_and_not_run(tmp_path, capsys):
     assert all(re.match(r"data:image/png;base64,|seed_\d/report.html$", address) for address in page.addresses)
 
 
-@pytest.mark.parametrize(
-    "name", [b"new\nline", b"\x1b[31mred", b"caf\xe9", "日本".encode(), b"$x^2$ \\frac", b"_hidden"], ids=ascii
-)
-def test_workdirs_of_any_name_are_reported_and_compared(name, tmp_path, capsys):
-    paths = [os.fsdecode(os.path.join(os.fsencode(tmp_path), name + suffix)) for suffix in (b"1", b"2")]
-    for seed, path in enumerate(paths):
-        os.mkdir(path)
-        report_workdirs.write_workdir(Path(path) / "run", seed=seed, rounds=2, winner=1)
-    runs = [f"{path}/run" for path in paths]
-    for arguments in ([runs[0]], [*runs, f"--out={tmp_path}/out"]):
-        assert report_main(arguments) == 0
+def test_workdirs_of_any_name_are_reported_and_compared(tmp_path, capsys):
+    parts = [b"new\nline", b"\x1b[31mred", b"caf\xe9", "日本".encode(), b"$x^2$ $\\frac{1$", b"_hidden", b"<b>"]
+    place = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), *parts)))
+    place.mkdir(parents=True)
+    runs = [place / "$\\frac{1$", place / "b"]
+    for seed, run in enumerate(runs):
+        report_workdirs.write_workdir(run, seed=seed, rounds=2, winner=1)
+    for arguments in (runs[:1], [*runs, f"--out={tmp_path}/out"]):
+        assert report_main([str(argument) for argument in arguments]) == 0
     said = capsys.readouterr()
     assert all(line.isprintable() for line in (said.out + said.err).splitlines())
     (said.out + said.err).encode("utf-8")
 
 
 def test_mathematics_in_names_is_drawn_as_text(workdir):
-    text = (workdir / "layers.csv").read_text().replace("generator/up_8", "$\\frac{1$ generator $")
+    text = (workdir / "layers.csv").read_text().replace("generator/up_8", "$\\frac{1$ generator")
     (workdir / "layers.csv").write_text(text)
     report.build(workdir)
 
@@ -304,9 +303,10 @@ FOREIGN_TABLES = {
 def test_other_peoples_files_in_a_workdir_are_one_line_or_left_out(name, what, tmp_path, capsys):
     place = report_workdirs.write_workdir(tmp_path / "run", rounds=2, winner=1)
     (place / name).write_bytes(FOREIGN_TABLES[what])
-    status = report_main([str(place)])
+    with contextlib.suppress(UserError):
+        show(report.summary(place))
     said = capsys.readouterr()
-    assert status in (0, 2) and all(line.isprintable() for line in (said.out + said.err).splitlines())
+    assert all(line.isprintable() for line in (said.out + said.err).splitlines())
     assert len(said.err.splitlines()) <= 2
 
 
@@ -318,7 +318,8 @@ def test_files_that_are_none_do_not_hang_a_report(name, make, tmp_path, capsys):
     place = report_workdirs.write_workdir(tmp_path / "run", rounds=2, winner=1)
     (place / name).unlink()
     make(place / name)
-    assert report_main([str(place)]) in (0, 2)
+    with contextlib.suppress(UserError):
+        report.summary(place)
     assert len(capsys.readouterr().err.splitlines()) <= 2
 
 

@@ -80,9 +80,8 @@ class Warm:
         """
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAXTICKETS_CACHE": str(cache)} | (env or {})
         environment |= {"PYTHONPATH": os.pathsep.join([str(tree), str(HERE)]), "MPLBACKEND": "agg"}
-        for name in ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS"):
-            if name not in (env or {}):
-                environment.pop(name, None)
+        if "JAX_COMPILATION_CACHE_DIR" not in (env or {}):
+            environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         if preload:
             environment["LD_PRELOAD"] = str(preload)
         command = [sys.executable, "-c", "import warm, sys; sys.exit(warm.serve())"]

@@ -165,8 +165,12 @@ class Labels:
         count = sum(map(len, tables.values()))
         if len(values) > max(2, 0.9 * count):
             return cls({}, remark=f"; its labels are left out, because they take {len(values):,} different values")
+        try:
+            given = values.tolist()
+        except SystemError:  # A text in a damaged file may have numbers that are no characters.
+            _refuse_labels(tables)
         tables = {split: np.searchsorted(values, table) for split, table in tables.items()}
-        return cls(tables, len(values), tuple(names(value) for value in values.tolist()))
+        return cls(tables, len(values), tuple(map(names, given)))
 
     def __str__(self) -> str:
         if not self.tables:
