@@ -9,6 +9,7 @@ that of an uninterrupted run (`comparing.py`). Prints one line per chain and a s
 import argparse
 import collections
 import json
+import os
 import random
 import re
 import shutil
@@ -151,8 +152,8 @@ class Harness:
         one, flags = EXPERIMENTS[name], self.flags(name, workdir)
         if goes_back and one.from_round is not None:
             flags.append(f"--from_round={one.from_round}")
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={one.devices}"
-        devices = {"XLA_FLAGS": flags, "PJRT_NPROC": "32"}
+        count = f"--xla_force_host_platform_device_count={one.devices}"
+        devices = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {count}", "PJRT_NPROC": "32"}
         return self.warm.run(MAIN, *flags, env=devices if one.devices > 1 else {}, **how)
 
     def whole(self, name: str) -> Path:
