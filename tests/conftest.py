@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 import os
+import signal
 from functools import cache, partial
 from pathlib import Path
 
@@ -40,6 +41,10 @@ os.environ[QUICK.upper()] = "1"
 jax.config.update(QUICK, True)
 if jax.__version_info__ < (0, 11):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+
+# A shell starts what it runs in the background with this signal ignored, and subprocesses would inherit that.
+with contextlib.suppress(ValueError):  # Not in the main thread.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 absl.logging.set_verbosity(absl.logging.WARNING)
 logging.getLogger("absl").setLevel(logging.WARNING)

@@ -3,6 +3,7 @@
 import contextlib
 import html.parser
 import json
+import math
 import os
 import re
 import struct
@@ -15,7 +16,7 @@ import pytest
 import report_workdirs
 from safetensors.numpy import save
 
-from jaxtickets import evaluate, report, sample, tickets
+from jaxtickets import evaluate, fields, report, sample, tickets
 from jaxtickets.errors import DamagedError, UserError
 from jaxtickets.progress import say, show
 from jaxtickets.report.__main__ import main as report_main
@@ -223,6 +224,12 @@ def test_rows_of_scalars_of_another_form_are_left_out_and_counted(tmp_path, caps
     capsys.readouterr()
     assert report.read(place) == whole
     assert "left out" in capsys.readouterr().err
+
+
+def test_whole_numbers_beyond_the_range_of_floats_are_no_numbers():
+    for value, is_one in ((10**308, True), (10**309, False), (-(10**400), False), (math.nan, False), (math.inf, False)):
+        assert fields.is_finite(value) is is_one
+        assert fields.number(lambda number: True, "").possible(value) is is_one
 
 
 # What is no workdir.
