@@ -254,8 +254,8 @@ def test_the_l1_penalty_adds_its_weight_times_the_sign_of_each_gamma():
         if path in gammas and (weight := weights[path.split("/")[0]]):
             added = (1 - 0.5) * weight * np.sign(leaves[path])
             np.testing.assert_allclose(penalized[path] - moment, added, rtol=1e-5, atol=1e-6, err_msg=path)
-        else:
-            np.testing.assert_array_equal(penalized[path], moment, err_msg=path)
+        else:  # The same number, of another program.
+            np.testing.assert_allclose(penalized[path], moment, rtol=1e-5, atol=1e-7, err_msg=path)
 
 
 # The optimisers with L2 weight decay: our options, and the same in PyTorch.
