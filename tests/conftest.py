@@ -39,7 +39,8 @@ TIMINGS = ("train_seconds", "steps_per_second", "search_seconds")
 QUICK = "jax_disable_most_optimizations"
 os.environ[QUICK.upper()] = "1"
 jax.config.update(QUICK, True)
-if jax.__version_info__ < (0, 11):
+FUSES_AS_USUAL = jax.__version_info__ >= (0, 11)  # Else two programs of the same function may round differently.
+if not FUSES_AS_USUAL:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 
 # A shell starts what it runs in the background with this signal ignored, and subprocesses would inherit that.

@@ -214,7 +214,7 @@ def test_a_vaes_metrics_are_its_games_and_the_columns_keep_their_order(data_dire
     assert (judged.metric, judged.better) == ("fd_digits", "lower")
     assert judged.label == "Frechet distance in digits features, 1,024 samples"
     row = judged.evaluate({}, {}, 0)
-    assert list(row) == ["fd_digits", "kl", "negative_elbo", "reconstruction"]
+    assert list(row) == ["fd_digits", "kl", "negative_elbo", "reconstruction", "diversity_digits"]
     assert {name: row[name] for name in values} == values
     judged = evaluator(data_directory, digits, "vae_digits", ("negative_elbo",), sample=noise, evaluate=evaluate)
     assert judged.metric == "negative_elbo"
@@ -288,9 +288,10 @@ def test_metrics_on_samples_share_one_generation_and_one_embedding(data_director
     assert len(network.seen.take()) == filled(len(digits[0]), 256)
     row = judged.evaluate({}, {}, 0)
     assert len(generated.take()) == 1024
-    assert len(network.seen.take()) == 1024
+    assert len(network.seen.take()) == 1024 + filled(len(digits[1]), 256)  # Diversity reads held-out images.
     real = digits[0] / 127.5 - 1
-    assert list(row) == ["gap", "count", "generated", "training", "fd_digits"]
+    columns = ["gap", "count", "generated", "training", "fd_digits", "diversity_rows", "diversity_digits"]
+    assert list(row) == columns
     assert row["gap"] == pytest.approx(abs(0.25 - real.mean(axis=(0, 2, 3))).max(), rel=1e-4)
     assert (row["count"], row["generated"]) == (1024, 0.25)
     assert row["training"] == pytest.approx(real.mean(), rel=1e-4)

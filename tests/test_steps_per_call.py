@@ -1,6 +1,5 @@
 """Several steps in one program: they compute what single steps compute, and a resumed run takes the same blocks."""
 
-import os
 import re
 from itertools import pairwise
 
@@ -8,7 +7,17 @@ import chex
 import jax
 import numpy as np
 import pytest
-from conftest import Killed, assert_masked, finish, kill_after, open_run, tiny, untimed_rounds, untimed_scalars
+from conftest import (
+    FUSES_AS_USUAL,
+    Killed,
+    assert_masked,
+    finish,
+    kill_after,
+    open_run,
+    tiny,
+    untimed_rounds,
+    untimed_scalars,
+)
 
 from jaxtickets import config as config_lib
 from jaxtickets import pruning, train
@@ -163,8 +172,7 @@ def test_a_program_of_several_steps_computes_what_single_steps_compute(name, pla
     start, teacher = train.rewind(initial, masks), setup.teacher(setup.init(7), 0.5)
     one_by_one, together = (advance(setup, start, masks, teacher, steps) for steps in (1, TOGETHER))
     assert int(together[0].step) == 2 * TOGETHER
-    # Without XLA's emitters of fused operations (conftest.py) sums are taken in another order in a loop.
-    if name in DENSE and "--xla_cpu_use_fusion_emitters=false" not in os.environ.get("XLA_FLAGS", ""):
+    if name in DENSE and FUSES_AS_USUAL:
         chex.assert_trees_all_equal(together, one_by_one)
     else:
         for (path, ours), theirs in zip(
