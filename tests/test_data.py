@@ -309,6 +309,7 @@ def test_without_tensorflow_the_error_names_the_extra_and_the_other_ways(name, d
     assert not os.path.exists(data_dir)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed")
 @pytest.mark.parametrize("name", ["coco", "coco/2014", "robonet"])
 def test_a_data_set_that_tfds_can_not_describe_without_tensorflow_is_one_line(name, data_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)  # Importing it fails as if it were not installed.
