@@ -60,8 +60,12 @@ def save(path: os.PathLike, tree) -> None:
         _settle(path)
         try:
             _save(path, _beside(path, "new"), arrays)
-        finally:
-            _settle(path)
+        except BaseException:
+            # Threads of TensorStore may still write, and make the directory again; the next start removes it then.
+            with contextlib.suppress(OSError):
+                _settle(path)
+            raise
+        _settle(path)
         files.sync(path.parent)
 
 
