@@ -54,7 +54,7 @@ def keep_compiled_programs() -> None:
     from jaxtickets import compiled_programs
 
     if not jax.config.jax_compilation_cache_dir:
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(UserError, OSError):
             compiled_programs.guard(directory("xla"))
             jax.config.update("jax_compilation_cache_dir", str(directory("xla")))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # A start compiles many small ones.

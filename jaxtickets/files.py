@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # The disk is, or what a user may have of it.
+
 # Read once: it can only be read by changing it, which other threads would notice.
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
@@ -30,6 +32,9 @@ def atomic_write(path: os.PathLike) -> Iterator[Path]:
         # mkstemp makes the file private; files that several users share need the usual permissions.
         temporary.chmod(0o666 & ~_UMASK)
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # A write that fails does not name its file.
+        raise
     finally:
         os.close(handle)
         temporary.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from jaxtickets import files
 from jaxtickets.errors import UserError
 from jaxtickets.progress import say
 
@@ -45,11 +46,14 @@ def hold(path: Path, what: str, *, waits: bool = False, lost: Callable[[str], No
 
     Raises:
       UserError: another process holds it, or the file can't be written.
+      OSError: the disk is full.
     """
     made = _missing(path.parent)
     try:
         lock = _acquire(path, what, waits)
     except OSError as error:
+        if error.errno in files.FULL:
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise UserError(f"{what}: {path}: {error.strerror}; allowed is a directory that can be written") from None
     _held.add(lock)
     try:
@@ -244,7 +248,9 @@ def _missing(directory: Path) -> list[Path]:
 
 def _write(handle, content) -> None:
     # Of one length, so that nothing of the old content is left, and a disk that has filled up does not matter.
-    os.pwrite(handle, json.dumps(content).encode().ljust(LENGTH), 0)
+    text, done = json.dumps(content).encode().ljust(LENGTH), 0
+    while done < LENGTH:  # The first write to a disk that gets full may be a part.
+        done += os.pwrite(handle, text[done:], done)
     os.fsync(handle)
 
 

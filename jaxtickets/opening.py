@@ -165,6 +165,8 @@ def rounds(text: str, flag: str, whole: Workdir, place: Workdir) -> list[int]:
     if text == "all":
         if not kept:
             raise UserError(f"{flag}={text}: {place.path} has no weights; an older version has written it")
+        if gone := [str(round_) for round_ in _with_weights(whole, place) if round_ not in kept]:
+            say(f"{place.path}: weights of the rounds {', '.join(gone)} were kept and are gone; they are left out")
         return list(kept)
     for word in text.split(","):
         if word not in NAMES and not re.fullmatch(r"\d+", word):
@@ -176,6 +178,15 @@ def rounds(text: str, flag: str, whole: Workdir, place: Workdir) -> list[int]:
             raise UserError(f"{flag}={text}: {place.path} has no weights of round {round_}; it has these {having}")
         found.append(round_)
     return list(dict.fromkeys(found))
+
+
+def _with_weights(whole, place):
+    """The rounds whose weights a run keeps; [] until it has finished."""
+    if not place.is_finished:
+        return []
+    rounds_ = [row["round"] for row in place.read_rounds() if row.get("diverged_step") is None]
+    is_kept = read_config(place).keep_weights == "all"
+    return [round_ for round_ in rounds_ if is_kept or round_ in _numbers(whole, place).values()]
 
 
 def winner(whole: Workdir) -> int | None:

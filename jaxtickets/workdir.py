@@ -82,6 +82,7 @@ class Workdir(Records):
 
         Raises:
           UserError: the workdir belongs to another config, holds somebody's files or can't be written.
+          OSError: the disk is full.
         """
         if self.is_started:
             self.check_same(config, defaults)
@@ -92,6 +93,8 @@ class Workdir(Records):
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._write_json(self.config, origin(config, about))
         except OSError as error:
+            if error.errno in files.FULL:
+                raise
             raise UserError(
                 f"--workdir={self.path}: {error.strerror}; allowed is a directory that can be written"
             ) from None

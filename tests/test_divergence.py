@@ -13,9 +13,9 @@ from conftest import Killed, finish, open_run, tiny, untimed_rounds, untimed_sca
 from jaxtickets import files, finite, models, report, train
 from jaxtickets import masks as mask_lib
 from jaxtickets.devices import device_count, replicate
-from jaxtickets.errors import UserError
+from jaxtickets.errors import DamagedError, UserError
 from jaxtickets.objectives import Objective, Player
-from jaxtickets.runs import Setup, diverging, go_back, judge, judge_seeds
+from jaxtickets.runs import Setup, diverging, go_back, judge, judge_seeds, nested
 from jaxtickets.workdir import Workdir
 
 # What a train step reports: a network whose loss is bad in the one step that sees white images.
@@ -381,6 +381,48 @@ def test_a_round_that_has_diverged_has_a_control(skipped, like, tmp_path):
     ours, theirs = run.place.read_rounds(), skipped[0].place.read_rounds()
     assert [row["sparsity"] for row in ours] == [row["sparsity"] for row in theirs]
     assert all(row["reconstruction_error"] > 0 for row in ours)
+
+
+@pytest.mark.parametrize("policy", ["skip_round", "lower_rate"])
+@pytest.mark.parametrize("experiment", ["transfer", "branch"])
+def test_a_ticket_elsewhere_and_a_narrow_network_diverge_like_a_round(
+    intact, like, tmp_path, monkeypatch, policy, experiment
+):
+    changes = {"experiment": experiment, f"{experiment}.of": str(intact.path)}
+    if experiment == "branch":
+        changes["branch.kind"] = "dense_short"
+        monkeypatch.setattr(nested, "Setup", lambda *args, **options: poison(Setup(*args, **options), when=always))
+    run, verdict = finish(poison(setup_of(like, policy, **changes)), tmp_path / "run")
+    row = run.place.read_rounds()[1]
+    if policy == "skip_round":
+        assert (row["diverged_step"], row["reconstruction_error"]) == (8, None)
+        assert verdict["winning_round"] is None
+    else:
+        assert row["learning_rate_factor"] == 0.5 and row["reconstruction_error"] > 0
+    report.build(run.place.path)
+    strict_json(run.place.path)
+
+
+@pytest.fixture(scope="module")
+def intact(like, tmp_path_factory):
+    """The workdir of a run that has not diverged."""
+    run, _ = finish(setup_of(like, "stop", **{"prune.rounds": 1}), tmp_path_factory.mktemp("finite") / "run")
+    return run.place
+
+
+def test_a_damaged_start_of_a_chained_round_is_named_with_what_makes_it_again(like, tmp_path):
+    path, changes = tmp_path / "run", {"prune.rounds": 2, "rewind": "learning_rate"}
+    with pytest.raises(Killed):
+        finish(poison(setup_of(like, "lower_rate", **changes), dies_in=20, when=never), path)
+    for part in (path / "snapshots/start").rglob("*"):
+        if part.is_file() and part.name != "checksum.json":
+            part.write_bytes(b"")
+    with pytest.raises(DamagedError, match="snapshots/start: is damaged .*; the same command with --from_round=0"):
+        finish(setup_of(like, "lower_rate", **changes), path)
+    Workdir(path).discard_from(0)
+    again, _ = finish(setup_of(like, "lower_rate", **changes), path)
+    whole, _ = finish(setup_of(like, "lower_rate", **changes), tmp_path / "whole")
+    assert untimed_rounds(path) == untimed_rounds(whole.place.path)
 
 
 @pytest.mark.parametrize("policy", ["skip_round", "lower_rate"])

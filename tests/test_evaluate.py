@@ -137,6 +137,16 @@ def test_several_seeds_have_a_row_each_and_a_mean(autoencoder, data_directory, t
     assert out.count("mean of 2") == 2 and "2 seeds" in out
 
 
+@pytest.mark.parametrize("round_", [0, 2])
+def test_weights_that_are_gone_are_told(autoencoder, tmp_path, capsys, round_):
+    place = Workdir(shutil.copytree(autoencoder.path, tmp_path / "run"))
+    place.write_verdict({"winning_round": None})
+    place.weights(round_).unlink()
+    assert call(f"--workdir={place.path}", f"--out={tmp_path / 'a.csv'}") == 0
+    assert str(round_) not in {row["round"] for row in table(tmp_path / "a.csv")}
+    assert f"weights of the rounds {round_} were kept and are gone" in capsys.readouterr().err
+
+
 def test_nothing_is_written_into_the_workdir(autoencoder, tmp_path):
     before = digests(autoencoder.path)
     assert call(f"--workdir={autoencoder.path}", "--rounds=0") == 0

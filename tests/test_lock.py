@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -235,6 +236,17 @@ def test_a_place_where_no_lock_can_be_made_is_one_line(tmp_path, kind):
     refused = pytest.raises(UserError, match=f"^{WHAT}: .*; allowed is a directory that can be written$")
     with refused, lock.hold(place / ".lock", WHAT):
         pytest.fail("no lock can be made here")
+
+
+def test_a_disk_that_is_full_is_no_mistake_of_the_users(file):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught, lock.hold(file, WHAT):
+            pytest.fail("the lock can't be written")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(file) and not file.exists()
 
 
 def test_a_lock_of_the_cache_keeps_other_processes_out_until_its_block_ends():

@@ -206,7 +206,7 @@ class Run:
             return start
         path = self.place.snapshot("start")
         if self.resumed and self.resumed.round == round_ and snapshots.exists(path):
-            return snapshots.restore(path, self.initial_state)
+            return saved.start(self, round_)
         snapshots.save(path, start)
         return start
 

@@ -61,6 +61,16 @@ def state(run, name: str) -> TrainState:
     return _restored(run, path, lambda: snapshots.restore(path, run.initial_state), stand_ins, 0)
 
 
+def start(run, round_: int) -> TrainState:
+    """The saved train state at the start of a round that goes on.
+
+    Raises:
+      DamagedError: it is damaged, and the round has left its start.
+    """
+    path = run.place.snapshot("start")
+    return _restored(run, path, lambda: snapshots.restore(path, run.initial_state), [run.resumed.state], round_ - 1)
+
+
 def _restored(run, path, restore: Callable[[], Any], stand_ins: Iterable[Any], round_: int):
     """What `restore` gives; where it is damaged, the one of `stand_ins` that equals what was saved."""
     try:
