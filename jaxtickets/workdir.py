@@ -5,6 +5,7 @@ TensorBoard.
 """
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -100,12 +101,15 @@ class Workdir(Records):
             ) from None
 
     def clear_leftovers(self) -> None:
-        """Removes the temporary files of runs that were killed."""
+        """Removes what runs that were killed have left of files that they wrote and directories that they removed."""
         own = [path for path in vars(self).values() if isinstance(path, Path) and path.parent == self.path]
         of_rounds = [self.samples(0), self.weights(0), self.search(0), self.search(0).with_suffix(".npz")]
         for path in (*own, *(path.with_stem("*") for path in of_rounds), self.plot("*")):
             for leftover in files.temporaries(path):
                 leftover.unlink(missing_ok=True)
+        for name in ("snapshots", "compact_*", "dense_*"):  # Half-removed; snapshots have recovered by themselves.
+            for leftover in self.path.glob(f".{name}.gone"):
+                shutil.rmtree(leftover)
 
     def check_same(self, config: dict, defaults: Mapping[str, Any]) -> None:
         """Refuses the workdir of another config, and names the fields that differ; also a directory without a run.

@@ -526,6 +526,29 @@ def test_leftovers_of_kills_are_removed_and_hidden_files_of_others_stay(tmp_path
     assert all((workdir.path / name).exists() for name in others)
 
 
+def test_a_kill_while_results_are_discarded_leaves_nothing_once_the_run_goes_on(tmp_path, monkeypatch):
+    rmtree = shutil.rmtree
+
+    def dies(path, **options):
+        if str(path).endswith(".gone") and not options:
+            raise Killed
+        rmtree(path, **options)
+
+    workdir = small_workdir(tmp_path / "run")
+    for directory in (workdir.snapshot("last"), workdir.compact(1).path, workdir.narrow(2).path):
+        directory.mkdir(parents=True)
+    workdir.write_rounds([{"round": 0}])
+    for _ in range(3):
+        monkeypatch.setattr(shutil, "rmtree", dies)
+        with pytest.raises(Killed):
+            workdir.discard_from(0)
+        monkeypatch.undo()
+        workdir.write_rounds([{"round": 0}])
+    assert len(hidden(workdir.path)) == 3
+    workdir.create({"seed": 1}, {})
+    assert hidden(workdir.path) == []
+
+
 STRAYS = (
     "masks/.DS_Store",
     "masks/1",
