@@ -128,6 +128,7 @@ def _parse_with_config(argv):
     """
     from jaxtickets import config as config_lib
 
+    argv = _without_repeated(_with_local_config(argv))
     fields = [match[1] for argument in argv[1:] if (match := re.match(r"--?config\.([^=]+)", argument))]
     files = [match[1] for argument in argv[1:] if (match := re.match(r"--?config=([^:]*)", argument))]
     for file in files:
@@ -142,6 +143,18 @@ def _parse_with_config(argv):
         if isinstance(error, UserError) or not files:
             raise
         raise UserError(f"--config={files[-1]}: {_failure_in(files[-1], error)}") from None
+
+
+def _with_local_config(argv):
+    """The arguments with the path of the config file expanded."""
+    value = re.compile(r"(--?config=)(.+)")
+    return [f"{match[1]}{local_path(match[2], '--config')}" if (match := value.match(one)) else one for one in argv]
+
+
+def _without_repeated(argv):
+    """The arguments with the last value of each field: of a tuple, ml_collections would take all values together."""
+    fields = [match[1] if (match := re.match(r"--?(config\.[^=]+)=", one)) else None for one in argv]
+    return [one for at, one in enumerate(argv) if fields[at] is None or fields[at] not in fields[at + 1 :]]
 
 
 def _check_returned(value, file):

@@ -19,7 +19,8 @@ def local_path(text: str | os.PathLike, flag: str) -> Path:
       flag: what gives it, for the message: `--workdir`, or `config.branch.of`.
 
     Raises:
-      UserError: it is a URL such as `gs://bucket/run`, is empty, holds a NUL, or names a user who does not exist.
+      UserError: it is a URL such as `gs://bucket/run`, begins with a variable such as `$HOME`, is empty, holds a NUL,
+        or names a user who does not exist.
     """
     given = os.fspath(text)
     if not isinstance(given, str):
@@ -27,6 +28,8 @@ def local_path(text: str | os.PathLike, flag: str) -> Path:
     where = f"{flag}={given if given.isprintable() and given else repr(given)}"
     if _URL.match(given):
         raise UserError(f"{where}: is a URL; {ALLOWED}")
+    if re.match(r"\$\{?\w", given):
+        raise UserError(f"{where}: a variable is for the shell to read; {ALLOWED}, ./{given} too")
     if not given or "\0" in given:
         raise UserError(f"{where}: is no path; {ALLOWED}")
     path = os.path.expanduser(given)  # Unlike `Path.expanduser`, it leaves `./~` as it is.

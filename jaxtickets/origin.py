@@ -31,6 +31,7 @@ def origin(config: dict, about: dict | None = None) -> dict:
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
         "cpu_count": os.cpu_count(),
         "git_revision": _git_revision(),
+        "checksums": "sha256",  # Of the files in the workdir: without this key an older version has written it.
     }
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
+from jaxtickets.local_paths import local_path
+
 SNAPSHOTS = ("init", "rewind", "dense", "start", "last", "search")
 
 
@@ -34,7 +36,7 @@ class Paths:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
+        self.path = local_path(path, "workdir") if isinstance(path, str) else Path(path)
         self.lock = self.path / ".lock"
         self.checksums = self.path / "checksums.json"
         self.config = self.path / "config.json"

@@ -33,7 +33,7 @@ class Records(Paths):
 
     def __init__(self, path: str | os.PathLike):
         super().__init__(path)
-        self._verified = Verified(self.checksums)
+        self._verified = Verified(self.checksums, lambda: "checksums" in (files.read_json(self.config) or {}))
 
     def read_origin(self) -> dict | None:
         """The content of config.json: the config and what the run was started with."""

@@ -28,6 +28,8 @@ from jaxtickets.errors import DamagedError, printable
 from jaxtickets.progress import say
 
 CHECKSUM = "checksum.json"
+# What may go by: it says nothing of the files.
+PASSING = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.ETIMEDOUT)
 # Orbax numbers saves by one counter per process: threads that save at once could wait for each other's files.
 _SAVING = threading.Lock()
 
@@ -88,11 +90,15 @@ def _failures(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:  # TensorStore raises ValueError, with the reason in its text.
-        known = [code for code in errno.errorcode if os.strerror(code) in str(error)]
-        code = getattr(error, "errno", None) or next(iter(known), None)
-        if code is None:
+        if (code := _errno(error)) is None:
             raise
         raise OSError(code, os.strerror(code), str(path)) from error
+
+
+def _errno(error):
+    """The number of what the operating system has refused, from an exception or its text; None if it is another."""
+    known = (code for code in errno.errorcode if os.strerror(code) in str(error))
+    return getattr(error, "errno", None) or next(known, None)
 
 
 def _beside(path, what):
@@ -124,7 +130,8 @@ def restore(path: os.PathLike, like):
     """Restores the pytree saved at `path` on the host, with the structure of `like` (arrays or shapes).
 
     Raises:
-      DamagedError: it can't be read, or is not what was saved.
+      DamagedError: it is missing, can't be read, or is not what was saved.
+      OSError: the machine fails to read it now.
     """
     return _restored(Path(path).resolve(), like)
 
@@ -139,12 +146,18 @@ def restore_raw(path: os.PathLike) -> dict:
 
 
 def _restored(path, like=None):
+    if not exists(path):
+        raise DamagedError(f"{path}: is missing")
     orbax = _orbax()
     try:
         shapes = None if like is None else _shapes(like, on_host=(path / CHECKSUM).exists())
         with orbax.Checkpointer(orbax.StandardCheckpointHandler()) as checkpointer:
             tree = jax.device_get(checkpointer.restore(path, args=orbax.args.StandardRestore(shapes)))
     except Exception as error:  # Orbax, TensorStore and the readers of JSON raise nearly any.
+        if isinstance(error, MemoryError):
+            raise
+        if (code := _errno(error)) in PASSING:
+            raise OSError(code, os.strerror(code), str(path)) from None
         reason = printable(str(error).partition("[")[0].strip() or type(error).__name__)
         raise DamagedError(f"{path}: is damaged ({reason[:200]})") from None
     stored = _stored(path)

@@ -10,6 +10,7 @@ from jaxtickets import masks as mask_lib
 from jaxtickets import tensor_files
 from jaxtickets import trained as trained_lib
 from jaxtickets.errors import UserError
+from jaxtickets.local_paths import local_path
 from jaxtickets.tensor_files import expect
 from jaxtickets.train import TrainState, rewind
 
@@ -74,6 +75,7 @@ def load_ticket(path: os.PathLike) -> Ticket:
       UserError: the file is missing or is no ticket.
       DamagedError: it is not what was written.
     """
+    path = local_path(path, "ticket") if isinstance(path, str) else path
     with _reading(path):
         arrays, about = _read(path)
         shapes = {name.removeprefix("params/"): a.shape for name, a in arrays.items() if name.startswith("params/")}

@@ -9,6 +9,7 @@ older version, are taken as they are.
 import hashlib
 import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from jaxtickets import files
@@ -19,9 +20,13 @@ from jaxtickets.progress import say
 class Verified:
     """Reads and writes files of a directory and of those below it."""
 
-    def __init__(self, checksums: Path):
-        """checksums: the path of the file with the checksums, in the directory."""
-        self._checksums, self._has_told = checksums, False
+    def __init__(self, checksums: Path, has_been: Callable[[], bool] = lambda: False):
+        """
+        Args:
+          checksums: the path of the file with the checksums, in the directory.
+          has_been: tells, where it is not there, whether it has been written: an older version has not.
+        """
+        self._checksums, self._has_been, self._has_told = checksums, has_been, False
 
     def read(self, path: Path) -> bytes | None:
         """The content of a file; None if there has been none.
@@ -74,14 +79,19 @@ class Verified:
     def _known(self):
         found = files.read_json(self._checksums)
         if found is None and not self._checksums.exists():
+            if not self._has_told and self._has_been():
+                self._tell("is missing")
             return {}
         known = (found or {}).get("files")
         if not _are_digests(known) or found.get("crc32") != _crc32(known):
             if not self._has_told:
-                say(f"{self._checksums}: is damaged; the files that it names are not verified until they are written")
-                self._has_told = True
+                self._tell("is damaged")
             return {}
         return known
+
+    def _tell(self, what):
+        say(f"{self._checksums}: {what}; the files that it names are not verified until they are written")
+        self._has_told = True
 
     def _write(self, known):
         files.replace(self._checksums, files.json_bytes({"files": known, "crc32": _crc32(known)}))

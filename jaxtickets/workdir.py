@@ -5,6 +5,7 @@ TensorBoard.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,6 +49,9 @@ class Workdir(Records):
             config.json.
         """
         flag, allowed = f"--workdir={self.path}", "allowed is a directory that can be written"
+        if wrong := re.findall(r"[][*?\\\udc80-\udcff]", str(self.path.resolve())):
+            held = "bytes that are no text" if wrong[0] >= "\udc80" else wrong[0]
+            raise UserError(f"{flag}: its path holds {held}, which Orbax can't save under; give another one")
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{flag}: is a file; {allowed}")
         above = self.path

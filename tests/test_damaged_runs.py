@@ -191,6 +191,36 @@ def test_a_finished_run_that_has_lost_files_is_not_judged_with_less(setup, whole
     assert f"{place.weights(3)}: is missing; the same command with --from_round=3 makes it again" in told
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("snapshots/rewind", 0), ("snapshots/dense", 0), ("snapshots/init", 0), ("masks/002", 1)],
+)
+def test_nothing_is_discarded_where_the_start_of_the_round_is_lost(setup, whole, tmp_path, name, remedy):
+    place = Workdir(shutil.copytree(whole[0].place.path, tmp_path / "run"))
+    for break_ in (damage, shutil.rmtree):
+        break_(place.path / name)
+        before = {path: path.read_bytes() for path in place.path.rglob("*") if path.is_file()}
+        reason = f"{name}: is (damaged .*|missing); the same command with --from_round={remedy} .*; nothing has"
+        with pytest.raises(DamagedError, match=reason):
+            runs.go_back(setup.config, place.path, 2)
+        assert before == {path: path.read_bytes() for path in place.path.rglob("*") if path.is_file()}
+    runs.go_back(setup.config, place.path, remedy)
+    goes_on(setup, place.path, whole)
+
+
+@pytest.mark.parametrize("names", [["snapshots"], ["masks"], ["snapshots", "masks"]])
+def test_a_finished_run_whose_states_were_removed_to_save_space_still_tells_its_results(
+    setup, whole, tmp_path, capsys, names
+):
+    place = Workdir(shutil.copytree(whole[0].place.path, tmp_path / "run"))
+    for name in names:
+        shutil.rmtree(place.path / name)
+    before = {path: path.read_bytes() for path in place.path.rglob("*") if path.is_file()}
+    assert runs.run(setup.config, place.path) == whole[1]
+    assert f"{place.path}: {' and '.join(names)} are gone, and only --from_round=0" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in place.path.rglob("*") if path.is_file()}
+
+
 def test_a_ticket_with_trained_weights_stays_where_their_own_file_is_gone(setup, whole, tmp_path):
     shutil.copytree(whole[0].place.path, tmp_path / "run")
     place, verdict = Workdir(tmp_path / "run"), whole[1] | {"winning_round": 3}

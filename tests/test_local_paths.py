@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, load_config
 
+import jaxtickets as jt
 from jaxtickets import cache, evaluate, main, sample
 from jaxtickets.errors import UserError
 from jaxtickets.local_paths import local_path
@@ -33,12 +34,27 @@ def test_a_url_is_refused_by_name(text):
 
 @pytest.mark.parametrize(
     "text, reason",
-    [("", "--out='': is no path"), ("a\0b", r"--out='a\\x00b': is no path"), ("~nobody-here/x", "~nobody-here has no")],
+    [
+        ("", "--out='': is no path"),
+        ("a\0b", r"--out='a\\x00b': is no path"),
+        ("~nobody-here/x", "~nobody-here has no"),
+        ("$HOME/x", r"--out=\$HOME/x: a variable is for the shell"),
+        ("${A}", r"\$\{A\}: a"),
+    ],
 )
 def test_what_is_no_path_is_refused_in_one_line(text, reason):
     with pytest.raises(UserError, match=reason) as caught:
         local_path(text, "--out")
     assert "\n" not in str(caught.value)
+
+
+def test_texts_given_to_the_library_are_paths_of_users_too(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert jt.Workdir("~/run").path == tmp_path / "run"
+    with pytest.raises(UserError, match="workdir=gs://a/b: is a URL"):
+        jt.Workdir("gs://a/b")
+    with pytest.raises(UserError, match=f"^{tmp_path}/t.safetensors: "):
+        jt.load_ticket("~/t.safetensors")
 
 
 def test_every_flag_and_field_with_a_path_refuses_a_url_before_anything_is_written(tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,6 +176,32 @@ def test_a_number_that_is_none_is_named():
         command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}
     )
     assert (result.returncode, result.stderr) == (2, "jaxtickets: --from_round=two: allowed is a whole number\n")
+
+
+PRINT = """
+import sys
+from jaxtickets import cli
+cli.start(lambda config, path: print(config.prune.sparsities, config.seed))
+"""
+
+
+def started(*arguments, home):
+    command = [sys.executable, "-c", PRINT, *arguments]
+    environment = os.environ | {"HOME": str(home)}
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+
+
+def test_of_a_field_that_is_given_twice_the_last_value_counts(tmp_path):
+    shutil.copy(ROOT / "configs" / "gan_digits.py", tmp_path / "mine.py")
+    values = ("(0.5,0.8)", "(0.9,)")
+    fields = [f"--config.prune.sparsities={value}" for value in values]
+    done = started("--config=~/mine.py:quick", *fields, "--config.seed=1", "--config.seed=2", home=tmp_path)
+    assert done.stdout.split("\n")[0] == "(0.9,) 2", done.stderr
+
+
+def test_a_config_that_is_a_url_is_one_line(tmp_path):
+    done = started("--config=gs://bucket/mine.py", home=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("jaxtickets: --config=gs://bucket/mine.py: is a URL; ")
 
 
 def test_a_mistake_in_the_config_waits_for_no_import_of_what_only_a_run_needs():

@@ -72,7 +72,7 @@ def test_a_new_workdir_says_what_it_was_started_with(tmp_path):
     workdir.create(config, DEFAULTS)
     assert workdir.is_started and not workdir.is_finished and workdir.read_config() == config
     origin = workdir.read_origin()
-    assert set(origin) == {"config", "command", "versions", "devices", "cpu_count", "git_revision"}
+    assert set(origin) == {"config", "command", "versions", "devices", "cpu_count", "git_revision", "checksums"}
     workdir.create(config, DEFAULTS)
     assert workdir.read_origin() == origin
 

@@ -23,6 +23,8 @@ ALTERNATIVES = (
     " machine), or the small variant of the config, --config=<config>.py:quick"
 )
 
+_BUILDERS: dict = {}  # `(builder, what _state has told)` by source.
+
 
 @dataclasses.dataclass(frozen=True)
 class Tfds(Source):
@@ -127,6 +129,16 @@ class Tfds(Source):
         return self.name.replace("/", "-")
 
     def _builder(self):
+        """TFDS's builder: the one from before, because TFDS keeps each for ever, unless the directory has changed."""
+        if known := _BUILDERS.get(self):
+            builder, state = known
+            if state == _state(builder):
+                return builder
+        builder = self._new_builder()
+        _BUILDERS[self] = builder, _state(builder)
+        return builder
+
+    def _new_builder(self):
         config = self.name.partition("/")[2]
         with quiet():
             try:
@@ -191,6 +203,13 @@ class Tfds(Source):
             raise UserError(
                 f"data.name={self.name!r} could not be prepared: {reason(error)}; {self._other_ways()}"
             ) from error
+
+
+def _state(builder):
+    """When what a builder has read of its directory was written; None for what is not there."""
+    directory = pathlib.Path(builder.data_dir)
+    paths = (directory, directory / "dataset_info.json", directory / "features.json")
+    return tuple(path.stat().st_ctime_ns if path.exists() else None for path in paths)
 
 
 def _label(record, names):

@@ -116,18 +116,27 @@ def save_ticket(setup, place: Workdir, like: train.TrainState, verdict: dict) ->
       verdict: on this run, or on all of several seed runs.
     """
     round_ = verdict["winning_round"]
-    if round_ is None or not snapshots.exists(place.masks(round_)):
+    if round_ is None:
         place.ticket.unlink(missing_ok=True)
         return
-    weights = place.weights(round_)
-    if not weights.exists() and _has_trained_weights(place.ticket, round_):
+    is_whole = _has_trained_weights(place.ticket, round_)
+    if not place.weights(round_).exists() and is_whole:
         return  # It has what is gone.
+    if not snapshots.exists(place.masks(round_)):
+        if is_whole:
+            say(f"{place.masks(round_)}: is missing; {place.ticket.name} has the same masks")
+        else:  # A narrow network has no masks.
+            place.ticket.unlink(missing_ok=True)
+        return
     went_on = setup.timeline.search_steps and setup.config.rewind == "none"
     try:
         masks = snapshots.restore_masks(place.masks(round_), setup.dense_masks)
         point = snapshots.restore(place.search_end(round_) if went_on else place.snapshot("rewind"), like)
     except DamagedError as error:
-        raise DamagedError(f"{error}; {saved.remedy(setup, place, 0)}") from None
+        if is_whole:
+            say(f"{error}; {place.ticket.name} has the same")
+            return
+        raise DamagedError(f"{error}; {saved.remedy(setup.config, place, 0)}") from None
     metadata = {"config": place.read_config(), "verdict": verdict}
     tickets.save_ticket(place.ticket, masks, point, metadata, place.weights(round_))
 
@@ -147,7 +156,7 @@ def _tell_lost_weights(run, rows, verdict):
     ends = [row for row in rows if row["round"] in (0, verdict["winning_round"], rows[-1]["round"])]
     for row in ends if kept else ():
         if row["round"] not in kept and row.get("diverged_step") is None:
-            remedy = saved.remedy(run.setup, place, row["round"], run.is_inner)
+            remedy = saved.remedy(run.setup.config, place, row["round"], run.is_inner)
             say(f"{place.weights(row['round'])}: is missing; {remedy}")
 
 

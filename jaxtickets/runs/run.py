@@ -57,6 +57,8 @@ class Run:
         self.trained: TrainState | None = self.resumed.state if self.resumed else None
         searches = bool(self.timeline.search_steps)
         self._last_search, self._resumed_search = saved.last(self, "search") if searches else (None, None)
+        if (search := self._resumed_search) and not self.has_searched(search.round):
+            self._resumed_search = search if saved.is_whole_search(self, search) else None
         self.divergences = diverging.noted(self, (self.resumed, self._resumed_search))
         self._scalars = place.open_scalars(keep=self._is_behind)
         self.progress = progress or Progress(len(self.levels), self.timeline.steps)
@@ -263,8 +265,7 @@ class Run:
         point = Last(round_, self.initial_state, self.dense_masks, self.timeline.search_steps[-1], 0.0)
         while True:
             resumed = self._resumed_search
-            is_own = resumed and resumed.round == round_ and saved.is_whole_search(self, resumed)
-            here = resumed if is_own else point
+            here = resumed if resumed and resumed.round == round_ else point
             try:
                 rate = diverging.rate(self, round_)
                 return training.trained(self, here, self._last_search, rate, draw=draw, l1=l1)[0]

@@ -24,17 +24,43 @@ def recover(place: Workdir) -> None:
         snapshots.recover(directory)
 
 
-def remedy(setup, place: Workdir, round_: int, is_inner: bool = False) -> str:
+def remedy(config, place: Workdir, round_: int, is_inner: bool = False) -> str:
     """The command that makes again what the training of a round has made."""
-    if is_inner or setup.config.seeds > 1:
+    if is_inner or config.seeds > 1:
         return f"remove {place.path}, and the same command runs all that is in it again"
-    if config_lib.method(setup.config).is_chained(setup.config):
+    if config_lib.method(config).is_chained(config):
         round_ = min(round_, 1)
     return f"the same command with --from_round={max(round_, 0)} makes it again"
 
 
 def _remedy(run, round_):
-    return remedy(run.setup, run.place, round_, run.is_inner)
+    return remedy(run.setup.config, run.place, round_, run.is_inner)
+
+
+def gone(place: Workdir) -> str:
+    """The directories that somebody has removed from a workdir, to save space; "" if they are there."""
+    directories = {"snapshots": place.snapshot("init").parent, "masks": place.masks(0).parent}
+    if place.list_inner()[0]:  # Narrow networks have no masks.
+        del directories["masks"]
+    return " and ".join(name for name, path in directories.items() if not path.is_dir())
+
+
+def check_way_back(config, place: Workdir, round_: int) -> None:
+    """Refuses to go back to a round whose start can't be restored; nothing is needed of a round 0.
+
+    Raises:
+      DamagedError: what the round starts from is damaged or lost.
+    """
+    method = config_lib.method(config)
+    if round_ == 0 or method.source:  # Controls and transfers take all but their own dense run from elsewhere.
+        return
+    ends = [place.search_end(round_)] if place.search(round_).exists() and config.rewind == "none" else []
+    needed = {place.snapshot(name): 0 for name in ("init", "rewind", "dense")}
+    for path, made_by in {**needed, **dict.fromkeys((place.masks(round_), *ends), round_ - 1)}.items():
+        try:
+            snapshots.restore_raw(path)
+        except DamagedError as error:
+            raise DamagedError(f"{error}; {remedy(config, place, made_by)}; nothing has been discarded") from None
 
 
 def initial_state(run, made: TrainState) -> TrainState:
@@ -126,7 +152,8 @@ def trained_before(run, round_: int) -> TrainState:
     if round_ > 1 and is_needed and not run.is_finished(round_):
         lost = f"{run.place.snapshot('last')}: the train state at the end of round {round_ - 1} is lost"
         raise DamagedError(f"{lost}; {_remedy(run, round_ - 1)}")
-    return run.dense
+    # Nothing is scored or trained any more where the dense state of a finished run is gone.
+    return run.dense if snapshots.exists(run.place.snapshot("dense")) else run.initial_state
 
 
 def masks(run, round_: int):

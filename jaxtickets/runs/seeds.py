@@ -14,7 +14,7 @@ from jaxtickets.data import identity
 from jaxtickets.errors import UserError
 from jaxtickets.experiments.finished import Finished
 from jaxtickets.progress import Progress, bars, say, speaking_as
-from jaxtickets.runs import feature_networks, record
+from jaxtickets.runs import feature_networks, record, saved
 from jaxtickets.runs.networks import Networks
 from jaxtickets.runs.run import Run
 from jaxtickets.runs.setup import Setup
@@ -100,6 +100,9 @@ def run(config, path: Path, from_round: int | None = None, stopped: Stop | None 
 def _run_seed(seed, setup, place, shown_in=None):
     """One seed's experiment; its display is in that of several that go on at a time, if given."""
     with speaking_as(f"seed {seed}: " if shown_in else ""):
+        if place.is_finished and (gone := saved.gone(place)):
+            say(f"{place.path}: {gone} are gone, and only --from_round=0 can run rounds; the results are there")
+            return place.read_verdict()
         progress = Progress(len(setup.levels), setup.timeline.steps, shown_in)
         with Run(setup, place, seed, progress) as one:
             config_lib.method(setup.config).recipe(one)
@@ -136,6 +139,7 @@ def _check_way_back(config, path, round_):
     places = [Workdir(own) for own in seed_paths(config, path).values()]
     for place in places:
         place.check_finished(round_)
+        saved.check_way_back(config, place, round_)
     return whole, places
 
 
