@@ -52,9 +52,8 @@ def checked(file: str | None, tables: bool = False, limit: float | None = None) 
     """
     if file is None:
         if tables or limit is not None:
-            raise UserError(
-                f"{'--tables' if tables else '--limit'}: says what --pack=FILE.tar.gz takes, which is missing"
-            )
+            flag = "--tables" if tables else "--limit"
+            raise UserError(f"{flag}: allowed with --pack=FILE.tar.gz only, which is missing")
         return None
     path = local_path(file, "--pack")
     if not path.name.endswith((".tar.gz", ".tgz")) or path.is_dir():

@@ -79,10 +79,11 @@ class Runs:
                     for slot in range(len(self._environments)):
                         if queue and slot not in self._running and self._has_time():
                             self._start(slot, queue.pop(0))
-                    if time.monotonic() >= self._until:
-                        break
-                    self._look()
                     time.sleep(POLL_SECONDS)
+                    is_over = time.monotonic() >= self._until
+                    self._look()
+                    if is_over:
+                        break
             except KeyboardInterrupt as error:
                 stopped_by = error.args[0]
             finally:
@@ -119,12 +120,15 @@ class Runs:
     def _look(self):
         """Notes which runs have ended and which have come to their first step."""
         for slot, job in list(self._running.items()):
+            has_ended = (
+                job.process.poll() is not None
+            )  # Before the look at what it has logged, so that nothing is missed.
             if not job.is_training and self._until < float("inf"):
                 before, job.logged = job.logged, _logged(self._sweepdir / job.point.name)
                 if job.logged > before:
                     job.is_training = True
                     self._start_up = max(self._start_up, time.monotonic() - job.began)
-            if job.process.poll() is not None:
+            if has_ended:
                 del self._running[slot]
                 self._tell(job.point, self._outcome(job))
 
@@ -139,10 +143,9 @@ class Runs:
         if is_finished and (status == 0 or is_asked):
             return FINISHED
         if is_asked and status in AS_ASKED:
-            where = "" if job.is_training or self._until == float("inf") else " before its first step"
-            return (
-                STOPPED + where + (" by force: it goes on from an earlier state" if status == -signal.SIGKILL else "")
-            )
+            is_early = not job.is_training and self._until < float("inf")
+            how = ", by force: it goes on from its last saved state" if status == -signal.SIGKILL else ""
+            return f"{STOPPED}{' before its first step' if is_early else ''}{how}"
         cause = "no verdict" if status == 0 else f"exit status {status}" if status > 0 else f"signal {-status}"
         with job.log.open("rb") as file:
             file.seek(job.log_start)

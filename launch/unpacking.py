@@ -71,7 +71,7 @@ def _read_manifest(tree: Tree, flag: str) -> tuple[dict, dict[str, list]]:
         number, what = next((number, what) for what, number in tree.skipped.items())
         raise UserError(f"{flag}: holds {number} {what}; {ALLOWED}")
     sizes = {entry.name: entry.size for entry in tree.entries if entry.name != MANIFEST}
-    if sizes != {name: one[0] for name, one in listed.items() if _is_entry(one)}:
+    if sizes != {name: entry[0] if _is_entry(entry) else None for name, entry in listed.items()}:
         raise UserError(f"{flag}: its files are not those that its {MANIFEST} names; {ALLOWED}")
     for name in listed:
         owner, _, rest = name.partition("/")
