@@ -164,7 +164,8 @@ def rounds(text: str, flag: str, whole: Workdir, place: Workdir) -> list[int]:
     having = f"rounds whose weights are kept: {', '.join(map(str, kept)) or 'none'}"
     if text == "all":
         if not kept:
-            raise UserError(f"{flag}={text}: {place.path} has no weights; an older version has written it")
+            why = "an older version has written it, or it is a copy without them"
+            raise UserError(f"{flag}={text}: {place.path} has no weights: {why}")
         return list(kept)
     for word in text.split(","):
         if word not in NAMES and not re.fullmatch(r"\d+", word):

@@ -125,6 +125,19 @@ class Workdir(Records):
                 "give another --workdir, or the same config to resume"
             )
 
+    def check_has_states(self) -> None:
+        """Refuses to start a finished run again of which only tables and networks have come here.
+
+        Raises:
+          UserError: it has neither masks nor snapshots.
+        """
+        states = self.masks(0).parent, self.snapshot("init").parent
+        if self.is_finished and not any(path.exists() for path in states):
+            raise UserError(
+                f"--workdir={self.path}: is finished, and has neither its masks nor its snapshots; reports read it as "
+                "it is; allowed for more is a copy that has them, or --from_round=0, which runs all rounds again"
+            )
+
     # Going back.
 
     def check_finished(self, round_: int) -> None:

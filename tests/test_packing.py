@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Killed, digests, finish, kill_after, load_config, open_run, tiny, untimed_rounds
 
+import jaxtickets
 from jaxtickets import lock, snapshots
 from jaxtickets.errors import UserError
 from jaxtickets.experiments import METHODS
@@ -422,6 +423,17 @@ def test_feature_networks_that_runs_were_measured_in_go_with_them(tmp_path, netw
     with pytest.raises(UserError, match="is another feature network than the one in which the runs were measured"):
         place.unpacked("nowhere")
     assert damaged.read_bytes() == b"another one" and not (tmp_path / "nowhere").exists()
+
+
+def test_a_finished_run_of_which_only_tables_have_come_is_not_run_again_in_part(base, tmp_path):
+    place, config = Place(tmp_path), load_config("ae_digits")
+    config.update(base("ae_digits").config)
+    finish(Setup(config, like=base("ae_digits")), place.sweepdir / "seed=0")
+    place.pack(tables=True)
+    before = place.unpacked()
+    with pytest.raises(UserError, match="is finished, and has neither its masks nor its snapshots"):
+        jaxtickets.run(config, tmp_path / "elsewhere" / "seed=0")
+    assert digests(tmp_path / "elsewhere") == before
 
 
 def test_a_run_that_was_stopped_goes_on_bit_for_bit_where_it_is_unpacked(base, tmp_path):

@@ -51,6 +51,8 @@ def run(config, path: Path, from_round: int | None = None, stopped: Stop | None 
     elif whole.is_started:
         whole.check_same(config_lib.to_dict(config), config_lib.missing_values(config))
     places = {seed: Workdir(own) for seed, own in seed_paths(config, path).items()}
+    for place in places.values() if from_round is None else ():
+        place.check_has_states()
     digests = data.digests(config)
     for place in dict.fromkeys((whole, *places.values())):
         identity.check(place.read_data(), digests, f"--workdir={place.path}", ADVICE)
