@@ -77,6 +77,8 @@ def pack(sweepdir: str | os.PathLike, file: Path, tables: bool = False, limit: f
     """
     sweepdir = local_path(sweepdir, "--sweepdir")
     sweep, room = directory.read(sweepdir), float("inf") if limit is None else limit * MB
+    for leftover in files.temporaries(file):  # Of a kill.
+        leftover.unlink(missing_ok=True)
     with contextlib.ExitStack() as locks, files.atomic_write(file) as temporary:
         places = list(_locked(directory.started_runs(sweepdir), locks))
         if tables:
