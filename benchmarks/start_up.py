@@ -72,6 +72,7 @@ def child(started: float, arguments: list[str]) -> None:
         cpu = {**parts.cpu_seconds, "rest": time.process_time() - parts.cpu_seconds.total()}
         cpu["total"] = time.process_time()
         spans = [(part, start - origin, end - origin) for part, start, end in (*parts.spans, *within)]
+        spans = [(part, round(start, 3), round(end, 3)) for part, start, end in spans if end - start > 0.001]
         print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "spans": spans}), flush=True)
         os._exit(0)
 

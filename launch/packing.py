@@ -73,7 +73,7 @@ def pack(sweepdir: str | os.PathLike, file: Path, tables: bool = False, limit: f
       limit: the largest size of the file, in MB of 10^6 bytes.
 
     Raises:
-      UserError: `sweepdir` is no sweep's, or nothing in it can be packed.
+      UserError: `sweepdir` is no sweep's, or no run fits within `limit`.
     """
     sweepdir = local_path(sweepdir, "--sweepdir")
     sweep, room = directory.read(sweepdir), float("inf") if limit is None else limit * MB
@@ -86,11 +86,10 @@ def pack(sweepdir: str | os.PathLike, file: Path, tables: bool = False, limit: f
         parts = list(_parts(sweepdir, places, tables))
         with temporary.open("wb") as out:
             manifest = _write(out, parts, sweep, room)
-        if not manifest:
-            nothing = "holds no run that is finished" if tables else "holds no run that can be packed"
-            raise UserError(f"--pack={file}: {sweepdir} {nothing}{' within --limit' if places else ''}")
-    owners = {name.partition("/")[0] for name in manifest} - {FEATURES}
-    print(f"{file}: {len(owners)} runs in {len(manifest)} files, {file.stat().st_size / MB:,.1f} MB")
+        runs = {name.partition("/")[0] for name in manifest} - {FEATURES}
+        if places and not runs:
+            raise UserError(f"--limit={limit:g}: is too little for any run in {sweepdir}; allowed are more MB")
+    print(f"{file}: {len(runs)} runs in {len(manifest)} files, {file.stat().st_size / MB:,.1f} MB")
 
 
 def _locked(places: Iterable[Workdir], locks: contextlib.ExitStack) -> Iterator[Workdir]:

@@ -157,7 +157,7 @@ def test_within_a_limit_the_most_needed_is_taken_and_a_run_that_is_not_finished_
 
 
 def test_a_limit_within_which_there_is_nothing_is_refused_and_leaves_no_file(runs):
-    with pytest.raises(UserError, match="no run that can be packed within --limit"):
+    with pytest.raises(UserError, match="--limit=0.0001: is too little for any run"):
         runs.pack(limit=0.0001)
     assert not runs.file.exists() and not list(runs.path.glob(".packed*"))
 
@@ -202,15 +202,18 @@ def test_a_snapshot_whose_replacement_was_killed_is_packed_under_its_name(place)
     assert "seed=0/snapshots/last/4/d/a" in place.unpacked()
 
 
-@pytest.mark.parametrize("what", ["no sweep", "empty", "unfinished"])
-def test_a_directory_without_what_is_to_be_packed_is_refused_in_a_line(place, what):
-    if what == "no sweep":
-        (place.sweepdir / "sweep.json").unlink()
-    if what == "unfinished":
-        place.run("seed=0", is_finished=False)
-    with pytest.raises(UserError, match="no readable sweep.json|holds no run that"):
-        place.pack(tables=what == "unfinished")
+def test_a_directory_of_no_sweep_is_refused_in_a_line(place):
+    (place.sweepdir / "sweep.json").unlink()
+    with pytest.raises(UserError, match="has no readable sweep.json; allowed is the directory of a sweep"):
+        place.pack()
     assert not place.file.exists()
+
+
+def test_a_sweep_without_what_is_to_be_packed_makes_an_archive_of_no_runs(place, capsys):
+    place.run("seed=0", is_finished=False)
+    place.pack(tables=True)
+    assert list(place.unpacked()) == ["sweep.json"]
+    assert "0 runs in 0 files" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
