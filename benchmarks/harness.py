@@ -1,6 +1,7 @@
 """Parts that the benchmarks share: options, networks at the reference's settings, timing in turn, and the JSON file."""
 
 import argparse
+import collections
 import importlib.metadata
 import json
 import os
@@ -8,6 +9,7 @@ import platform
 import shlex
 import statistics
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -127,22 +129,33 @@ def in_turn(runners: dict[str, Callable[[], Any]], repeats: int) -> dict[str, li
 
 
 class Parts:
-    """The seconds of the named parts of a running program. A part does not count the parts that it calls."""
+    """The seconds of the named parts of a running program. A part does not count the parts that its thread calls in it.
+
+    Attributes:
+      seconds: of each part.
+      cpu_seconds: of each part, those of all cores.
+      spans: `(part, start, end)` of each call, of `time.perf_counter`; a part's span holds those that it calls.
+    """
 
     def __init__(self):
-        self.seconds, self._inner = Counter(), 0.0
+        self.seconds, self.cpu_seconds, self.spans = Counter(), Counter(), []
+        self._inner = collections.defaultdict(lambda: np.zeros(2))  # By thread.
 
     def timed(self, part: str, function: Callable) -> Callable:
         """`function`, whose time counts as that of `part`."""
 
         def run(*arguments, **options):
-            before, self._inner, started = self._inner, 0.0, time.perf_counter()
+            thread = threading.get_ident()
+            before, self._inner[thread], started = self._inner[thread], np.zeros(2), _clocks()
             try:
                 return function(*arguments, **options)
             finally:
-                took = time.perf_counter() - started
-                self.seconds[part] += took - self._inner
-                self._inner = before + took
+                took = _clocks() - started
+                own = took - self._inner[thread]
+                self.seconds[part] += float(own[0])
+                self.cpu_seconds[part] += float(own[1])
+                self.spans.append((part, float(started[0]), float(started[0] + took[0])))
+                self._inner[thread] = before + took
 
         return run
 
@@ -150,6 +163,10 @@ class Parts:
         """Replaces functions of a module, or methods of a class, by timed ones."""
         for name in names:
             setattr(owner, name, self.timed(part, getattr(owner, name)))
+
+
+def _clocks() -> np.ndarray:
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def ratios(seconds: dict[str, list[float]], first: str, second: str) -> list[float]:

@@ -197,8 +197,9 @@ def _parsed(defined, argv):
 
         config_lib.check_field(match[1])
         refuse(match[1], match[2], config_lib.fields()[match[1]].check.allowed())
-    if match := re.match(r"flag --(\w+)=(.*?): invalid literal for int", text):
-        raise UserError(f"--{match[1]}={match[2]}: allowed is a whole number")
+    for problem, allowed in (("invalid literal for int", "a whole number"), ("could not convert string", "a number")):
+        if match := re.match(rf"flag --(\w+)=(.*?): {problem}", text):
+            raise UserError(f"--{match[1]}={match[2]}: allowed is {allowed}")
     raise UserError(text.splitlines()[-1])
 
 

@@ -164,7 +164,8 @@ def rounds(text: str, flag: str, whole: Workdir, place: Workdir) -> list[int]:
     having = f"rounds whose weights are kept: {', '.join(map(str, kept)) or 'none'}"
     if text == "all":
         if not kept:
-            raise UserError(f"{flag}={text}: {place.path} has no weights; an older version has written it")
+            why = "an older version has written it, or it is a copy without them"
+            raise UserError(f"{flag}={text}: {place.path} has no weights: {why}")
         if gone := [str(round_) for round_ in _with_weights(whole, place) if round_ not in kept]:
             say(f"{place.path}: weights of the rounds {', '.join(gone)} were kept and are gone; they are left out")
         return list(kept)

@@ -117,6 +117,25 @@ class Paths:
         """The directories of the inner runs, those of each kind by round."""
         return [numbered(lambda round_, kind=kind: kind(round_).path) for kind in (self.narrow, self.compact)]
 
+    def contents(self) -> dict[str, list[Path]]:
+        """The files and directories of this run and of those inside it that may be there, by what needs them.
+
+        `tables` are read by reports, `networks` by `evaluate` and `sample`, and are tickets; from `states` a run goes
+        on, and controls start. What is made again from these is in none of them.
+        """
+        tables = [self.config, self.checksums, self.scalars, self.rounds, self.layers, self.references, self.verdict]
+        tables += [self.transfer, self.samples(0).parent, self.search(0).parent]
+        found = {
+            "tables": tables,
+            "networks": [self.weights(0).parent, self.ticket],
+            "states": [self.masks(0).parent, self.snapshot("init").parent],
+        }
+        inner = [type(self)(path) for by_round in self.list_inner() for path in by_round.values()]
+        for run in (*self.seed_dirs().values(), *inner):
+            for kind, paths in run.contents().items():
+                found[kind] += paths
+        return found
+
     # Runs inside this one.
 
     def compact(self, round_: int) -> Self:

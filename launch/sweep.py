@@ -10,21 +10,28 @@ the sweep writes `summary.csv` and `comparison.png`.
 JAX takes most of a GPU's memory for one process. On a machine with several GPUs, `--devices_per_job=1 --jobs=4` gives
 each of four parallel runs one GPU: of `CUDA_VISIBLE_DEVICES` if that is set, else of GPUs 0, 1, 2, ...
 
-Exit status: 0 when every run finished, 1 when some failed, 2 for a mistake in the flags, 130 when stopped by Ctrl-C,
-143 by SIGTERM, 138 by SIGUSR1. Its runs save their state and end then.
+With `--minutes=8` no run is started that would not come to its first step, as far as the runs before it tell, and after
+8 minutes all runs save their state and end, which takes some seconds more. The same command goes on.
+
+`--pack=FILE.tar.gz` writes what another machine needs to go on, or to report, into one file; `--unpack=FILE.tar.gz`
+takes it from there. Without --grid they do no more; with it the sweep is unpacked, runs, and is packed. Packed are the
+runs that no process is writing: of finished ones what reports read, then feature networks, unfinished runs, then of
+finished ones trained weights and tickets, and snapshots and masks. With `--limit=MB` whatever of this order still fits
+is taken, and each thing left out is told; a run that is not finished is taken whole or not at all. `--tables` packs
+only what reports read of finished runs.
+
+Exit status: 0 when every run finished, 1 when some failed, 2 for a mistake in the flags, 75 when --minutes were over
+before all runs had ended, 130 when stopped by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1. In the last four its runs save
+their state and end.
 """
 
-import json
+import math
 import os
 import shlex
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from absl import flags
 
@@ -32,25 +39,18 @@ if not __package__:
     # `python launch/sweep.py` puts launch/ on the path, not the directory that holds jaxtickets/.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from jaxtickets import cli, ending, files
+from jaxtickets import cli, ending
 from jaxtickets.errors import UserError
 from jaxtickets.local_paths import local_path
 from jaxtickets.report import compare, summary_table
 from jaxtickets.workdir import Workdir
+from launch import directory, packing, unpacking
 from launch.grid import Point, grid_points
+from launch.running import FAILED, FINISHED, NOT_STARTED, STOPPED, Runs, failures
 
 COMMAND = (sys.executable, "-m", "jaxtickets.main")
-POLL_SECONDS = 0.1
-GRACE_SECONDS = 60
-
-
-class Job(NamedTuple):
-    """A run that has been started."""
-
-    point: Point
-    process: subprocess.Popen
-    log: Path
-    log_start: int  # bytes that earlier attempts left in the log
+TIME_OVER = 75  # An exit status: sysexits.h calls it EX_TEMPFAIL, what fails now and may be tried again.
+KINDS = (FINISHED, STOPPED, NOT_STARTED, FAILED)
 
 
 def sweep(
@@ -61,6 +61,7 @@ def sweep(
     jobs: int = 1,
     extra: Sequence[str] = (),
     devices_per_job: int = 0,
+    minutes: float | None = None,
     dry_run: bool = False,
     command: Sequence[str] = COMMAND,
 ) -> int:
@@ -73,11 +74,13 @@ def sweep(
       jobs: the number of runs at a time.
       extra: further flags for every run.
       devices_per_job: the number of GPUs that each run sees; 0 changes nothing.
+      minutes: after this time all trainings save their state and end; None is no limit.
       dry_run: print the commands and start nothing.
       command: the program, which takes the flags of `jaxtickets.main`.
 
     Returns:
-      The exit status: 0 if all runs finished, 1 if some failed, 128 + n if signal n stopped the sweep.
+      The exit status: 0 if all runs finished, 1 if some failed, `TIME_OVER` if `minutes` were over before all had
+      ended, 128 + n if signal n stopped the sweep.
 
     Raises:
       UserError: a mistake in the arguments, or `sweepdir` holds a sweep of another config or other extra flags.
@@ -85,12 +88,14 @@ def sweep(
     sweepdir = local_path(sweepdir, "--sweepdir")
     points = grid_points(grid)
     environments = slot_environments(jobs, devices_per_job)
+    until = _end_of_time(minutes)
     if not Path(config.partition(":")[0]).is_file():
         raise UserError(f"--config={config}: no such file; allowed are the files of configs/")
     for flag in extra:
         if not flag.startswith("-"):
             raise UserError(f"{flag}: not a flag; allowed after -- are flags, which every run is given")
-    _check_same_sweep(sweepdir, config, extra)
+    directory.check_whole(sweepdir)
+    directory.check_same(sweepdir, directory.about(config, extra))
     commands = {
         point.name: [
             *command,
@@ -102,21 +107,27 @@ def sweep(
         for point in points
     }
     waiting = [point for point in points if not Workdir(sweepdir / point.name).is_finished]
-    for point in points:
-        if point not in waiting:
-            print(f"{point.name}: finished already, skipped")
+    finished = [point for point in points if point not in waiting]
+    if finished:
+        directory.check_unchanged({sweepdir / point.name: point.values for point in finished}, config, extra)
+    for point in finished:
+        print(f"{point.name}: finished already, skipped")
     if dry_run:
         for point in waiting:
             print(shlex.join(commands[point.name]))
         return 0
 
-    _remember_sweep(sweepdir, config, extra)
-    failures, stopped_by = _run_all(waiting, commands, environments, sweepdir)
-    _summarise(points, failures, sweepdir)
+    directory.write(sweepdir, directory.about(config, extra))
+    runs = Runs(sweepdir, commands, environments, until)
+    stopped_by = runs.run(waiting)
+    _summarise(points, failures(runs.ends), sweepdir)
     if stopped_by:
         print("Stopped. The same command resumes the sweep.")
         return 128 + stopped_by
-    return 1 if failures else 0
+    if any(end.startswith((STOPPED, NOT_STARTED)) for end in runs.ends.values()):
+        print(f"The time is over (--minutes={minutes:g}): {_counts(points, runs.ends)}. The same command goes on.")
+        return TIME_OVER
+    return 1 if failures(runs.ends) else 0
 
 
 def slot_environments(jobs: int, devices_per_job: int) -> list[dict[str, str]]:
@@ -140,106 +151,6 @@ def slot_environments(jobs: int, devices_per_job: int) -> list[dict[str, str]]:
     return [{"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]
 
 
-def _run_all(
-    waiting: Sequence[Point],
-    commands: dict[str, list[str]],
-    environments: Sequence[dict[str, str]],
-    sweepdir: Path,
-) -> tuple[dict[str, str], int | None]:
-    """Returns the reasons of the failed runs by name, and the signal that stopped the sweep before all had run."""
-    queue = list(waiting)
-    running: dict[int, Job] = {}
-    failures: dict[str, str] = {}
-    with _signals_interrupt():
-        try:
-            while queue or running:
-                for slot, environment in enumerate(environments):
-                    if queue and slot not in running:
-                        point = queue.pop(0)
-                        running[slot] = _start(point, commands[point.name], environment, sweepdir)
-                for slot, job in list(running.items()):
-                    if job.process.poll() is not None:
-                        del running[slot]
-                        if reason := _failure(job, sweepdir):
-                            failures[job.point.name] = reason
-                        print(f"{job.point.name}: {reason or 'finished'}", flush=True)
-                time.sleep(POLL_SECONDS)
-        except KeyboardInterrupt as error:
-            return failures, error.args[0]
-        finally:
-            _end([job.process for job in running.values()])
-    return failures, None
-
-
-def _start(point: Point, command: Sequence[str], environment: dict[str, str], sweepdir: Path) -> Job:
-    log = sweepdir / "logs" / f"{point.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
-        file.write(f"$ {shlex.join(command)}\n".encode())
-        file.flush()
-        # In a new session the terminal's Ctrl-C does not reach the run; the sweep passes it on once.
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=os.environ | environment,
-            start_new_session=True,
-        )
-        print(f"{point.name}: started, output in {log}", flush=True)
-        return Job(point, process, log, file.tell())
-
-
-def _failure(job: Job, sweepdir: Path) -> str | None:
-    """The reason why a run that has ended failed, with its last line of output; None if it finished."""
-    status = job.process.returncode
-    if status == 0 and Workdir(sweepdir / job.point.name).is_finished:
-        return None
-    cause = "no verdict" if status == 0 else f"exit status {status}" if status > 0 else f"signal {-status}"
-    with job.log.open("rb") as file:
-        file.seek(job.log_start)
-        lines = file.read().decode(errors="replace").split("\n")
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
-    return f"failed ({cause}): {last}"
-
-
-def _end(processes: Sequence[subprocess.Popen]) -> None:
-    """Asks the runs to end; kills those that have not ended within a minute, or at a second Ctrl-C."""
-    for process in processes:
-        _signal_group(process, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_SECONDS
-    try:
-        for process in processes:
-            process.wait(timeout=max(0, deadline - time.monotonic()))
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        for process in processes:
-            _signal_group(process, signal.SIGKILL)
-            process.wait()
-
-
-def _signal_group(process: subprocess.Popen, number: signal.Signals) -> None:
-    if process.poll() is None:
-        os.killpg(process.pid, number)
-
-
-@contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Makes the signals that ask the sweep to end raise KeyboardInterrupt and do no more: runs have time to end."""
-
-    def interrupt(number, frame):
-        raise KeyboardInterrupt(number)
-
-    heard = [number for number in ending.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    previous = {number: signal.signal(number, interrupt) for number in heard}
-    wakeup = signal.set_wakeup_fd(-1)
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(wakeup)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def _summarise(points: Sequence[Point], failures: dict[str, str], sweepdir: Path) -> None:
     places = {point.name: sweepdir / point.name for point in points}
     started = [place for name, place in places.items() if name in failures or Workdir(place).is_started]
@@ -250,22 +161,19 @@ def _summarise(points: Sequence[Point], failures: dict[str, str], sweepdir: Path
         print(f"{name}: {reason}")
 
 
-def _check_same_sweep(sweepdir: Path, config: str, extra: Sequence[str]) -> None:
-    try:
-        stored = json.loads((sweepdir / "sweep.json").read_text())
-    except FileNotFoundError:
-        return
-    asked = {"config": config, "extra": list(extra)}
-    for key, value in asked.items():
-        if stored.get(key) != value:
-            raise UserError(
-                f"--sweepdir={sweepdir}: holds a sweep with {key} {stored.get(key)}, not {value}; "
-                "give another --sweepdir, or the same flags to resume"
-            )
+def _counts(points: Sequence[Point], ends: Mapping[str, str]) -> str:
+    """How many runs have finished, were stopped, were not started, or have failed."""
+    kinds = [next(kind for kind in KINDS if ends.get(point.name, FINISHED).startswith(kind)) for point in points]
+    return ", ".join(f"{kinds.count(kind)} {kind}" for kind in KINDS if kinds.count(kind))
 
 
-def _remember_sweep(sweepdir: Path, config: str, extra: Sequence[str]) -> None:
-    files.replace(sweepdir / "sweep.json", json.dumps({"config": config, "extra": list(extra)}).encode())
+def _end_of_time(minutes: float | None) -> float:
+    """When the time is over, of `time.monotonic`."""
+    if minutes is None:
+        return math.inf
+    if not 0 < minutes < math.inf:
+        raise UserError(f"--minutes={minutes:g}: allowed is a number above 0")
+    return time.monotonic() + 60 * minutes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -281,19 +189,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "devices_per_job", 0, "The number of GPUs that each run sees; 0 changes nothing.", flag_values=defined
     )
     flags.DEFINE_bool("dry_run", False, "Print the commands and start nothing.", flag_values=defined)
+    flags.DEFINE_float("minutes", None, "After this time all runs save their state and end.", flag_values=defined)
+    flags.DEFINE_string("pack", None, "Write the sweep into this .tar.gz file at the end.", flag_values=defined)
+    flags.DEFINE_bool("tables", False, "Pack only what reports read of finished runs.", flag_values=defined)
+    flags.DEFINE_float("limit", None, "The largest size of the packed file, in MB (10^6 bytes).", flag_values=defined)
+    flags.DEFINE_string("unpack", None, "Take the sweep in this .tar.gz file first.", flag_values=defined)
 
     def run(extra):
-        if defined.config is None:
+        if defined.config is None and (defined.grid or not defined.sweepdir):
             raise UserError(cli.NO_CONFIG)
-        return sweep(
-            defined.config,
-            defined.grid,
-            defined.sweepdir or cli.default_directory("sweeps", defined.config),
-            jobs=defined.jobs,
-            extra=extra,
-            devices_per_job=defined.devices_per_job,
-            dry_run=defined.dry_run,
-        )
+        sweepdir = defined.sweepdir or cli.default_directory("sweeps", defined.config)
+        moves = defined.pack is not None or defined.unpack is not None
+        packed = packing.checked(defined.pack, defined.tables, defined.limit)
+        if defined.unpack is not None and not defined.dry_run:
+            unpacking.unpack(defined.unpack, sweepdir)
+        status = 0
+        if defined.grid or not moves:
+            status = sweep(
+                defined.config,
+                defined.grid,
+                sweepdir,
+                jobs=defined.jobs,
+                extra=extra,
+                devices_per_job=defined.devices_per_job,
+                minutes=defined.minutes,
+                dry_run=defined.dry_run,
+            )
+        if packed is not None and status in (0, ending.FAILURE, TIME_OVER) and not defined.dry_run:
+            packing.pack(sweepdir, packed, tables=defined.tables, limit=defined.limit)
+        return status
 
     return cli.call(run, defined, arguments, __doc__)
 

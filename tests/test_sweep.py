@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from jaxtickets.errors import UserError
+from launch import running
 from launch.grid import directory_name, grid_points, split_values
-from launch.sweep import slot_environments, sweep
+from launch.sweep import TIME_OVER, slot_environments, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,6 +44,29 @@ try:
         (workdir / "verdict.json").write_text(json.dumps(verdict))
 finally:
     mine.unlink()
+"""
+
+
+# A program that trains: it moves the clock of the sweep, logs a step, and ends, or waits to be ended.
+TRAINING = """
+import json, os, pathlib, signal, sys
+flags = dict(flag.removeprefix("--").split("=", 1) for flag in sys.argv[1:])
+workdir, here = pathlib.Path(flags["workdir"]), pathlib.Path(__file__).parent
+workdir.mkdir(parents=True, exist_ok=True)
+(workdir / "config.json").write_text(json.dumps({"config": {"experiment": "imp", "seed": int(flags["config.seed"])}}))
+ends, steps, ignores = (flags["config." + name] for name in ("ends", "steps", "ignores"))
+signal.signal(signal.SIGTERM, signal.SIG_IGN if ignores == "yes" else lambda *_: os._exit(143))
+with (workdir / "metrics.jsonl").open("a") as log:
+    log.write("{}\\n" * int(steps))
+clock = here / "clock"
+(here / "new").write_text(str(float(clock.read_text()) + float(flags["config.seconds"])))
+os.replace(here / "new", clock)
+if ends == "never":
+    signal.pause()
+if ends == "badly":
+    sys.exit("out of luck")
+verdict = {"metric": "fd", "dense": 1, "threshold": 1, "winning_round": None, "message": "No round."}
+(workdir / "verdict.json").write_text(json.dumps(verdict))
 """
 
 
@@ -194,9 +218,73 @@ def test_stopping_the_sweep_ends_its_runs_and_keeps_the_rest_for_later(place, nu
     assert [log.name for log in (place.sweepdir / "logs").iterdir()] == ["seed=0.log"]
 
 
+@pytest.fixture
+def training(place, monkeypatch):
+    """A sweep of programs that train, on a clock that they move: `training(*grid, box=seconds, ...)`."""
+    (place.path / "stand_in.py").write_text(TRAINING)
+    (place.path / "clock").write_text("0")
+    now = lambda: float((place.path / "clock").read_text())  # noqa: E731
+    monkeypatch.setattr("time.monotonic", now)
+    monkeypatch.setattr(running, "GRACE_SECONDS", 1e9)
+
+    def run(*grid, box, ends="well", steps=1, ignores="no", seconds=30, **options):
+        flags = {"ends": ends, "steps": steps, "ignores": ignores, "seconds": seconds}
+        extra = [f"--config.{name}={value}" for name, value in flags.items()]
+        return place.sweep(*grid, minutes=box / 60, extra=extra, **options)
+
+    return run
+
+
+def test_when_the_time_is_over_runs_are_asked_to_save_and_the_status_and_the_last_line_tell(training, place, capsys):
+    assert training("seed=0,1", box=20, ends="never") == TIME_OVER == 75
+    out = capsys.readouterr().out
+    assert "\nseed=0: stopped\nseed=1: not started\n" in out
+    assert out.endswith("The time is over (--minutes=0.333333): 1 stopped, 1 not started. The same command goes on.\n")
+    assert [log.name for log in (place.sweepdir / "logs").iterdir()] == ["seed=0.log"]
+
+
+def test_a_run_is_started_only_if_it_would_come_to_its_first_step_in_the_time_left(training, capsys):
+    assert training("seed=0,1,2,3", box=50, seconds=20) == TIME_OVER  # At 40 of 50 seconds a start takes 20.
+    assert "2 finished, 2 not started" in capsys.readouterr().out
+    assert training("seed=0,1,2,3", box=1000, seconds=20) == 0
+
+
+def test_as_long_as_no_run_has_logged_a_step_runs_are_started_until_the_time_is_over(training, capsys):
+    assert training("seed=0,1,2,3", box=50, seconds=20, steps=0) == TIME_OVER
+    assert "3 finished, 1 not started" in capsys.readouterr().out
+
+
+def test_a_run_that_was_stopped_before_its_first_step_is_told(training, capsys):
+    assert training("seed=0", box=20, ends="never", steps=0) == TIME_OVER
+    assert "seed=0: stopped before its first step\n" in capsys.readouterr().out
+
+
+def test_a_run_that_does_not_end_when_it_is_asked_to_is_killed_and_told(training, capsys, monkeypatch):
+    monkeypatch.setattr(running, "GRACE_SECONDS", 0)
+    assert training("seed=0", box=20, ends="never", ignores="yes") == TIME_OVER
+    out = capsys.readouterr().out
+    assert "seed=0: stopped, by force: it goes on from its last saved state" in out
+
+
+def test_failures_within_the_time_are_told_beside_what_is_left(training, capsys):
+    assert training("seed=0,1", box=50, ends="badly") == TIME_OVER
+    out = capsys.readouterr().out
+    assert "seed=0: failed (exit status 1): out of luck" in out and "1 not started, 1 failed" in out
+    assert training("seed=0,1", box=1000, ends="badly") == 1
+
+
+@pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf")])
+def test_a_time_that_is_none_is_refused(place, minutes):
+    with pytest.raises(UserError, match="--minutes=.*: allowed is a number above 0"):
+        place.sweep("seed=0", minutes=minutes)
+    assert not place.sweepdir.exists()
+
+
 @pytest.mark.parametrize("start", [["-m", "launch.sweep"], ["launch/sweep.py"]])
 def test_the_command_line_exits_with_status_2_and_one_line_for_a_mistake(place, start):
-    for flags in (["--grid=seed=0"], [f"--config={place.config}"], [f"--config={place.config}", "--jobs=x"]):
+    config = f"--config={place.config}"
+    wrong = (["--grid=seed=0"], [config], [config, "--jobs=x"], [config, "--minutes=x"], [config, "--limit=1"])
+    for flags in wrong:
         done = run_command_line(start, *flags)
         assert done.returncode == 2, done
         assert done.stderr.startswith("jaxtickets: --") and done.stderr.count("\n") == 1
@@ -205,7 +293,7 @@ def test_the_command_line_exits_with_status_2_and_one_line_for_a_mistake(place, 
 def test_help_lists_the_flags():
     done = run_command_line(["-m", "launch.sweep"], "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for flag in ("config", "grid", "jobs", "sweepdir", "devices_per_job", "dry_run"):
+    for flag in ("config", "grid", "jobs", "sweepdir", "devices_per_job", "dry_run", "minutes", "pack", "unpack"):
         assert f"  --{flag}\n" in done.stdout
 
 

@@ -4,8 +4,11 @@ They are no Inception networks: distances in their features are called `fd_<name
 between runs whose networks have the same `digest`.
 """
 
+import contextlib
 import functools
+import glob
 import hashlib
+import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +21,7 @@ import optax
 from flax import traverse_util
 
 from jaxtickets import cache, cached_files, data, tensor_files
+from jaxtickets.errors import DamagedError
 from jaxtickets.progress import say
 
 NETWORKS = 5  # Networks from other seeds disagree on which of two runs is better; the mean over some is steadier.
@@ -287,6 +291,17 @@ def kept(name: str, key: str, make: Callable, told: str = TOLD) -> Classifiers:
     if made:
         say(f"feature networks {name}: {networks.about}")
     return networks
+
+
+def files_of(name: str, digest: str) -> list[pathlib.Path]:
+    """The files in the user's cache directory of the networks `name` with a digest; [] if they are not there."""
+    for first in sorted(cache.directory("features").glob(f"{glob.escape(name)}-v*-0-*.safetensors")):
+        before, backend = first.name.rsplit("-0-", 1)
+        paths = [first.with_name(f"{before}-{seed}-{backend}") for seed in range(NETWORKS)]
+        with contextlib.suppress(DamagedError):
+            if Classifiers(tuple(_read(name, path) for path in paths)).digest == digest:
+                return paths
+    return []
 
 
 def _read(name, path):

@@ -16,6 +16,7 @@ from jaxtickets import files
 from jaxtickets import references as reference_lib
 from jaxtickets.errors import UserError
 from jaxtickets.origin import flat
+from jaxtickets.progress import say
 from jaxtickets.report.drawing import (
     DENSE,
     INK,
@@ -78,6 +79,7 @@ def compare(
         except UserError:
             if path.name not in failed:
                 raise
+    _tell_other_data(runs)
     fields = differing_fields([run.config for run in runs.values()])
     rows = [
         _row(name, runs.get(name), fields, runs.values(), is_failed=path.name in failed)
@@ -86,6 +88,18 @@ def compare(
     files.write_csv(Path(out_dir) / "summary.csv", rows)
     files.replace(Path(out_dir) / "comparison.png", png(comparison_figure(runs, fields)))
     return rows
+
+
+def _tell_other_data(runs):
+    """Says which runs had other images than the first one under the same name of the data set."""
+    first = {}
+    for name, run in runs.items():
+        data = run.config.get("data", {}).get("name")
+        if digests := (run.verdict or {}).get("data"):
+            if digests != first.setdefault(data, (name, digests))[1]:
+                say(
+                    f"{name}: data.name={data!r} held other images than in {first[data][0]}; do not compare their numbers"
+                )
 
 
 def differing_fields(configs: Sequence[Mapping[str, Any]]) -> list[str]:
