@@ -1,5 +1,6 @@
 """Paths that a user gives: `~` is expanded, and what is no path of this machine's file system is refused."""
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -19,8 +20,8 @@ def local_path(text: str | os.PathLike, flag: str) -> Path:
       flag: what gives it, for the message: `--workdir`, or `config.branch.of`.
 
     Raises:
-      UserError: it is a URL such as `gs://bucket/run`, begins with a variable such as `$HOME`, is empty, holds a NUL,
-        or names a user who does not exist.
+      UserError: it is a URL such as `gs://bucket/run`, begins with a variable such as `$HOME`, is empty,
+        too long, holds a NUL, or names a user who does not exist.
     """
     given = os.fspath(text)
     if not isinstance(given, str):
@@ -35,4 +36,9 @@ def local_path(text: str | os.PathLike, flag: str) -> Path:
     path = os.path.expanduser(given)  # Unlike `Path.expanduser`, it leaves `./~` as it is.
     if path.startswith("~"):
         raise UserError(f"{where}: {Path(path).parts[0]} has no home directory; {ALLOWED}, ./{path} too")
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{flag}={path[:80]}...: is too long; {ALLOWED}") from None
     return Path(path)

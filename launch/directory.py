@@ -61,7 +61,7 @@ def check_same(sweepdir: Path, asked: dict) -> None:
         raise UserError(f"{flag}: is a file; allowed is a directory")
     if not (sweepdir / SWEEP).exists():
         names = sorted(path.name for path in sweepdir.iterdir()) if sweepdir.is_dir() else ()
-        if others := [name for name in names if not name.startswith(".")]:
+        if others := [name for name in names if not name.startswith(".") and "=" not in name]:
             raise UserError(
                 f"{flag}: has no {SWEEP}, but {others[0]}; allowed is a new or empty one, or that of a sweep"
             )

@@ -1,5 +1,7 @@
 """Several runs side by side: the summary, the plot, and the table of the sparsities that they share."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,6 +25,7 @@ from report_workdirs import (
 from scipy import stats
 
 from jaxtickets import report
+from jaxtickets.report.__main__ import main
 from jaxtickets.report.compare import comparison_figure
 from jaxtickets.report.levels import against_control
 from jaxtickets.report.reading import read
@@ -219,3 +222,23 @@ def test_a_comparison_has_the_references_that_runs_share(tmp_path):
     write_references(paths[1], {"fd_digits": REFERENCES["fd_digits"] | {"held_out": 12.0}})
     runs = {path.name: read(path) for path in paths}
     assert not reference_labels(comparison_figure(runs, []))
+
+
+def test_runs_of_other_images_under_one_name_are_told(tmp_path, capsys):
+    for name, digest in (("a", "1"), ("b", "1"), ("c", "2")):
+        path = write_workdir(tmp_path / name)
+        verdict = json.loads((path / "verdict.json").read_text()) | {"data": {"train": digest, "test": "0"}}
+        (path / "verdict.json").write_text(json.dumps(verdict))
+    report.compare([tmp_path / "a", tmp_path / "b"], tmp_path)
+    assert capsys.readouterr().err == ""
+    report.compare([tmp_path / name for name in "abc"], tmp_path)
+    assert "c: data.name='digits' held other images than in a; do not compare them" in capsys.readouterr().err
+
+
+def test_the_command_replaces_no_file_that_is_there(tmp_path, capsys):
+    paths = [str(write_workdir(tmp_path / name)) for name in "ab"]
+    out = f"--out={tmp_path}"
+    (tmp_path / "levels.csv").write_text("mine")
+    assert main([*paths, out]) == 2 and "levels.csv is there already; give another --out" in capsys.readouterr().err
+    assert (tmp_path / "levels.csv").read_text() == "mine" and not (tmp_path / "summary.csv").exists()
+    assert main([*paths, out, "--overwrite"]) == 0 and (tmp_path / "levels.csv").read_text() != "mine"

@@ -38,6 +38,8 @@ def test_a_url_is_refused_by_name(text):
         ("", "--out='': is no path"),
         ("a\0b", r"--out='a\\x00b': is no path"),
         ("~nobody-here/x", "~nobody-here has no"),
+        ("9" * 300, "--out=9{80}...: is too long; allowed is a path"),
+        ("ab/" * 2000, "--out=(ab/)+ab...: is too long; allowed is a path"),
         ("$HOME/x", r"--out=\$HOME/x: a variable is for the shell"),
         ("${A}", r"\$\{A\}: a"),
     ],

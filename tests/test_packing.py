@@ -16,6 +16,7 @@ from jaxtickets.errors import UserError
 from jaxtickets.experiments import METHODS
 from jaxtickets.metrics import FEATURE_NETWORKS
 from jaxtickets.runs import Setup
+from jaxtickets.workdir import Workdir
 from launch import directory
 from launch.packing import MANIFEST, checked, pack
 from launch.sweep import main, sweep

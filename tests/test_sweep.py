@@ -1,6 +1,7 @@
 """A sweep runs each grid point once, whatever happens to the others."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -8,8 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import load_config
 
+from jaxtickets.config import to_dict
 from jaxtickets.errors import UserError
+from jaxtickets.workdir import Workdir
 from launch import running
 from launch.grid import directory_name, grid_points, split_values
 from launch.sweep import TIME_OVER, slot_environments, sweep
@@ -188,6 +192,46 @@ def test_a_dry_run_prints_the_commands_and_writes_nothing(place, capsys):
     assert place.sweep("seed=0,1", dry_run=True) == 0
     assert capsys.readouterr().out.count("--config.seed=") == 2
     assert not place.sweepdir.exists() and not place.calls()
+
+
+def test_finished_runs_are_not_compared_with_new_ones_of_a_config_that_has_changed(tmp_path, capsys):
+    config, sweepdir = tmp_path / "mine.py", tmp_path / "sweep"
+    text = (ROOT / "configs" / "gan_digits.py").read_text()
+    config.write_text(text)
+    place = Workdir(sweepdir / "seed=0")
+    place.create(to_dict(load_config("gan_digits")), {})
+    place.write_rounds([{"round": 0, "sparsity": 0.0, "density": 1.0, "fd_digits": 2.0}])
+    place.write_verdict({"winning_round": None, "metric": "fd_digits", "message": "No round wins."})
+    (sweepdir / "sweep.json").write_text(json.dumps({"config": f"{config}:quick", "extra": []}))
+    assert sweep(f"{config}:quick", ["seed=0"], sweepdir) == 0
+    assert "seed=0: finished already, skipped" in capsys.readouterr().out
+    config.write_text(text.replace("beta1=0.5", "beta1=0.4"))
+    changed = "has changed since .*seed=0 was run: optimizer.beta1 is 0.5 there and 0.4 here; give another --sweepdir"
+    with pytest.raises(UserError, match=changed):
+        sweep(f"{config}:quick", ["seed=0,1"], sweepdir)
+    assert not (sweepdir / "seed=1").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"config": "a', "7"])
+def test_a_damaged_description_of_a_sweep_is_one_line(place, content):
+    place.sweep("seed=1")
+    (place.sweepdir / "sweep.json").write_text(content)
+    with pytest.raises(UserError, match="its sweep.json is damaged; remove that file if the flags are those"):
+        place.sweep("seed=1")
+
+
+def test_a_file_and_a_directory_with_other_things_are_no_directory_of_a_sweep(place):
+    place.sweepdir.write_text("mine")
+    with pytest.raises(UserError, match="--sweepdir=.*: is a file; allowed is a directory$"):
+        place.sweep("seed=1")
+    place.sweepdir.unlink()
+    place.sweepdir.mkdir()
+    (place.sweepdir / "summary.csv").write_text("mine")
+    with pytest.raises(
+        UserError, match="has no sweep.json, but summary.csv; allowed is a new or empty one, or that of"
+    ):
+        place.sweep("seed=1")
+    assert (place.sweepdir / "summary.csv").read_text() == "mine"
 
 
 def test_a_directory_of_another_sweep_is_refused(place):

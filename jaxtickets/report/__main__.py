@@ -22,11 +22,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     defined = flags.FlagValues()
     defined.set_gnu_getopt()  # Flags may follow workdirs.
     out = flags.DEFINE_string("out", None, "Where a comparison is written (default: .).", flag_values=defined)
+    overwrites = flags.DEFINE_bool("overwrite", False, "Replace an earlier comparison in --out.", flag_values=defined)
     asks_power = flags.DEFINE_bool("power", None, POWER_HELP, flag_values=defined)
-    return cli.call(lambda workdirs: _run(workdirs, out.value, asks_power.value), defined, arguments, __doc__)
+
+    def called(workdirs):
+        return _run(workdirs, out.value, asks_power.value, overwrites.value)
+
+    return cli.call(called, defined, arguments, __doc__)
 
 
-def _run(workdirs: Sequence[str], out_dir: str | None, asks_power: bool | None) -> None:
+def _run(workdirs: Sequence[str], out_dir: str | None, asks_power: bool | None, overwrites: bool) -> None:
     if not workdirs:
         raise UserError("no workdir is given; give one for its report, or several to compare them")
     workdirs = [local_path(workdir, "WORKDIR") for workdir in workdirs]
@@ -36,7 +41,7 @@ def _run(workdirs: Sequence[str], out_dir: str | None, asks_power: bool | None) 
         show(power(workdirs[0]))
         return
     if len(workdirs) > 1:
-        _compare(workdirs, local_path("." if out_dir is None else out_dir, "--out"))
+        _compare(workdirs, local_path("." if out_dir is None else out_dir, "--out"), overwrites)
     elif out_dir is not None:
         raise UserError("--out is for several workdirs; one workdir's report is written into it")
     else:
@@ -48,7 +53,10 @@ def _report(workdir: Path) -> None:
     show(summary(workdir), f"\nReport: {page}")
 
 
-def _compare(workdirs: Sequence[Path], out_dir: Path) -> None:
+def _compare(workdirs: Sequence[Path], out_dir: Path, overwrites: bool) -> None:
+    files = [out_dir / name for name in ("summary.csv", "comparison.png", "levels.csv")]
+    if not overwrites and (there := [file for file in files if file.exists()]):
+        raise UserError(f"{there[0]} is there already; give another --out, or --overwrite to replace it")
     show(summary_table(compare(workdirs, out_dir)), "", levels(workdirs, out_dir))
     show(f"\n{out_dir}/summary.csv, {out_dir}/comparison.png")
 

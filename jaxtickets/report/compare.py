@@ -95,11 +95,9 @@ def _tell_other_data(runs):
     first = {}
     for name, run in runs.items():
         data = run.config.get("data", {}).get("name")
-        if digests := (run.verdict or {}).get("data"):
-            if digests != first.setdefault(data, (name, digests))[1]:
-                say(
-                    f"{name}: data.name={data!r} held other images than in {first[data][0]}; do not compare their numbers"
-                )
+        digests = (run.verdict or {}).get("data")
+        if digests and digests != first.setdefault(data, (name, digests))[1]:
+            say(f"{name}: data.name={data!r} held other images than in {first[data][0]}; do not compare them")
 
 
 def differing_fields(configs: Sequence[Mapping[str, Any]]) -> list[str]:

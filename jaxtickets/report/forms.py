@@ -70,8 +70,9 @@ VERDICT = {
         lambda rows: (
             isinstance(rows, list)
             and all(isinstance(row, dict) and not problem(row, JUDGED, ("round",)) for row in rows)
+            and _begin_with_0([row["round"] for row in rows])
         ),
-        lambda: "a list with the test of each round",
+        lambda: "a list with the test of each round from 0 on",
     ),
 }
 OF_SEEDS = ("confidence", "seeds", "tolerance")  # What a verdict with tests of rounds must have.
@@ -132,6 +133,10 @@ def usable(path: Path, content: Any, form: Mapping[str, Check], needed: Collecti
         say(f"{path}: is left out, because it is damaged, or not of a run: {found}")
         return None
     return content
+
+
+def _begin_with_0(rounds):
+    return not rounds or (rounds[0] == 0 and rounds == sorted(set(rounds)))
 
 
 def check_rounds(path: Path, rows: Sequence[Mapping[str, Any]], metrics: Collection[str]) -> None:
