@@ -199,6 +199,7 @@ def _train(request, setups, out, name=None, path=None, source="", from_round=Non
     import jaxtickets.main
     from jaxtickets.runs import Setup, seeds
 
+    source = source or request.get("source", "")
     name = name or request["experiment"]
     path = Path(path or request["path"])
     config = config_of(name, request["data"], source)
@@ -420,6 +421,8 @@ class Damage:
         whole = self.harness.whole(own)
         target = path / "ticket.safetensors" if base == "ticket" else path
         request = {"command": command, "experiment": experiment, "path": str(target), "whole": str(whole)}
+        if source := EXPERIMENTS[experiment].source:
+            request["source"] = str(self.harness.whole(source))
         return self.worker.ask(request | {"folder": str(self.work), "data": str(self.harness.folder / "tfds")})
 
     def _anew(self, path):
