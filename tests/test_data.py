@@ -682,7 +682,7 @@ def use(monkeypatch, load, **facts):
 def stripes(split):
     """Five gray images of 8x8 pixels and their labels, others for each split."""
     values = np.arange(5) + (split == "test")
-    return np.repeat(values, 64).reshape(5, 8, 8, 1).astype(np.uint8), values % 3
+    return np.repeat(100 + values, 64).reshape(5, 8, 8, 1).astype(np.uint8), values % 3
 
 
 def test_a_data_set_can_be_made_of_arrays(monkeypatch, data_dir):

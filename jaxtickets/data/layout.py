@@ -24,7 +24,8 @@ WORDS = {word: split for split, words in SPLITS.items() for word in words}
 # What may stand beside such a word in the name of a directory, or be joined to its end.
 IMAGES = r"(?:images?|imgs?|pictures?|photos?|data|datasets?|sets?|splits?)"
 OTHERS = re.compile(rf"{IMAGES}|\d+|[ab]")
-WORD = re.compile(rf"({'|'.join(WORDS)}){IMAGES}?")
+WORD = re.compile(rf"({'|'.join(WORDS)})(?:{IMAGES}|([ab]))?")
+JOINED = "-"  # In the place of a letter that is joined to such a word: testa alone may mean something else.
 BOUNDARY = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])")
 HELD_OUT = 10  # Where no directories say which images are held out, one in ten is.
 
@@ -98,11 +99,12 @@ def called_for(folder: str) -> tuple[str, str] | None:
     """Returns the split that a directory is called for, and what else its name says; None if it is for none."""
     text = re.sub(r"(hold|held)[\W_]*out", "holdout", BOUNDARY.sub(" ", folder).lower())
     tokens = re.findall(r"[^\W_]+", text)
-    found = [match[1] for token in tokens if (match := WORD.fullmatch(token))]
+    found = [match for token in tokens if (match := WORD.fullmatch(token))]
     if len(found) != 1:
         return None
     others = [token for token in tokens if not WORD.fullmatch(token)]
-    return WORDS[found[0]], "" if all(map(OTHERS.fullmatch, others)) else "_".join(others)
+    rest = "" if all(map(OTHERS.fullmatch, others)) else "_".join(others)
+    return WORDS[found[0][1]], rest or (JOINED if found[0][2] else "")
 
 
 def _given_splits(names):
@@ -133,7 +135,8 @@ def _given_splits(names):
             return None
         # Some archives repeat a directory in itself.
         inner = [folder for folder in folders[outermost + 1 :] if folder != folders[outermost]]
-        return part[0], "/".join([*folders[:outermost], *([part[1]] if part[1] else []), *inner, base])
+        rest = [part[1]] if part[1] not in ("", JOINED) else []
+        return part[0], "/".join([*folders[:outermost], *rest, *inner, base])
 
     found = collections.defaultdict(dict)
     for name, (own, *links) in names.items():
