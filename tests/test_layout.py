@@ -1,6 +1,9 @@
 """Splits and classes by the names of directories, and by the further names that links give to images."""
 
 import os
+import stat
+import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -151,6 +154,25 @@ def test_a_farm_of_links_gives_its_splits_and_labels_to_the_images(kind, pool, t
     for part in (train, test):
         assert part.label_names == ("a", "b")
         np.testing.assert_array_equal(part.labels, part.images[:, 0, 0, 0] % 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"), [("relative", "tar"), ("hard", "tar"), ("relative", "tar.gz"), ("relative", "zip")]
+)
+def test_links_in_archives_give_splits_and_labels_too(kind, suffix, tmp_path):
+    root, path = farm(tmp_path / "farm", LINKS[kind]), tmp_path / f"x.{suffix}"
+    if suffix == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in sorted(root.rglob("*.png")):
+                link = zipfile.ZipInfo(file.relative_to(root).as_posix())
+                link.external_attr = (stat.S_IFLNK if file.is_symlink() else stat.S_IFREG) << 16
+                archive.writestr(link, os.readlink(file) if file.is_symlink() else file.read_bytes())
+    else:
+        with tarfile.open(path, f"w:{suffix[4:]}") as archive:
+            archive.add(root, "farm")
+    expected = [data.load(f"folder:{root}", split, 4).digest for split in data.SPLITS]
+    assert [data.load(f"folder:{path}", split, 4).digest for split in data.SPLITS] == expected
+    assert len(data.load(f"folder:{path}", "test", 4).images) == 10
 
 
 def test_links_to_directories_give_splits_and_labels_too(tmp_path):

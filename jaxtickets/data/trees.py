@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import pathlib
+import posixpath
 import stat
 import tarfile
 import threading
@@ -29,6 +30,7 @@ from jaxtickets.errors import UserError
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 ARCHIVES = (".zip", ".tar", *COMPRESSED)
+LONGEST = 4096  # Bytes of a link in a zip.
 LARGE, TRUSTED = 10_000, 60  # A directory of at least `LARGE` files is listed again after `TRUSTED` seconds only.
 
 
@@ -102,7 +104,8 @@ def open_tree(path: os.PathLike | str) -> Tree:
     """Lists a directory, a .zip, or a .tar, plain or compressed (gzip, bzip2, xz); other files are trees of one file.
 
     Links are followed, out of the root too, but never twice to the same file or directory. Devices, pipes and sockets
-    are left out. In an archive, links are left out. A directory of many files is not listed again within a minute.
+    are left out. Links in an archive are only followed to its own files, as further names of these. A directory of many
+    files is not listed again within a minute.
 
     Raises:
       UserError: the path is missing or unreadable; the archive is broken, holds absolute paths or such with "..", or
@@ -202,23 +205,29 @@ def _archive(file: BinaryIO, path: pathlib.Path, stamp: object) -> Tree | None:
 
 def _zip(file, path: pathlib.Path) -> Tree:
     archive = zipfile.ZipFile(file)
-    members, skipped = {}, collections.Counter()
+    members, targets, skipped = {}, {}, collections.Counter()
     for member in archive.infolist():
         mode = member.external_attr >> 16
         kind = "directory" if member.is_dir() else "link" if mode and stat.S_ISLNK(mode) else "file"
-        _add(members, skipped, path, member.filename.replace("\\", "/"), kind, member)
+        name = _add(members, skipped, path, member.filename.replace("\\", "/"), kind, member)
+        if name and kind == "link" and member.file_size <= LONGEST:
+            with archive.open(member) as link:
+                targets[name] = posixpath.join(posixpath.dirname(name), os.fsdecode(link.read(LONGEST)))
     total = sum(member.file_size for member in members.values())
     check_ratio(str(path), total, file.seek(0, io.SEEK_END))
-    entries = [Entry(name, m.file_size, (m.CRC, *m.date_time)) for name, m in members.items()]
+    links = _further_names(members, targets)
+    entries = [Entry(name, m.file_size, (m.CRC, *m.date_time), links(name)) for name, m in members.items()]
     return Tree(path, "zip", tuple(sorted(entries)), dict(skipped), lambda name: archive.open(members[name]))
 
 
 def _tar(file, path: pathlib.Path, stamp: object) -> Tree:
     archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  (the tree reads from it)
-    members, skipped = {}, collections.Counter()
+    members, targets, skipped = {}, {}, collections.Counter()
     for member in archive:
         kind = "file" if member.isreg() and not member.issparse() else "directory" if member.isdir() else "link"
-        _add(members, skipped, path, member.name, kind, member)
+        name = _add(members, skipped, path, member.name, kind, member)
+        if name and (member.issym() or member.islnk()):
+            targets[name] = posixpath.join(posixpath.dirname(name) if member.issym() else "", member.linkname)
         if member.size < 0:
             raise ValueError(f"{member.name} has a negative size")
     # tarfile takes a broken header for the end.
@@ -235,12 +244,16 @@ def _tar(file, path: pathlib.Path, stamp: object) -> Tree:
         with lock:
             yield archive.extractfile(members[name])
 
-    entries = [Entry(name, m.size, (m.mtime, stamp)) for name, m in members.items()]
+    links = _further_names(members, targets)
+    entries = [Entry(name, m.size, (m.mtime, stamp), links(name)) for name, m in members.items()]
     return Tree(path, "tar", tuple(sorted(entries)), dict(skipped), opened)
 
 
-def _add(members: dict, skipped: collections.Counter, path: pathlib.Path, name: str, kind: str, member) -> None:
-    """Adds a member of an archive to `members` by its normal name, or counts why it is left out."""
+def _add(members: dict, skipped: collections.Counter, path: pathlib.Path, name: str, kind: str, member) -> str:
+    """Adds a member of an archive to `members` by its normal name, or counts why it is left out.
+
+    Returns that name, "" if it names a directory or what is hidden.
+    """
     parts = name.split("/")
     if name.startswith("/") or ".." in parts or (len(parts[0]) == 2 and parts[0][1] == ":"):
         raise UserError(
@@ -248,16 +261,27 @@ def _add(members: dict, skipped: collections.Counter, path: pathlib.Path, name: 
         )
     parts = [part for part in parts if part not in ("", ".")]
     if kind == "directory" or not parts:
-        return
+        return ""
     if any(map(is_hidden, parts)):
         skipped["hidden or system files"] += 1
-    elif kind == "link":
+        return ""
+    name = "/".join(parts)
+    if kind == "link":
         skipped["links, devices or sparse files"] += 1
     else:
-        name = "/".join(parts)
         if name in members:
             skipped["older versions of a file in the archive"] += 1
         members[name] = member  # The last one counts, as for unzip and tar.
+    return name
+
+
+def _further_names(members: dict, targets: dict[str, str]) -> Callable[[str], tuple[str, ...]]:
+    """Returns a function that gives the links to a member. targets: the members that links lead to, by their names."""
+    links = collections.defaultdict(list)
+    for name, target in sorted(targets.items()):
+        if name not in members:
+            links[posixpath.normpath(target)].append(name)
+    return lambda name: tuple(links.get(name, ()))
 
 
 def _is_tar(head: bytes) -> bool:
