@@ -219,6 +219,13 @@ def test_an_image_with_links_in_two_splits_or_classes_of_a_split_is_refused(own,
 def test_an_image_in_a_split_stays_there_whatever_links_to_it():
     layout = named("train", links={f"test/{i}.png": (f"train/more{i}.png",) for i in range(3)})
     assert folders_of(layout, "train") == {"train"} and folders_of(layout, "test") == {"test"}
+    assert layout.left_out == {"links that give images another split or class": 3}
+
+
+def test_links_into_another_class_are_told():
+    layout = named("a", "b", links={"a/x.png": ("b/x.png",)})
+    assert layout.label_names == ("a", "b") and ("a/x.png", 0) in layout.splits["train"] + layout.splits["test"]
+    assert layout.left_out == {"links that give images another split or class": 1}
 
 
 def test_a_split_of_links_into_another_is_refused():

@@ -5,7 +5,7 @@ import hashlib
 import heapq
 import os
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import PurePosixPath
 
 from jaxtickets.data import image_files, layout
@@ -126,7 +126,7 @@ class ImageTree(Source):
     @cached_property
     def _layout(self) -> layout.Layout:
         try:
-            return layout.arrange({name: self._files[name].links for name in self._images})
+            return _arranged(tuple((name, self._files[name].links) for name in self._images))
         except UserError as error:
             raise UserError(f"data.name={self.name!r}: {error}") from None
 
@@ -141,6 +141,12 @@ class ImageTree(Source):
             f"data.name={self.name!r}: {len(self._images):,} images ({found}); {kind}, {classes};"
             f" {split}left out: {left_out or 'nothing'}"
         )
+
+
+@lru_cache(maxsize=2)
+def _arranged(links):
+    """`layout.arrange`, once for the same names: a start asks several times, and 200,000 names take a second."""
+    return layout.arrange(dict(links))
 
 
 def _suffix(name):

@@ -27,6 +27,7 @@ OTHERS = re.compile(rf"{IMAGES}|\d+|[ab]")
 WORD = re.compile(rf"({'|'.join(WORDS)})(?:{IMAGES}|([ab]))?")
 JOINED = "-"  # In the place of a letter that is joined to such a word: testa alone may mean something else.
 BOUNDARY = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])")
+ELSEWHERE = "links that give images another split or class"
 HELD_OUT = 10  # Where no directories say which images are held out, one in ten is.
 
 
@@ -85,6 +86,9 @@ def arrange(links: Mapping[str, Sequence[str]]) -> Layout:
         label_names = _classes(below)
         held_out, split_by = _tenth(below, label_names), "a tenth, by a hash of the names"
         split_by += f"; all from {folders}" if folders else ""
+        kinds = [{path.partition("/")[0] for path in paths if "/" in path} for paths in names.values()]
+        elsewhere = sum(len(of_image & set(label_names)) > 1 for of_image in kinds)
+        left_out |= {ELSEWHERE: elsewhere} if elsewhere else {}
     index = {name: i for i, name in enumerate(label_names)}
     splits = {"train": [], "test": []}
     for name in names:
@@ -138,11 +142,14 @@ def _given_splits(names):
         rest = [part[1]] if part[1] not in ("", JOINED) else []
         return part[0], "/".join([*folders[:outermost], *rest, *inner, base])
 
-    found = collections.defaultdict(dict)
+    found, elsewhere = collections.defaultdict(dict), 0
     for name, (own, *links) in names.items():
-        places = {(split, posixpath.dirname(rest)): rest for split, rest in filter(None, [placed(own)])}
-        if not places:
-            places = {(split, posixpath.dirname(rest)): rest for split, rest in filter(None, map(placed, links))}
+        places, further = (
+            {(split, posixpath.dirname(rest)): rest for split, rest in filter(None, map(placed, paths))}
+            for paths in ([own], links)
+        )
+        elsewhere += bool(places) and not further.keys() <= places.keys()
+        places = places or further
         if len(places) > 1:
             first, second, *_ = (link for link in links if placed(link))
             raise UserError(f"one image is {first} and {second}; give it one place, in one split and one class")
@@ -157,7 +164,7 @@ def _given_splits(names):
     test, *unused = [split for split in SPLITS if split != "train" and found[split]] or [""]
     if not found["train"] or not test:
         raise UserError("one split holds nothing but links to images of another; give each image one split")
-    left_out = {"images beside the directories of the splits": beside}
+    left_out = {"images beside the directories of the splits": beside, ELSEWHERE: elsewhere}
     left_out |= {f"images of the {split} split": len(found[split]) for split in unused}
     words = _words(groups, chosen, ("train", test))
     return {"train": found["train"], "test": found[test]}, words, {why: n for why, n in left_out.items() if n}
