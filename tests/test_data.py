@@ -384,7 +384,7 @@ def write_tar(path, root):
 
 def paint(root, *names):
     """Writes a grey image of 4x4 pixels under each name, each of its own value; returns the values by name."""
-    values = {name: 3 + 2 * i for i, name in enumerate(names)}
+    values = {name: 255 - 2 * i for i, name in enumerate(names)}
     for name, value in values.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((4, 4), value, np.uint8)).save(root / name)
@@ -682,7 +682,7 @@ def use(monkeypatch, load, **facts):
 def stripes(split):
     """Five gray images of 8x8 pixels and their labels, others for each split."""
     values = np.arange(5) + (split == "test")
-    return np.repeat(values, 64).reshape(5, 8, 8, 1).astype(np.uint8), values % 3
+    return np.repeat(100 + values, 64).reshape(5, 8, 8, 1).astype(np.uint8), values % 3
 
 
 def test_a_data_set_can_be_made_of_arrays(monkeypatch, data_dir):

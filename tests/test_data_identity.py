@@ -68,11 +68,47 @@ def rewrite(place, content):
     place.checksums.unlink(missing_ok=True)
 
 
+def keep_time(file, content):
+    """Replaces the content of a file as `cp -p` does: the time of its change stays."""
+    status = file.stat()
+    file.write_bytes(content)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+
+
+def test_images_that_change_and_keep_size_and_time_are_decoded_again(tmp_path):
+    for i in range(20):
+        Image.fromarray(np.full((8, 8), 100, np.uint8)).save(tmp_path / f"{i}.bmp")
+    before = data.load(f"folder:{tmp_path}", "train", 8)
+    assert before.images.mean() == 100
+    Image.fromarray(np.full((8, 8), 200, np.uint8)).save(tmp_path / "light.bmp")
+    light = (tmp_path / "light.bmp").read_bytes()
+    (tmp_path / "light.bmp").unlink()
+    for i in range(20):
+        keep_time(tmp_path / f"{i}.bmp", light)
+    after = data.load(f"folder:{tmp_path}", "train", 8)
+    assert after.images.mean() == 200 and after.digest != before.digest
+
+
+def test_labels_that_change_and_keep_size_and_time_are_read_again(tmp_path):
+    images, labels = np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8), np.arange(20, dtype=np.uint8) % 4
+    for name, array in (("train-images-idx3-ubyte", images), ("train-labels-idx1-ubyte", labels)):
+        header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+        (tmp_path / name).write_bytes(header + array.tobytes())
+    before = data.load(f"files:{tmp_path}", "train", 8)
+    keep_time(tmp_path / name, header + labels[::-1].tobytes())
+    after = data.load(f"files:{tmp_path}", "train", 8)
+    np.testing.assert_array_equal(after.images, before.images)
+    np.testing.assert_array_equal(after.labels, 3 - before.labels)
+    assert after.digest != before.digest
+
+
 def test_the_identity_of_data_is_their_content_alone(images, tmp_path):
     first = data.load(f"folder:{images}", "train", 16).digest
     for other in (images, shutil.copytree(images, tmp_path / "elsewhere")):
         for file in other.iterdir():
             os.utime(file, (1, 1))
+            file.chmod(0o600)
         assert data.load(f"folder:{other}", "train", 16).digest == first
     changed = next(name for name in sorted(os.listdir(images)))
     pixels = np.array(Image.open(images / changed))

@@ -666,6 +666,12 @@ def test_black_and_white_images_of_zeros_and_ones_are_made_visible(tmp_path):
     [
         ({"x_train": GREY.astype(float) + 0.5}, ["from 0.5 to", "0 to 1, -1 to 1"]),
         ({"x_train": GREY * 3.0}, ["allowed: 0 to 1"]),
+        ({"x_train": GREY / 255 - 0.5}, ["from -0.5", "allowed: 0 to 1, -1 to 1"]),
+        ({"x_train": (GREY / 255 - 0.5) * 4}, ["from -2", "allowed: 0 to 1"]),
+        ({"x_train": GREY // 16}, ["from 0 to 15 of 255", "32 to 255"]),
+        ({"x_train": (GREY // 16).astype(np.int64)}, ["from 0 to 15 of 255", "32 to 255"]),
+        ({"x_train": np.rint(GREY / 255 * 16)}, ["from 0 to 16 of 255", "32 to 255"]),
+        ({"x_train": GREY / 2560}, ["from 0 to 25 of 255", "32 to 255"]),
         ({"x_train": np.where(GREY > 5, np.nan, 0.5)}, ["no finite numbers (NaN or infinity)", "allowed: 0 to 1"]),
         ({"x_train": GREY.astype(np.int32) - 200}, ["from -200"]),
         ({"x_train": GREY, "y_train": CLASSES[:-1]}, ["20 images", "19 labels", "allowed: one label per image"]),

@@ -152,6 +152,60 @@ def test_a_ramp_of_16_bits_keeps_its_mean_in_a_data_set(tmp_path):
     assert train.images.shape == (2, 256, 256, 1) and train.images.mean() == 127.5
 
 
+TWELVE = np.random.default_rng(3).integers(0, 4096, (8, 8), np.uint16)  # 12 bits, saved in 16
+RANGES = {
+    "12 bits in 16": [encoded(TWELVE)],
+    "12 bits in 16, in colour": [png(big_endian(TWELVE, TWELVE.T, TWELVE), 16, 2)],
+    "0 to 15": [encoded(np.arange(16, dtype=np.uint8).reshape(4, 4)), encoded(np.full((4, 4), 15, np.uint8))],
+    "floats to 0.1": [tiff(np.linspace(0, 0.1, 64, dtype=np.float32).reshape(8, 8), 32, 3)],
+}
+
+
+@pytest.mark.parametrize("kind", RANGES)
+def test_a_data_set_in_another_range_is_refused_with_the_range(kind, tmp_path):
+    root = write(tmp_path / "images")
+    for i in range(6):
+        content = RANGES[kind][i % len(RANGES[kind])]
+        (root / f"{i}{'.tif' if content[:2] == b'II' else '.png'}").write_bytes(content)
+    high = {"floats to 0.1": r"2[56]", "0 to 15": "15"}.get(kind, r"1[56]")
+    with pytest.raises(
+        UserError, match=rf"values from \d+ to {high} of 255.*allowed: a brightest value of 32"
+    ) as caught:
+        data.load(f"folder:{root}", "train", 4)
+    assert "\n" not in str(caught.value) and not list(cache.directory("data").rglob("*.npy"))
+
+
+@pytest.mark.parametrize("brightest", [0, 32, 255])
+def test_black_images_and_those_with_one_value_of_at_least_32_are_read_as_they_are(brightest, tmp_path):
+    dark = np.full((8, 8), min(brightest, 9), np.uint8)
+    root = write(tmp_path / "images", **{f"{i:02d}": encoded(dark) for i in range(12)})
+    light = dark.copy()
+    light[3, 3] = brightest
+    for split, name in (("train", "a"), ("test", "b")):
+        write(root / split, **{f"{name}{i:02d}": encoded(dark) for i in range(600)} | {f"{name}x": encoded(light)})
+        loaded = data.load(f"folder:{root}", split, 8)
+        assert loaded.images.max() == brightest and loaded.images.mean() <= 10
+
+
+def test_thin_bright_lines_may_become_dark_when_they_are_resized(tmp_path):
+    line = np.zeros((256, 256), np.uint8)
+    line[:, 100] = 255
+    root = write(tmp_path / "images", **{name: encoded(line) for name in "abc"})
+    assert 0 < data.load(f"folder:{root}", "train", 8).images.max() < 32
+
+
+@pytest.mark.parametrize(("count", "read"), [(1, True), (9, True), (10, False)])
+def test_a_few_held_out_images_may_all_be_dark(count, read, tmp_path):
+    write(tmp_path / "x" / "train", a=encoded(np.full((8, 8), 200, np.uint8)))
+    write(tmp_path / "x" / "test", **{f"{i}": encoded(np.full((8, 8), 9, np.uint8)) for i in range(count)})
+    data.load(f"folder:{tmp_path / 'x'}", "train", 8)
+    if read:
+        assert data.load(f"folder:{tmp_path / 'x'}", "test", 8).images.mean() == 9
+    else:
+        with pytest.raises(UserError, match="from 9 to 9 of 255"):
+            data.load(f"folder:{tmp_path / 'x'}", "test", 8)
+
+
 # --- kinds of images ---
 
 
@@ -204,6 +258,44 @@ def test_luma_and_chroma_become_colours():
     content = encoded(image.convert("YCbCr"), "tiff")
     assert Image.open(io.BytesIO(content)).mode == "YCbCr"
     assert np.abs(colour(content, 16) - [200.0, 30, 90]).max() < 3
+
+
+def test_a_lab_image_has_the_colours_that_it_was_made_of(tmp_path):
+    image = Image.fromarray(np.full((16, 16, 3), (200, 30, 90), np.uint8))
+    profiles = (ImageCms.createProfile(kind) for kind in ("sRGB", "LAB"))
+    content = encoded(ImageCms.profileToProfile(image, *profiles, outputMode="LAB"), "tiff")
+    assert Image.open(io.BytesIO(content)).mode == "LAB" and image_files.is_colour(content)
+    assert np.abs(colour(content, 16) - [200.0, 30, 90]).max() <= 4
+    root = write(tmp_path / "images", a__tif=content, b__tif=content)
+    assert data.load(f"folder:{root}", "train", 16).images.shape == (1, 16, 16, 3)
+
+
+# Modes of Pillow that its writers have; what each makes of a coloured image, and of a grey one.
+COLOURED = {"P": 60, "PA": 60, "RGB": 0, "RGBA": 0, "RGBX": 0, "CMYK": 1, "YCbCr": 3}
+UNCOLOURED = {"1": 120, "L": 0, "LA": 0, "I;16": 1, "I;16B": 1, "F": 1}
+
+
+@pytest.mark.parametrize("mode", [*COLOURED, *UNCOLOURED])
+def test_images_of_every_mode_are_known_as_coloured_or_grey_and_give_their_values(mode):
+    is_grey = mode in UNCOLOURED
+    values = np.full((16, 16, 3), 120 if is_grey else (200, 30, 90), np.uint8)
+    wide = {"I;16": "<u2", "I;16B": ">u2", "F": np.float32}
+    if mode in wide:
+        scaled = values[..., 0] / np.float32(255) if mode == "F" else values[..., 0].astype(wide[mode]) * 257
+        image = Image.fromarray(scaled.astype(wide[mode]))
+    else:
+        image = Image.fromarray(values[..., 0] if is_grey else values).convert(mode)
+    tolerance, written = max(COLOURED.get(mode, 0), UNCOLOURED.get(mode, 0)), []
+    for kind in ("tiff", "png", "tga", "jpeg2000", "ppm", "bmp", "ico"):
+        try:
+            content = encoded(image, kind)
+        except OSError:  # The format has no such images, or Pillow was built without it.
+            continue
+        written.append(kind)
+        assert image_files.is_colour(content) != is_grey, kind
+        if mode != "1":
+            assert np.abs(colour(content, 16).astype(int) - values).max() <= tolerance, kind
+    assert "tiff" in written
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "png"])
@@ -422,9 +514,9 @@ def test_an_unreadable_member_of_an_archive_can_be_skipped(tmp_path):
     path = tmp_path / "images.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for i in range(12):
-            archive.writestr(f"{i}.png", encoded(np.full((8, 8), i, np.uint8)))
+            archive.writestr(f"{i}.png", encoded(np.full((8, 8), 100 + i, np.uint8)))
     content = path.read_bytes()
-    place = content.index(encoded(np.full((8, 8), 5, np.uint8)))
+    place = content.index(encoded(np.full((8, 8), 105, np.uint8)))
     path.write_bytes(content[: place + 45] + b"\xff\xff" + content[place + 47 :])
     counts = [len(data.load(f"folder:{path}", s, 8, recipe=data.Recipe(on_broken="skip")).images) for s in data.SPLITS]
     assert sum(counts) == 11

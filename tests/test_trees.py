@@ -68,9 +68,18 @@ def test_a_directory_and_its_archives_are_the_same_tree(kind, tmp_path):
 def test_hidden_and_system_files_are_left_out_and_counted(kind, tmp_path):
     hidden = (".DS_Store", "a/._one.bin", "__MACOSX/a/x", "b/Thumbs.db", "b/desktop.ini", ".git/config", "@eaDir/y")
     hidden += (".thumbnails/one.bin", ".ipynb_checkpoints/one.bin", "$RECYCLE.BIN/x", "#recycle/x", "lost+found/x")
+    hidden += ("#snapshot/x", "@Recycle/x", "@Recently-Snapshot/x", "@tmp/x", "$Recycle.Bin/x", "__pycache__/x")
+    hidden += ("System Volume Information/x", "~$1.png", "c/thumbs.db", "c/DESKTOP.INI", "c/THUMBS.DB/x", "c/@EADIR/x")
     tree = open_tree(write(tmp_path / kind, {**FILES, **dict.fromkeys(hidden, b"x")}))
     assert tree.names == tuple(sorted(FILES))
     assert tree.skipped == {"hidden or system files": len(hidden)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_like_those_of_systems_are_read(kind, tmp_path):
+    files = dict.fromkeys(("recycle/x", "snapshot/x", "tmp/x", "@x/x", "#x/x", "~x", "my thumbs.db.png"), b"x")
+    tree = open_tree(write(tmp_path / kind, files))
+    assert tree.names == tuple(sorted(files)) and tree.skipped == {}
 
 
 def test_a_single_file_is_a_tree_of_itself(tmp_path):
@@ -140,6 +149,26 @@ def test_a_file_with_hard_links_out_of_the_root_is_listed(tmp_path):
     root = write(tmp_path / "root", {"a": b"1"})
     (tmp_path / "outside").hardlink_to(root / "a")
     assert (open_tree(root).names, open_tree(root).skipped) == (("a",), {})
+
+
+def test_the_other_names_of_a_file_are_known(tmp_path):
+    root = write(tmp_path / "root", {"all/1": b"1", "all/2": b"2", "own/3": b"3"})
+    (root / "a").mkdir()
+    (root / "a" / "x").symlink_to(root / "all" / "1")
+    (root / "a" / "y").symlink_to(root / "a" / "x")
+    (root / "b").symlink_to(root / "all")
+    (root / "all" / "z").hardlink_to(root / "own" / "3")
+    (root / "all" / "up").symlink_to(root)
+    found = {entry.name: entry.links for entry in open_tree(root).entries}
+    assert found == {"all/1": ("a/x", "a/y", "b/1"), "all/2": ("b/2",), "all/z": ("b/z", "own/3")}
+
+
+def test_many_links_to_a_directory_take_little_memory(tmp_path):
+    root = write(tmp_path / "root", {f"all/{i}": b"" for i in range(50)})
+    for i in range(200):
+        (root / f"l{i}").symlink_to(root / "all")
+    assert {len(entry.links) for entry in open_tree(root).entries} == {16}
+    assert open_tree(root).skipped == {"links to directories that are in it already": 200}
 
 
 def test_loops_of_links_end(tmp_path):
@@ -326,6 +355,17 @@ def test_an_archive_in_a_directory_or_in_an_archive_can_be_opened(kind, tmp_path
     for place in (folder, outer):
         tree = open_inner(open_tree(place), f"d/{kind}")
         assert {name: tree.read(name) for name in tree.names} == FILES
+
+
+@pytest.mark.parametrize("kind", ["directory", "x.bin"])
+def test_a_change_that_keeps_size_and_time_is_seen(kind, tmp_path):
+    path = tmp_path / kind
+    file = write(path, {"x": b"old"}) / "x" if kind == "directory" else path
+    file.write_bytes(b"old")
+    before, status = open_tree(path), file.stat()
+    file.write_bytes(b"new")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert open_tree(path).digest != before.digest
 
 
 @pytest.mark.parametrize("kind", KINDS)

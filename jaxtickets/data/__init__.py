@@ -19,6 +19,7 @@ from jaxtickets import cache, files
 from jaxtickets.data import decoding, readers
 from jaxtickets.data.arrays import Arrays
 from jaxtickets.data.decoding import Recipe
+from jaxtickets.data.directories import stamp
 from jaxtickets.data.folders import ImageTree
 from jaxtickets.data.source import Examples, Source
 from jaxtickets.data.tfds import Tfds
@@ -171,7 +172,8 @@ def load(
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         examples = source.open(split)
         with cache.writing(folder):
-            decoded = decoding.decode(examples, image_size, source.channels, folder, recipe)
+            may_be_dark = split == "test" and examples.count < decoding.FEW
+            decoded = decoding.decode(examples, image_size, source.channels, folder, recipe, may_be_dark)
             for line in decoding.remarks(decoded, image_size, name, split):
                 say(line)
             facts = {"name": name, "label_names": examples.label_names, "digest": decoded.digest}
@@ -197,7 +199,7 @@ def _kept(name, folder, image_size, channels, tell: Callable[[str], None] = lamb
         return None
     if FACTS not in found:
         return None
-    stamps = tuple((path, status.st_ino, status.st_mtime_ns) for path, status in found.items())
+    stamps = tuple((path, status.st_ino, status.st_size, *stamp(status)) for path, status in found.items())
     try:
         return _read(name, folder, image_size, channels, stamps)
     except DamagedError as error:

@@ -21,9 +21,12 @@ from jaxtickets.errors import DamagedError, UserError
 from jaxtickets.fields import Check, Field, choice, refuse
 
 # Part of the cache's keys; raise it when decoding, cropping, resizing or what is kept of it changes.
-VERSION = 2
+VERSION = 3
 IMAGES, LABELS = "images.npy", "labels.npy"
 AT_ONCE = 512  # The number of images that are decoded or hashed at a time.
+# Images of which none is brighter than this were saved in another range, such as 12 bits in 16, or 0 to 15.
+DARK = 31
+FEW = 10  # Held-out images, fewer than this, may all be dark.
 
 
 def _is_crop(value):
@@ -169,14 +172,22 @@ class Decoded(NamedTuple):
     sizes: collections.Counter
 
 
-def decode(examples: Examples, image_size: int, channels: int, folder: pathlib.Path, recipe: Recipe = USUAL) -> Decoded:
+def decode(
+    examples: Examples,
+    image_size: int,
+    channels: int,
+    folder: pathlib.Path,
+    recipe: Recipe = USUAL,
+    may_be_dark: bool = False,
+) -> Decoded:
     """Writes `IMAGES` and, where there are labels, `LABELS` into `folder`.
 
     Images: uint8 [n, image_size, image_size, channels]. Labels: int32 [n], or uint8 [n, attributes].
 
     Raises:
       UserError: the split is empty, an image is smaller than the crop, or one cannot be decoded and the recipe doesn't
-        skip it; the error names the image.
+        skip it; the error names the image. Or the brightest value is above 0 and not above `DARK`, unless
+        `may_be_dark`.
     """
     if examples.count == 0:
         raise UserError(f"{folder.name}: the split holds no images; give a dataset with more images")
@@ -188,9 +199,12 @@ def decode(examples: Examples, image_size: int, channels: int, folder: pathlib.P
         except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more for broken files.
             return broken_image(name, error, ", or leave such images out with --config.data.on_broken=skip")
         kept = _cropped(opened, recipe, name)
-        return _resized(kept, image_size, channels), kept.size
+        # As they are in the file: resizing thin lines makes them dark.
+        limits = None if is_bright else np.ravel(opened.getextrema())
+        return _resized(kept, image_size, channels), kept.size, limits
 
     labels, broken, sizes, digest = [], [], collections.Counter(), hashlib.sha256()
+    is_bright, low, high, first = may_be_dark, 255, 0, ""
     with files.atomic_write(folder / IMAGES) as path, open(path, "r+b") as file:
         file.write(_header(examples.count, image_size, channels))
         with futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool, warnings.catch_warnings(action="ignore"):
@@ -202,14 +216,23 @@ def decode(examples: Examples, image_size: int, channels: int, folder: pathlib.P
                             raise result
                         broken.append(name)
                         continue
-                    pixels, size = result
+                    pixels, size, limits = result
+                    if not is_bright and limits is not None:
+                        first, low, high = first or name, min(low, *limits), max(high, *limits)
                     sizes[size] += 1
                     labels.append(label)
                     file.write(pixels)
                     digest.update(pixels)
+                is_bright = is_bright or high > DARK
         if not labels:
-            first = f"none of the {len(broken):,} images of a split can be read, and {broken[0]} is the first"
-            raise UserError(f"{first}; mend or remove them")
+            none = f"none of the {len(broken):,} images of a split can be read, and {broken[0]} is the first"
+            raise UserError(f"{none}; mend or remove them")
+        if not is_bright and high > 0:
+            raise UserError(
+                f"{first} and all other images of its split have values from {low} to {high} of 255, as if their range"
+                f" were another one; allowed: a brightest value of {DARK + 1} to 255, or black images only; scale them"
+                " to 0 to 255"
+            )
         file.seek(0)
         file.write(_header(len(labels), image_size, channels))
         of_all, names = None, tuple(examples.label_names)

@@ -12,6 +12,7 @@ from jaxtickets.data.gzips import HARMLESS, RATIO
 
 # What is decoded, whatever a file is called. Pillow knows more formats, and starts another program for one of them.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM", "QOI", "TGA", "ICO")
+GREY = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Modes of Pillow without colours.
 _LARGE = threading.Lock()  # Of the images of more than `HARMLESS` bytes, one is decoded at a time.
 UNKNOWN_RANGE = "its values are {}, whose black and white are not known; save it with 8 or 16 bits"
 
@@ -125,7 +126,7 @@ def is_colour(encoded: bytes) -> bool:
     from PIL import ImageChops
 
     with warnings.catch_warnings(action="ignore"), _open(encoded) as image:
-        if image.mode.startswith(("1", "L", "I", "F")):
+        if image.mode in GREY:
             return False
         image.draft("RGB", (64, 64))  # JPEGs are decoded at a fraction of their size.
         image.load()

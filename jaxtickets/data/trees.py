@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import pathlib
+import posixpath
 import stat
 import tarfile
 import threading
@@ -20,31 +21,17 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
+from jaxtickets.data.directories import Entry, is_hidden, listing, stamp
 from jaxtickets.data.gzips import MEMORY, Gzip, check_ratio, unpacked
 from jaxtickets.data.source import reason
 from jaxtickets.errors import UserError
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 ARCHIVES = (".zip", ".tar", *COMPRESSED)
+LONGEST = 4096  # Bytes of a link in a zip.
 LARGE, TRUSTED = 10_000, 60  # A directory of at least `LARGE` files is listed again after `TRUSTED` seconds only.
-SYSTEM = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
-SYSTEM |= {"Thumbs.db", "desktop.ini"}  # Left out beside all names that begin with a dot.
-
-
-class Entry(NamedTuple):
-    """A regular file.
-
-    Attributes:
-      name: its path relative to the root, with slashes.
-      size: its length in bytes, uncompressed.
-      stamp: a value that changes when the file does: a modification time or a checksum.
-    """
-
-    name: str
-    size: int
-    stamp: object
 
 
 @dataclass(frozen=True)
@@ -117,7 +104,8 @@ def open_tree(path: os.PathLike | str) -> Tree:
     """Lists a directory, a .zip, or a .tar, plain or compressed (gzip, bzip2, xz); other files are trees of one file.
 
     Links are followed, out of the root too, but never twice to the same file or directory. Devices, pipes and sockets
-    are left out. In an archive, links are left out. A directory of many files is not listed again within a minute.
+    are left out. Links in an archive are only followed to its own files, as further names of these. A directory of many
+    files is not listed again within a minute.
 
     Raises:
       UserError: the path is missing or unreadable; the archive is broken, holds absolute paths or such with "..", or
@@ -134,7 +122,7 @@ def open_tree(path: os.PathLike | str) -> Tree:
         return tree if len(tree.entries) >= LARGE else _directory(path)
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path} is neither a file nor a directory; give an existing directory, archive or file")
-    return _file(path, status.st_size, status.st_mtime_ns)
+    return _file(path, status.st_size, stamp(status))
 
 
 @lru_cache(maxsize=2)
@@ -144,8 +132,13 @@ def _listed(path: pathlib.Path, period: float) -> Tree:
     return _directory(path)
 
 
+def _directory(path: pathlib.Path) -> Tree:
+    entries, skipped = listing(path)
+    return Tree(path, "directory", entries, skipped, lambda name: (path / name).open("rb"))
+
+
 @lru_cache(maxsize=8)
-def _file(path: pathlib.Path, size: int, stamp: int) -> Tree:
+def _file(path: pathlib.Path, size: int, stamp: tuple[int, int]) -> Tree:
     """Lists a file, as an archive if it is one. `size` and `stamp` are those of the file, and tell when it changes."""
     try:
         file = path.open("rb")
@@ -207,97 +200,34 @@ def _archive(file: BinaryIO, path: pathlib.Path, stamp: object) -> Tree | None:
         raise UserError(f"{path}: the archive is broken: {reason(error)}") from error
 
 
-# --- directories ---
-
-
-def _directory(root: pathlib.Path) -> Tree:
-    entries, skipped, links = {}, collections.Counter(), []  # Links wait until all that needs none is listed.
-    real_folders, real_files = set(), set()  # The latter only of those that a link leads to.
-
-    def add(name, status):
-        entry = Entry(name, status.st_size, status.st_mtime_ns)
-        key = (status.st_dev, status.st_ino) if status.st_nlink > 1 else name
-        if not stat.S_ISREG(status.st_mode):
-            skipped["devices, pipes or sockets"] += 1
-        elif entries.setdefault(key, entry) != entry:  # a hard link
-            skipped["links to files that are in it already"] += 1
-            entries[key] = min(entry, entries[key])
-
-    def walk(folder, prefix):
-        """Lists a directory and all below it; there are no links in its path."""
-        waiting = [(folder, prefix)]
-        while waiting:
-            folder, prefix = waiting.pop()
-            if folder in real_folders:
-                continue
-            real_folders.add(folder)
-            try:
-                with os.scandir(folder) as found:
-                    found = list(found)
-            except OSError:
-                skipped["unreadable directories"] += 1
-                continue
-            for item in found:
-                if _is_hidden(item.name):
-                    skipped["hidden or system files"] += 1
-                elif item.is_symlink():
-                    links.append((prefix + item.name, item.path))
-                elif item.is_dir(follow_symlinks=False):
-                    waiting.append((item.path, f"{prefix}{item.name}/"))
-                else:
-                    with contextlib.suppress(FileNotFoundError):  # removed in the meantime
-                        add(prefix + item.name, item.stat(follow_symlinks=False))
-
-    walk(os.path.realpath(root), "")
-    to_files = []
-    while links:
-        pending, links[:] = sorted(links), []
-        for name, path in pending:
-            real = os.path.realpath(path)
-            try:
-                status = os.stat(real)
-            except OSError:
-                skipped["links that lead nowhere"] += 1
-                continue
-            if not stat.S_ISDIR(status.st_mode):
-                to_files.append((name, real, status))
-            elif real in real_folders:
-                skipped["links to directories that are in it already"] += 1
-            else:
-                walk(real, f"{name}/")
-    for name, real, status in to_files:
-        folder, _, base = real.rpartition("/")
-        if real in real_files or ((folder or "/") in real_folders and not _is_hidden(base)):
-            skipped["links to files that are in it already"] += 1
-        else:
-            real_files.add(real)
-            add(name, status)
-    listed = tuple(sorted(entries.values()))
-    return Tree(root, "directory", listed, dict(skipped), lambda name: (root / name).open("rb"))
-
-
 # --- archives ---
 
 
 def _zip(file, path: pathlib.Path) -> Tree:
     archive = zipfile.ZipFile(file)
-    members, skipped = {}, collections.Counter()
+    members, targets, skipped = {}, {}, collections.Counter()
     for member in archive.infolist():
         mode = member.external_attr >> 16
         kind = "directory" if member.is_dir() else "link" if mode and stat.S_ISLNK(mode) else "file"
-        _add(members, skipped, path, member.filename.replace("\\", "/"), kind, member)
+        name = _add(members, skipped, path, member.filename.replace("\\", "/"), kind, member)
+        if name and kind == "link" and member.file_size <= LONGEST:
+            with archive.open(member) as link:
+                targets[name] = posixpath.join(posixpath.dirname(name), os.fsdecode(link.read(LONGEST)))
     total = sum(member.file_size for member in members.values())
     check_ratio(str(path), total, file.seek(0, io.SEEK_END))
-    entries = [Entry(name, m.file_size, (m.CRC, *m.date_time)) for name, m in members.items()]
+    links = _further_names(members, targets)
+    entries = [Entry(name, m.file_size, (m.CRC, *m.date_time), links(name)) for name, m in members.items()]
     return Tree(path, "zip", tuple(sorted(entries)), dict(skipped), lambda name: archive.open(members[name]))
 
 
 def _tar(file, path: pathlib.Path, stamp: object) -> Tree:
     archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  (the tree reads from it)
-    members, skipped = {}, collections.Counter()
+    members, targets, skipped = {}, {}, collections.Counter()
     for member in archive:
         kind = "file" if member.isreg() and not member.issparse() else "directory" if member.isdir() else "link"
-        _add(members, skipped, path, member.name, kind, member)
+        name = _add(members, skipped, path, member.name, kind, member)
+        if name and (member.issym() or member.islnk()):
+            targets[name] = posixpath.join(posixpath.dirname(name) if member.issym() else "", member.linkname)
         if member.size < 0:
             raise ValueError(f"{member.name} has a negative size")
     # tarfile takes a broken header for the end.
@@ -314,12 +244,16 @@ def _tar(file, path: pathlib.Path, stamp: object) -> Tree:
         with lock:
             yield archive.extractfile(members[name])
 
-    entries = [Entry(name, m.size, (m.mtime, stamp)) for name, m in members.items()]
+    links = _further_names(members, targets)
+    entries = [Entry(name, m.size, (m.mtime, stamp), links(name)) for name, m in members.items()]
     return Tree(path, "tar", tuple(sorted(entries)), dict(skipped), opened)
 
 
-def _add(members: dict, skipped: collections.Counter, path: pathlib.Path, name: str, kind: str, member) -> None:
-    """Adds a member of an archive to `members` by its normal name, or counts why it is left out."""
+def _add(members: dict, skipped: collections.Counter, path: pathlib.Path, name: str, kind: str, member) -> str:
+    """Adds a member of an archive to `members` by its normal name, or counts why it is left out.
+
+    Returns that name, "" if it names a directory or what is hidden.
+    """
     parts = name.split("/")
     if name.startswith("/") or ".." in parts or (len(parts[0]) == 2 and parts[0][1] == ":"):
         raise UserError(
@@ -327,20 +261,27 @@ def _add(members: dict, skipped: collections.Counter, path: pathlib.Path, name: 
         )
     parts = [part for part in parts if part not in ("", ".")]
     if kind == "directory" or not parts:
-        return
-    if any(map(_is_hidden, parts)):
+        return ""
+    if any(map(is_hidden, parts)):
         skipped["hidden or system files"] += 1
-    elif kind == "link":
+        return ""
+    name = "/".join(parts)
+    if kind == "link":
         skipped["links, devices or sparse files"] += 1
     else:
-        name = "/".join(parts)
         if name in members:
             skipped["older versions of a file in the archive"] += 1
         members[name] = member  # The last one counts, as for unzip and tar.
+    return name
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in SYSTEM
+def _further_names(members: dict, targets: dict[str, str]) -> Callable[[str], tuple[str, ...]]:
+    """Returns a function that gives the links to a member. targets: the members that links lead to, by their names."""
+    links = collections.defaultdict(list)
+    for name, target in sorted(targets.items()):
+        if name not in members:
+            links[posixpath.normpath(target)].append(name)
+    return lambda name: tuple(links.get(name, ()))
 
 
 def _is_tar(head: bytes) -> bool:

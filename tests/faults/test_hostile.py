@@ -85,7 +85,7 @@ NUMBERS = itertools.count()
 
 def png(shade: int = 0, size: int = 6) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(np.full((size, size), shade, np.uint8)).save(stream, "png")
+    Image.fromarray(np.full((size, size), 255 - shade, np.uint8)).save(stream, "png")
     return stream.getvalue()
 
 

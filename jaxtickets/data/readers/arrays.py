@@ -23,6 +23,7 @@ SPLITS = {
     "validation": re.compile(r"(?<![a-z])[xy]?val(id(ation)?)?(?![a-z])"),
 }
 LABELS = re.compile(r"(?<![a-z])(y(tr|te|train|test|val)?|labels?|targets?|class(es)?|attributes?)(?![a-z])")
+HALF = 0.5  # Values from -0.5 to 0.5 are those of another range than -1 to 1.
 RANGES = "allowed: 0 to 1, -1 to 1, or whole numbers from 0 to 255"
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -246,7 +247,7 @@ def _scale(name: str, array: np.ndarray) -> tuple[float, float]:
         is_whole = is_whole and (part.dtype.kind in "bui" or bool((part == np.rint(part)).all()))
     if low >= 0 and high <= 1:
         return 255, 0
-    if low >= -1 and high <= 1:
+    if low >= -1 and high <= 1 and max(-low, high) > HALF:
         return 127.5, -1
     if is_whole and low >= 0 and high <= 255:
         return 1, 0
