@@ -4,7 +4,7 @@ They are known of a Flax module's own layers (`flax_axes`), or given by the call
 `kernel` is Flax's `[..., in, out]`, if it has two axes or at least four, and `embedding` is `[in, out]`. A `kernel` of
 three axes may be one of attention, `[in, heads, size]`. A `weight` may be anything: PyTorch's are `[out, in, ...]` in
 convolutions, `[in, out, ...]` in transposed ones, and `[entries, out]` in embeddings; Haiku's `w` differs likewise.
-What is not known is refused, because along a wrong axis everything still runs. By its name alone a kernel of four axes is
+What is not known is refused, because along a wrong axis everything still runs. By its name a kernel of four axes is
 `nn.Conv`'s: those of `nn.ConvTranspose(transpose_kernel=True)` and `nn.DenseGeneral` need `axes`.
 """
 
