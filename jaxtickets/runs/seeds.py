@@ -1,7 +1,7 @@
 """Running an experiment: one seed run, or several one after another or at a time."""
 
 import queue
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,12 @@ from jaxtickets.errors import UserError
 from jaxtickets.experiments.finished import Finished
 from jaxtickets.progress import Progress, bars, say, speaking_as
 from jaxtickets.runs import feature_networks, record
+from jaxtickets.runs.meeting import Meeting, Seat
 from jaxtickets.runs.networks import Networks
 from jaxtickets.runs.run import Run
 from jaxtickets.runs.setup import Setup
 from jaxtickets.runs.verdict import judge_seeds
-from jaxtickets.stopping import Stop
+from jaxtickets.stopping import Stop, StoppedError
 from jaxtickets.workdir import Workdir
 
 ADVICE = "give another --workdir, or the data as they were"
@@ -77,14 +78,19 @@ def run(config, path: Path, from_round: int | None = None, stopped: Stop | None 
         say(f"seed {seed}, in {places[seed].path}")
         return _run_seed(seed, setup, places[seed], **shown)
 
+    together = groups(places, config.tickets_per_device)
     if config.tickets_per_host == 1:
+        setups = [setup]
+    else:
+        setups = [Setup(config, like=setup, devices=own) for own in device_groups(config.tickets_per_host)]
+    tabulate = partial(_tabulate, whole, places)
+    if len(setups) == config.tickets_per_device == 1:
         for seed in places:
             run_seed(seed, setup)
-            _tabulate(whole, places)
+            tabulate()
     else:
-        setups = [Setup(config, like=setup, devices=group) for group in groups(config.tickets_per_host)]
         with bars() as shown_in:
-            run_at_once(partial(run_seed, shown_in=shown_in), places, setups, partial(_tabulate, whole, places))
+            run_at_once(partial(run_seed, shown_in=shown_in), together, setups, tabulate)
     evaluator, subject = setup.evaluator, config_lib.subject(config)
     how = (evaluator.metric, evaluator.label, config.tolerance, config.confidence, subject, evaluator.better)
     references = {seed: place.read_references() for seed, place in places.items()}
@@ -139,44 +145,59 @@ def _check_way_back(config, path, round_):
     return whole, places
 
 
-# Several seeds at a time, each with devices of its own.
+# Several seeds at a time: on devices of their own, or in one program.
 
 
-def groups(at_once: int) -> list[tuple[jax.Device, ...]]:
+def device_groups(at_once: int) -> list[tuple[jax.Device, ...]]:
     """The local devices in `at_once` groups of equal size."""
-    devices = jax.local_devices()
-    size = len(devices) // at_once
-    return [tuple(devices[start : start + size]) for start in range(0, len(devices), size)]
+    return groups(jax.local_devices(), len(jax.local_devices()) // at_once)
+
+
+def groups(items: Iterable, size: int) -> list[tuple]:
+    """The items in groups of a size, in their order; the last group may be smaller."""
+    items = tuple(items)
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def run_at_once(
-    run_seed: Callable[[int, Setup], dict], seeds: Iterable[int], setups: list[Setup], finished: Callable[[], None]
+    run_seed: Callable[[int, Setup], dict],
+    together: Sequence[tuple[int, ...]],
+    setups: list[Setup],
+    finished: Callable[[], None],
 ) -> None:
-    """Calls `run_seed(seed, setup)` for every seed, each in a thread, as many at a time as there are setups.
+    """Calls `run_seed(seed, setup)` for every seed, each in a thread, as many groups at a time as there are setups.
 
-    Each setup runs one seed at a time; its work outside the train step runs on its first device. `finished()` is called
-    here, after each seed. If a seed fails, or the user interrupts, the others save and end after their step, and the
-    first error is raised.
+    Each setup runs one group of seeds at a time; its work outside the train step runs on its first device.
+    `finished()` is called here, after each group. If a seed fails, or the user interrupts, the others save and end
+    after their step, and the first error is raised.
 
     Args:
+      together: groups of seeds; those of one group train in one program.
       setups: made from one another (`Setup(like=...)`), so that one event stops them all.
     """
     free = queue.SimpleQueue()
     for setup in setups:
         free.put(setup)
 
-    def run_where_free(seed):
+    def run_where_free(seeds):
         setup = free.get()
         try:
-            with jax.default_device(setup.devices[0]):
-                return run_seed(seed, setup)
-        except UserError as error:
-            raise UserError(f"seed {seed}: {error}") from None
+            if len(seeds) == 1:
+                run_one(seeds[0], setup)
+            else:
+                run_together(run_one, seeds, setup)
         finally:
             free.put(setup)
 
+    def run_one(seed, setup):
+        try:
+            with jax.default_device((setup.devices or jax.local_devices())[0]):
+                run_seed(seed, setup)
+        except UserError as error:
+            raise UserError(f"seed {seed}: {error}") from None
+
     with ThreadPoolExecutor(len(setups)) as pool:
-        futures = [pool.submit(run_where_free, seed) for seed in seeds]
+        futures = [pool.submit(run_where_free, seeds) for seeds in together]
         try:
             for future in as_completed(futures):
                 future.result()
@@ -186,3 +207,27 @@ def run_at_once(
             pool.shutdown(wait=False, cancel_futures=True)
             say("stopping: every other seed ends after the step that it is in")
             raise
+
+
+def run_together(run_seed: Callable[[int, Setup], None], seeds: Sequence[int], setup: Setup) -> None:
+    """Calls `run_seed(seed, own setup)` for several seeds, each in a thread; they meet to train (`runs.meeting`).
+
+    If one fails, the others save and end, and its error is raised.
+    """
+    meeting = Meeting(len(seeds), setup.stopped)
+    setups = [Setup(setup.config, like=setup, seat=Seat(meeting, number)) for number in range(len(seeds))]
+
+    def run(number):
+        try:
+            run_seed(seeds[number], setups[number])
+        except BaseException:
+            setup.stopped.set()
+            raise
+        finally:
+            meeting.leave(number)
+
+    with ThreadPoolExecutor(len(seeds)) as pool:
+        errors = [future.exception() for future in [pool.submit(run, number) for number in range(len(seeds))]]
+    # Those that end because another one has failed are no cause.
+    if errors := sorted(filter(None, errors), key=lambda error: isinstance(error, StoppedError)):
+        raise errors[0]

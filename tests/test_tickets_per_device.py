@@ -1,0 +1,180 @@
+"""Several seeds in one program: the numbers of each alone, the same bits after a kill, errors, memory."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT, Killed, digests, environment, tiny, untimed_rounds, untimed_scalars
+
+from jaxtickets import config as config_lib
+from jaxtickets import loop, runs, snapshots, train
+from jaxtickets import masks as mask_lib
+from jaxtickets.errors import UserError
+from jaxtickets.finite import DivergedError
+from jaxtickets.runs import Setup, programs, seeds, training
+from jaxtickets.runs.meeting import Meeting, Request
+from jaxtickets.stopping import Stop, StoppedError
+from jaxtickets.workdir import Workdir
+
+SEEDS = (5, 6, 7)
+SNAPSHOTS = ("snapshots/init", "snapshots/rewind", "snapshots/dense", "masks/001", "masks/002")
+
+
+def config(data_directory, name="ae_digits", **changes):
+    several = {"seed": SEEDS[0], "seeds": len(SEEDS), "tickets_per_device": 3, "prune.sparsities": (0.5, 0.8)}
+    return tiny(name, data_directory, **{**several, **changes})
+
+
+def places(path):
+    return {seed: Workdir(path).seed_dir(seed) for seed in SEEDS if Workdir(path).seed_dir(seed).path.exists()}
+
+
+def assert_same(ours, theirs):
+    """The tables, the logs, the states and the masks of all seeds, bit for bit."""
+    assert untimed_rounds(ours) == untimed_rounds(theirs)
+    assert (ours / "verdict.json").read_bytes() == (theirs / "verdict.json").read_bytes()
+    assert places(ours).keys() == places(theirs).keys()
+    for here, there in zip(places(ours).values(), places(theirs).values(), strict=True):
+        assert untimed_scalars(here.path) == untimed_scalars(there.path)
+        for snapshot in SNAPSHOTS:
+            trees = [snapshots.restore_raw(place.path / snapshot) for place in (here, there)]
+            assert len(jax.tree.leaves(trees[0])) > 1
+            jax.tree.map(np.testing.assert_array_equal, *trees)
+
+
+@pytest.fixture(scope="module")
+def whole(quick_runs, data_directory, tmp_path_factory):
+    """A run of three seeds in one program that nobody disturbed."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    runs.run(config(data_directory), path)
+    return path
+
+
+# The numbers.
+
+
+@pytest.fixture
+def float64(monkeypatch):
+    """Everything that trains is in float64."""
+
+    def doubled(*arguments, init=train.init_state, **named):
+        return jax.tree.map(
+            lambda leaf: leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+            init(*arguments, **named),
+        )
+
+    monkeypatch.setattr(train, "init_state", doubled)
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+NAMES = [("ae_digits", {}), pytest.param("gan_digits", {}, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("name", "changes"), NAMES)
+def test_each_ticket_trains_as_it_does_alone(quick_runs, float64, data_directory, tmp_path, name, changes):
+    for path, at_once in (("together", 2), ("alone", 1)):
+        changes |= {"dtype": "float64", "seeds": 2, "tickets_per_device": at_once}
+        runs.run(config(data_directory, name, **changes), tmp_path / path)
+    together, alone = (places(tmp_path / path) for path in ("together", "alone"))
+    for seed in SEEDS[:2]:
+        for snapshot in SNAPSHOTS:
+            ours, theirs = (snapshots.restore_raw(found[seed].path / snapshot) for found in (together, alone))
+            if snapshot.startswith("masks"):
+                jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+            else:
+                assert {leaf.dtype for leaf in jax.tree.leaves(ours["params"])} == {np.dtype("float64")}
+                jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), ours, theirs)
+        ours, theirs = (found[seed].read_scalars() for found in (together, alone))
+        assert len(ours) == len(theirs) > 6
+        for row, other in zip(ours, theirs, strict=True):
+            assert row.pop("split") == other.pop("split")
+            assert {**row, "seconds": 0} == pytest.approx({**other, "seconds": 0}, rel=1e-6)
+
+
+def test_each_seed_has_its_own_workdir_config_and_rows(whole, data_directory):
+    rows = Workdir(whole).read_rounds()
+    assert [(row["seed"], row["round"]) for row in rows] == [(seed, round_) for seed in SEEDS for round_ in range(3)]
+    assert len({row["reconstruction_error"] for row in rows}) == len(rows)
+    for seed, place in places(whole).items():
+        expected = config(data_directory, seed=seed, seeds=1, tickets_per_device=1)
+        assert place.read_config() == config_lib.to_dict(expected)
+        assert not places(whole / f"seed_{seed}")
+
+
+# Kills, and what else ends a run.
+
+
+def killing(monkeypatch, after):
+    """Programs end with `Killed` in the call after a number of calls."""
+    get, left = programs.Programs.get, [after]
+
+    def dying(self, *of):
+        program = get(self, *of)
+
+        def call(*arguments):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return program(*arguments)
+
+        return call
+
+    monkeypatch.setattr(programs.Programs, "get", dying)
+
+
+@pytest.mark.parametrize("after", [2, 12 + 4, pytest.param(12 + 9 + 7, marks=pytest.mark.slow)])
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(whole, data_directory, tmp_path, monkeypatch, after):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killing(patch, after)
+        runs.run(config(data_directory), tmp_path / "run")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPool")]
+    runs.run(config(data_directory), tmp_path / "run")
+    assert_same(tmp_path / "run", whole)
+
+
+def test_seeds_that_are_rounds_apart_meet_again_and_end_with_the_same_bits(
+    whole, data_directory, tmp_path, monkeypatch
+):
+    """Seed 5 has all its rounds, seed 6 one and a half, seed 7 none."""
+    path, met = tmp_path / "run", []
+    shutil.copytree(whole, path)
+    (path / "verdict.json").unlink()
+    found = places(path)
+    found[5].verdict.unlink()
+    found[6].discard_from(1)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killing(patch, 6)
+        runs.run(config(data_directory), path)
+    shutil.rmtree(found[7].path)
+
+    def noted(self, group, lead=Meeting._lead):
+        met.append((sorted(group), next(iter(group.values())).progress))
+        lead(self, group)
+
+    monkeypatch.setattr(Meeting, "_lead", noted)
+    runs.run(config(data_directory), path)
+    assert met == [([2], (0, 0, 12)), ([2], (1, 3, 12)), ([1], (1, 5, 12)), ([1, 2], (2, 3, 12))]
+    assert_same(path, whole)
+
+
+def test_an_error_between_trainings_ends_every_seed(data_directory, tmp_path, monkeypatch):
+    def full(run, *_, evaluate=runs.Run._evaluate):
+        if run.seed == 6 and len(run.rows) == 1:
+            raise OSError(28, "No space left on device", str(run.place.path))
+        evaluate(run, *_)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left .*seed_6"):
+        patch.setattr(runs.Run, "_evaluate", full)
+        runs.run(config(data_directory), tmp_path / "run")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPool")]
+    assert [len(place.read_rounds()) for place in places(tmp_path / "run").values()] == [2, 1, 2]
