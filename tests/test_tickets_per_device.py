@@ -1,27 +1,21 @@
 """Several seeds in one program: the numbers of each alone, the same bits after a kill, errors, memory."""
 
 import shutil
-import signal
-import subprocess
-import sys
 import threading
-import time
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, Killed, digests, environment, tiny, untimed_rounds, untimed_scalars
+from conftest import Killed, tiny, untimed_rounds, untimed_scalars
 
 from jaxtickets import config as config_lib
 from jaxtickets import loop, runs, snapshots, train
 from jaxtickets import masks as mask_lib
+from jaxtickets.devices import replicate
 from jaxtickets.errors import UserError
-from jaxtickets.finite import DivergedError
-from jaxtickets.runs import Setup, programs, seeds, training
-from jaxtickets.runs.meeting import Meeting, Request
-from jaxtickets.stopping import Stop, StoppedError
+from jaxtickets.runs import hooks, programs
+from jaxtickets.runs.meeting import Meeting
 from jaxtickets.workdir import Workdir
 
 SEEDS = (5, 6, 7)
@@ -43,11 +37,16 @@ def assert_same(ours, theirs):
     assert (ours / "verdict.json").read_bytes() == (theirs / "verdict.json").read_bytes()
     assert places(ours).keys() == places(theirs).keys()
     for here, there in zip(places(ours).values(), places(theirs).values(), strict=True):
-        assert untimed_scalars(here.path) == untimed_scalars(there.path)
-        for snapshot in SNAPSHOTS:
-            trees = [snapshots.restore_raw(place.path / snapshot) for place in (here, there)]
-            assert len(jax.tree.leaves(trees[0])) > 1
-            jax.tree.map(np.testing.assert_array_equal, *trees)
+        assert_same_seed(here, there)
+
+
+def assert_same_seed(ours, theirs):
+    assert untimed_rounds(ours.path) == untimed_rounds(theirs.path)
+    assert untimed_scalars(ours.path) == untimed_scalars(theirs.path)
+    for snapshot in SNAPSHOTS:
+        trees = [snapshots.restore_raw(place.path / snapshot) for place in (ours, theirs)]
+        assert len(jax.tree.leaves(trees[0])) > 1
+        jax.tree.map(np.testing.assert_array_equal, *trees)
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +177,139 @@ def test_an_error_between_trainings_ends_every_seed(data_directory, tmp_path, mo
         runs.run(config(data_directory), tmp_path / "run")
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPool")]
     assert [len(place.read_rounds()) for place in places(tmp_path / "run").values()] == [2, 1, 2]
+
+
+# Divergence.
+
+AT = 7  # The step after which the weights of seed 6 are no numbers, in round 1.
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """Seed 6 diverges once."""
+    times = []
+
+    def mask_updates(update, log, steps, stop, devices):
+        def act(moment):
+            state = moment.host_state()
+            if state.seed == 6 and mask_lib.sparsity(moment.masks) > 0.4 and not times:
+                times.append(1)
+                broken = jax.tree.map(lambda leaf: leaf * np.nan, state.params)
+                return moment._replace(state=replicate(state.replace(params=broken), devices))
+            return None
+
+        return loop.Hook(lambda step: step == AT, act)
+
+    monkeypatch.setattr(hooks, "mask_updates", mask_updates)
+
+
+@pytest.mark.parametrize("policy", ["lower_rate", "skip_round"])
+def test_a_seed_that_diverges_changes_no_bit_of_the_others(whole, poisoned, data_directory, tmp_path, policy):
+    path = tmp_path / "run"
+    runs.run(config(data_directory, **{"train.on_divergence": policy}), path)
+    ours, theirs = places(path), places(whole)
+    for seed in (5, 7):
+        assert_same_seed(ours[seed], theirs[seed])
+    row = ours[6].read_rounds()[1]
+    assert row["learning_rate_factor" if policy == "lower_rate" else "diverged_step"] in (0.5, AT + 1)
+    assert ours[6].read_rounds()[0]["reconstruction_error"] == theirs[6].read_rounds()[0]["reconstruction_error"]
+
+
+def test_a_seed_that_diverges_and_stops_is_named_and_the_others_keep_their_round(
+    whole, poisoned, data_directory, tmp_path
+):
+    path = tmp_path / "run"
+    with pytest.raises(UserError, match=f"^seed 6: training diverged: .* at step {AT + 1} of round 1"):
+        runs.run(config(data_directory), path)
+    assert [len(place.read_rounds()) for place in places(path).values()] == [2, 1, 2]
+    runs.run(config(data_directory), path)  # It does not diverge again.
+    assert_same(path, whole)
+
+
+# Other methods.
+
+METHODS = [
+    ("one_shot", {}),
+    ("rigl", {"rewind_step": 0.0, "prune.update_every": 3}),
+    ("at_init", {"rewind_step": 0.0, "prune.score": "snip"}),
+    ("gradual", {"rewind_step": 0.0, "prune.update_every": 3, "data.placement": "host"}),
+]
+
+
+@pytest.mark.parametrize(("method", "changes"), METHODS)
+def test_other_methods_train_as_alone_to_rounding(quick_runs, data_directory, tmp_path, method, changes):
+    networks = {"model.name": "linear_ae", "model.image_size": 28, "experiment": method}
+    for path, at_once in (("together", 2), ("alone", 1)):
+        changes = {**networks, **changes, "seeds": 2, "tickets_per_device": at_once}
+        runs.run(config(data_directory, **changes), tmp_path / path)
+    rows, others = (Workdir(tmp_path / path).read_rounds() for path in ("together", "alone"))
+    assert len(rows) == len(others) == 6
+    for row, other in zip(rows, others, strict=True):
+        assert (row["seed"], row["round"], row["sparsity"]) == (other["seed"], other["round"], other["sparsity"])
+        assert row["reconstruction_error"] == pytest.approx(other["reconstruction_error"], rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["reinit", "random_pruning", "shuffled"])
+def test_controls_train_together_too(whole, data_directory, tmp_path, kind):
+    for path, at_once in (("together", 3), ("alone", 1)):
+        changes = {"branch.of": str(whole), "branch.kind": kind, "rewind_step": 0.0, "tickets_per_device": at_once}
+        runs.run(config(data_directory, experiment="branch", **changes), tmp_path / path)
+    rows, others = (Workdir(tmp_path / path).read_rounds() for path in ("together", "alone"))
+    assert len(rows) == len(others) == 9
+    for row, other in zip(rows, others, strict=True):
+        assert row["sparsity"] == other["sparsity"]
+        assert row["reconstruction_error"] == pytest.approx(other["reconstruction_error"], rel=1e-3)
+
+
+REFUSED = [
+    ({"tickets_per_device": 4}, "a whole number from 1 to 3 with config.seeds=3 and config.tickets_per_host=1"),
+    ({"experiment": "early_bird", "early_bird.until": 8.0, "early_bird.queue": 2, "early_bird.every": 2}, "1 with"),
+    ({"experiment": "at_init", "prune.structure": "channel", "prune.score": "random", "rewind_step": 0.0}, "1 with"),
+]
+
+
+@pytest.mark.parametrize(("changes", "allowed"), REFUSED)
+def test_seeds_that_cannot_train_together_are_one_line(data_directory, changes, allowed):
+    with pytest.raises(UserError, match=f"^config.tickets_per_device=.: allowed is {allowed}[^\n]*$"):
+        config_lib.validate(config(data_directory, **changes), 1)
+
+
+FLAGS = [
+    *("--config.model.name=linear_ae", "--config.model.image_size=28", "--config.train.batch_size=16"),
+    *("--config.train.steps=400", "--config.train.log_every=10", "--config.train.checkpoint_every=20"),
+    *("--config.prune.rounds=2", "--config.eval.samples=64", "--config.seeds=3", "--config.tickets_per_device=2"),
+]
+
+
+def start(path, data_directory):
+    command = [sys.executable, "-m", "jaxtickets.main", "--config=configs/ae_digits.py:quick", f"--workdir={path}"]
+    return subprocess.Popen(
+        [*command, *FLAGS, f"--config.data.dir={data_directory}"],
+        **{"cwd": ROOT, "env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True},
+    )
+
+
+@pytest.mark.slow
+def test_a_process_that_is_asked_to_end_saves_every_seed_and_goes_on_to_the_same_bits(
+    quick_runs, data_directory, tmp_path
+):
+    whole = start(tmp_path / "whole", data_directory)
+    assert whole.communicate(timeout=300) and whole.returncode == 0
+    process = start(tmp_path / "run", data_directory)
+    while process.poll() is None and not list((tmp_path / "run").glob("seed_*/snapshots/last/[0-9]*")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 143
+    assert "Traceback" not in err
+    last = [
+        max((place.path / "snapshots" / "last").glob("[0-9]*"))
+        for place in map(Workdir, (tmp_path / "run").glob("seed_*"))
+    ]
+    assert len({int(snapshots.restore_raw(path)["state"]["step"]) for path in last}) == 1
+    assert not list((tmp_path / "run").rglob("*.lock"))
+    process = start(tmp_path / "run", data_directory)
+    assert process.communicate(timeout=300) and process.returncode == 0
+    for path in ("verdict.json", *(f"seed_{seed}/verdict.json" for seed in range(3))):
+        assert (tmp_path / "run" / path).read_bytes() == (tmp_path / "whole" / path).read_bytes()
+    assert untimed_rounds(tmp_path / "run") == untimed_rounds(tmp_path / "whole")
