@@ -24,6 +24,13 @@ def device_count(devices: Devices) -> int:
     return len(devices or jax.local_devices())
 
 
+def memory(devices: Devices) -> int | None:
+    """The bytes that programs may take on each device; None where the back end does not tell."""
+    stats = [device.memory_stats() or {} for device in devices or jax.local_devices()]
+    limits = [one.get("bytes_limit") for one in stats]
+    return min(limits) if all(limits) else None
+
+
 def unreplicate(tree, number: int | None = None):
     """The first device's copy, on the host; of trees that were `stacked`, that of one number."""
     place = 0 if number is None else (0, number)

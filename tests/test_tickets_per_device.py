@@ -1,21 +1,26 @@
 """Several seeds in one program: the numbers of each alone, the same bits after a kill, errors, memory."""
 
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import Killed, tiny, untimed_rounds, untimed_scalars
+from conftest import ROOT, Killed, environment, tiny, untimed_rounds, untimed_scalars
 
 from jaxtickets import config as config_lib
 from jaxtickets import loop, runs, snapshots, train
 from jaxtickets import masks as mask_lib
 from jaxtickets.devices import replicate
 from jaxtickets.errors import UserError
-from jaxtickets.runs import hooks, programs
-from jaxtickets.runs.meeting import Meeting
+from jaxtickets.runs import Setup, hooks, memory, programs
+from jaxtickets.runs.meeting import Meeting, Seat
+from jaxtickets.stopping import Stop
 from jaxtickets.workdir import Workdir
 
 SEEDS = (5, 6, 7)
@@ -274,6 +279,26 @@ def test_seeds_that_cannot_train_together_are_one_line(data_directory, changes, 
         config_lib.validate(config(data_directory, **changes), 1)
 
 
+# Memory.
+
+
+def test_tickets_that_do_not_fit_are_refused_with_the_largest_number_that_does(
+    quick_runs, data_directory, tmp_path, monkeypatch
+):
+    options = config(data_directory, **{"model.name": "linear_ae", "model.image_size": 28})
+    setup = Setup(options)
+    two, three = (Setup(options, like=setup, seat=Seat(Meeting(k, Stop()), 0)).step_bytes for k in (2, 3))
+    assert setup.step_bytes < two < three
+    monkeypatch.setattr(memory, "memory", lambda devices: (two + three) // 2)
+    with pytest.raises(UserError, match=r"^config.tickets_per_device=3: allowed is a whole number from 1 to 2[^\n]*$"):
+        runs.run(options, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(memory, "memory", lambda devices: three)
+    memory.check(setup, 3)
+
+
+# Signals.
+
 FLAGS = [
     *("--config.model.name=linear_ae", "--config.model.image_size=28", "--config.train.batch_size=16"),
     *("--config.train.steps=400", "--config.train.log_every=10", "--config.train.checkpoint_every=20"),
@@ -302,10 +327,8 @@ def test_a_process_that_is_asked_to_end_saves_every_seed_and_goes_on_to_the_same
     _, err = process.communicate(timeout=300)
     assert process.returncode == 143
     assert "Traceback" not in err
-    last = [
-        max((place.path / "snapshots" / "last").glob("[0-9]*"))
-        for place in map(Workdir, (tmp_path / "run").glob("seed_*"))
-    ]
+    folders = [place / "snapshots" / "last" for place in (tmp_path / "run").glob("seed_*")]
+    last = [max(folder.glob("[0-9]*"), key=lambda path: int(path.name)) for folder in folders]
     assert len({int(snapshots.restore_raw(path)["state"]["step"]) for path in last}) == 1
     assert not list((tmp_path / "run").rglob("*.lock"))
     process = start(tmp_path / "run", data_directory)

@@ -14,7 +14,7 @@ from jaxtickets.data import identity
 from jaxtickets.errors import UserError
 from jaxtickets.experiments.finished import Finished
 from jaxtickets.progress import Progress, bars, say, speaking_as
-from jaxtickets.runs import feature_networks, record
+from jaxtickets.runs import feature_networks, memory, record
 from jaxtickets.runs.meeting import Meeting, Seat
 from jaxtickets.runs.networks import Networks
 from jaxtickets.runs.run import Run
@@ -66,6 +66,10 @@ def run(config, path: Path, from_round: int | None = None, stopped: Stop | None 
             feature_networks.check(setup, place, seed, f"--workdir={place.path}")
         if seed in origins:
             feature_networks.check(setup, origins[seed], seed, f"the run in {origins[seed].path}")
+    setups = [setup]
+    if config.tickets_per_host > 1:
+        setups = [Setup(config, like=setup, devices=own) for own in device_groups(config.tickets_per_host)]
+    memory.check(setups[0], config.tickets_per_device)
     if from_round is not None:
         go_back(config, path, from_round)
     for place in dict.fromkeys((whole, *places.values())):
@@ -79,10 +83,6 @@ def run(config, path: Path, from_round: int | None = None, stopped: Stop | None 
         return _run_seed(seed, setup, places[seed], **shown)
 
     together = groups(places, config.tickets_per_device)
-    if config.tickets_per_host == 1:
-        setups = [setup]
-    else:
-        setups = [Setup(config, like=setup, devices=own) for own in device_groups(config.tickets_per_host)]
     tabulate = partial(_tabulate, whole, places)
     if len(setups) == config.tickets_per_device == 1:
         for seed in places:
