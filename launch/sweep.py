@@ -10,6 +10,9 @@ the sweep writes `summary.csv` and `comparison.png`.
 JAX takes most of a GPU's memory for one process. On a machine with several GPUs, `--devices_per_job=1 --jobs=4` gives
 each of four parallel runs one GPU: of `CUDA_VISIBLE_DEVICES` if that is set, else of GPUs 0, 1, 2, ...
 
+On a GPU that one run does not fill, `--together=4` trains up to four points as one program in one process: points whose
+networks and steps are the same, and that differ in seed, score, scope, rate or sparsities. The others run alone.
+
 Exit status: 0 when every run finished, 1 when some failed, 2 for a mistake in the flags, 130 when stopped by Ctrl-C,
 143 by SIGTERM, 138 by SIGUSR1. Its runs save their state and end then.
 """
@@ -40,14 +43,15 @@ from jaxtickets.workdir import Workdir
 from launch.grid import Point, grid_points
 
 COMMAND = (sys.executable, "-m", "jaxtickets.main")
+TOGETHER = (sys.executable, "-m", "jaxtickets.portfolio")
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60
 
 
 class Job(NamedTuple):
-    """A run that has been started."""
+    """A process that has been started, with the run of one point or those of several."""
 
-    point: Point
+    points: tuple[Point, ...]
     process: subprocess.Popen
     log: Path
     log_start: int  # bytes that earlier attempts left in the log
@@ -61,6 +65,7 @@ def sweep(
     jobs: int = 1,
     extra: Sequence[str] = (),
     devices_per_job: int = 0,
+    together: int = 1,
     dry_run: bool = False,
     command: Sequence[str] = COMMAND,
 ) -> int:
@@ -73,6 +78,7 @@ def sweep(
       jobs: the number of runs at a time.
       extra: further flags for every run.
       devices_per_job: the number of GPUs that each run sees; 0 changes nothing.
+      together: the most points that train as one program.
       dry_run: print the commands and start nothing.
       command: the program, which takes the flags of `jaxtickets.main`.
 
@@ -90,28 +96,39 @@ def sweep(
     for flag in extra:
         if not flag.startswith("-"):
             raise UserError(f"{flag}: not a flag; allowed after -- are flags, which every run is given")
-    _check_same_sweep(sweepdir, config, extra)
-    commands = {
-        point.name: [
-            *command,
-            f"--config={config}",
-            f"--workdir={sweepdir / point.name}",
-            *(f"--config.{field}={value}" for field, value in point.values.items()),
-            *extra,
-        ]
-        for point in points
-    }
-    waiting = [point for point in points if not Workdir(sweepdir / point.name).is_finished]
-    for point in points:
-        if point not in waiting:
-            print(f"{point.name}: finished already, skipped")
+    if together < 1:
+        raise UserError(f"--together={together}: allowed is a whole number of at least 1")
+    known = _check_same_sweep(sweepdir, config, extra, together)
+
+    def arguments(point):
+        values = [f"--config.{field}={value}" for field, value in point.values.items()]
+        return [f"--config={config}", f"--workdir={sweepdir / point.name}", *values, *extra]
+
+    groups = [(point,) for point in points]
+    if together > 1:
+        from launch.together import groups as groups_of  # Imports JAX, which is slow.
+
+        groups = groups_of(points, arguments, together, known)
+        if alone := [group[0].name for group in groups if len(group) == 1]:
+            print(f"no other point has the same networks and steps: {', '.join(alone)}; each runs alone")
+    waiting = []
+    for group in groups:
+        is_finished = [Workdir(sweepdir / point.name).is_finished for point in group]
+        for point, is_done in zip(group, is_finished, strict=True):
+            if is_done:
+                print(f"{point.name}: finished already, skipped")
+        if not all(is_finished):
+            flags_of_all = arguments(group[0])
+            for point in group[1:]:
+                flags_of_all += ["--", *arguments(point)]
+            waiting.append((group, [*(command if len(group) == 1 else TOGETHER), *flags_of_all]))
     if dry_run:
-        for point in waiting:
-            print(shlex.join(commands[point.name]))
+        for _, line in waiting:
+            print(shlex.join(line))
         return 0
 
-    _remember_sweep(sweepdir, config, extra)
-    failures, stopped_by = _run_all(waiting, commands, environments, sweepdir)
+    _remember_sweep(sweepdir, config, extra, together, groups)
+    failures, stopped_by = _run_all(waiting, environments, sweepdir)
     _summarise(points, failures, sweepdir)
     if stopped_by:
         print("Stopped. The same command resumes the sweep.")
@@ -141,12 +158,15 @@ def slot_environments(jobs: int, devices_per_job: int) -> list[dict[str, str]]:
 
 
 def _run_all(
-    waiting: Sequence[Point],
-    commands: dict[str, list[str]],
+    waiting: Sequence[tuple[tuple[Point, ...], list[str]]],
     environments: Sequence[dict[str, str]],
     sweepdir: Path,
 ) -> tuple[dict[str, str], int | None]:
-    """Returns the reasons of the failed runs by name, and the signal that stopped the sweep before all had run."""
+    """Returns the reasons of the failed runs by name, and the signal that stopped the sweep before all had run.
+
+    Args:
+      waiting: the points that each process runs, and its command.
+    """
     queue = list(waiting)
     running: dict[int, Job] = {}
     failures: dict[str, str] = {}
@@ -155,14 +175,14 @@ def _run_all(
             while queue or running:
                 for slot, environment in enumerate(environments):
                     if queue and slot not in running:
-                        point = queue.pop(0)
-                        running[slot] = _start(point, commands[point.name], environment, sweepdir)
+                        running[slot] = _start(*queue.pop(0), environment, sweepdir)
                 for slot, job in list(running.items()):
                     if job.process.poll() is not None:
                         del running[slot]
-                        if reason := _failure(job, sweepdir):
-                            failures[job.point.name] = reason
-                        print(f"{job.point.name}: {reason or 'finished'}", flush=True)
+                        for point in job.points:
+                            if reason := _failure(job, point, sweepdir):
+                                failures[point.name] = reason
+                            print(f"{point.name}: {reason or 'finished'}", flush=True)
                 time.sleep(POLL_SECONDS)
         except KeyboardInterrupt as error:
             return failures, error.args[0]
@@ -171,8 +191,8 @@ def _run_all(
     return failures, None
 
 
-def _start(point: Point, command: Sequence[str], environment: dict[str, str], sweepdir: Path) -> Job:
-    log = sweepdir / "logs" / f"{point.name}.log"
+def _start(group: tuple[Point, ...], command: Sequence[str], environment: dict[str, str], sweepdir: Path) -> Job:
+    log = sweepdir / "logs" / f"{group[0].name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         file.write(f"$ {shlex.join(command)}\n".encode())
@@ -186,19 +206,22 @@ def _start(point: Point, command: Sequence[str], environment: dict[str, str], sw
             env=os.environ | environment,
             start_new_session=True,
         )
-        print(f"{point.name}: started, output in {log}", flush=True)
-        return Job(point, process, log, file.tell())
+        how = "started" if len(group) == 1 else "started together"
+        print(f"{'; '.join(point.name for point in group)}: {how}, output in {log}", flush=True)
+        return Job(group, process, log, file.tell())
 
 
-def _failure(job: Job, sweepdir: Path) -> str | None:
+def _failure(job: Job, point: Point, sweepdir: Path) -> str | None:
     """The reason why a run that has ended failed, with its last line of output; None if it finished."""
     status = job.process.returncode
-    if status == 0 and Workdir(sweepdir / job.point.name).is_finished:
+    if (status == 0 or len(job.points) > 1) and Workdir(sweepdir / point.name).is_finished:
         return None
     cause = "no verdict" if status == 0 else f"exit status {status}" if status > 0 else f"signal {-status}"
     with job.log.open("rb") as file:
         file.seek(job.log_start)
         lines = file.read().decode(errors="replace").split("\n")
+    if len(job.points) > 1:  # Its own lines say whose they are.
+        lines = [line for line in lines if f": {point.name}: " in line] or lines
     last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
     return f"failed ({cause}): {last}"
 
@@ -250,22 +273,27 @@ def _summarise(points: Sequence[Point], failures: dict[str, str], sweepdir: Path
         print(f"{name}: {reason}")
 
 
-def _check_same_sweep(sweepdir: Path, config: str, extra: Sequence[str]) -> None:
+def _check_same_sweep(sweepdir: Path, config: str, extra: Sequence[str], together: int) -> list[list[str]]:
+    """Refuses a directory of another sweep; returns the names of the points of each group that trains together."""
     try:
         stored = json.loads((sweepdir / "sweep.json").read_text())
     except FileNotFoundError:
-        return
-    asked = {"config": config, "extra": list(extra)}
+        return []
+    asked = {"config": config, "extra": list(extra), "together": together}
     for key, value in asked.items():
-        if stored.get(key) != value:
+        if stored.get(key, 1) != value:
             raise UserError(
-                f"--sweepdir={sweepdir}: holds a sweep with {key} {stored.get(key)}, not {value}; "
+                f"--sweepdir={sweepdir}: holds a sweep with {key} {stored.get(key, 1)}, not {value}; "
                 "give another --sweepdir, or the same flags to resume"
             )
+    return stored.get("groups", [])
 
 
-def _remember_sweep(sweepdir: Path, config: str, extra: Sequence[str]) -> None:
-    files.replace(sweepdir / "sweep.json", json.dumps({"config": config, "extra": list(extra)}).encode())
+def _remember_sweep(sweepdir: Path, config: str, extra: Sequence[str], together: int, groups) -> None:
+    content = {"config": config, "extra": list(extra)}
+    if together > 1:
+        content |= {"together": together, "groups": [[point.name for point in group] for group in groups]}
+    files.replace(sweepdir / "sweep.json", json.dumps(content).encode())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -280,6 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags.DEFINE_integer(
         "devices_per_job", 0, "The number of GPUs that each run sees; 0 changes nothing.", flag_values=defined
     )
+    flags.DEFINE_integer("together", 1, "The most points that train as one program.", flag_values=defined)
     flags.DEFINE_bool("dry_run", False, "Print the commands and start nothing.", flag_values=defined)
 
     def run(extra):
@@ -292,6 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             jobs=defined.jobs,
             extra=extra,
             devices_per_job=defined.devices_per_job,
+            together=defined.together,
             dry_run=defined.dry_run,
         )
 

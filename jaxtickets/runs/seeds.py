@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -33,12 +34,21 @@ def seed_paths(config, path: Path) -> dict[int, Path]:
     return {seed: Workdir(path).seed_dir(seed).path for seed in range(config.seed, config.seed + config.seeds)}
 
 
-def run(config, path: Path, from_round: int | None = None, stopped: Stop | None = None) -> dict:
+def run(
+    config,
+    path: Path,
+    from_round: int | None = None,
+    stopped: Stop | None = None,
+    make_setup: Callable[[Any], Setup] | None = None,
+    shown_in=None,
+) -> dict:
     """Runs or resumes the experiment for every seed in the workdir `path`; returns the verdict.
 
     Args:
       from_round: a finished round, which is discarded with all later ones and run again.
       stopped: once it is set, every training saves its state and ends.
+      make_setup: `(config) -> setup`, for one of several runs that train together.
+      shown_in: the display of these runs (`progress.bars`).
 
     Raises:
       StoppedError: `stopped` is set.
@@ -60,7 +70,7 @@ def run(config, path: Path, from_round: int | None = None, stopped: Stop | None 
         origin = method.source(networks, seed)
         if isinstance(origin, Finished):  # Its rounds become rounds of this run.
             origins[seed] = origin.place
-    setup = Setup(config, stopped=stopped)
+    setup = make_setup(config) if make_setup else Setup(config, stopped=stopped)
     for seed, place in places.items():
         if from_round is not None or not place.is_finished:
             feature_networks.check(setup, place, seed, f"--workdir={place.path}")
@@ -75,12 +85,13 @@ def run(config, path: Path, from_round: int | None = None, stopped: Stop | None 
     for place in dict.fromkeys((whole, *places.values())):
         place.add_data(digests)
     if config.seeds == 1:
-        return _run_seed(config.seed, setup, whole)
+        return _run_seed(config.seed, setup, whole, shown_in)
     whole.create(config_lib.to_dict(config), setup.json_defaults, setup.about)
 
-    def run_seed(seed, setup, **shown):
+    def run_seed(seed, setup, shown_in=None):
         say(f"seed {seed}, in {places[seed].path}")
-        return _run_seed(seed, setup, places[seed], **shown)
+        with speaking_as(f"seed {seed}: " if shown_in else ""):
+            return _run_seed(seed, setup, places[seed], shown_in)
 
     together = groups(places, config.tickets_per_device)
     tabulate = partial(_tabulate, whole, places)
@@ -105,11 +116,10 @@ def run(config, path: Path, from_round: int | None = None, stopped: Stop | None 
 
 def _run_seed(seed, setup, place, shown_in=None):
     """One seed's experiment; its display is in that of several that go on at a time, if given."""
-    with speaking_as(f"seed {seed}: " if shown_in else ""):
-        progress = Progress(len(setup.levels), setup.timeline.steps, shown_in)
-        with Run(setup, place, seed, progress) as one:
-            config_lib.method(setup.config).recipe(one)
-            return one.finish()
+    progress = Progress(len(setup.levels), setup.timeline.steps, shown_in)
+    with Run(setup, place, seed, progress) as one:
+        config_lib.method(setup.config).recipe(one)
+        return one.finish()
 
 
 def _tabulate(whole, places):

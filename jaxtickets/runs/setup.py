@@ -68,14 +68,14 @@ class Setup(Networks):
         """
         Args:
           like: a setup whose data this one shares. Compiled programs are shared too if no field that differs affects
-            them (`_programmed`).
+            them (`programmed`).
           devices: what each batch is split over; None: those of `like`, or all local devices.
           stopped: None: that of `like`, or one of its own.
         """
         super().__init__(feature_networks.resolved(config))
         config, self.seat, self.tickets = self.config, seat, seat.meeting.seats if seat else 1
         self.devices = devices or (like.devices if like else None)
-        self._programmed = _programmed(config)
+        self._programmed = programmed(config)
         is_same = like and like.devices == self.devices and like._programmed == self._programmed
         self._same = (like._same or like) if is_same else None  # The first of a chain, so that others can go.
         self.stopped = like.stopped if like else stopped or Stop()
@@ -283,7 +283,7 @@ def _tracks_movement(config):
     return "movement" in needs(SCORES[config.prune.score].weights)
 
 
-def _programmed(config) -> dict:
+def programmed(config) -> dict:
     """The values of all fields that may change a compiled program: every field except those in `NO_PROGRAM`.
 
     Fields that only methods and scores bring change none either.
