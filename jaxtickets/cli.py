@@ -128,10 +128,10 @@ def read_run(arguments: Sequence[str]) -> tuple[Any, Path]:
     """
     from ml_collections import config_flags
 
-    defined = flags.FlagValues()
-    config = config_flags.DEFINE_config_file("config", None, CONFIG_HELP, flag_values=defined)
+    defined, argv = flags.FlagValues(), [sys.argv[0], *arguments]
+    config = config_flags.DEFINE_config_file("config", None, CONFIG_HELP, flag_values=defined, sys_argv=argv)
     workdir = flags.DEFINE_string("workdir", None, WORKDIR_HELP, flag_values=defined)
-    if others := _parse_with_config([sys.argv[0], *arguments], defined)[1:]:
+    if others := _parse_with_config(argv, defined)[1:]:
         raise UserError(f"{others[0]}: not a flag; allowed are --config, --workdir and --config.<field>")
     if not defined["config"].present or not workdir.value:
         raise UserError("--config or --workdir is missing")

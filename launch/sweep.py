@@ -110,7 +110,7 @@ def sweep(
 
         groups = groups_of(points, arguments, together, known)
         if alone := [group[0].name for group in groups if len(group) == 1]:
-            print(f"no other point has the same networks and steps: {', '.join(alone)}; each runs alone")
+            print(f"run alone, because no other point with the same networks and steps is left: {'; '.join(alone)}")
     waiting = []
     for group in groups:
         is_finished = [Workdir(sweepdir / point.name).is_finished for point in group]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from jaxtickets import cli, portfolio
+from jaxtickets import config as config_lib
 from jaxtickets.errors import UserError
 from launch.grid import Point
 
@@ -32,6 +33,8 @@ def groups(
 def _key(arguments):
     """See `portfolio.key`; None where the flags are mistaken: the point's own run tells it."""
     try:
-        return portfolio.key(cli.read_run(arguments)[0])
+        config, _ = cli.read_run(arguments)
+        config_lib.validate(config, devices=1)  # Their number shows where it runs.
+        return portfolio.key(config)
     except UserError:
         return None

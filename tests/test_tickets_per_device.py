@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, Killed, environment, tiny, untimed_rounds, untimed_scalars
+from conftest import ROOT, Killed, environment, killing, tiny, untimed_rounds, untimed_scalars
 
 from jaxtickets import config as config_lib
 from jaxtickets import loop, runs, snapshots, train
 from jaxtickets import masks as mask_lib
 from jaxtickets.devices import replicate
 from jaxtickets.errors import UserError
-from jaxtickets.runs import Setup, hooks, memory, programs
+from jaxtickets.runs import Setup, hooks, memory
 from jaxtickets.runs.meeting import Meeting, Seat
 from jaxtickets.stopping import Stop
 from jaxtickets.workdir import Workdir
@@ -116,24 +116,6 @@ def test_each_seed_has_its_own_workdir_config_and_rows(whole, data_directory):
 
 
 # Kills, and what else ends a run.
-
-
-def killing(monkeypatch, after):
-    """Programs end with `Killed` in the call after a number of calls."""
-    get, left = programs.Programs.get, [after]
-
-    def dying(self, *of):
-        program = get(self, *of)
-
-        def call(*arguments):
-            left[0] -= 1
-            if left[0] < 0:
-                raise Killed
-            return program(*arguments)
-
-        return call
-
-    monkeypatch.setattr(programs.Programs, "get", dying)
 
 
 @pytest.mark.parametrize("after", [2, 12 + 4, pytest.param(12 + 9 + 7, marks=pytest.mark.slow)])
