@@ -47,7 +47,7 @@ def make_setup(width, counts, like=None):
 def runner(setup, steps):
     """A function that runs this number of steps and returns the seconds per step."""
     state, masks = replicate((setup.init(0), setup.dense_masks))
-    batches = list(setup.batches(0, blocks(0, steps, setup.timeline.steps_per_call, lambda step: False)))
+    batches = list(setup.batches([0], blocks(0, steps, setup.timeline.steps_per_call, lambda step: False)))
 
     def run():
         nonlocal state

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -121,8 +121,27 @@ def default_directory(parent: str, config: str | None = None) -> Path:
     return Path(parent) / "-".join(filter(None, [Path(name).stem, variant]))
 
 
-def _parse_with_config(argv):
-    """Parses the global flags, the config's among them; returns the other arguments.
+def read_run(arguments: Sequence[str]) -> tuple[Any, Path]:
+    """The config and the workdir that flags of `jaxtickets.main` name.
+
+    Raises:
+      UserError: they can't be understood, or one is missing.
+    """
+    from ml_collections import config_flags
+
+    defined, argv = flags.FlagValues(), [sys.argv[0], *arguments]
+    config = config_flags.DEFINE_config_file("config", None, CONFIG_HELP, flag_values=defined, sys_argv=argv)
+    workdir = flags.DEFINE_string("workdir", None, WORKDIR_HELP, flag_values=defined)
+    if others := _parse_with_config(argv, defined)[1:]:
+        raise UserError(f"{others[0]}: not a flag; allowed are --config, --workdir and --config.<field>")
+    if not defined["config"].present or not workdir.value:
+        raise UserError("--config or --workdir is missing")
+    _check_returned(config.value, config_flags.get_config_filename(defined["config"]).partition(":")[0])
+    return config.value, local_path(workdir.value, "--workdir")
+
+
+def _parse_with_config(argv, defined=flags.FLAGS):
+    """Parses flags, the config's among them; returns the other arguments.
 
     Raises:
       UserError: the config file, a field of the config, its value or another flag can't be understood.
@@ -136,7 +155,7 @@ def _parse_with_config(argv):
         if not os.path.isfile(file):  # Unlike a path's own question, it is no error for a name that is too long.
             raise UserError(f"--config={file}: no such file; allowed are the files of configs/")
     try:
-        return _parsed(flags.FLAGS, argv)
+        return _parsed(defined, argv)
     except Exception as error:
         # The names of fields are checked only now: a config file may import plug-ins that bring fields of their own.
         for field in fields:

@@ -24,6 +24,35 @@ def device_count(devices: Devices) -> int:
     return len(devices or jax.local_devices())
 
 
-def unreplicate(tree):
-    """The first device's copy, on the host."""
-    return jax.device_get(jax.tree.map(lambda leaf: leaf[0], tree))
+def memory(devices: Devices) -> int | None:
+    """The bytes that programs may take on each device; None where the back end does not tell."""
+    stats = [device.memory_stats() or {} for device in devices or jax.local_devices()]
+    limits = [one.get("bytes_limit") for one in stats]
+    return min(limits) if all(limits) else None
+
+
+def unreplicate(tree, number: int | None = None):
+    """The first device's copy, on the host; of trees that were `stacked`, that of one number."""
+    place = 0 if number is None else (0, number)
+    return jax.device_get(jax.tree.map(lambda leaf: leaf[place], tree))
+
+
+# Trees of several tickets.
+
+
+def stacked(trees):
+    """Trees on the host as one, along a new leading axis."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+@cache
+def _exchanging(devices):
+    def exchange(trees, number, tree):
+        return jax.tree.map(lambda leaves, leaf: leaves.at[number].set(leaf), trees, tree)
+
+    return jax.pmap(exchange, in_axes=(0, None, 0), donate_argnums=0, devices=devices)
+
+
+def exchanged(trees, number: int, tree, devices: Devices = None):
+    """`stacked` trees on the devices with another `tree: [devices, ...]` at one number; `trees` are destroyed."""
+    return _exchanging(devices)(trees, number, tree)

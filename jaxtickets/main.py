@@ -44,15 +44,20 @@ def run(config, path: str | os.PathLike, from_round: int | None = None, stop: St
     return verdict
 
 
+def prepare() -> None:
+    """Prepares this process for a run: its memory, its messages, and its compiled programs."""
+    import logging
+
+    from jaxtickets import allocator, cache
+
+    allocator.keep_freed_memory()
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # No retry messages of downloads that still run.
+    cache.keep_compiled_programs()
+
+
 def _command(stop: Stop) -> None:
     def called(config, path, from_round):
-        import logging
-
-        from jaxtickets import allocator, cache
-
-        allocator.keep_freed_memory()
-        logging.getLogger("urllib3").setLevel(logging.ERROR)  # No retry messages of downloads that still run.
-        cache.keep_compiled_programs()
+        prepare()
         run(config, path or cli.default_directory("runs"), from_round, stop)
 
     cli.start(called, from_round="Discard this finished round and all later ones; run them again.")

@@ -3,19 +3,18 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxtickets import averages, finite, models
+from jaxtickets import averages, finite, loop, models
 from jaxtickets import masks as mask_lib
-from jaxtickets.clock import Clock
-from jaxtickets.data.batches import blocks
-from jaxtickets.devices import AXIS, Devices, replicate, unreplicate
+from jaxtickets.devices import AXIS, Devices
 from jaxtickets.examples import example_keys, training_images
+from jaxtickets.loop import Hook, Moment
 from jaxtickets.objectives import Batch, Objective
 
 
@@ -176,7 +175,13 @@ def step_function(
 
 
 def make_step(
-    objective: Objective, optimizers, moving, steps_per_call: int = 1, devices: Devices = None, **settings
+    objective: Objective,
+    optimizers,
+    moving,
+    steps_per_call: int = 1,
+    devices: Devices = None,
+    tickets: int = 1,
+    **settings,
 ) -> Callable:
     """The `step_function` with these settings, mapped over the devices and compiled once.
 
@@ -185,11 +190,14 @@ def make_step(
     With `steps_per_call` above 1 the program is a loop over that number of steps, and its scalars are those of the last
     one; `finite.FINITE` counts the steps before the first that is not finite. `moving` then has the players of each
     step of a `period`, of which the loop does a whole number.
+
+    With `tickets` above 1 the program trains that number of tickets, each with its own state, masks, indices and
+    teacher on the same data: these, and the scalars, have an axis of tickets behind that of the devices.
     """
     turns = (moving,) if steps_per_call == 1 else moving
     functions = [step_function(objective, optimizers, players, **settings) for players in turns]
 
-    def loop(state, *arguments):
+    def several(state, *arguments):
         def one_period(state, _):
             flags = []
             for step in functions:
@@ -201,7 +209,9 @@ def make_step(
         last = jax.tree.map(lambda values: values[-1], scalars)
         return state, {**last, finite.FINITE: finite.leading(flags)}
 
-    program = functions[0] if steps_per_call == 1 else loop
+    program = functions[0] if steps_per_call == 1 else several
+    if tickets > 1:
+        program = jax.vmap(program, in_axes=(0, 0, None, 0, 0))
     return jax.pmap(program, axis_name=AXIS, donate_argnums=0, devices=devices)
 
 
@@ -231,47 +241,6 @@ def program_bytes(program: jax.stages.Compiled) -> int | None:
 # The training loop.
 
 
-class Moment(NamedTuple):
-    """Training between two steps.
-
-    Attributes:
-      step: the number of steps done.
-      state: the train state on the devices, as `replicate` makes it. The next step destroys it: a hook that wants it
-        for longer takes `host_state()`.
-      masks: the masks of the next steps, on the host.
-      scalars: what the step before has reported, on the devices; None before the first one.
-      clock: the time that training has taken. A step may still be running: `host_state()` waits for it.
-      is_over: whether training ends here.
-    """
-
-    step: int
-    state: TrainState
-    masks: Any
-    scalars: Any = None
-    clock: Clock | None = None
-    is_over: bool = False
-
-    def host_state(self) -> TrainState:
-        """The train state on the host; waits for the step that makes it."""
-        return unreplicate(self.state)
-
-
-class Hook(NamedTuple):
-    """Something that is done between the steps of a training.
-
-    Attributes:
-      due: `(the number of steps done) -> bool`; a pure function, because steps are grouped into programs by it.
-      act: `(moment) -> moment`, or None where nothing changes.
-      at_start: whether it also acts on the state that a training starts from. True if the action must be done again
-        after a resume, such as a change of masks: a checkpoint is saved before later hooks act, and a run that goes on
-        from it does the change, once. False if it was done before the state was saved, such as a log.
-    """
-
-    due: Callable[[int], bool]
-    act: Callable[[Moment], Moment | None]
-    at_start: bool = False
-
-
 def train(
     program: Callable[[int, int], Callable],
     batches: Callable[[Iterable[range]], Iterable[tuple]],
@@ -287,7 +256,7 @@ def train(
     seen: Callable[[range, Any, Any], None] = lambda block, scalars, finite_steps: None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Moment:
-    """Trains from `state` to step `stop`: the training loop. Returns the last moment.
+    """Trains from `state` to step `stop`. Returns the last moment; `loop.train` does the same for several at a time.
 
     Between steps each hook that is due acts, in the given order. No program spans a step at which something is due: the
     steps of a block with such a step inside are done one by one, so that a training that was cut short does each step
@@ -308,36 +277,10 @@ def train(
         may not be there yet.
       is_stopped: asked after each program; once it is true, training ends before the hooks that act `at_start`.
     """
-    moment = Moment(int(state.step), replicate(state, devices), masks)
-    on_device, teacher = replicate(masks, devices), replicate(teacher, devices)
-    moment = moment._replace(clock=Clock(seconds))
-
-    def acted(moment, hooks):
-        nonlocal on_device
-        for hook in hooks:
-            if hook.due(moment.step):
-                before, moment = moment, hook.act(moment) or moment
-                if moment.masks is not before.masks:
-                    on_device = replicate(moment.masks, devices)
-        return moment
-
-    def is_due(step):
-        return any(hook.due(step) for hook in hooks)
-
-    moment = acted(moment, [hook for hook in hooks if hook.at_start])
-    source = iter(batches(blocks(moment.step, stop, steps_per_call, is_due)))
-    try:
-        while not moment.is_over and (batch := next(source, None)) is not None:
-            block, data, indices = batch
-            run = program(block.start, len(block))
-            state, scalars = run(moment.state, on_device, data, indices, teacher)
-            scalars = dict(scalars)
-            seen(block, scalars, scalars.pop(finite.FINITE, None))
-            moment = moment._replace(step=block.stop, state=state, scalars=scalars)
-            if moment.step < stop and is_stopped():
-                return acted(moment, [hook for hook in hooks if not hook.at_start])
-            moment = acted(moment, hooks)
-    finally:
-        if hasattr(source, "close"):
-            source.close()
-    return moment
+    one = loop.Training(state, masks, hooks, teacher, seconds, lambda *told: seen(*told[:3]))
+    (end,) = loop.train(
+        program, batches, [one], stop, steps_per_call=steps_per_call, devices=devices, is_stopped=is_stopped
+    )
+    if isinstance(end, finite.DivergedError):
+        raise end
+    return end

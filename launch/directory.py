@@ -1,14 +1,12 @@
 """The directory of a sweep: what it says of the sweep, and whether all that belongs there has come to it."""
 
-import importlib.util
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jaxtickets import files
+from jaxtickets import cli, files
 from jaxtickets.errors import UserError
-from jaxtickets.origin import completed, differences, flat
+from jaxtickets.origin import completed, differences
 from jaxtickets.workdir import Workdir
 
 SWEEP = "sweep.json"  # The config and the extra flags of all runs.
@@ -16,9 +14,9 @@ AUTO = "auto"  # Of eval.features: a run names what it stands for.
 UNPACKING = ".unpacking"  # The directory in which an archive is unpacked before its runs take their places.
 
 
-def about(config: str, extra: Sequence[str]) -> dict:
+def about(config: str, extra: Sequence[str], together: int = 1) -> dict:
     """What the directory keeps of a sweep, and what must be the same in each start."""
-    return {"config": config, "extra": list(extra)}
+    return {"config": config, "extra": list(extra), **({"together": together} if together > 1 else {})}
 
 
 def read(sweepdir: Path) -> dict:
@@ -34,9 +32,15 @@ def read(sweepdir: Path) -> dict:
     return found
 
 
-def write(sweepdir: Path, asked: dict) -> None:
-    """Keeps what a sweep is."""
-    files.replace(sweepdir / SWEEP, json.dumps(asked).encode())
+def write(sweepdir: Path, asked: dict, groups: Sequence[Sequence[str]]) -> None:
+    """Keeps what a sweep is, and the names of the points of each group that trains together."""
+    content = asked | ({"groups": list(map(list, groups))} if groups else {})
+    files.replace(sweepdir / SWEEP, json.dumps(content).encode())
+
+
+def groups(sweepdir: Path) -> list[list[str]]:
+    """The names of the points of each group that trains together, of the starts before."""
+    return (files.read_json(sweepdir / SWEEP) or {}).get("groups", [])
 
 
 def check_whole(sweepdir: Path) -> None:
@@ -69,46 +73,38 @@ def check_same(sweepdir: Path, asked: dict) -> None:
     stored = files.read_json(sweepdir / SWEEP)
     if not isinstance(stored, dict):
         raise UserError(f"{flag}: its {SWEEP} is damaged; remove that file if the flags are those of this sweep")
-    for key, value in asked.items():
-        if stored.get(key) != value:
+    for key, default in (("config", ""), ("extra", []), ("together", 1)):
+        if (there := stored.get(key, default)) != (here := asked.get(key, default)):
             raise UserError(
-                f"{flag}: holds a sweep with {key} {stored.get(key)}, not {value}; "
+                f"{flag}: holds a sweep with {key} {there}, not {here}; "
                 "give another --sweepdir, or the same flags to resume"
             )
 
 
-def check_unchanged(finished: Mapping[Path, Mapping[str, str]], config: str, extra: Sequence[str]) -> None:
+def check_unchanged(finished: Mapping[Path, Sequence[str]]) -> None:
     """Refuses to compare finished runs with new ones of another config.
 
     Args:
-      finished: the values of the sweep's fields by the workdir.
-      config: `PATH[:variant]`; a file that fails to load is left to the runs, which say why.
+      finished: the flags of `jaxtickets.main` by the workdir. Where they can't be read, the run itself says why.
 
     Raises:
-      UserError: the file gives other values than those that a run was started with.
+      UserError: the flags give other values than those that a run was started with.
     """
     from jaxtickets import config as config_lib  # Imports JAX.
 
-    file, colon, variant = config.partition(":")
-    try:
-        spec = importlib.util.spec_from_file_location("_config_of_a_sweep", file)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        now = module.get_config(*([variant] if colon else []))
-        values, defaults = config_lib.to_dict(now), config_lib.missing_values(now)
-    except Exception:
-        return
-    given = {match[1] for one in extra if (match := re.match(r"--?config\.([^=]+)", one))}
-    for path, own in finished.items():
-        there, here = completed(Workdir(path).read_config() or {}, defaults), dict(values)
+    for path, arguments in finished.items():
+        try:
+            now, _ = cli.read_run(arguments)
+        except UserError:
+            continue
+        there = completed(Workdir(path).read_config() or {}, config_lib.missing_values(now))
+        here = config_lib.to_dict(now)
         if here["eval"]["features"] == AUTO:
             here["eval"] = here["eval"] | {"features": there["eval"]["features"]}
-        free = given | own.keys()
-        there, here = ({name: value for name, value in flat(one).items() if name not in free} for one in (there, here))
         if differing := differences(there, here):
             raise UserError(
-                f"--config={config}: has changed since {path} was run: {differing}; "
-                "give another --sweepdir, or the file as it was"
+                f"{path}: has finished with another config than that of the sweep now: {differing}; "
+                "give another --sweepdir, or the config file as it was"
             )
 
 

@@ -22,16 +22,16 @@ AS_ASKED = (128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL)  # Exit stat
 
 @dataclass
 class Job:
-    """A run that has been started.
+    """A process that has been started, with the run of one point or those of several.
 
     Attributes:
       log_start: the number of bytes that earlier attempts left in the log.
       began: when it was started, of `time.monotonic`.
-      logged: the number of bytes of scalars that its workdir had when it was last looked at.
+      logged: the number of bytes of scalars that its workdirs had when they were last looked at.
       is_training: whether it has logged a step since it was started.
     """
 
-    point: Point
+    points: tuple[Point, ...]
     process: subprocess.Popen
     log: Path
     log_start: int
@@ -58,7 +58,7 @@ class Runs:
         """Starts nothing yet.
 
         Args:
-          commands: the command of each run, by name.
+          commands: the command of each process, by the name of the first point whose run it is.
           environments: the environment variables of each of the runs at a time, beside the inherited ones.
           until: when the time is over, of `time.monotonic`.
         """
@@ -67,12 +67,12 @@ class Runs:
         self._start_up = 0.0  # The longest time that a run has taken from its start to its first logged step.
         self.ends: dict[str, str] = {}
 
-    def run(self, points: Sequence[Point]) -> int | None:
-        """Runs all of `points`, or as many as the time allows; returns the signal that has stopped them, if any.
+    def run(self, groups: Sequence[tuple[Point, ...]]) -> int | None:
+        """Runs all groups of points, or as many as the time allows; returns the signal that has stopped them, if any.
 
         No run is started in whose time it would not come to its first step, as far as the runs before it tell.
         """
-        queue, stopped_by = list(points), None
+        queue, stopped_by = list(groups), None
         with _signals_interrupt():
             try:
                 while self._running or (queue and self._has_time()):
@@ -89,17 +89,19 @@ class Runs:
             finally:
                 _end([job.process for job in self._running.values()])
         for job in self._running.values():
-            self._tell(job.point, self._outcome(job, is_asked=True))
+            self._tell_all(job, is_asked=True)
         self._running.clear()
-        for point in queue:
-            self._tell(point, NOT_STARTED)
+        for group in queue:
+            for point in group:
+                self._tell(point, NOT_STARTED)
         return stopped_by
 
     def _has_time(self):
         return time.monotonic() + self._start_up < self._until
 
-    def _start(self, slot, point):
-        command, log = self._commands[point.name], self._sweepdir / "logs" / f"{point.name}.log"
+    def _start(self, slot, group):
+        name = group[0].name
+        command, log = self._commands[name], self._sweepdir / "logs" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
             file.write(f"$ {shlex.join(command)}\n".encode())
@@ -113,34 +115,40 @@ class Runs:
                 env={**os.environ, **self._environments[slot]},
                 start_new_session=True,
             )
-            print(f"{point.name}: started, output in {log}", flush=True)
-            logged = _logged(self._sweepdir / point.name)
-            self._running[slot] = Job(point, process, log, file.tell(), time.monotonic(), logged)
+            how = "started" if len(group) == 1 else "started together"
+            print(f"{'; '.join(point.name for point in group)}: {how}, output in {log}", flush=True)
+            self._running[slot] = Job(group, process, log, file.tell(), time.monotonic(), self._logged(group))
 
     def _look(self):
         """Notes which runs have ended and which have come to their first step."""
         for slot, job in list(self._running.items()):
-            has_ended = (
-                job.process.poll() is not None
-            )  # Before the look at what it has logged, so that nothing is missed.
+            # Before the look at what it has logged, so that nothing is missed.
+            has_ended = job.process.poll() is not None
             if not job.is_training and self._until < float("inf"):
-                before, job.logged = job.logged, _logged(self._sweepdir / job.point.name)
+                before, job.logged = job.logged, self._logged(job.points)
                 if job.logged > before:
                     job.is_training = True
                     self._start_up = max(self._start_up, time.monotonic() - job.began)
             if has_ended:
                 del self._running[slot]
-                self._tell(job.point, self._outcome(job))
+                self._tell_all(job)
+
+    def _logged(self, group):
+        return sum(_logged(self._sweepdir / point.name) for point in group)
+
+    def _tell_all(self, job, is_asked=False):
+        for point in job.points:
+            self._tell(point, self._outcome(job, point, is_asked))
 
     def _tell(self, point, outcome):
         self.ends[point.name] = outcome
         print(f"{point.name}: {outcome}", flush=True)
 
-    def _outcome(self, job, is_asked=False) -> str:
+    def _outcome(self, job, point, is_asked) -> str:
         """What has become of a run whose process has ended; of a failed one with its last line of output."""
         status = job.process.returncode
-        is_finished = Workdir(self._sweepdir / job.point.name).is_finished
-        if is_finished and (status == 0 or is_asked):
+        is_together = len(job.points) > 1
+        if Workdir(self._sweepdir / point.name).is_finished and (status == 0 or is_asked or is_together):
             return FINISHED
         if is_asked and status in AS_ASKED:
             is_early = not job.is_training and self._until < float("inf")
@@ -150,6 +158,8 @@ class Runs:
         with job.log.open("rb") as file:
             file.seek(job.log_start)
             lines = file.read().decode(errors="replace").split("\n")
+        if is_together:  # Its own lines say whose they are.
+            lines = [line for line in lines if f": {point.name}: " in line] or lines
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
         return f"{FAILED} ({cause}): {last}"
 

@@ -10,6 +10,9 @@ the sweep writes `summary.csv` and `comparison.png`.
 JAX takes most of a GPU's memory for one process. On a machine with several GPUs, `--devices_per_job=1 --jobs=4` gives
 each of four parallel runs one GPU: of `CUDA_VISIBLE_DEVICES` if that is set, else of GPUs 0, 1, 2, ...
 
+On a GPU that one run does not fill, `--together=4` trains up to four points as one program in one process: points whose
+networks and steps are the same, and that differ in seed, score, scope, rate or sparsities. The others run alone.
+
 With `--minutes=8` no run is started that would not come to its first step, as far as the runs before it tell, and after
 8 minutes all runs save their state and end, which takes some seconds more. The same command goes on.
 
@@ -49,6 +52,7 @@ from launch.grid import Point, grid_points
 from launch.running import FAILED, FINISHED, NOT_STARTED, STOPPED, Runs, failures
 
 COMMAND = (sys.executable, "-m", "jaxtickets.main")
+TOGETHER = (sys.executable, "-m", "jaxtickets.portfolio")
 TIME_OVER = 75  # An exit status: sysexits.h calls it EX_TEMPFAIL, what fails now and may be tried again.
 KINDS = (FINISHED, STOPPED, NOT_STARTED, FAILED)
 
@@ -61,6 +65,7 @@ def sweep(
     jobs: int = 1,
     extra: Sequence[str] = (),
     devices_per_job: int = 0,
+    together: int = 1,
     minutes: float | None = None,
     dry_run: bool = False,
     command: Sequence[str] = COMMAND,
@@ -74,6 +79,7 @@ def sweep(
       jobs: the number of runs at a time.
       extra: further flags for every run.
       devices_per_job: the number of GPUs that each run sees; 0 changes nothing.
+      together: the most points that train as one program.
       minutes: after this time all trainings save their state and end; None is no limit.
       dry_run: print the commands and start nothing.
       command: the program, which takes the flags of `jaxtickets.main`.
@@ -95,29 +101,40 @@ def sweep(
         if not flag.startswith("-"):
             raise UserError(f"{flag}: not a flag; allowed after -- are flags, which every run is given")
     directory.check_whole(sweepdir)
-    directory.check_same(sweepdir, directory.about(config, extra))
-    commands = {
-        point.name: [
-            *command,
-            f"--config={config}",
-            f"--workdir={sweepdir / point.name}",
-            *(f"--config.{field}={value}" for field, value in point.values.items()),
-            *extra,
-        ]
-        for point in points
-    }
-    waiting = [point for point in points if not Workdir(sweepdir / point.name).is_finished]
-    finished = [point for point in points if point not in waiting]
+    if together < 1:
+        raise UserError(f"--together={together}: allowed is a whole number of at least 1")
+    directory.check_same(sweepdir, directory.about(config, extra, together))
+
+    def arguments(point):
+        values = [f"--config.{field}={value}" for field, value in point.values.items()]
+        return [f"--config={config}", f"--workdir={sweepdir / point.name}", *values, *extra]
+
+    finished = [point for point in points if Workdir(sweepdir / point.name).is_finished]
     if finished:
-        directory.check_unchanged({sweepdir / point.name: point.values for point in finished}, config, extra)
+        directory.check_unchanged({sweepdir / point.name: arguments(point) for point in finished})
+    groups = [(point,) for point in points]
+    if together > 1:
+        from launch.together import groups as groups_of  # Imports JAX, which is slow.
+
+        groups = groups_of(points, arguments, together, directory.groups(sweepdir))
+        if alone := [group[0].name for group in groups if len(group) == 1]:
+            print(f"run alone, because no other point with the same networks and steps is left: {'; '.join(alone)}")
     for point in finished:
         print(f"{point.name}: finished already, skipped")
+    waiting = [group for group in groups if not all(point in finished for point in group)]
+    commands = {}
+    for group in waiting:
+        first, *others = map(arguments, group)
+        commands[group[0].name] = [*(TOGETHER if others else command), *first]
+        for other in others:
+            commands[group[0].name] += ["--", *other]
     if dry_run:
-        for point in waiting:
-            print(shlex.join(commands[point.name]))
+        for line in commands.values():
+            print(shlex.join(line))
         return 0
 
-    directory.write(sweepdir, directory.about(config, extra))
+    names = [[point.name for point in group] for group in groups]
+    directory.write(sweepdir, directory.about(config, extra, together), names if together > 1 else [])
     runs = Runs(sweepdir, commands, environments, until)
     stopped_by = runs.run(waiting)
     _summarise(points, failures(runs.ends), sweepdir)
@@ -188,6 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags.DEFINE_integer(
         "devices_per_job", 0, "The number of GPUs that each run sees; 0 changes nothing.", flag_values=defined
     )
+    flags.DEFINE_integer("together", 1, "The most points that train as one program.", flag_values=defined)
     flags.DEFINE_bool("dry_run", False, "Print the commands and start nothing.", flag_values=defined)
     flags.DEFINE_float("minutes", None, "After this time all runs save their state and end.", flag_values=defined)
     flags.DEFINE_string("pack", None, "Write the sweep into this .tar.gz file at the end.", flag_values=defined)
@@ -212,6 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 jobs=defined.jobs,
                 extra=extra,
                 devices_per_job=defined.devices_per_job,
+                together=defined.together,
                 minutes=defined.minutes,
                 dry_run=defined.dry_run,
             )

@@ -30,6 +30,7 @@ def unpack(file: str | os.PathLike, sweepdir: str | os.PathLike) -> None:
     path, sweepdir = local_path(file, "--unpack"), local_path(sweepdir, "--sweepdir")
     tree = open_tree(path)
     sweep, listed = _read_manifest(tree, f"--unpack={file}")
+    groups = sweep.pop("groups", [])
     runs = sorted({name.partition("/")[0] for name in listed} - {FEATURES})
     with lock.hold(sweepdir / f"{directory.UNPACKING}.lock", f"--sweepdir={sweepdir}"):
         directory.check_same(sweepdir, sweep)
@@ -46,7 +47,7 @@ def unpack(file: str | os.PathLike, sweepdir: str | os.PathLike) -> None:
             files.remove(staging)  # Nothing has taken its place yet.
             raise
         files.sync(*staging.rglob("*"), staging)
-        directory.write(sweepdir, sweep)
+        directory.write(sweepdir, sweep, groups or directory.groups(sweepdir))
         for run in new:
             (staging / run).rename(sweepdir / run)
         files.sync(sweepdir)

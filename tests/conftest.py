@@ -24,6 +24,7 @@ from jaxtickets import models, snapshots, trained
 from jaxtickets.experiments import METHODS
 from jaxtickets.metrics import FEATURE_NETWORKS, classifier
 from jaxtickets.runs import Networks, Run, Setup
+from jaxtickets.runs.programs import Programs
 from jaxtickets.workdir import Workdir
 
 # XLA's CPU back end has one thread per device. When all but one of them wait in a collective and the last one waits for
@@ -254,3 +255,21 @@ class Dying:
 def kill_after(setup: Setup, steps: int) -> None:
     """Ends training with `setup` with `Killed` after `steps` steps, or in the call that would do more."""
     setup.programs = Dying(setup.programs, steps)
+
+
+def killing(monkeypatch, calls: int) -> None:
+    """Ends the training of every setup with `Killed` in the call of a program after a number of calls of all."""
+    get, left = Programs.get, [calls]
+
+    def dying(self, *steps):
+        program = get(self, *steps)
+
+        def call_and_die(*arguments):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return program(*arguments)
+
+        return call_and_die
+
+    monkeypatch.setattr(Programs, "get", dying)

@@ -29,7 +29,7 @@ def test_a_network_with_an_emptied_layer_trains_on_in_finite_numbers(config, lay
     )
     state = replicate(train.rewind(setup.init(0), masks))
     for step in range(5):
-        _, *batch = next(iter(setup.batches(0, [range(step, step + 1)])))
+        _, *batch = next(iter(setup.batches([0], [range(step, step + 1)])))
         state, scalars = setup.programs.get(step)(state, replicate(masks), *batch, None)
         assert np.all(np.asarray(scalars[finite.FINITE]) == 1)
     weights = mask_lib.named_leaves(unreplicate(state).params)

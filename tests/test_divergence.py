@@ -219,7 +219,7 @@ def test_the_masks_after_a_skipped_round_are_of_its_last_finite_state(skipped, l
     state, masks = train.rewind(run.rewind_point, before), replicate(before)
     state = replicate(state)
     for step in range(int(run.rewind_point.step), AT):
-        _, *batch = next(iter(setup.batches(run.seed, [range(step, step + 1)])))
+        _, *batch = next(iter(setup.batches([run.seed], [range(step, step + 1)])))
         state, _ = setup.programs.get(step)(state, masks, *batch, None)
     weights = jax.device_get(jax.tree.map(lambda leaf: leaf[0], state.params))
     kept = {
@@ -278,7 +278,7 @@ def test_a_round_starts_again_with_half_the_learning_rate(like, tmp_path):
     other = Setup(config, like=like)
     state, masks = replicate(train.rewind(run.rewind_point, run.saved_masks(1))), replicate(run.saved_masks(1))
     for step in range(int(run.rewind_point.step), 12):
-        _, *batch = next(iter(other.batches(run.seed, [range(step, step + 1)])))
+        _, *batch = next(iter(other.batches([run.seed], [range(step, step + 1)])))
         state, _ = other.programs.get(step)(state, masks, *batch, None)
     for ours, theirs in zip(jax.tree.leaves(run.trained.params), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_allclose(ours, theirs[0], rtol=1e-5, atol=1e-7)

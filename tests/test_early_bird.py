@@ -80,7 +80,7 @@ def trajectory(whole):
     states = {0: run.initial_state}
     for step in range(12):
         state, masks = replicate(states[step]), replicate(run.dense_masks)
-        ((_, images, indices),) = run.setup.batches(run.seed, [range(step, step + 1)])
+        ((_, images, indices),) = run.setup.batches([run.seed], [range(step, step + 1)])
         state, _ = run.setup.programs.get(step)(state, masks, images, indices, None)
         states[step + 1] = unreplicate(state)
     return states
@@ -568,7 +568,7 @@ def test_a_run_that_is_entered_again_does_not_repeat_the_search_of_that_round(
 def test_the_search_leaves_nothing_of_the_whole_network_on_the_devices(setup, tmp_path, finish, monkeypatch):
     base = setup(**CHANNELS)
     one, found = Setup(base.config), []
-    next(iter(one.batches(0, [range(1)])))  # The data stay.
+    next(iter(one.batches([0], [range(1)])))  # The data stay.
     before = jax.live_arrays()
     held = set(map(id, before))
     programs = [weakref.ref(program) for program in one.programs.compiled().values()]

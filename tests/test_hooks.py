@@ -16,7 +16,8 @@ class Stand:
     """A moment whose step takes two more seconds until its state is on the host."""
 
     def __init__(self, step=4, scalars=None):
-        self.step, self.masks, self.scalars, self.now, self.counts = step, "masks", scalars, 10.0, True
+        self.step, self.masks, self.scalars, self.ticket = step, "masks", scalars, None
+        self.now, self.counts = 10.0, True
         self.clock = SimpleNamespace(seconds=lambda: self.now, paused=lambda: self)
 
     def host_state(self):

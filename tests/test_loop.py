@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxtickets import clock as clock_lib
-from jaxtickets import models, train
+from jaxtickets import loop, models, train
 from jaxtickets.data import batches
 from jaxtickets.devices import device_count, replicate, unreplicate
-from jaxtickets.finite import FINITE
+from jaxtickets.finite import FINITE, DivergedError
 from jaxtickets.objectives import Objective, Player
 from jaxtickets.train import Hook, Moment, TrainState
 
@@ -426,3 +426,58 @@ def test_time_that_is_paused_does_not_count(monkeypatch):
         now.time += 100
     now.time += 1
     assert clock.seconds() == 6.0
+
+
+# Several trainings in one program.
+
+
+def together(stop, *trainings, program=None):
+    """Fake programs that train several tickets; the devices' axis is before that of the tickets."""
+    calls = program or Programs()
+    return loop.train(calls, numbered, trainings, stop)
+
+
+def test_each_of_several_trainings_has_its_weights_masks_and_hooks():
+    seen = []
+
+    def change(moment):
+        state = moment.host_state()
+        state = state.replace(params=jax.tree.map(lambda leaf: leaf + 5, state.params))
+        return moment._replace(state=replicate(state), masks=SPARSE)
+
+    look = Hook(every(2), lambda moment: seen.append((moment.ticket, weights_of(moment.host_state()).tolist())))
+    idle = Hook(every(2), lambda moment: None)
+    ends = together(
+        3,
+        loop.Training(a_state(), DENSE, [look, idle]),
+        loop.Training(a_state(), SPARSE, [idle, look, Hook(every(2), change)]),
+    )
+    alone = [fit(Programs(), 3), fit(Programs(), 3, [Hook(every(2), change)], masks=SPARSE)]
+    for number, (end, other) in enumerate(zip(ends, alone, strict=True)):
+        assert (end.step, end.ticket, end.masks) == (3, number, other.masks)
+        np.testing.assert_array_equal(weights_of(end.host_state()), weights_of(other.host_state()))
+    assert [ticket for ticket, _ in seen] == [0, 1]
+    assert seen[0][1] == weights_of(fit(Programs(), 2).host_state()).tolist()
+
+
+def test_a_training_that_diverges_ends_alone_and_a_copy_is_not_looked_at():
+    steps = []
+
+    def diverge(moment):
+        raise DivergedError(moment.step, "loss is nan")
+
+    note = Hook(every(1), lambda moment: steps.append(moment.step))
+    bad, good = loop.Training(a_state(), DENSE, [Hook(every(2), diverge)]), loop.Training(a_state(), DENSE, [note])
+    ends = together(5, bad, good, good._replace(is_copy=True))
+    assert isinstance(ends[0], DivergedError) and ends[1].step == 5
+    assert steps == [1, 2, 3, 4, 5]
+    programs = Programs()
+    ends = together(5, bad, good._replace(is_copy=True), program=programs)
+    assert isinstance(ends[0], DivergedError)
+    assert sum(map(len, programs.blocks)) == 2  # Nobody is left.
+
+
+def test_one_of_several_trainings_cannot_be_over_before_the_others():
+    over = Hook(every(2), lambda moment: moment._replace(is_over=True))
+    with pytest.raises(ValueError, match="can't end one of several"):
+        together(5, loop.Training(a_state(), DENSE, [over]), loop.Training(a_state(), DENSE))

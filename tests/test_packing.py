@@ -35,7 +35,7 @@ class Place:
     def __init__(self, path):
         self.path, self.sweepdir, self.file = path, path / "sweep", path / "packed.tar.gz"
         self.sweepdir.mkdir()
-        directory.write(self.sweepdir, directory.about("config.py:quick", []))
+        directory.write(self.sweepdir, directory.about("config.py:quick", []), [])
         self.write("logs/seed=0.log", b"some output")
         self.write("seed=9/notes.txt", b"no run")
 
@@ -345,7 +345,7 @@ def test_a_directory_of_another_sweep_is_refused(runs):
     runs.pack()
     other = runs.path / "elsewhere"
     other.mkdir()
-    directory.write(other, directory.about("config.py:quick", ["--config.x=1"]))
+    directory.write(other, directory.about("config.py:quick", ["--config.x=1"]), [])
     with pytest.raises(UserError, match="holds a sweep with extra"):
         runs.unpacked()
 

@@ -33,7 +33,7 @@ def advance(setup, state, masks, teacher, steps):
     """Trains step by step: `(the states after 0, 1, ... steps, the scalars of each step)` on the host."""
     states, scalars = [state], []
     state, masks, teacher = (replicate(tree) for tree in (state, masks, teacher))
-    for block, *batch in setup.batches(0, blocks(0, steps, 1, lambda step: False)):
+    for block, *batch in setup.batches([0], blocks(0, steps, 1, lambda step: False)):
         state, values = setup.programs.get(block.start)(state, masks, *batch, teacher)
         states.append(unreplicate(state))
         scalars.append({name: float(value[0]) for name, value in values.items()})

@@ -148,7 +148,7 @@ def advance(setup, state, masks, teacher, steps):
     """The state and the last scalars, on the host, after two blocks of steps in calls of `steps` steps each."""
     state, masks, teacher = (replicate(tree) for tree in (state, masks, teacher))
     for start in range(0, 2 * TOGETHER, steps):
-        _, *batch = next(setup.batches(0, [range(start, start + steps)]))
+        _, *batch = next(setup.batches([0], [range(start, start + steps)]))
         state, scalars = setup.programs.get(start, steps)(state, masks, *batch, teacher)
         assert np.all(np.asarray(scalars.pop(FINITE)) == steps)
     return unreplicate(state), unreplicate(scalars)

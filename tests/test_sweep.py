@@ -206,7 +206,7 @@ def test_finished_runs_are_not_compared_with_new_ones_of_a_config_that_has_chang
     assert sweep(f"{config}:quick", ["seed=0"], sweepdir) == 0
     assert "seed=0: finished already, skipped" in capsys.readouterr().out
     config.write_text(text.replace("beta1=0.5", "beta1=0.4"))
-    changed = "has changed since .*seed=0 was run: optimizer.beta1 is 0.5 there and 0.4 here; give another --sweepdir"
+    changed = "seed=0: has finished with another config .*: optimizer.beta1 is 0.5 there and 0.4 here; give another"
     with pytest.raises(UserError, match=changed):
         sweep(f"{config}:quick", ["seed=0,1"], sweepdir)
     assert not (sweepdir / "seed=1").exists()

@@ -44,7 +44,7 @@ def together(name, data_directory, path):
 
 def alone(name, data_directory, path):
     """Trains the seeds one after another on the first half of the devices, in workdirs of their own."""
-    setup = Setup(config(name, data_directory, seeds=1, tickets_per_host=1), devices=seeds.groups(2)[0])
+    setup = Setup(config(name, data_directory, seeds=1, tickets_per_host=1), devices=seeds.device_groups(2)[0])
     for seed in SEEDS:
         finish(setup, Workdir(path).seed_dir(seed).path, seed)
 
@@ -204,7 +204,7 @@ def test_each_seed_has_a_setup_of_its_own(stand_ins):
         both.wait(timeout=60)
         used.append((seed, setup.number))
 
-    seeds.run_at_once(run_seed, range(4), stand_ins, lambda: finished.append(None))
+    seeds.run_at_once(run_seed, seeds.groups(range(4), 1), stand_ins, lambda: finished.append(None))
     assert sorted(seed for seed, _ in used) == [0, 1, 2, 3]
     assert sorted(number for _, number in used) == [0, 0, 1, 1]
     assert len(finished) == 4
@@ -222,14 +222,16 @@ def test_the_first_error_names_its_seed_and_stops_the_others(stand_ins):
         raise RuntimeError("stopped")
 
     with pytest.raises(UserError, match=r"^seed 1: training diverged$"):
-        seeds.run_at_once(run_seed, range(5), stand_ins, lambda: None)
+        seeds.run_at_once(run_seed, seeds.groups(range(5), 1), stand_ins, lambda: None)
     # Seed 2 may have taken the failed seed's setup before the error was seen: it then ends with seed 0.
     assert set(begun) <= {0, 1, 2} and set(ended) == set(begun) - {1}
 
 
 def test_computations_outside_the_mapped_step_are_on_the_groups_first_device(stand_ins):
     devices = []
-    seeds.run_at_once(lambda seed, setup: devices.append(jax.config.jax_default_device), [0], stand_ins, lambda: None)
+    seeds.run_at_once(
+        lambda seed, setup: devices.append(jax.config.jax_default_device), [(0,)], stand_ins, lambda: None
+    )
     assert devices == [stand_ins[0].devices[0]]
 
 

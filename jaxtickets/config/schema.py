@@ -76,6 +76,12 @@ CORE = (
         "The number of seed runs that train at a time, each on its share of the host's devices.",
     ),
     Field(
+        "tickets_per_device",
+        1,
+        whole(1),
+        "The number of seed runs that train as one program, each with its own masks, data order and random numbers.",
+    ),
+    Field(
         "confidence",
         0.95,
         number(lambda value: 0.5 <= value < 1, "a number from 0.5 to below 1"),

@@ -59,6 +59,7 @@ def validate(config: ConfigDict, devices: int) -> None:
     _check_plugins(values, config, SCORES)
     check_components(config, "prune.components", config.prune.components)
     _check_seeds(config, known)
+    _check_together(config)
     data.check(config.data.name, config.model.image_size, config.data.dir or None)
     data.find(config.data.name, config.data.dir or None).check(config)
 
@@ -167,6 +168,21 @@ def _check_devices(config, devices):
     if batch_size % (devices // at_once):
         of = " of each ticket" if at_once > 1 else ""
         refuse("train.batch_size", batch_size, f"a multiple of the {devices // at_once} devices{of}")
+
+
+def _check_together(config):
+    """Refuses seeds that can't train as one program."""
+    together, most = config.tickets_per_device, config.seeds // config.tickets_per_host
+    if together == 1:
+        return
+    reason = method(config).apart(config)
+    if method(config).search_steps:
+        reason = f"config.experiment={config.experiment!r}, whose searches end at different steps"
+    if reason:
+        refuse("tickets_per_device", together, f"1 with {reason}")
+    if together > most:
+        of = f"config.seeds={config.seeds} and config.tickets_per_host={config.tickets_per_host}"
+        refuse("tickets_per_device", together, f"a whole number from 1 to {most} with {of}")
 
 
 def _check_seeds(config, known):

@@ -68,16 +68,19 @@ def _put(group):
 
 
 def _split(chosen: Iterable[np.ndarray], devices: int) -> np.ndarray:
-    """Stacks the `[batch]` indices of some steps as `[devices, steps, batch / devices]`."""
-    return np.stack([batch.reshape(devices, -1) for batch in chosen], axis=1)
+    """Stacks the `[..., batch]` indices of some steps as `[devices, ..., steps, batch / devices]`."""
+    shares = [np.moveaxis(batch.reshape(*batch.shape[:-1], devices, -1), -2, 0) for batch in chosen]
+    return np.stack(shares, axis=-2)
 
 
 def resident(data, chosen, blocks: Iterable[range], devices: int, rows: int = ROWS, group=None):
     """Yields `(block, data, indices: [devices, rows, batch / devices])` per block, the inputs of `train.make_step`.
 
+    Of several tickets the indices are `[devices, tickets, rows, batch / devices]`.
+
     Args:
       data: a pytree of arrays `[devices, n, ...]`, already on the devices.
-      chosen: `(start, stop) -> the [batch] indices of each of those steps`.
+      chosen: `(start, stop) -> the [batch] or [tickets, batch] indices of each of those steps`.
       blocks: ranges of steps, one after another, none of them across a multiple of `rows`.
       rows: the number of steps, from a multiple of it on, whose indices are sent together.
       group: the devices; None: all local ones.

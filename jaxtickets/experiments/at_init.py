@@ -18,10 +18,16 @@ def at_init(run: Run) -> None:
         train(round_, masks, rewind(run.initial_state, masks))
 
 
+def _apart(config):
+    is_compacted = config.prune.structure == "channel"
+    return "config.prune.structure='channel', whose networks differ in size" if is_compacted else ""
+
+
 AT_INIT = Method(
     "at_init",
     at_init,
     scores=lambda score: score.weights is not None and score.at_init,
     channel_scores=lambda score: score.scores_channels and score.at_init,
     title=title_with_score,
+    apart=_apart,
 )

@@ -25,7 +25,8 @@ FIELDS = (
 # Fields in which a control may differ from its run, because they change no number of its training. Fields that say how
 # tickets were found are free too.
 FREE = (
-    *("experiment", "rewind_step", "seeds", "tickets_per_host", "confidence", "tolerance", "keep_weights"),
+    *("experiment", "rewind_step", "seeds", "confidence", "tolerance", "keep_weights"),
+    *("tickets_per_host", "tickets_per_device"),
     *("data.dir", "data.placement"),
     *("train.log_every", "train.checkpoint_every", "train.rematerialize", "train.steps_per_call"),
     "train.on_divergence",
@@ -99,6 +100,11 @@ def _check(config):
     local_path(config.branch.of, "config.branch.of")
 
 
+def _apart(config):
+    is_narrow = config.branch.kind == "dense_short"
+    return "config.branch.kind='dense_short', whose networks differ in size" if is_narrow else ""
+
+
 BRANCH = Method(
     "branch",
     branch,
@@ -108,4 +114,5 @@ BRANCH = Method(
     subject=lambda config: f"control ({config.branch.kind})",
     title=lambda config: f"branch, {config.branch.kind}",
     source=source,
+    apart=_apart,
 )

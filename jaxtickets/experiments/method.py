@@ -58,6 +58,8 @@ class Method:
       subject: `(config) -> what the verdict calls a round`.
       title: `(config) -> what reports call the experiment`.
       columns: the columns of rounds.csv that only this method has, each with its header in reports.
+      apart: `(config) -> why seeds can't train as one program`, as a chosen value; "": they can, because all of them
+        train the same network in the same steps.
       source: `(networks, seed) -> what the method needs of another run`. Raises UserError if that can't be had; called
         before anything is written.
     """
@@ -78,6 +80,7 @@ class Method:
     subject: Callable = lambda config: "ticket"
     title: Callable = lambda config: config.experiment
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    apart: Callable = lambda config: ""
 
     def __post_init__(self):
         if taken := [name for name in self.columns if name in ROUND_COLUMNS]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtickets import finite, snapshots, train
 from jaxtickets.devices import Devices, replicate
 from jaxtickets.finite import DivergedError
-from jaxtickets.train import Hook, Moment
+from jaxtickets.loop import Hook, Moment
 
 MOST_UNREAD = 256  # The number of programs that are not read before as many later ones have started.
 
@@ -26,9 +26,9 @@ class Log:
         self._write, self._unread, self._programs = write, None, []
         self.hook = Hook(lambda step: step % every == 0 or step == stop or step in also, self._log)
 
-    def seen(self, block: range, scalars, finite_steps) -> None:
-        """Keeps what a program reports, unread (`train.train`)."""
-        self._programs.append((block, scalars, finite_steps))
+    def seen(self, block: range, scalars, finite_steps, ticket: int | None = None) -> None:
+        """Keeps what a program reports, unread (`loop.Training`)."""
+        self._programs.append((block, scalars, finite_steps, ticket))
         if len(self._programs) > 2 * MOST_UNREAD:
             self._read(MOST_UNREAD)
 
@@ -36,7 +36,7 @@ class Log:
         if self._unread:
             self._read(sum(block.stop <= self._unread[0] for block, *_ in self._programs))
         self._write_unread()
-        self._unread = moment.step, moment.clock.seconds(), moment.scalars
+        self._unread = moment.step, moment.clock.seconds(), moment.scalars, moment.ticket
 
     def flush(self) -> None:
         """Reads and writes what has not been read yet.
@@ -61,32 +61,33 @@ class Log:
 
     def _read(self, count):
         read, self._programs = self._programs[:count], self._programs[count:]
-        for block, scalars, finite_steps in read:
-            steps = len(block) if finite_steps is None else int(_first(finite_steps))
+        for block, scalars, finite_steps, ticket in read:
+            steps = len(block) if finite_steps is None else int(_first(finite_steps, ticket))
             if steps < len(block):
                 if self._unread and self._unread[0] <= block.start + steps:
                     self._write_unread()
-                raise DivergedError(block.start + steps + 1, _what(scalars))
+                raise DivergedError(block.start + steps + 1, _what(scalars, ticket))
 
     def _write_unread(self):
         if self._unread is not None:
-            (step, seconds, scalars), self._unread = self._unread, None
-            self._write(step, seconds, _numbers(scalars))
+            (step, seconds, scalars, ticket), self._unread = self._unread, None
+            self._write(step, seconds, _numbers(scalars, ticket))
 
 
-def _first(values):
-    """The number of the first device here."""
-    return np.ravel(values.addressable_data(0) if isinstance(values, jax.Array) else values)[0]
+def _first(values, ticket):
+    """The number of the first device here, and of a ticket if there are several."""
+    numbers = np.ravel(values.addressable_data(0) if isinstance(values, jax.Array) else values)
+    return numbers[ticket or 0]
 
 
-def _numbers(scalars):
+def _numbers(scalars, ticket):
     """Scalars on the host."""
-    return {name: float(_first(values)) for name, values in scalars.items()}
+    return {name: float(_first(values, ticket)) for name, values in scalars.items()}
 
 
-def _what(scalars):
+def _what(scalars, ticket):
     """What is not finite in a step with these scalars."""
-    values = [f"{name} is {value}" for name, value in _numbers(scalars).items() if not math.isfinite(value)]
+    values = [f"{name} is {value}" for name, value in _numbers(scalars, ticket).items() if not math.isfinite(value)]
     return values[0] if values else "a gradient is not finite"
 
 

@@ -32,17 +32,20 @@ class Programs:
         steps_per_call: int,
         devices: Devices,
         rematerialize: bool,
+        tickets: int = 1,
         **settings,
     ):
         """
         Args:
           arguments: `() -> (state, masks, teacher)`, arrays or shapes as they are on one device.
           batches: as `train.train` takes them.
+          tickets: the number of tickets that a program trains.
           settings: those of `train.step_function`.
         """
         self._objective, self._optimizers, self._arguments, self._batches = objective, optimizers, arguments, batches
         self._steps_per_call, self._devices, self._rematerialize = steps_per_call, devices, rematerialize
-        self._settings, self._compiled = settings, None
+        self._tickets, self._settings, self._compiled = tickets, settings, None
+        self._preparing = threading.Lock()
 
     def get(self, step: int, n: int = 1) -> Callable:
         """The program of the `n` steps after `step` steps; `n` is 1 or `steps_per_call`."""
@@ -51,9 +54,10 @@ class Programs:
 
     def compiled(self) -> dict:
         """All programs, by the players that move in each of their steps."""
-        if self._compiled is None:
-            self._compiled = self._compile()
-        return self._compiled
+        with self._preparing:
+            if self._compiled is None:
+                self._compiled = self._compile()
+            return self._compiled
 
     def release(self) -> None:
         """Gives back the programs and what they hold; the next step compiles anew."""
@@ -65,9 +69,9 @@ class Programs:
         return max(sizes) if all(sizes) else None
 
     def _compile(self):
-        n_devices = device_count(self._devices)
+        leading = device_count(self._devices), *((self._tickets,) if self._tickets > 1 else ())
         state, masks, teacher = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((n_devices, *np.shape(leaf)), leaf.dtype), self._arguments()
+            lambda leaf: jax.ShapeDtypeStruct((*leading, *np.shape(leaf)), leaf.dtype), self._arguments()
         )
         period, compiled = train.period(self._objective), {}
         programs = dict.fromkeys(period, 1)
@@ -75,12 +79,13 @@ class Programs:
             programs[period] = self._steps_per_call
         for moving, steps in programs.items():
             _, *batch = next(iter(self._batches([range(steps)])))
-            settings = {**self._settings, "devices": self._devices}
+            settings = {**self._settings, "devices": self._devices, "tickets": self._tickets}
             step = train.make_step(self._objective, self._optimizers, moving, steps, **settings)
             with _COMPILING:
                 started = time.perf_counter()
                 lowered = step.lower(state, masks, *batch, teacher)
                 compiled[moving] = lowered.compile(train.compiler_options(self._rematerialize))
             what = "the train step" if steps == 1 else f"{steps} train steps together"
+            what += f" of {self._tickets} tickets" if self._tickets > 1 else ""
             say(f"compiled {what} in {time.perf_counter() - started:.1f} s")
         return compiled

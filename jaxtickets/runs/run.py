@@ -43,10 +43,10 @@ class Run:
         """
         self.setup, self.networks, self.place, self.is_inner = setup, setup, place, is_inner
         self.config = setup.config.copy_and_resolve_references()
-        self.config.update(seeds=1, tickets_per_host=1, seed=setup.config.seed if seed is None else seed)
+        self.seed = setup.config.seed if seed is None else seed
+        self.config.update(seed=self.seed, seeds=1, tickets_per_host=1, tickets_per_device=1)
         self.config.confidence = config_lib.get_config().confidence  # Read over several seeds only.
-        self.seed, self.levels, self.timeline = self.config.seed, setup.levels, setup.timeline
-        self.dense_masks = setup.dense_masks
+        self.levels, self.timeline, self.dense_masks = setup.levels, setup.timeline, setup.dense_masks
         place.create(config_lib.to_dict(self.config), setup.json_defaults, setup.about)
         saved.recover(place)
         made = self.fresh_state(self.seed) if initial_state is None else initial_state

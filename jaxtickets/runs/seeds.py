@@ -1,10 +1,11 @@
 """Running an experiment: one seed run, or several one after another or at a time."""
 
 import queue
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -14,12 +15,13 @@ from jaxtickets.data import identity
 from jaxtickets.errors import UserError
 from jaxtickets.experiments.finished import Finished
 from jaxtickets.progress import Progress, bars, say, speaking_as
-from jaxtickets.runs import feature_networks, record, saved
+from jaxtickets.runs import feature_networks, memory, record, saved
+from jaxtickets.runs.meeting import Meeting, Seat
 from jaxtickets.runs.networks import Networks
 from jaxtickets.runs.run import Run
 from jaxtickets.runs.setup import Setup
 from jaxtickets.runs.verdict import judge_seeds
-from jaxtickets.stopping import Stop
+from jaxtickets.stopping import Stop, StoppedError
 from jaxtickets.workdir import Workdir
 
 ADVICE = "give another --workdir, or the data as they were"
@@ -32,12 +34,21 @@ def seed_paths(config, path: Path) -> dict[int, Path]:
     return {seed: Workdir(path).seed_dir(seed).path for seed in range(config.seed, config.seed + config.seeds)}
 
 
-def run(config, path: Path, from_round: int | None = None, stopped: Stop | None = None) -> dict:
+def run(
+    config,
+    path: Path,
+    from_round: int | None = None,
+    stopped: Stop | None = None,
+    make_setup: Callable[[Any], Setup] | None = None,
+    shown_in=None,
+) -> dict:
     """Runs or resumes the experiment for every seed in the workdir `path`; returns the verdict.
 
     Args:
       from_round: a finished round, which is discarded with all later ones and run again.
       stopped: once it is set, every training saves its state and ends.
+      make_setup: `(config) -> setup`, for one of several runs that train together.
+      shown_in: the display of these runs (`progress.bars`).
 
     Raises:
       StoppedError: `stopped` is set.
@@ -59,32 +70,38 @@ def run(config, path: Path, from_round: int | None = None, stopped: Stop | None 
         origin = method.source(networks, seed)
         if isinstance(origin, Finished):  # Its rounds become rounds of this run.
             origins[seed] = origin.place
-    setup = Setup(config, stopped=stopped)
+    setup = make_setup(config) if make_setup else Setup(config, stopped=stopped)
     for seed, place in places.items():
         if from_round is not None or not place.is_finished:
             feature_networks.check(setup, place, seed, f"--workdir={place.path}")
         if seed in origins:
             feature_networks.check(setup, origins[seed], seed, f"the run in {origins[seed].path}")
+    setups = [setup]
+    if config.tickets_per_host > 1:
+        setups = [Setup(config, like=setup, devices=own) for own in device_groups(config.tickets_per_host)]
+    memory.check(setups[0], config.tickets_per_device)
     if from_round is not None:
         go_back(config, path, from_round)
     for place in dict.fromkeys((whole, *places.values())):
         place.add_data(digests)
     if config.seeds == 1:
-        return _run_seed(config.seed, setup, whole)
+        return _run_seed(config.seed, setup, whole, shown_in)
     whole.create(config_lib.to_dict(config), setup.json_defaults, setup.about)
 
-    def run_seed(seed, setup, **shown):
+    def run_seed(seed, setup, shown_in=None):
         say(f"seed {seed}, in {places[seed].path}")
-        return _run_seed(seed, setup, places[seed], **shown)
+        with speaking_as(f"seed {seed}: " if shown_in else ""):
+            return _run_seed(seed, setup, places[seed], shown_in)
 
-    if config.tickets_per_host == 1:
+    together = groups(places, config.tickets_per_device)
+    tabulate = partial(_tabulate, whole, places)
+    if len(setups) == config.tickets_per_device == 1:
         for seed in places:
             run_seed(seed, setup)
-            _tabulate(whole, places)
+            tabulate()
     else:
-        setups = [Setup(config, like=setup, devices=group) for group in groups(config.tickets_per_host)]
         with bars() as shown_in:
-            run_at_once(partial(run_seed, shown_in=shown_in), places, setups, partial(_tabulate, whole, places))
+            run_at_once(partial(run_seed, shown_in=shown_in), together, setups, tabulate)
     evaluator, subject = setup.evaluator, config_lib.subject(config)
     how = (evaluator.metric, evaluator.label, config.tolerance, config.confidence, subject, evaluator.better)
     references = {seed: place.read_references() for seed, place in places.items()}
@@ -99,14 +116,13 @@ def run(config, path: Path, from_round: int | None = None, stopped: Stop | None 
 
 def _run_seed(seed, setup, place, shown_in=None):
     """One seed's experiment; its display is in that of several that go on at a time, if given."""
-    with speaking_as(f"seed {seed}: " if shown_in else ""):
-        if place.is_finished and (gone := saved.gone(place)):
-            say(f"{place.path}: {gone} are gone, and only --from_round=0 can run rounds; the results are there")
-            return place.read_verdict()
-        progress = Progress(len(setup.levels), setup.timeline.steps, shown_in)
-        with Run(setup, place, seed, progress) as one:
-            config_lib.method(setup.config).recipe(one)
-            return one.finish()
+    if place.is_finished and (gone := saved.gone(place)):
+        say(f"{place.path}: {gone} are gone, and only --from_round=0 can run rounds; the results are there")
+        return place.read_verdict()
+    progress = Progress(len(setup.levels), setup.timeline.steps, shown_in)
+    with Run(setup, place, seed, progress) as one:
+        config_lib.method(setup.config).recipe(one)
+        return one.finish()
 
 
 def _tabulate(whole, places):
@@ -143,44 +159,59 @@ def _check_way_back(config, path, round_):
     return whole, places
 
 
-# Several seeds at a time, each with devices of its own.
+# Several seeds at a time: on devices of their own, or in one program.
 
 
-def groups(at_once: int) -> list[tuple[jax.Device, ...]]:
+def device_groups(at_once: int) -> list[tuple[jax.Device, ...]]:
     """The local devices in `at_once` groups of equal size."""
-    devices = jax.local_devices()
-    size = len(devices) // at_once
-    return [tuple(devices[start : start + size]) for start in range(0, len(devices), size)]
+    return groups(jax.local_devices(), len(jax.local_devices()) // at_once)
+
+
+def groups(items: Iterable, size: int) -> list[tuple]:
+    """The items in groups of a size, in their order; the last group may be smaller."""
+    items = tuple(items)
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def run_at_once(
-    run_seed: Callable[[int, Setup], dict], seeds: Iterable[int], setups: list[Setup], finished: Callable[[], None]
+    run_seed: Callable[[int, Setup], dict],
+    together: Sequence[tuple[int, ...]],
+    setups: list[Setup],
+    finished: Callable[[], None],
 ) -> None:
-    """Calls `run_seed(seed, setup)` for every seed, each in a thread, as many at a time as there are setups.
+    """Calls `run_seed(seed, setup)` for every seed, each in a thread, as many groups at a time as there are setups.
 
-    Each setup runs one seed at a time; its work outside the train step runs on its first device. `finished()` is called
-    here, after each seed. If a seed fails, or the user interrupts, the others save and end after their step, and the
-    first error is raised.
+    Each setup runs one group of seeds at a time; its work outside the train step runs on its first device.
+    `finished()` is called here, after each group. If a seed fails, or the user interrupts, the others save and end
+    after their step, and the first error is raised.
 
     Args:
+      together: groups of seeds; those of one group train in one program.
       setups: made from one another (`Setup(like=...)`), so that one event stops them all.
     """
     free = queue.SimpleQueue()
     for setup in setups:
         free.put(setup)
 
-    def run_where_free(seed):
+    def run_where_free(seeds):
         setup = free.get()
         try:
-            with jax.default_device(setup.devices[0]):
-                return run_seed(seed, setup)
-        except UserError as error:
-            raise UserError(f"seed {seed}: {error}") from None
+            if len(seeds) == 1:
+                run_one(seeds[0], setup)
+            else:
+                run_together(run_one, seeds, setup)
         finally:
             free.put(setup)
 
+    def run_one(seed, setup):
+        try:
+            with jax.default_device((setup.devices or jax.local_devices())[0]):
+                run_seed(seed, setup)
+        except UserError as error:
+            raise UserError(f"seed {seed}: {error}") from None
+
     with ThreadPoolExecutor(len(setups)) as pool:
-        futures = [pool.submit(run_where_free, seed) for seed in seeds]
+        futures = [pool.submit(run_where_free, seeds) for seeds in together]
         try:
             for future in as_completed(futures):
                 future.result()
@@ -190,3 +221,27 @@ def run_at_once(
             pool.shutdown(wait=False, cancel_futures=True)
             say("stopping: every other seed ends after the step that it is in")
             raise
+
+
+def run_together(run_seed: Callable[[int, Setup], None], seeds: Sequence[int], setup: Setup) -> None:
+    """Calls `run_seed(seed, own setup)` for several seeds, each in a thread; they meet to train (`runs.meeting`).
+
+    If one fails, the others save and end, and its error is raised.
+    """
+    meeting = Meeting(len(seeds), setup.stopped)
+    setups = [Setup(setup.config, like=setup, seat=Seat(meeting, number)) for number in range(len(seeds))]
+
+    def run(number):
+        try:
+            run_seed(seeds[number], setups[number])
+        except BaseException:
+            setup.stopped.set()
+            raise
+        finally:
+            meeting.leave(number)
+
+    with ThreadPoolExecutor(len(seeds)) as pool:
+        errors = [future.exception() for future in [pool.submit(run, number) for number in range(len(seeds))]]
+    # Those that end because another one has failed are no cause.
+    if errors := sorted(filter(None, errors), key=lambda error: isinstance(error, StoppedError)):
+        raise errors[0]

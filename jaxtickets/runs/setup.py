@@ -1,5 +1,6 @@
 """What all runs of a config share, whatever their seed: networks, data, compiled steps, metrics."""
 
+from collections.abc import Sequence
 from functools import cached_property, partial
 
 import jax
@@ -19,13 +20,24 @@ from jaxtickets.optimizers import make_optimizers
 from jaxtickets.pruning import SCORES
 from jaxtickets.pruning.score import needs
 from jaxtickets.runs import feature_networks
+from jaxtickets.runs.meeting import Seat
 from jaxtickets.runs.networks import Networks
 from jaxtickets.runs.programs import Programs
 from jaxtickets.stopping import Stop
 
 # Fields that change no compiled program, beside those of methods, scores and metrics.
 NO_PROGRAM = {
-    *("experiment", "seed", "seeds", "tickets_per_host", "confidence", "tolerance", "rewind_step", "keep_weights"),
+    *(
+        "tickets_per_host",
+        "tickets_per_device",
+        "experiment",
+        "seed",
+        "seeds",
+        "confidence",
+        "tolerance",
+        "rewind_step",
+        "keep_weights",
+    ),
     *("train.log_every", "train.checkpoint_every", "train.on_divergence"),
     *("prune.score", "prune.rounds", "prune.rate", "prune.schedule", "prune.sparsities", "prune.scope"),
     *("prune.structure", "prune.target", "prune.channel_multiple", "prune.min_per_layer"),
@@ -42,20 +54,28 @@ class Setup(Networks):
       evaluator: the metrics and the sample grid.
       devices: what each batch is split over.
       stopped: the request to end, which every training obeys.
+      seat: where its run meets others that train in the same programs; None: it trains alone.
     """
 
-    def __init__(self, config, like: "Setup | None" = None, devices: Devices = None, stopped: Stop | None = None):
+    def __init__(
+        self,
+        config,
+        like: "Setup | None" = None,
+        devices: Devices = None,
+        stopped: Stop | None = None,
+        seat: Seat | None = None,
+    ):
         """
         Args:
           like: a setup whose data this one shares. Compiled programs are shared too if no field that differs affects
-            them (`_programmed`).
+            them (`programmed`).
           devices: what each batch is split over; None: those of `like`, or all local devices.
           stopped: None: that of `like`, or one of its own.
         """
         super().__init__(feature_networks.resolved(config))
-        config = self.config
+        config, self.seat, self.tickets = self.config, seat, seat.meeting.seats if seat else 1
         self.devices = devices or (like.devices if like else None)
-        self._programmed = _programmed(config)
+        self._programmed = programmed(config)
         is_same = like and like.devices == self.devices and like._programmed == self._programmed
         self._same = (like._same or like) if is_same else None  # The first of a chain, so that others can go.
         self.stopped = like.stopped if like else stopped or Stop()
@@ -73,16 +93,20 @@ class Setup(Networks):
         period = len(train.period(self.objective))
         self.timeline = config_lib.make_timeline(config, len(self.images), jax.default_backend(), period)
         if self._same:
-            self._init, self.programs, self._others = like._init, like.programs, like._others
+            self._init, self._made = like._init, like._made
         else:
             tracked = _tracks_movement(config)
             self._init = jax.jit(partial(train.init_state, self.objective, self._optimizers, track_movement=tracked))
-            self.programs, self._others = self._programs(), {}
+            self._made = {}
+        is_shared = self._same and like.tickets == self.tickets
+        self.programs = like.programs if is_shared else self._programs_of(None, 1.0)
         if self._same and like.config.eval == config.eval:
             self.evaluator = like.evaluator
         else:
             images = self.images, self._held_out
             self.evaluator = metrics.make_evaluator(self.objective, config, *images, self.devices)
+        if seat:
+            self.evaluator = seat.one_at_a_time(self.evaluator)
 
     def init(self, seed: int) -> train.TrainState:
         """The state before the first step, on the host."""
@@ -118,15 +142,24 @@ class Setup(Networks):
         """The `[batch_size]` indices of the images of each step from `start` to `stop`."""
         return batches.indices(seed, start, stop, len(self.images), self.config.train.batch_size)
 
-    def batches(self, seed: int, blocks):
-        """`(block, data, indices)` for each of the blocks of steps, as `train.train` takes them."""
-        chosen, devices = partial(self.indices, seed), device_count(self.devices)
+    def batches(self, seeds: Sequence[int], blocks):
+        """`(block, data, indices)` for each of the blocks of steps, as `train.train` takes them.
+
+        Args:
+          seeds: of the data order of each ticket; with several, `indices` have an axis of tickets.
+        """
+        devices = device_count(self.devices)
+
+        def chosen(start, stop):
+            orders = zip(*(self.indices(seed, start, stop) for seed in seeds), strict=True)
+            return (np.stack(order) if len(seeds) > 1 else order[0] for order in orders)
+
         if self._resident_data is None:
             return batches.streamed((self.images, self._labels), chosen, blocks, devices, group=self.devices)
         rows = -(-batches.ROWS // self.timeline.steps_per_call) * self.timeline.steps_per_call
         return batches.resident(self._resident_data, chosen, blocks, devices, rows, self.devices)
 
-    def _programs(self, l1=None, rate=1.0):
+    def _programs(self, l1, rate):
         config = self.config
 
         def arguments():
@@ -137,10 +170,11 @@ class Setup(Networks):
             self.objective,
             self._optimizers,
             arguments,
-            partial(self.batches, config.seed),
+            partial(self.batches, [config.seed] * self.tickets),
             self.timeline.steps_per_call,
             self.devices,
             config.train.rematerialize,
+            self.tickets,
             flip=config.data.flip,
             final_rate=config.optimizer.final_rate,
             steps=self.timeline.steps,
@@ -153,16 +187,18 @@ class Setup(Networks):
 
         `l1` and `rate` are those of `train.step_function`.
         """
-        if l1 is None and rate == 1:
-            return self.programs
+        return self.programs if l1 is None and rate == 1 else self._programs_of(l1, rate)
+
+    def _programs_of(self, l1, rate):
         weights = tuple(sorted(mask_lib.named_leaves(l1).items()))
-        if (weights, rate) not in self._others:
-            self._others[weights, rate] = self._programs(l1, rate)
-        return self._others[weights, rate]
+        # Threads that ask at a time are given the same.
+        return self._made.setdefault((weights, rate, self.tickets), self._programs(l1, rate))
 
     @cached_property
     def step_bytes(self) -> int | None:
         """The memory of one train step on a device, by XLA's own account: arguments, results and what lies between.
+
+        Of tickets that train together it is that of all.
 
         None where the back end gives none.
         """
@@ -170,7 +206,7 @@ class Setup(Networks):
 
     def release(self) -> None:
         """Gives back the compiled steps and what they hold; the next step compiles anew."""
-        for programs in (self.programs, *self._others.values()):
+        for programs in (self.programs, *self._made.values()):
             programs.release()
 
     def teacher(self, state: train.TrainState, weight: float):
@@ -247,7 +283,7 @@ def _tracks_movement(config):
     return "movement" in needs(SCORES[config.prune.score].weights)
 
 
-def _programmed(config) -> dict:
+def programmed(config) -> dict:
     """The values of all fields that may change a compiled program: every field except those in `NO_PROGRAM`.
 
     Fields that only methods and scores bring change none either.

@@ -2,9 +2,10 @@
 
 from functools import partial
 
+from jaxtickets import loop
 from jaxtickets import masks as mask_lib
-from jaxtickets import train
 from jaxtickets.runs import hooks
+from jaxtickets.runs.meeting import Request, alone
 from jaxtickets.train import TrainState
 
 
@@ -49,24 +50,25 @@ def trained(
     if is_search:
         all_hooks.append(hooks.search(draw, log, timeline.search_steps))
     programs = setup.programs_of(l1, rate)
-    if step < stop:
-        programs.get(step)  # Compiled before the clock starts.
-    teacher = _teacher(run, round_)
-    with setup.stopped.saves():
-        end = train.train(
+
+    def train_all(requests):
+        return loop.train(
             programs.get,
-            partial(setup.batches, run.seed),
-            start,
-            masks,
+            partial(setup.batches, [request.seed for request in requests]),
+            [request.training for request in requests],
             stop,
-            all_hooks,
             steps_per_call=timeline.steps_per_call,
-            teacher=teacher,
-            seconds=seconds,
             devices=devices,
-            seen=log.seen,
             is_stopped=setup.stopped.is_set,
         )
+
+    one = loop.Training(start, masks, all_hooks, _teacher(run, round_), seconds, log.seen)
+    due = timeline, options.log_every, options.checkpoint_every
+    request = Request((round_, step, stop), (programs, due), one, train_all, run.seed)
+    if step < stop:
+        programs.get(step)  # Compiled before the clock starts.
+    with setup.stopped.saves():
+        end = setup.seat.train(request) if setup.seat else alone(request)
         state, seconds = log.host_state(end), end.clock.seconds()
         if setup.stopped.is_set():
             last.save(round_, state, end.masks, stop, seconds)
