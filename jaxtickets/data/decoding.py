@@ -49,7 +49,7 @@ FIELDS = (
     ),
     Field(
         "data.background",
-        "white",
+        image_files.BACKGROUND,
         Check(_is_colour, lambda: "a colour's name in CSS, or #rrggbb"),
         "The colour behind the transparent parts of images.",
     ),
@@ -71,7 +71,7 @@ class Recipe:
     """
 
     crop: str = "centre"
-    background: str = "white"
+    background: str = image_files.BACKGROUND
     on_broken: str = "stop"
 
     def __post_init__(self):
