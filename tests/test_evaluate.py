@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import digests, tiny, untrained_run
 from PIL import Image
-from scipy import linalg
+from scipy import linalg, stats
 
 from jaxtickets import evaluate, opening, sample
 from jaxtickets.metrics import FEATURE_NETWORKS, FeatureNetwork
@@ -102,6 +102,19 @@ def test_each_rounds_metric_is_that_of_its_own_weights(autoencoder, tmp_path, ca
     # The untrained network is that of round 0 here.
     (untrained,) = (line.split() for line in out.splitlines() if line.strip().startswith("untrained network"))
     assert float(untrained[2]) == pytest.approx(float(rows[0]["reconstruction_error"]), rel=1e-3)
+
+
+def test_a_likelihood_beside_the_elbo_says_which_of_them_has_its_constant(data_directory, tmp_path, capsys):
+    vae = untrained_run(tiny("vae_digits", data_directory, **SMALL), tmp_path / "vae")
+    flags = ["--rounds=0", "--metrics=negative_elbo,log_likelihood,bits_per_dimension", "--importance_samples=2"]
+    assert call(f"--workdir={vae.path}", *flags) == 0
+    out = capsys.readouterr().out
+    of_image = -256 * stats.norm(0, 0.5**0.5).logpdf(0)
+    assert f"nats for each pixel and channel, {of_image:.1f} for an image. log_likelihood and bits_per_dimension" in out
+    assert "in nats, without the likelihood's constant, lower is better" in out
+    assert "in nats, with its constant, a bound with 2 latents each, higher is better" in out
+    assert call(f"--workdir={vae.path}", "--rounds=0", "--metrics=negative_elbo") == 0
+    assert "Gaussian" not in capsys.readouterr().out
 
 
 def test_other_metrics_features_and_numbers_of_samples_are_flags(gan, tmp_path, capsys):
