@@ -25,7 +25,7 @@ from jaxtickets.objectives import OBJECTIVES
 from jaxtickets.opening import Opened
 from jaxtickets.progress import say, show
 from jaxtickets.runs import feature_networks
-from jaxtickets.tables import MAX_WIDTH, aligned, table_width
+from jaxtickets.tables import MAX_WIDTH, aligned, table_width, wrapped
 from jaxtickets.workdir import Workdir
 
 TEXTS = {
@@ -270,7 +270,7 @@ def _text(rows, references, one, winner, size):
         tables, columns = [*tables, table], columns[n:]
     counts = f"{rows[0]['samples']:,} samples, {rows[0]['held_out_images']:,} held-out images, "
     counts += f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
-    return "\n\n".join([*tables, "\n".join([*told(one.columns, size), counts])])
+    return "\n\n".join([*tables, wrapped([*told(one.columns, size), counts])])
 
 
 def told(columns: dict[str, dict[str, str]], size: int | None = None) -> list[str]:

@@ -24,7 +24,7 @@ from jaxtickets.metrics.features import features_of_images
 from jaxtickets.metrics.metric import SAMPLES, Sets
 from jaxtickets.objectives import OBJECTIVES
 from jaxtickets.progress import say
-from jaxtickets.tables import aligned
+from jaxtickets.tables import aligned, wrapped
 
 READ_AT_A_TIME = 512
 SUFFIXES = (*folders.SUFFIXES, *ARCHIVES, ".npz", ".npy")  # A name that ends so is a path.
@@ -103,9 +103,9 @@ def compare(
     facts = settings(config, columns, {name: network.digest for name, network in networks.items()})
     numbers = [[name, "-" if value is None else f"{value:.6g}"] for name, value in row.items()]
     what = f"{counts['fake_images']:,} images of {fake} against {counts['real_images']:,} of {real}"
-    lines = [*told(columns), *_few(config, metrics, features, min(counts.values())), *_greys(sets)]
+    lines = [*told(columns), *_few(config, metrics, features, min(counts.values())), *_greys(sets, networks)]
     return [row | counts | facts], "\n\n".join(
-        [f"{what}, {sets[0].size} pixels", aligned(["metric", "value"], numbers, left=(0,)), "\n".join(lines)]
+        [f"{what}, {sets[0].size} pixels", aligned(["metric", "value"], numbers, left=(0,)), wrapped(lines)]
     )
 
 
@@ -149,11 +149,14 @@ def _few(config, metrics, features, images):
             )
 
 
-def _greys(sets):
-    """A line where one set is grey and the other is not."""
+def _greys(sets, networks):
+    """A line where one set is grey and the other is not, and one for each feature network that sees no colour."""
     if len({images.is_colour for images in sets}) > 1:
         colour, grey = sorted(sets, key=lambda images: not images.is_colour)
         yield f"{colour.flag} is in colour and {grey.flag} grey: grey images are compared as three equal channels"
+    for name, network in networks.items():
+        if getattr(network, "channels", 3) == 1 and any(images.is_colour for images in sets):
+            yield f"{name} are networks of grey images: they see the mean of an image's channels, and no colour"
 
 
 def _name(text, flag):

@@ -239,6 +239,11 @@ class Classifiers:
         return len(self.networks)
 
     @property
+    def channels(self) -> int:
+        """The number of channels of the images that they were trained on."""
+        return self.networks[0].channels
+
+    @property
     def accuracy(self) -> float:
         """The mean accuracy of the networks on held-out images, in [0, 1]."""
         return float(np.mean([network.accuracy for network in self.networks]))
