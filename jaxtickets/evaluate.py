@@ -1,11 +1,13 @@
 """Scores trained networks again, with any metrics: `python -m jaxtickets.evaluate --workdir=DIR --metrics=fid,kid`.
 
 Of the run of one seed or of several, every round whose trained weights are kept; --rounds chooses. Or two sets of
-images, without a network: `python -m jaxtickets.evaluate --real=DIR --fake=DIR`, directories, archives or data sets.
+images, without a network: `python -m jaxtickets.evaluate --real=DIR --fake=DIR`, directories, archives or data sets,
+with the metrics fd, fid, kid, inception_score, precision_recall and density_coverage.
 Nothing is written but the table that --out names.
 """
 
 import json
+import re
 import statistics
 from collections.abc import Sequence
 from functools import partial
@@ -23,7 +25,7 @@ from jaxtickets.objectives import OBJECTIVES
 from jaxtickets.opening import Opened
 from jaxtickets.progress import say, show
 from jaxtickets.runs import feature_networks
-from jaxtickets.tables import MAX_WIDTH, aligned, table_width
+from jaxtickets.tables import MAX_WIDTH, aligned, table_width, wrapped
 from jaxtickets.workdir import Workdir
 
 TEXTS = {
@@ -36,6 +38,7 @@ TEXTS = {
 IMAGE_SIZE = "With --real: crop and resize all images to this size (default: as they are; all must be of one size)."
 PATHS = ("out", "workdir")
 GROUP = "eval."  # The fields of the config that are flags here.
+OF_IMAGES = ("on_broken", "background")  # Of the group data., with --real.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, field in _fields().items():
         text = f"{field.help} (default: that of the run)"
         flags.DEFINE_string(name, None, text, flag_values=defined)
+    for name in OF_IMAGES:
+        field = config_lib.fields()[f"data.{name}"]
+        text = f"With --real: {field.help} (default: {field.default})"
+        flags.DEFINE_string(name, None, text, flag_values=defined)
     return cli.call(partial(_run, defined), defined, arguments, __doc__)
 
 
@@ -58,6 +65,27 @@ def _fields():
 
 
 def _run(given, others):
+    try:
+        _score(given, others)
+    except UserError as error:
+        error.args = (_with_flags(str(error)),)
+        raise
+
+
+def _with_flags(text):
+    """A message about fields of the config, with the flags of this command in their places."""
+    known = [f"eval.{name}" for name in _fields()] + [f"data.{name}" for name in OF_IMAGES]
+    field = rf"(?:--)?config\.(?:{'|'.join(map(re.escape, known))})\b(?:=(\([^)]*\)|\[[^]]*\]|'[^']*'))?"
+
+    def flag(match):
+        name = match[0].partition("=")[0].rpartition(".")[2]
+        value = "" if match[1] is None else "=" + re.sub(r"[\s'()\[\]]", "", match[1]).strip(",")
+        return f"--{name}{value}"
+
+    return re.sub(field, flag, text)
+
+
+def _score(given, others):
     if others:
         raise UserError(f"{others[0]}: not a flag; allowed are {', '.join(f'--{name}' for name in TEXTS)}")
     chosen = {name: given[name].value for name in _fields() if given[name].value is not None}
@@ -69,15 +97,17 @@ def _run(given, others):
     if (workdir is None) == (given.real is None and given.fake is None):
         raise UserError("give either --workdir, or --real and --fake")
     if workdir:
-        if given.image_size is not None:
-            raise UserError(f"--image_size={given.image_size}: allowed with --real and --fake; a run has its own size")
+        for name in ("image_size", *OF_IMAGES):
+            if given[name].value is not None:
+                raise UserError(f"--{name}={given[name].value}: allowed with --real and --fake; a run has its own")
         rows, text = rounds(Workdir(workdir), given.rounds or "all", chosen)
     else:
         if given.rounds or not (given.real and given.fake):
             raise UserError("two sets of images need --real and --fake, and have no --rounds")
         from jaxtickets import two_sets  # It imports this module.
 
-        rows, text = two_sets.compare(given.real, given.fake, chosen, given.image_size)
+        of_images = {name: given[name].value for name in OF_IMAGES if given[name].value is not None}
+        rows, text = two_sets.compare(given.real, given.fake, chosen, given.image_size, of_images)
     show(text)
     if out:
         files.write_csv(out, rows)
@@ -138,7 +168,7 @@ def evaluator(opened: Opened) -> metrics_lib.Evaluator:
     metrics_lib.check(config, OBJECTIVES[config.objective.name])
     resolve(config)
     images = (opening.dataset(opened, split).images for split in data.SPLITS)
-    return metrics_lib.make_evaluator(opened.objective, config, *images)
+    return metrics_lib.make_evaluator(opened.objective, config, *images, has_spread=True)
 
 
 def resolve(config) -> None:
@@ -174,10 +204,12 @@ def rounds(whole: Workdir, chosen_rounds: str, chosen: dict[str, str]) -> tuple[
         sparsities = {row["round"]: row["sparsity"] for row in place.read_rounds()}
         for round_ in numbers:
             opened = opening.open_round(place, round_)
-            measured = evaluator_of(opened).evaluate(opened.params, opened.batch_stats, seed)
+            one = evaluator_of(opened)
+            measured = one.evaluate(opened.params, opened.batch_stats, seed)
             counts = {
                 "samples": opened.config.eval.samples,
                 "held_out_images": len(opening.dataset(opened, "test").images),
+                **settings(opened.config, one.columns, one.features),
             }
             rows.append({"seed": seed, "round": round_, "sparsity": sparsities[round_], **measured, **counts})
             say(f"seed {seed}, round {round_}: {', '.join(f'{name} {value:.4g}' for name, value in measured.items())}")
@@ -185,10 +217,34 @@ def rounds(whole: Workdir, chosen_rounds: str, chosen: dict[str, str]) -> tuple[
     initial = opening.open_initial(place)
     one = evaluator_of(initial)
     references = one.references(initial.params, initial.batch_stats, seed)
-    return rows, _text(rows, references, one, opening.winner(whole))
+    size = opening.dataset(initial, "test").images[0].size
+    return rows, _text(rows, references, one, opening.winner(whole), size)
 
 
-def _text(rows, references, one, winner):
+def settings(config, columns, features: dict[str, str]) -> dict[str, object]:
+    """What the numbers of the chosen metrics depend on, by the column of the table that --out names.
+
+    These are the fields that the metrics and their feature networks read, by the names of their flags, the seed of
+    random draws, and for each network its words and its digest.
+
+    Args:
+      columns: see `metrics.described`.
+      features: the digests of the feature networks by name.
+    """
+    metrics = metrics_lib.chosen(config, OBJECTIVES[config.objective.name])
+    read = [*metrics, *FEATURE_NETWORKS.chosen(list(features))]
+    names = dict.fromkeys(field.name for plugin in read for field in plugin.fields if field.name.startswith(GROUP))
+    found = {name: config.eval[name] for name in (name.removeprefix(GROUP) for name in names)}
+    found |= {f"{one.name}_seed": one.draws_seed for one in metrics if one.draws_seed is not None}
+    if config.eval.bootstrap:
+        found["bootstrap"] = config.eval.bootstrap
+    words = {one.features_of(config): columns[one.main_of(config)].get("about", "") for one in metrics}
+    for name, digest in features.items():
+        found |= {f"{name}_network": words[name], f"{name}_digest": digest}
+    return found
+
+
+def _text(rows, references, one, winner, size):
     """The table of rounds with the means over the seeds, the references below, and what the numbers were taken over."""
     from jaxtickets.report.reading import REFERENCES, percent, significant
 
@@ -212,11 +268,27 @@ def _text(rows, references, one, winner):
         while table_width(table := _table(lines, columns[:n], significant)) > MAX_WIDTH and n > 1:
             n -= 1
         tables, columns = [*tables, table], columns[n:]
-    ends = {end for name in one.columns for end in ends_of(name)}
-    told = {name: about for name, about in one.columns.items() if name not in ends}
-    labels = "\n".join(f"{name}: {about['label']}, {about['better']} is better" for name, about in told.items())
     counts = f"{rows[0]['samples']:,} samples, {rows[0]['held_out_images']:,} held-out images, "
-    return "\n\n".join([*tables, f"{labels}\n{counts}{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"])
+    counts += f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+    return "\n\n".join([*tables, wrapped([*told(one.columns, size), counts])])
+
+
+def told(columns: dict[str, dict[str, str]], size: int | None = None) -> list[str]:
+    """The lines below a table: each column in words, and what must be known beside the numbers.
+
+    Args:
+      columns: see `metrics.described`.
+      size: the number of pixels times channels of an image, for metrics on held-out images.
+    """
+    from jaxtickets.report.notes import notes
+
+    ends = {end for name in columns for end in ends_of(name)}
+    shown = {name: about for name, about in columns.items() if name not in ends}
+    better = {name: f", {about['better']} is better" if "better" in about else "" for name, about in shown.items()}
+    return [
+        *(f"{name}: {about['label']}{better[name]}" for name, about in shown.items()),
+        *notes(list(shown), shown, size),
+    ]
 
 
 def _table(lines, columns, write):

@@ -107,7 +107,8 @@ def config_layers(config, masks=None) -> list[Layer]:
     """
     config = config.copy_and_resolve_references()
     config.train.rematerialize = False
-    image_shape = (config.model.image_size, config.model.image_size, data.channels(config.data.name))
+    channels = data.channels(config.data.name, config.data.background)
+    image_shape = (config.model.image_size, config.model.image_size, channels)
     # `Networks.objective` averages batch statistics over the train step's mapped axis, which does not exist here.
     return layers(Networks(config).make_objective(), image_shape, config.train.batch_size, masks)
 

@@ -1,7 +1,8 @@
 """Plain-text tables with aligned columns."""
 
 import math
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
 
 from jaxtickets.errors import printable
 
@@ -23,6 +24,13 @@ def aligned(header: Sequence[str], lines: Sequence[Sequence[str]], left: Sequenc
 
     rule = "-" * (sum(widths) + len(GAP) * (len(widths) - 1))
     return "\n".join([joined(header), rule, *map(joined, lines)])
+
+
+def wrapped(lines: Iterable[str]) -> str:
+    """Lines of text below a table, none longer than a table may be, where words allow it."""
+    return "\n".join(
+        textwrap.fill(printable(line), MAX_WIDTH, break_long_words=False, break_on_hyphens=False) for line in lines
+    )
 
 
 def table_width(table: str) -> int:

@@ -182,7 +182,7 @@ def networks(monkeypatch):
         params = {"Dense_0": {"kernel": np.full((2, 2), seed, np.float32)}}
         return classifier.Classifier(params, "mine", 16, 1, 10, 0.75)
 
-    return lambda: classifier.kept("mine", "mine-v1", make), trained
+    return lambda: classifier.kept("mine", "mine-v1", make, "mine"), trained
 
 
 def test_a_damaged_feature_network_is_trained_again_and_told(networks, directory, capfd):
@@ -253,7 +253,7 @@ def test_what_is_in_a_cache_that_is_only_read_is_used_and_what_is_not_is_one_lin
     attempts = {
         "images": lambda: data.load(source, "train", 4),
         "features": lambda: features_of_images(Projection(), IMAGES[:50].copy(), 20).gaussian,
-        "networks": lambda: classifier.kept("mine", "mine-v2", None),
+        "networks": lambda: classifier.kept("mine", "mine-v2", None, "mine"),
     }
     for attempt in attempts.values():
         with pytest.raises(UserError, match="cache directory.*Read-only file system.*allowed") as caught:

@@ -562,6 +562,18 @@ def test_all_formats_are_read_and_what_is_not_is_told_in_one_line(tmp_path, capf
     assert "2 .txt" in line and "1 .heic" in line and "1 without a suffix" in line
 
 
+def test_all_images_of_a_folder_come_in_the_order_of_their_names(tmp_path):
+    names = [f"{kind}/{number}.png" for kind in ("a", "b") for number in range(10)]
+    paint(tmp_path / "mixed", *names)
+    (examples,) = data.find(f"folder:{tmp_path / 'mixed'}").open_all()
+    assert [name.partition("mixed/")[2] for _, _, name in examples.read(0, examples.count)] == names
+    # Given splits stay where the names put them: test before train.
+    paint(tmp_path / "given", *(f"{split}/{number}.png" for split in ("train", "test") for number in range(3)))
+    (examples,) = data.find(f"folder:{tmp_path / 'given'}").open_all()
+    found = [name.partition("given/")[2] for _, _, name in examples.read(0, examples.count)]
+    assert found == sorted(found) and found[0].startswith("test/") and len(found) == 6
+
+
 def test_grey_folders_have_one_channel_and_coloured_ones_three(tmp_path):
     paint(tmp_path / "grey", *(f"{i}.png" for i in range(8)))
     for i in range(3):

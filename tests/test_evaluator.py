@@ -292,7 +292,7 @@ def grey(n):
         (grey(50), grey(20), {}, False),
         (TRAINING, HELD_OUT[:1], {}, False),
         (TRAINING[:2], HELD_OUT, {}, True),
-        (TRAINING, HELD_OUT, {"eval.samples": 5}, True),  # The projection has 12 features.
+        (TRAINING, HELD_OUT, {"eval.samples": 11}, True),  # The projection has 12 features.
     ],
     ids=["constant images", "one held-out image", "two training images", "fewer samples than features"],
 )

@@ -200,6 +200,28 @@ def test_without_a_test_split_a_tenth_is_held_out_whatever_the_order(tmp_path):
     assert 20 <= 200 - len(train.images) < 80
 
 
+@pytest.mark.parametrize("kind", ["idx", "npy"])
+def test_all_images_of_a_file_come_in_their_own_order(kind, tmp_path):
+    pixels = images(0, 50, 8, 8)
+    files = {"train-images-idx3-ubyte": idx(pixels)} if kind == "idx" else {"x.npy": npy(pixels)}
+    (examples,) = data.find(f"files:{unpacked(tmp_path / 'd', files)}").open_all()
+    found = np.stack([image for image, _, _ in examples.read(0, examples.count)])
+    np.testing.assert_array_equal(found[..., 0], pixels)
+
+
+def test_all_images_of_celeba_come_in_the_order_of_their_names(tmp_path):
+    lists, jpegs, parts, _ = celeba()
+    # The first and the last one change places: the test split is no longer behind the train split.
+    swap = {"000001.jpg 0": "000001.jpg 2", "000012.jpg 2": "000012.jpg 0"}
+    text = lists["list_eval_partition.txt"].decode()
+    for before, after in swap.items():
+        text = text.replace(before, after)
+    path = unpacked(tmp_path / "d", {**lists, "list_eval_partition.txt": text.encode(), **jpegs})
+    (examples,) = data.find(f"files:{path}").open_all()
+    found = [name.rpartition("/")[2] for _, _, name in examples.read(0, examples.count)]
+    assert found == [f"{i:06d}.jpg" for i in range(1, 13) if i not in (8, 9)]
+
+
 def broken_idx(change):
     files, *_ = mnist()
     change(files)

@@ -322,6 +322,38 @@ def test_transparent_parts_show_the_background(background, behind):
     assert np.abs(colour(content, background=background) - expected).max() <= 1
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16"])
+def test_grey_images_over_a_coloured_background_are_coloured_where_they_are_transparent(mode, tmp_path):
+    grey_half = np.full((4, 4), 60, np.uint8)
+    grey_half[:, 2:] = 0
+    alpha = np.where(grey_half, 255, 0).astype(np.uint8)
+    if mode == "P":
+        image = Image.fromarray(np.where(grey_half, 1, 0).astype(np.uint8))
+        image.putpalette([0, 0, 0, 60, 60, 60])
+        content = encoded(image, transparency=0)
+    elif mode == "I;16":
+        content = png(big_endian(grey_half.astype(np.uint16) * 257), 16, 0, (b"tRNS", b"\0\0"))
+    else:
+        parts = [grey_half] * (3 if mode == "RGBA" else 1) + [alpha]
+        content = encoded(Image.merge(mode, [Image.fromarray(part) for part in parts]))
+    root = write(tmp_path / "transparent", a=content, b=content)
+    red = data.load(f"folder:{root}", "train", 4, recipe=data.Recipe(background="red")).images
+    np.testing.assert_array_equal(red[0, 0], [[60] * 3, [60] * 3, [255, 0, 0], [255, 0, 0]])
+    grey = data.load(f"folder:{root}", "train", 4, recipe=data.Recipe(background="#4c4c4c")).images
+    np.testing.assert_array_equal(grey[0, 0, :, 0], [60, 60, 76, 76])
+    assert grey.shape[-1] == 1
+    assert [data.channels(f"folder:{root}", colour) for colour in ("white", "red")] == [1, 3]
+    opaque = write(tmp_path / "opaque", a=encoded(GREY), b=encoded(GREY))
+    assert data.channels(f"folder:{opaque}", "red") == 1
+
+
+def test_the_line_about_a_folder_tells_the_kind_that_its_images_have_over_the_background(tmp_path, capsys):
+    content = encoded(np.zeros((4, 4, 4), np.uint8))
+    root = write(tmp_path / "transparent", a=content, b=content)
+    data.load(f"folder:{root}", "train", 4, recipe=data.Recipe(background="red"))
+    assert "2 images (2 .png); colour," in capsys.readouterr().err
+
+
 def test_palettes_can_be_transparent():
     image = Image.fromarray(np.array([[0, 1, 2, 2]] * 4, np.uint8))
     image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])

@@ -1,5 +1,6 @@
 """Inception: its weights' file, its layers, its preprocessing, and the numbers of pytorch-fid and torch-fidelity."""
 
+import csv
 import http.server
 import io
 import struct
@@ -14,8 +15,9 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from jaxtickets import config as config_lib
+from jaxtickets import evaluate
 from jaxtickets.errors import UserError
-from jaxtickets.metrics import inception, inception_network, kid, resizing, torch_file
+from jaxtickets.metrics import FEATURE_NETWORKS, FeatureNetwork, inception, inception_network, kid, resizing, torch_file
 from jaxtickets.metrics import inception_score as inception_score_lib
 from jaxtickets.metrics.features import Features
 from jaxtickets.metrics.frechet import fit_gaussian, frechet_distance
@@ -566,6 +568,34 @@ def test_fid_is_that_of_pytorch_fid_on_the_same_folders(peers, network, folders,
     paths = [path for path, _ in folders]
     theirs = pytorch_fid.fid_score.calculate_fid_given_paths(paths, 20, "cpu", int(tap), num_workers=0)
     assert fid_of(network, tap, "pytorch", folders) == pytest.approx(theirs, rel=1e-3)
+
+
+@pytest.mark.parametrize("tap", ["64", pytest.param("2048", marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore")
+def test_the_command_gives_the_numbers_of_torch_fidelity_on_the_same_folders(
+    peers, network, folders, published, tap, tmp_path, monkeypatch
+):
+    _, torch_fidelity = peers
+    (real, _), (fake, _) = folders
+    columns = {"kid_inception": "kernel_inception_distance_mean", "kid_inception_std": "kernel_inception_distance_std"}
+    names, has_score = ["fid", "kid"], tap == "2048"
+    if has_score:
+        names.append("inception_score")
+        columns |= {"inception_score": "inception_score_mean", "inception_score_std": "inception_score_std"}
+    theirs = torch_fidelity.calculate_metrics(
+        input1=fake, input2=real, cuda=False, fid=True, kid=True, isc=has_score, cache=False, verbose=False,
+        save_cpu_ram=True, kid_subset_size=30, kid_subsets=20, feature_extractor_weights_path=str(published),
+        feature_layer_fid=tap, feature_layer_kid=tap,
+    )  # fmt: skip
+    own = FeatureNetwork("inception", lambda config: network(tap, config.eval.resize), (inception.RESIZE,))
+    monkeypatch.setitem(FEATURE_NETWORKS, "inception", own)
+    flags = [f"--real={real}", f"--fake={fake}", "--features=inception", f"--metrics={','.join(names)}"]
+    flags += ["--kid_subset_size=30", "--kid_subsets=20", f"--out={tmp_path / 'a.csv'}"]
+    assert evaluate.main(flags) == 0
+    with (tmp_path / "a.csv").open() as file:
+        (ours,) = csv.DictReader(file)
+    for column, name in (columns | {"fid": "frechet_inception_distance"}).items():
+        assert float(ours[column]) == pytest.approx(theirs[name], rel=1e-5), column
 
 
 @pytest.mark.parametrize("tap", WIDTHS)

@@ -143,7 +143,7 @@ def test_networks_say_how_accurate_they_are(config, small, register):
     config.data.name = register(noise_images(), np.arange(20) % 2, 2)
     loaded = labels.load_at_hand(config)
     assert loaded.accuracy == np.mean([network.accuracy for network in loaded.networks])
-    assert loaded.about == f"2 networks, held-out accuracy {loaded.accuracy:.1%}"
+    assert loaded.about == f"2 networks trained on {config.data.name}, held-out accuracy {loaded.accuracy:.1%}"
     assert "held-out accuracy at naming transformations" in self_supervised.load(config).about
 
 

@@ -27,7 +27,7 @@ from jaxtickets import report
 from jaxtickets.report.drawing import metric_axis
 from jaxtickets.report.plots import metric_figure
 from jaxtickets.report.ratios import ratio_figure
-from jaxtickets.report.reading import metric_columns, read, short
+from jaxtickets.report.reading import metric_columns, read, short, significant
 from jaxtickets.report.table import measured_columns
 
 
@@ -177,6 +177,28 @@ def test_the_table_ends_with_the_references_and_its_heading_has_the_counts(workd
     assert "held-out" not in " ".join(before)
 
 
+def test_what_stands_beside_the_numbers_is_below_the_table_and_on_the_page(workdir):
+    rows = [row | {"negative_elbo": 27.76, "log_likelihood": -171.5} for row in read_rows(workdir)]
+    about = {"label": "Frechet distance", "better": "lower", "about": "5 networks trained on digits, right in 98%"}
+    metrics = {"fd_digits": about, "kid": about}
+    metrics |= {name: {"label": name, "better": "lower"} for name in ("negative_elbo", "log_likelihood")}
+    write_about(workdir, {"title": "imp", "columns": {}, "metrics": metrics})
+    write_csv(workdir / "rounds.csv", rows)
+    text = " ".join(report.summary(workdir).split())
+    of_network = "fd_digits, kid: 5 networks trained on digits, right in 98%."
+    constant = (
+        "negative_elbo leaves out the constant of the likelihood, a Gaussian with variance 1/2: "
+        f"{-stats.norm(0, 0.5**0.5).logpdf(0):.4f} nats for each pixel and channel. log_likelihood has it."
+    )
+    page = report.build(workdir).read_text()
+    for note in (of_network, constant):
+        assert note in text and note in page
+    assert text.index("train s") < text.index(of_network)
+    # Either of the two alone needs no such line.
+    write_csv(workdir / "rounds.csv", [{k: v for k, v in row.items() if k != "log_likelihood"} for row in rows])
+    assert "constant" not in report.summary(workdir)
+
+
 def test_the_heading_speaks_of_fid_only_where_another_distance_stands_in_for_it(seeds):
     assert "3 seeds." in report.summary(seeds) and "not FID" in report.summary(seeds)
     (seeds / "rounds.csv").write_text((seeds / "rounds.csv").read_text().replace("fd_digits", "fid"))
@@ -204,6 +226,29 @@ def test_plots_draw_references_that_leave_room_for_the_data_and_name_the_others(
     rows = [row | {"fd_digits": value} for row, value in zip(run.rounds, (12, 14, 20, 60, 200, 900), strict=True)]
     log = metric_figure(rows, None, "fd_digits", reference=run.references["fd_digits"])
     assert reference_labels(log)[1] == "untrained network (2450)" and log.axes[0].get_yscale() == "log"
+
+
+@pytest.mark.parametrize(("floor", "where"), [(0.2, "below"), (400.0, "above")])
+@pytest.mark.parametrize("is_log", [False, True])
+def test_a_floor_far_from_the_data_is_drawn_beyond_a_break_of_the_axis(workdir, floor, where, is_log):
+    values = (12, 14, 20, 60, 100, 150) if is_log else (76, 77, 79, 81, 86, 84)
+    floor = floor * (1e-6 if where == "below" else 1e6) if is_log else floor
+    rows = [row | {"fd_digits": value} for row, value in zip(read(workdir).rounds, values, strict=True)]
+    figure = metric_figure(rows, None, "fd_digits", reference={"held_out": floor, "held_out_images": 296})
+    FigureCanvasAgg(figure).draw()
+    (axes,) = figure.axes
+    (line,) = [line for line in axes.lines if line.get_linestyle() == ":"]
+    (text,) = axes.texts
+    assert text.get_text() == f"296 held-out images ({significant(floor)})" and reference_labels(figure) == []
+    to_axes = axes.transData + axes.transAxes.inverted()
+    heights = [to_axes.transform((1, value))[1] for value in values]
+    height = line.get_ydata()[0]  # As a share of the axis.
+    assert 0 < height < min(heights) if where == "below" else max(heights) < height < 1
+    assert max(heights) - min(heights) > 0.7  # The data keep their room.
+    assert axes.get_yscale() == ("log" if is_log else "linear")
+    # No number of the axis stands beyond the break.
+    ticks = [to_axes.transform((1, tick))[1] for tick in axes.get_yticks()]
+    assert len(ticks) > 2 and (min(ticks) > 0.13 if where == "below" else max(ticks) < 0.87)
 
 
 def test_the_plot_of_ratios_has_references_as_ratios_to_the_dense_runs(judged):

@@ -248,6 +248,8 @@ def test_an_interval_of_a_frechet_distance_holds_it_though_fewer_samples_are_far
 @pytest.mark.parametrize(
     ("name", "samples", "allowed"),
     [
+        ("fd", 9, "at least 10 with the metric fd, which needs a covariance"),
+        ("fid", 9, "at least 10 with the metric fid, which needs a covariance"),
         ("kid", 299, "at least 300, config.eval.kid_subset_size, with the metric kid"),
         ("inception_score", 3, "at least 4, config.eval.inception_splits, with the metric inception_score"),
         ("precision_recall", 3, "at least 4 with the metric precision_recall of 3 neighbours"),

@@ -113,8 +113,10 @@ def _allowed() -> str:
     return ", ".join((*SOURCES, *(family.form for family in FAMILIES)))
 
 
-def find(name: str, data_dir: str | None = None) -> Source:
+def find(name: str, data_dir: str | None = None, background: str = decoding.USUAL.background) -> Source:
     """Returns the source that `name` means; its prepared files are in `data_dir`, or in the usual place if None.
+
+    The colour `background` is behind transparent parts, and counts where the source looks whether images are coloured.
 
     A name that no data set has is found too: `check` refuses it. Only files:PATH raises UserError at once, if nothing
     there can be read.
@@ -122,7 +124,8 @@ def find(name: str, data_dir: str | None = None) -> Source:
     source = SOURCES.get(name)
     if source is None:
         source = next(family.make(name) for family in FAMILIES if re.fullmatch(family.pattern, name, re.DOTALL))
-    return source.at(None if data_dir is None else str(local_path(data_dir, "config.data.dir")))
+    source = source.at(None if data_dir is None else str(local_path(data_dir, "config.data.dir")))
+    return source.over(background)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +160,7 @@ def load(
     check(name, image_size, data_dir)
     if split not in SPLITS:
         raise UserError(f"split={split!r} is unknown; allowed: {', '.join(SPLITS)}")
-    source = find(name, data_dir)
+    source = find(name, data_dir, recipe.background)
     key = f"{source.key(split)}-{split}-{image_size}x{image_size}x{source.channels}-{recipe.key}"
     folder = cache.directory("data", key)
     form = image_size, source.channels
@@ -238,9 +241,9 @@ def check(name: str, image_size: int | None = None, data_dir: str | None = None)
     find(name, data_dir).verify()
 
 
-def channels(name: str) -> int:
-    """Returns the number of channels of a data set's images: 1 (gray) or 3 (RGB)."""
-    return find(name).channels
+def channels(name: str, background: str = decoding.USUAL.background) -> int:
+    """Returns the number of channels of a data set's images over a background: 1 (gray) or 3 (RGB)."""
+    return find(name, background=background).channels
 
 
 def classes(name: str, data_dir: str | None = None) -> int:

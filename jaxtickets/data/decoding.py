@@ -52,7 +52,7 @@ FIELDS = (
     ),
     Field(
         "data.background",
-        "white",
+        image_files.BACKGROUND,
         Check(_is_colour, lambda: "a colour's name in CSS, or #rrggbb"),
         "The colour behind the transparent parts of images.",
     ),
@@ -74,7 +74,7 @@ class Recipe:
     """
 
     crop: str = "centre"
-    background: str = "white"
+    background: str = image_files.BACKGROUND
     on_broken: str = "stop"
 
     def __post_init__(self):
@@ -197,7 +197,7 @@ def decode(
         try:
             opened = _opened(image() if callable(image) else image, channels, recipe)
         except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more for broken files.
-            return broken_image(name, error, ", or leave such images out with --config.data.on_broken=skip")
+            return broken_image(name, error)
         kept = _cropped(opened, recipe, name)
         # As they are in the file: resizing thin lines makes them dark.
         limits = None if is_bright else np.ravel(opened.getextrema())
@@ -283,15 +283,22 @@ def _completed(sha, shape, names, labels) -> str:
     return sha.hexdigest()
 
 
-def broken_image(name: str, error: Exception, otherwise: str = "") -> UserError:
-    """Returns one line that says why an image can't be decoded, and what to do. otherwise: what else can be done."""
+def broken_image(name: str, error: Exception) -> UserError:
+    """Returns one line that says why an image can't be decoded, and what to do."""
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UserError):  # The file can't be read; the error names it.
         return error
     # The text of Pillow's error for an unknown format tells an address in memory.
     why = "Pillow doesn't know its format" if isinstance(error, UnidentifiedImageError) else reason(error)
-    return UserError(f"{name} is no readable image ({why}); mend or remove it{otherwise}")
+    skip = "leave such images out with --config.data.on_broken=skip"
+    return UserError(f"{name} is no readable image ({why}); mend or remove it, or {skip}")
+
+
+def left_out(broken: Sequence[str], total: int, kind: str = "images") -> str:
+    """Returns the words about broken images that were left out, by what messages call them."""
+    first = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
+    return f"{len(broken):,} of the {total:,} {kind} can't be read and are left out: {first}"
 
 
 def remarks(decoded: Decoded, image_size: int, name: str, split: str) -> list[str]:
@@ -299,11 +306,7 @@ def remarks(decoded: Decoded, image_size: int, name: str, split: str) -> list[st
     lines, what = [], f"data.name={name!r}"
     if decoded.broken:
         total = len(decoded.broken) + sum(decoded.sizes.values())
-        first = ", ".join(decoded.broken[:3]) + (", ..." if len(decoded.broken) > 3 else "")
-        lines.append(
-            f"{what}: {len(decoded.broken):,} of the {total:,} images of the {split} split can't be read and are left"
-            f" out: {first}"
-        )
+        lines.append(f"{what}: {left_out(decoded.broken, total, f'images of the {split} split')}")
     if split == "train" and set(decoded.sizes) != {(image_size, image_size)}:
         sizes = sorted(decoded.sizes, key=lambda size: (size[0] * size[1], size))
         pixels = " to ".join(f"{width}x{height}" for width, height in dict.fromkeys((sizes[0], sizes[-1])))

@@ -1,6 +1,7 @@
 """Images in a directory, a zip or a tar, with labels and splits where its directories give them."""
 
 import collections
+import dataclasses
 import hashlib
 import heapq
 import os
@@ -31,22 +32,28 @@ class ImageTree(Source):
     Splits and classes: those that its directories give (`layout.arrange`), else a tenth is held out and there are no
     labels. Each real file counts once; links to it give it further names.
 
-    Channels: 3 if any of 200 images, chosen by a hash of their names, has a coloured pixel, else 1.
+    Channels: 3 if any of 200 images, chosen by a hash of their names, has a coloured pixel, else 1. Transparent parts
+    have the colour of the background.
 
     Attributes:
       name: the whole of `config.data.name`.
       path: the directory or archive.
       tree: its files, if they are listed already.
+      background: the colour behind transparent parts.
     """
 
     name: str
     path: str
     tree: Tree | None = None
+    background: str = image_files.BACKGROUND
 
     @classmethod
     def named(cls, name: str) -> "ImageTree":
         """Returns the source that a name of the form folder:PATH means."""
         return cls(name, name.removeprefix(PREFIX))
+
+    def over(self, background: str) -> "ImageTree":
+        return self if background == self.background else dataclasses.replace(self, background=background)
 
     def verify(self) -> None:
         _ = self._layout
@@ -66,7 +73,7 @@ class ImageTree(Source):
     def channels(self) -> int:
         for name in sorted(heapq.nsmallest(LOOKED_AT, self._images, key=layout.digest)):
             try:
-                if image_files.is_colour(self._tree.read(name)):
+                if image_files.is_colour(self._tree.read(name), self.background):
                     return 3
             except Exception:  # A broken image is for decoding to tell.
                 continue
@@ -76,14 +83,15 @@ class ImageTree(Source):
         if split == "train":
             train, test = (f"{len(self._layout.splits[name]):,} to {name}" for name in ("train", "test"))
             say(self._summary(f"{train} and {test} ({self._layout.split_by}); "))
-        return self._open(split)
+        return self._examples(self._layout.splits[split])
 
     def open_all(self) -> list[Examples]:
         say(self._summary())
-        return [self._open(split) for split in self._layout.splits]
+        rows = [row for split in self._layout.splits.values() for row in split]
+        return [self._examples(sorted(rows, key=lambda row: layout.normal(row[0])))]
 
-    def _open(self, split):
-        tree, rows = self._tree, self._layout.splits[split]
+    def _examples(self, rows):
+        tree = self._tree
 
         def read(start, stop):
             return [(partial(tree.read, name), label, tree.label(name)) for name, label in rows[start:stop]]

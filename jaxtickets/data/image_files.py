@@ -13,6 +13,7 @@ from jaxtickets.data.gzips import HARMLESS, RATIO
 # What is decoded, whatever a file is called. Pillow knows more formats, and starts another program for one of them.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM", "QOI", "TGA", "ICO")
 GREY = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Modes of Pillow without colours.
+BACKGROUND = "white"
 _LARGE = threading.Lock()  # Of the images of more than `HARMLESS` bytes, one is decoded at a time.
 UNKNOWN_RANGE = "its values are {}, whose black and white are not known; save it with 8 or 16 bits"
 
@@ -121,14 +122,23 @@ def _scale_transparent_colour(image, encoded):
         image.info["transparency"] = tuple(scaled) if len(scaled) == 3 else scaled[0]
 
 
-def is_colour(encoded: bytes) -> bool:
-    """Returns whether any pixel of an image file is coloured. Raises what Pillow raises for a broken image."""
+def is_colour(encoded: bytes, background: str = BACKGROUND) -> bool:
+    """Returns whether any pixel of an image file is coloured, seen over the background where it is transparent.
+
+    Raises what Pillow raises for a broken image.
+    """
     from PIL import ImageChops
 
-    with warnings.catch_warnings(action="ignore"), _open(encoded) as image:
-        if image.mode in GREY:
-            return False
-        image.draft("RGB", (64, 64))  # JPEGs are decoded at a fraction of their size.
-        image.load()
-        red, green, blue = _composited(image, "white").convert("RGB").split()
-        return any(ImageChops.difference(red, other).getbbox() for other in (green, blue))
+    with warnings.catch_warnings(action="ignore"):
+        with _open(encoded) as image:
+            is_transparent = image.has_transparency_data or image.mode == "La"
+            if not is_transparent:
+                if image.mode in GREY:
+                    return False
+                image.draft("RGB", (64, 64))  # JPEGs are decoded at a fraction of their size.
+                image.load()
+                flat = _composited(image, background)
+        if is_transparent:
+            flat = opened(encoded, background)
+    red, green, blue = flat.convert("RGB").split()
+    return any(ImageChops.difference(red, other).getbbox() for other in (green, blue))

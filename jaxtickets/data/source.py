@@ -50,6 +50,10 @@ class Source:
         """Returns this source with the prepared files in `data_dir`; None is the usual place."""
         return self
 
+    def over(self, background: str) -> "Source":
+        """Returns this source with transparent parts of its images over a background, which may make them coloured."""
+        return self
+
     def verify(self) -> None:
         """Raises UserError if the data set cannot exist. Downloads, prepares and writes nothing."""
 
@@ -62,7 +66,10 @@ class Source:
         raise NotImplementedError
 
     def open_all(self) -> list[Examples]:
-        """Opens all splits, for a reader that takes them together."""
+        """Opens all images, for a reader that takes the splits together, in the order in which their files have them.
+
+        Where a split was made here, and not given, it does not change the order.
+        """
         return [self.open(split) for split in ("train", "test")]
 
 

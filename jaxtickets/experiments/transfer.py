@@ -78,8 +78,10 @@ def source(networks, seed: int) -> tuple[finished.Finished, Match]:
         advice = "to transfer a ticket to other data, give them another name"
         identity.check(origin.data, data.digests(networks.config), f"config.transfer.of={str(path)!r}", advice)
     model, there = ConfigDict(origin.config["model"]), origin.config["data"]["name"]
+    # An older run has no background.
+    image_channels = data.channels(there, origin.config["data"].get("background", data.Recipe().background))
     classes = data.classes(there, None) if model.conditional else 0
-    names_there = models.axis_names(models.build(model, data.channels(there), classes)).params
+    names_there = models.axis_names(models.build(model, image_channels, classes)).params
     names = networks.axis_names.params
     return origin, match(networks.params, names, origin.params, names_there, chosen, str(path))
 

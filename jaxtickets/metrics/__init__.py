@@ -14,6 +14,7 @@ from jaxtickets.metrics.frechet import Gaussian, frechet_distance
 from jaxtickets.metrics.inception_score import INCEPTION_SCORE
 from jaxtickets.metrics.kid import KID
 from jaxtickets.metrics.log_likelihood import LOG_LIKELIHOOD
+from jaxtickets.metrics.measuring import described, measured
 from jaxtickets.metrics.memorisation import MEMORISATION
 from jaxtickets.metrics.metric import Metric, Sets
 from jaxtickets.metrics.negative_elbo import NEGATIVE_ELBO
@@ -53,8 +54,10 @@ __all__ = [
     "Sets",
     "check",
     "chosen",
+    "described",
     "features_of_images",
     "frechet_distance",
     "make_evaluator",
+    "measured",
     "possible",
 ]

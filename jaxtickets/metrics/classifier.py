@@ -221,10 +221,12 @@ class Classifiers:
     Attributes:
       networks: the trained networks.
       told: what their `accuracy` is, in words.
+      trained_on: the name of the data set.
     """
 
     networks: tuple[Classifier, ...]
     told: str = flax.struct.field(pytree_node=False, default=TOLD)
+    trained_on: str = flax.struct.field(pytree_node=False, default="images")
 
     def __call__(self, images):
         """Features `[batch, 64 * parts]` of `images`, those of one network after the other; see `Classifier`."""
@@ -241,6 +243,11 @@ class Classifiers:
         return len(self.networks)
 
     @property
+    def channels(self) -> int:
+        """The number of channels of the images that they were trained on."""
+        return self.networks[0].channels
+
+    @property
     def accuracy(self) -> float:
         """The mean accuracy of the networks on held-out images, in [0, 1]."""
         return float(np.mean([network.accuracy for network in self.networks]))
@@ -248,7 +255,7 @@ class Classifiers:
     @property
     def about(self) -> str:
         """What stands beside numbers in these features."""
-        return f"{len(self.networks)} networks, {self.told} {self.accuracy:.1%}"
+        return f"{len(self.networks)} networks trained on {self.trained_on}, {self.told} {self.accuracy:.1%}"
 
     @property
     def digest(self) -> str:
@@ -266,12 +273,13 @@ def digest_of(*datasets: data.Dataset) -> str:
     return hashlib.sha256(" ".join(dataset.digest for dataset in datasets).encode()).hexdigest()[:16]
 
 
-def kept(name: str, key: str, make: Callable, told: str = TOLD) -> Classifiers:
+def kept(name: str, key: str, make: Callable, trained_on: str, told: str = TOLD) -> Classifiers:
     """The networks in the user's cache directory; those that are not there yet are made.
 
     Args:
       key: part of the files' names; it must change with whatever changes the weights, but for the seed.
       make: `seed -> Classifier`.
+      trained_on: the name of the data set.
       told: what their `accuracy` is, in words.
     """
     folder, backend, made = cache.directory("features"), jax.default_backend(), []
@@ -287,7 +295,7 @@ def kept(name: str, key: str, make: Callable, told: str = TOLD) -> Classifiers:
 
         return cached_files.get(folder / f"{key}-{seed}-{backend}.safetensors", functools.partial(_read, name), write)
 
-    networks = Classifiers(tuple(network(seed) for seed in range(NETWORKS)), told)
+    networks = Classifiers(tuple(network(seed) for seed in range(NETWORKS)), told, trained_on)
     if made:
         say(f"feature networks {name}: {networks.about}")
     return networks

@@ -9,11 +9,11 @@ import numpy as np
 
 from jaxtickets.devices import Devices
 from jaxtickets.metrics import diversity
-from jaxtickets.metrics.bootstrap import LEVEL, ends_of, intervals
 from jaxtickets.metrics.choosing import chosen
 from jaxtickets.metrics.features import features_of_images
 from jaxtickets.metrics.generation import features_of_samples, nearest_grid, samples_grid
 from jaxtickets.metrics.held_out import OBJECTIVE, error_of_mean_image, held_out_means
+from jaxtickets.metrics.measuring import described, measured
 from jaxtickets.metrics.metric import HELD_OUT, SAMPLES, Metric, Sets
 from jaxtickets.metrics.networks import FEATURE_NETWORKS
 from jaxtickets.objectives import OBJECTIVES, Objective
@@ -52,7 +52,9 @@ class Evaluator(NamedTuple):
     nearest: Callable | None
 
 
-def make_evaluator(objective: Objective, config, train_images, test_images, devices: Devices = None) -> Evaluator:
+def make_evaluator(
+    objective: Objective, config, train_images, test_images, devices: Devices = None, has_spread: bool = False
+) -> Evaluator:
     """Returns an evaluator with the chosen metrics.
 
     Loads the feature networks and the statistics of the training images from the user's cache directory, or makes them.
@@ -60,6 +62,7 @@ def make_evaluator(objective: Objective, config, train_images, test_images, devi
     Args:
       train_images, test_images: `[n, h, w, c]` uint8.
       devices: what each batch is split over; None: all local devices.
+      has_spread: whether metrics with random draws have their standard deviation beside them, in columns of its own.
 
     Raises:
       ValueError: the objective lacks what a metric needs, or has neither `sample` nor `reconstruct` to be shown.
@@ -108,9 +111,7 @@ def make_evaluator(objective: Objective, config, train_images, test_images, devi
         row = {}
         for metric in metrics:
             if metric.needs == SAMPLES:
-                sets = sets_of(metric, generated)
-                own = metric.row(metric.measure(sets, config), config)
-                row |= own | (intervals(metric, sets, own, config) if config.eval.bootstrap else {})
+                row |= measured(metric, sets_of(metric, generated), config, has_spread)
             else:
                 terms = _terms(metric, means[metric.name if metric.evaluate else OBJECTIVE])
                 row |= metric.row(metric.measure(terms, config), config)
@@ -141,7 +142,8 @@ def make_evaluator(objective: Objective, config, train_images, test_images, devi
         metric=metrics[0].main_of(config),
         label=metrics[0].labels_of(config, len(test_images))[metrics[0].main_of(config)],
         better=metrics[0].better,
-        columns=_columns(metrics, networks, config, len(test_images)),
+        columns=described(metrics, networks, config, len(test_images), has_spread)
+        | {diversity.column(name): {"label": diversity.label(name), "better": "higher"} for name in networks},
         features={name: network.digest for name, network in networks.items()},
         evaluate=evaluate,
         samples=samples_grid(objective, test_images),
@@ -182,17 +184,3 @@ def _terms(metric: Metric, means):
         given = ", ".join(means)
         raise ValueError(f"metric {metric.name!r} reads {', '.join(missing)}; `evaluate` gives {given}")
     return {term: means[term] for term in metric.terms}
-
-
-def _columns(metrics, networks, config, held_out):
-    """`Evaluator.columns`."""
-    columns = {}
-    for metric in metrics:
-        about = getattr(networks.get(metric.features_of(config)), "about", "")
-        told = {"better": metric.better, **({"about": about} if about else {})}
-        for column, label in metric.labels_of(config, held_out).items():
-            columns[column] = {"label": label, **told}
-            if config.eval.bootstrap and metric.needs == SAMPLES:
-                for end, which in zip(ends_of(column), ("lower", "upper"), strict=True):
-                    columns[end] = {"label": f"{label}: {which} end of {LEVEL:.0%} of the draws", **told}
-    return columns | {diversity.column(name): {"label": diversity.label(name), "better": "higher"} for name in networks}

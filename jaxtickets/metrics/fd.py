@@ -3,9 +3,11 @@
 In Inception's features it is the Frechet Inception Distance, FID (Heusel et al. 2017).
 """
 
+from functools import partial
+
 import numpy as np
 
-from jaxtickets.fields import Field, choice
+from jaxtickets.fields import Field, choice, refuse
 from jaxtickets.metrics.frechet import frechet_distance
 from jaxtickets.metrics.metric import Metric, Sets
 from jaxtickets.metrics.networks import AUTO, FEATURE_NETWORKS
@@ -20,12 +22,23 @@ FEATURES = Field(
 )
 
 
+LEAST = 10  # The number of samples from which there is a distance.
+
+
 def distance(sets: Sets, config):
     """The distance between the Gaussians of samples and training images, the mean over the parts of the features."""
     del config
     generated, training = sets.generated, sets.training
     triples = zip(generated.gaussians, training.gaussians, training.roots, strict=True)
     return (np.mean([frechet_distance(*triple) for triple in triples]),)
+
+
+def check(config, name: str = "fd") -> None:
+    """Refuses so few samples that their covariance says nothing."""
+    if config.eval.samples < LEAST:
+        refuse(
+            "eval.samples", config.eval.samples, f"at least {LEAST} with the metric {name}, which needs a covariance"
+        )
 
 
 def column(config):
@@ -42,6 +55,7 @@ FD = Metric(
     measure=distance,
     fields=(FEATURES,),
     registries=(FEATURE_NETWORKS,),
+    check=check,
     arrays=(),
 )
 FID = Metric(
@@ -50,5 +64,6 @@ FID = Metric(
     features="inception",
     columns=("fid",),
     measure=distance,
+    check=partial(check, name="fid"),
     arrays=(),
 )

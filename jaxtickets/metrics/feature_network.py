@@ -17,7 +17,8 @@ class FeatureNetwork:
         [-1, 1], of any size, grey or colour, and returns features `[batch, n]`. Its attributes: `name`; `digest`, a
         text that changes with its weights and its preprocessing; `parts`, if it is made of several networks with the
         same number of features: their number, and a Frechet distance is the mean over these; `about`, if there is
-        something to be told beside its numbers, such as its held-out accuracy: a text.
+        something to be told beside its numbers, such as its held-out accuracy: a text; `channels`, 1 if it sees no
+        colour.
       dataset: the `data.name` for whose images `eval.features="auto"` takes it where Inception's weights are missing;
         "" is none.
       column: the column of the Frechet distance in its features; "" is `fd_<name>`.

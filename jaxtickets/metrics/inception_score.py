@@ -20,12 +20,17 @@ def score(logits) -> float:
     return float(np.exp(divergences.mean()))
 
 
-def inception_score(sets: Sets, config):
-    """The mean of the scores of `config.eval.inception_splits` groups of the samples, in a random order."""
+def draws(sets: Sets, config) -> np.ndarray:
+    """The score of each of `config.eval.inception_splits` groups of the samples, taken in a random order."""
     logits = sets.generated.array
     n, splits = len(logits), config.eval.inception_splits
     logits = logits[np.random.RandomState(SEED).permutation(n)]
-    return (np.mean([score(logits[i * n // splits : (i + 1) * n // splits]) for i in range(splits)]),)
+    return np.array([score(logits[i * n // splits : (i + 1) * n // splits]) for i in range(splits)])
+
+
+def inception_score(sets: Sets, config):
+    """The mean over the groups."""
+    return (np.mean(draws(sets, config)),)
 
 
 def check(config) -> None:
@@ -39,7 +44,7 @@ def check(config) -> None:
 
 INCEPTION_SCORE = Metric(
     "inception_score",
-    "Inception score, {eval.samples:,} samples in {eval.inception_splits} groups",
+    "Inception score, {eval.samples:,} samples in {eval.inception_splits} groups, seed {draws_seed}",
     features="inception_logits",
     columns=("inception_score",),
     measure=inception_score,
@@ -47,4 +52,6 @@ INCEPTION_SCORE = Metric(
     fields=(SPLITS,),
     check=check,
     arrays=("generated",),
+    draws=draws,
+    draws_seed=SEED,
 )

@@ -45,8 +45,11 @@ def squared_discrepancy(first, second) -> float:
     return float((one + other) / (n * (n - 1)) - 2 * between / n**2)
 
 
-def kid(sets: Sets, config):
-    """The mean over the subsets, and over the parts of the features. No subset is larger than the smaller set."""
+def draws(sets: Sets, config) -> np.ndarray:
+    """KID of random subsets: `[subsets, parts of the features]`. No subset is larger than the smaller set.
+
+    The samples' subset is drawn before the training images', as torch-fidelity does with its first and second input.
+    """
     rng, both = np.random.RandomState(SEED), (sets.generated.array, sets.training.array)
     size, parts = min(config.eval.kid_subset_size, *map(len, both)), sets.generated.parts
     values = []
@@ -54,8 +57,13 @@ def kid(sets: Sets, config):
         # The second draw follows the first in the same stream.
         drawn = [array[rng.choice(len(array), size, replace=False)] for array in both]
         pairs = zip(*(np.split(features, parts, axis=1) for features in drawn), strict=True)
-        values += [squared_discrepancy(*pair) for pair in pairs]
-    return (np.mean(values),)
+        values.append([squared_discrepancy(*pair) for pair in pairs])
+    return np.array(values)
+
+
+def kid(sets: Sets, config):
+    """The mean over the subsets, and over the parts of the features."""
+    return (np.mean(draws(sets, config)),)
 
 
 def check(config) -> None:
@@ -67,10 +75,13 @@ def check(config) -> None:
 
 KID = Metric(
     "kid",
-    "KID in {eval.features} features, {eval.samples:,} samples",
+    "KID in {eval.features} features, {eval.samples:,} samples, {eval.kid_subsets} subsets of"
+    " {eval.kid_subset_size:,}, seed {draws_seed}",
     features="{eval.features}",
     columns=("kid_{eval.features}",),
     measure=kid,
     fields=(FEATURES, SUBSETS, SUBSET_SIZE),
     check=check,
+    draws=draws,
+    draws_seed=SEED,
 )

@@ -21,7 +21,7 @@ def load(name: str, dataset: str, image_size: int, config) -> Classifiers:
         training, held_out = (data.load(dataset, split, image_size, config.data.dir or None) for split in data.SPLITS)
         return training.images, training.labels, held_out.images, held_out.labels
 
-    return classifier.kept(name, f"{name}-v{VERSION}", lambda seed: classifier.train(name, *labelled(), seed))
+    return classifier.kept(name, f"{name}-v{VERSION}", lambda seed: classifier.train(name, *labelled(), seed), dataset)
 
 
 def load_at_hand(config) -> Classifiers:
@@ -37,7 +37,7 @@ def load_at_hand(config) -> Classifiers:
         )
     labelled = training.images, training.labels, held_out.images, held_out.labels
     key = f"{NAME}-v{VERSION}-{classifier.digest_of(training, held_out)}"
-    return classifier.kept(NAME, key, lambda seed: classifier.train(NAME, *labelled, seed))
+    return classifier.kept(NAME, key, lambda seed: classifier.train(NAME, *labelled, seed), config.data.name)
 
 
 def has_labels(dataset: data.Dataset) -> bool:

@@ -33,7 +33,8 @@ def evaluate(objective, config):
 
 LOG_LIKELIHOOD = Metric(
     "log_likelihood",
-    "log-likelihood of {held_out:,} held-out images in nats, a bound with {eval.importance_samples} latents each",
+    "log-likelihood of {held_out:,} held-out images in nats, with its constant, a bound with {eval.importance_samples}"
+    " latents each",
     terms=("log_likelihood",),
     decides=False,
     better="higher",

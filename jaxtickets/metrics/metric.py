@@ -43,7 +43,7 @@ class Metric:
     metrics, embedded once for all metrics with the same feature network, and the held-out images are passed once.
 
     In `features`, `columns`, `main` and `label` a field of the config may stand in braces, as in "kid_{eval.features}",
-    and in `label` also the number of held-out images, as `{held_out}`.
+    and in `label` also the number of held-out images, as `{held_out}`, and `{draws_seed}`.
 
     Attributes:
       name, fields, check: see `jaxtickets.fields`.
@@ -70,6 +70,10 @@ class Metric:
       decides: whether it may be the first that is chosen, which decides the verdict. The tolerance is a share of the
         dense run's number, so its numbers must be positive, with 0 for nothing.
       requires: the functions of the objective that `evaluate` calls, such as "reconstruct".
+      draws: `(sets, config) -> numbers [draws, ...]`, one or several for each random draw or group, of a metric on
+        samples with one column, which is the mean of all. Papers quote the standard deviation over the draws beside it,
+        and so does `jaxtickets.evaluate`. None: there are no draws.
+      draws_seed: of the draws; None without any.
 
     Raises:
       ValueError: it is of neither kind or of both, `main` is none of its columns, `better` is another word, or it has
@@ -93,6 +97,8 @@ class Metric:
     of_mean_image: Callable | None = None
     decides: bool = True
     requires: tuple[str, ...] = ()
+    draws: Callable | None = None
+    draws_seed: int | None = None
 
     def __post_init__(self):
         if bool(self.features) == bool(self.terms):
@@ -129,7 +135,8 @@ class Metric:
         """`{column: label}` of its columns, given the number of held-out images."""
         columns, main, is_one = self.columns_of(config), self.main_of(config), isinstance(self.label, str)
         texts = [self.label if column == main else column for column in columns] if is_one else self.label
-        return {column: text.format(**config, held_out=held_out) for column, text in zip(columns, texts, strict=True)}
+        words = {**config, "held_out": held_out, "draws_seed": self.draws_seed}
+        return {column: text.format(**words) for column, text in zip(columns, texts, strict=True)}
 
     def row(self, measured, config) -> dict[str, float]:
         """What `measure` has returned, by column.

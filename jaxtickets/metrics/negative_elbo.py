@@ -6,8 +6,8 @@ NEGATIVE_ELBO = Metric(
     "negative_elbo",
     (
         "KL term of the ELBO on {held_out:,} held-out images, in nats",
-        "negative ELBO on {held_out:,} held-out images, in nats up to a constant",
-        "reconstruction term of the ELBO on {held_out:,} held-out images, in nats up to a constant",
+        "negative ELBO on {held_out:,} held-out images, in nats, without the likelihood's constant",
+        "reconstruction term of the ELBO on {held_out:,} held-out images, in nats, without the likelihood's constant",
     ),
     terms=("kl", "negative_elbo", "reconstruction"),
     main="negative_elbo",

@@ -125,4 +125,4 @@ def load(config) -> Classifiers:
         return train(NAME, training.images, held_out.images, seed)
 
     key = f"{NAME}-v{VERSION}-{classifier.digest_of(training, held_out)}"
-    return classifier.kept(NAME, key, make, "held-out accuracy at naming transformations")
+    return classifier.kept(NAME, key, make, config.data.name, "held-out accuracy at naming transformations")

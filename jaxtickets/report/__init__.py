@@ -8,12 +8,13 @@ from jaxtickets import files
 from jaxtickets.report.compare import compare
 from jaxtickets.report.drawing import png
 from jaxtickets.report.levels import levels
+from jaxtickets.report.notes import notes
 from jaxtickets.report.page import page
 from jaxtickets.report.plots import figures
 from jaxtickets.report.power import power
-from jaxtickets.report.reading import Results, heading, read
+from jaxtickets.report.reading import Results, heading, metric_columns, read
 from jaxtickets.report.table import rounds_table, summary_table
-from jaxtickets.tables import MAX_WIDTH
+from jaxtickets.tables import MAX_WIDTH, wrapped
 
 __all__ = ["Results", "build", "compare", "levels", "power", "read", "rounds_table", "summary", "summary_table"]
 
@@ -46,4 +47,5 @@ def summary(workdir: str | os.PathLike) -> str:
     verdict = run.verdict["message"] if run.verdict else "The run is not finished."
     table = rounds_table(run.rounds, run.verdict, run.seed_rounds, run.about, run.references)
     title = textwrap.fill(heading(run), MAX_WIDTH)
-    return f"{title}\n\n{table}\n\n{verdict}".lstrip()
+    told = wrapped(notes(metric_columns(run.rounds, run.about), run.about.metrics or {}))
+    return "\n\n".join(filter(None, [title, table, told, verdict]))

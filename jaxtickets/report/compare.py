@@ -26,9 +26,8 @@ from jaxtickets.report.drawing import (
     interval_band,
     metric_axis,
     png,
-    reference_lines,
     sparsity_axis,
-    value_axis,
+    value_axis_with_references,
 )
 from jaxtickets.report.reading import (
     REFERENCES,
@@ -147,7 +146,7 @@ def comparison_figure(runs: Mapping[str, Results], fields: Sequence[str]) -> Fig
     words = dict.fromkeys(winner(run.verdict) for run in runs.values() if winning_round(run.verdict) is not None)
     if words:
         axes.scatter([], [], s=60, marker="D", color="white", edgecolors=INK, label=" or\n".join(words))
-    value_axis(axes, reference_lines(axes, values, common_reference(metric, runs.values())))
+    value_axis_with_references(axes, values, common_reference(metric, runs.values()))
     sparsity_axis(axes, densities, most_ticks=14)
     described = describe_common(metric, runs.values())
     metric_axis(axes, described.label, described.direction)

@@ -21,6 +21,7 @@ LABEL = 52  # characters per line of y's label
 INK, FAINT = "#2b2f36", "#d5d9df"
 LINE, DENSE, BAND, WINNER = "#2563a6", "#6b7280", "#dfeadf", "#d9480f"
 REFERENCE_COLOURS = {"held_out": "#2f7d3b", "untrained": "#8e44ad", "mean_image": "#9a6a00"}
+BEYOND = 0.14  # The share of the height beyond a break of the axis.
 MOST_STRETCHED = 3  # A plot with references may be this many times as high as its data.
 
 
@@ -55,19 +56,21 @@ def interval_band(
     return [*lows, *highs]
 
 
-def reference_lines(
+def value_axis_with_references(
     axes: Axes, values: Sequence[float], reference: Mapping[str, Any], unit: float = 1.0
-) -> list[float]:
-    """Draws the references of a metric as lines; returns `values` and those of the lines that are within the plot.
+) -> None:
+    """Draws the references of a metric as lines, and gives y its scale (`value_axis`).
 
-    A line so far away that it would squash the plot is not drawn; its number is in the legend, with its direction.
+    A line so far away that it would squash the plot is not drawn; its number is in the legend, with its direction. Only
+    that of held-out images is, beyond a break of the axis: without it, rounds that are about equally far from real
+    images would look very different.
 
     Args:
       values: all that the plot shows.
       reference: the metric's entry of `references.json`.
       unit: what a value of 1 in the plot stands for.
     """
-    shown = list(values)
+    shown, broken = list(values), None
     for kind, name in REFERENCES.items():
         if not is_finite(value := reference.get(kind)):
             continue
@@ -78,10 +81,35 @@ def reference_lines(
         if _fits([*shown, value], values):
             axes.axhline(value, label=f"{label} ({significant(value)})", **style)
             shown.append(value)
+            continue
+        where = "above" if value > max(values) else "below"
+        if kind == "held_out":
+            broken = where, f"{label} ({significant(value)})", style
         else:
-            where = "above" if value > max(values) else "below"
             axes.plot([], [], label=f"{label} ({significant(value)}, far {where})", **style)
-    return shown
+    value_axis(axes, shown)
+    if broken:
+        _beyond_a_break(axes, *broken)
+
+
+def _beyond_a_break(axes: Axes, where: str, text: str, style: Mapping[str, Any]) -> None:
+    """Draws a line above or below a break of y, at no height of its scale, and its text."""
+    bottom, top = axes.get_ylim()
+    ticks = [tick for tick in axes.get_yticks() if bottom <= tick <= top]
+    scale = axes.yaxis.get_transform()
+    low, high = scale.transform([bottom, top])
+    strip = (high - low) * BEYOND / (1 - BEYOND)
+    low, high = (low, high + strip) if where == "above" else (low - strip, high)
+    axes.set_ylim(*scale.inverted().transform([low, high]))
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_minor_locator(NullLocator())
+    line, edge = (1 - BEYOND / 2, 1 - BEYOND) if where == "above" else (BEYOND / 4, BEYOND)
+    whole = {"transform": axes.transAxes, "clip_on": False}
+    axes.plot([0, 1], [line, line], **style, **whole)
+    axes.text(0.995, line + 0.01, text, ha="right", va="bottom", fontsize=8.5, color=style["color"], **whole)
+    axes.plot([0, 1], [edge, edge], color=INK, linewidth=0.8, linestyle=(0, (1, 6)), **whole)
+    for height in (edge - 0.008, edge + 0.008):  # The two strokes of a broken axis.
+        axes.plot([-0.008, 0.008], [height - 0.012, height + 0.012], color=INK, linewidth=1.2, **whole)
 
 
 def _fits(values: Sequence[float], data: Sequence[float]) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from jaxtickets.report.notes import notes
 from jaxtickets.report.plots import metric_plot, shown_searches
 from jaxtickets.report.ratios import RATIO
 from jaxtickets.report.reading import (
@@ -234,6 +235,8 @@ def _rounds(run: Results) -> Iterable[str]:
         cells = [*[""] * 5, *cells, *[""] * (len(header) - 6 - len(columns))]
         yield f'<tr class="reference">{"".join(f"<td>{cell}</td>" for cell in cells)}<td>{name}</td></tr>'
     yield "</tbody></table></div>"
+    for line in notes(metric_columns(run.rounds, run.about), run.about.metrics or {}):
+        yield f'<p class="soft">{escape(line)}</p>'
     if times:
         parts = escape(", ".join(header.removesuffix(TIME) for header in times.values()))
         note = f"{parts}: part of the training. step: memory of one training step, as XLA counts it."

@@ -22,9 +22,8 @@ from jaxtickets.report.drawing import (
     clean,
     interval_band,
     metric_axis,
-    reference_lines,
     sparsity_axis,
-    value_axis,
+    value_axis_with_references,
 )
 from jaxtickets.report.ratios import RATIO, ratio_figure
 from jaxtickets.report.reading import (
@@ -122,7 +121,7 @@ def metric_figure(
         if row["round"] == winning_round(verdict):
             label = f"{winner(verdict)} (round {row['round']}, {percent(row['sparsity'])} % pruned)"
             axes.scatter(row["density"], row[metric], s=130, color=WINNER, marker="D", zorder=5, label=label)
-    value_axis(axes, reference_lines(axes, values, reference))
+    value_axis_with_references(axes, values, reference)
     sparsity_axis(axes, [row["density"] for row in rows])
     described = describe(metric, verdict, about)
     metric_axis(axes, described.label, described.direction if described.better else "")

@@ -14,9 +14,8 @@ from jaxtickets.report.drawing import (
     WINNER,
     clean,
     metric_axis,
-    reference_lines,
     sparsity_axis,
-    value_axis,
+    value_axis_with_references,
 )
 from jaxtickets.report.reading import (
     Results,
@@ -82,7 +81,7 @@ def ratio_figure(run: Results) -> Figure | None:
     bounds = [entry[name] for entry in entries for name in ("ratio_low", "ratio_high")]
     values = [1, limit, *(value for _, value in dots), *bounds]
     of_dense = math.exp(statistics.fmean(map(math.log, dense.values())))
-    value_axis(axes, reference_lines(axes, values, run.references.get(metric, {}), unit=of_dense))
+    value_axis_with_references(axes, values, run.references.get(metric, {}), unit=of_dense)
     sparsity_axis(axes, densities)
     described = describe(str(metric), run.verdict, run.about)
     metric_axis(axes, f"{metric}, times the dense run's", described.direction if described.better else "")

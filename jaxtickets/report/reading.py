@@ -200,8 +200,7 @@ def heading(run: Results) -> str:
             text += " So few held-out images are too far away to be a floor."
     if any(name.startswith(STAND_IN) for name in metric_columns(run.rounds, run.about)):
         text += f" {STAND_IN}*: not FID; another feature network stands in for Inception."
-    about = (run.about.metrics or {}).get(metric, {}).get("about")
-    return f"{text} {about[0].upper()}{about[1:].rstrip('.')}." if about else text
+    return text
 
 
 def bootstrap(row: Mapping[str, Any], metric: str) -> tuple[float, float] | None:

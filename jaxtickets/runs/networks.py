@@ -35,7 +35,7 @@ class Networks:
           ValueError: the plug-ins do not fit each other.
         """
         self.config, self.levels = config, config_lib.levels(config)
-        self.image_channels = data.channels(config.data.name)
+        self.image_channels = data.channels(config.data.name, config.data.background)
         self.classes = data.classes(config.data.name, config.data.dir or None) if config.model.conditional else 0
         self.objective = self.make_objective(AXIS if config.sync_batch_norm else None)
         components, options = self.objective.components, config.prune

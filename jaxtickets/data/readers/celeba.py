@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from jaxtickets.data.readers.local import Local, digest, some
+from jaxtickets.data.readers.local import WHOLE, Local, digest, some
 from jaxtickets.data.source import Examples
 from jaxtickets.data.trees import Tree, open_inner
 from jaxtickets.errors import UserError
@@ -59,6 +59,8 @@ def look(name: str, tree: Tree) -> Local | None:
     if not all(stems.values()):
         raise UserError(f"{tree.label(partition)} names no images in part 0, for training, or in part 2, for testing")
 
+    stems[WHOLE] = sorted([*stems["train"], *stems["test"]])
+
     def split(part):
         of_part = stems[part]
 
@@ -71,14 +73,14 @@ def look(name: str, tree: Tree) -> Local | None:
 
         return Examples(len(of_part), read, headings)
 
-    unused = len(parts) - sum(map(len, stems.values()))
+    unused = len(parts) - len(stems[WHOLE])
     about = (
         f"CelebA: {len(stems['train']):,} training and {len(stems['test']):,} test images by its official split"
         f" ({unused:,} for validation are not used), colour, "
         + (f"{len(headings)} attributes" if attributes else f"no labels, because {ATTRIBUTES}.txt is missing")
     )
     used = [partition, *filter(None, [attributes]), *(images.values() if where is tree else [_zip(tree)])]
-    return Local(name, about, digest(tree, used), split)
+    return Local(name, about, digest(tree, used), split, whole=partial(split, WHOLE))
 
 
 def _zip(tree: Tree) -> str | None:

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 import numpy as np
@@ -14,6 +15,7 @@ from jaxtickets.errors import UserError
 from jaxtickets.progress import say
 
 VERSION = 1  # Part of the cache's keys; raise it when a reader reads the same files differently.
+WHOLE = "whole"  # Stands beside 'train' and 'test' for all images together.
 TEST_SHARE = 10  # Where the files have no test split, one image in ten is held out.
 
 
@@ -28,6 +30,7 @@ class Local(Source):
       split: opens 'train' or 'test'.
       channels, classes: see `Source`.
       split_by: how the images were split, where their files don't say.
+      whole: opens all images in the order of their files, where that is not the train split before the test split.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Local(Source):
     channels: int = 3
     classes: int = 0
     split_by: str = ""
+    whole: Callable[[], Examples] | None = None
 
     def key(self, split: str) -> str:
         return f"files-{self.digest}"
@@ -48,7 +52,7 @@ class Local(Source):
 
     def open_all(self) -> list[Examples]:
         say(f"data.name={self.name!r}: {self.about}")
-        return [self.split(split) for split in ("train", "test")]
+        return [self.whole()] if self.whole else [self.split(split) for split in ("train", "test")]
 
 
 def of_arrays(
@@ -66,8 +70,8 @@ def of_arrays(
     between = []  # Without a test split: the images, from when one part of them is opened until the other one is.
 
     def images_of(part):
-        if given:
-            return load(part)
+        if given or part == WHOLE:
+            return load(part if given else "train")
         if between:
             return between.pop()
         between.append(load("train"))
@@ -82,7 +86,7 @@ def of_arrays(
                 " label per image"
             )
         chosen = np.arange(len(images))
-        if not given:
+        if not given and part != WHOLE:
             held_out = is_held_out(image.tobytes() for image in images)
             chosen = np.flatnonzero(held_out == (part == "test"))
             if not len(chosen):
@@ -97,7 +101,8 @@ def of_arrays(
         return Examples(len(chosen), read, labels.names)
 
     split_by = "" if given else "; a tenth of them, chosen by a hash of their content, are the test split"
-    return Local(name, about, digest, split, channels, labels.classes, split_by)
+    whole = None if given else partial(split, WHOLE)
+    return Local(name, about, digest, split, channels, labels.classes, split_by, whole)
 
 
 def is_held_out(contents: Iterable[bytes]) -> np.ndarray:
