@@ -180,6 +180,7 @@ def _where(first, second):
 
 def tensorboard(path: Path) -> dict[str, list]:
     """`{directory/tag: [(step, value), ...]}` as TensorBoard shows it: a file purges all from its first step on."""
+    from google.protobuf.message import DecodeError
     from tensorboardX.proto import event_pb2
 
     found = {}
@@ -187,7 +188,11 @@ def tensorboard(path: Path) -> dict[str, list]:
         points = {}
         for file in sorted(folder.iterdir(), key=lambda file: file.name):
             for record in _records(file.read_bytes()):
-                event = event_pb2.Event.FromString(record)
+                try:
+                    event = event_pb2.Event.FromString(record)
+                except DecodeError:  # TensorBoard leaves it out.
+                    points.setdefault("damaged", []).append((0, file.name))
+                    continue
                 if event.session_log.status == event_pb2.SessionLog.START:
                     points = {tag: [one for one in of if one[0] < event.step] for tag, of in points.items()}
                 for value in event.summary.value:
