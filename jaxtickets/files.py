@@ -33,7 +33,8 @@ def atomic_write(path: os.PathLike) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_UMASK)
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # A write that fails does not name its file.
+        if error.errno is not None:
+            error.filename = error.filename or str(path)  # A write that fails does not name its file.
         raise
     finally:
         os.close(handle)

@@ -54,9 +54,13 @@ def check_way_back(config, place: Workdir, round_: int) -> None:
     method = config_lib.method(config)
     if round_ == 0 or method.source:  # Controls and transfers take all but their own dense run from elsewhere.
         return
-    ends = [place.search_end(round_)] if place.search(round_).exists() and config.rewind == "none" else []
     needed = {place.snapshot(name): 0 for name in ("init", "rewind", "dense")}
-    for path, made_by in {**needed, **dict.fromkeys((place.masks(round_), *ends), round_ - 1)}.items():
+    has_diverged = place.read_rounds()[round_].get("diverged_step") is not None
+    if not has_diverged or snapshots.exists(place.masks(round_)):  # A search that diverges leaves none.
+        needed[place.masks(round_)] = round_ - 1
+        if place.search(round_).exists() and config.rewind == "none":
+            needed[place.search_end(round_)] = round_ - 1
+    for path, made_by in needed.items():
         try:
             snapshots.restore_raw(path)
         except DamagedError as error:
