@@ -210,9 +210,10 @@ def profile(scale: Scale) -> Iterator[Any]:
     is_kernel = {place for place, name in threads.items() if place[0] in on_device and "Stream" in name}
     microseconds = Counter()
     for event in events:
-        is_own = (event["pid"], event.get("tid")) in is_kernel if on_device else event["name"][0] not in "$<"
+        name = event.get("name", "")
+        is_own = (event["pid"], event.get("tid")) in is_kernel if on_device else name[:1] not in ("", "$", "<")
         if event.get("ph") == "X" and is_own:
-            microseconds[event["name"].split("(")[0][:80]] += event.get("dur", 0) / n
+            microseconds[name.split("(")[0][:80]] += event.get("dur", 0) / n
     found |= {"kernel_microseconds_of_a_step": dict(microseconds.most_common(TOP)), "all": microseconds.total()}
     for name, value in microseconds.most_common(scale.of(TOP, 3)):
         print(f"{value:10.1f} us per step  {name}")
@@ -315,7 +316,7 @@ def start(scale: Scale) -> Iterator[Any]:
         config = scale.of("configs/gan_digits.py", "configs/ae_digits.py:quick")
         found = start_up.measure(config, Path(folder) / "start", 1)
     for kind, (one,) in found.items():
-        print(kind, {part: round(seconds, 1) for part, seconds in one.items()})
+        print(kind, {part: round(seconds, 1) for part, seconds in one["seconds"].items()})
     yield found
 
 

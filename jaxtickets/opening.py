@@ -166,8 +166,9 @@ def rounds(text: str, flag: str, whole: Workdir, place: Workdir) -> list[int]:
         if not kept:
             why = "an older version has written it, or it is a copy without them"
             raise UserError(f"{flag}={text}: {place.path} has no weights: {why}")
-        if gone := [str(round_) for round_ in _with_weights(whole, place) if round_ not in kept]:
-            say(f"{place.path}: weights of the rounds {', '.join(gone)} were kept and are gone; they are left out")
+        for round_ in _with_weights(whole, place):
+            if round_ not in kept:
+                say(f"{place.weights(round_)}: was kept and is gone; round {round_} is left out")
         return list(kept)
     for word in text.split(","):
         if word not in NAMES and not re.fullmatch(r"\d+", word):

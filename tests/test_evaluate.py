@@ -158,7 +158,7 @@ def test_weights_that_are_gone_are_told(autoencoder, tmp_path, capsys, round_):
     place.weights(round_).unlink()
     assert call(f"--workdir={place.path}", f"--out={tmp_path / 'a.csv'}") == 0
     assert str(round_) not in {row["round"] for row in table(tmp_path / "a.csv")}
-    assert f"weights of the rounds {round_} were kept and are gone" in capsys.readouterr().err
+    assert f"{place.weights(round_)}: was kept and is gone; round {round_} is left out" in capsys.readouterr().err
 
 
 def test_nothing_is_written_into_the_workdir(autoencoder, tmp_path):

@@ -157,6 +157,8 @@ def _tell_lost_weights(run, rows, verdict):
     for row in ends if kept else ():
         if row["round"] not in kept and row.get("diverged_step") is None:
             remedy = saved.remedy(run.setup.config, place, row["round"], run.is_inner)
+            if row["round"] == 0 and not snapshots.exists(place.snapshot("dense")):
+                remedy = "the run that the dense one is taken from has none"
             say(f"{place.weights(row['round'])}: is missing; {remedy}")
 
 
