@@ -142,7 +142,7 @@ def read(file: Path) -> list[dict]:
     found = [(_CHECKED.fullmatch(line), line) for line in (*lines, cut)]
     are_checked = any(match for match, _ in found)
     rows = [_row(line, match, are_checked) for match, line in found]
-    last = rows.pop()
+    last = rows.pop() if b"\0" not in cut else None  # A kill cuts a line; a lost block of a disk is of zeros.
     if damaged := rows.count(None):
         say(f"{file}: {damaged} of {len(rows)} lines are damaged and are left out")
     return [row for row in (*rows, last) if row is not None]

@@ -676,6 +676,16 @@ def test_a_cut_last_line_is_left_out_without_a_word(lines, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_lines_whose_end_is_zeros_are_told(lines, capsys):
+    file, content, rows = lines
+    for length in range(0, len(content) - 1, 7):
+        file.write_bytes(content[:length] + bytes(len(content) - length))
+        found = scalars.read(file)
+        assert found == rows[: len(found)] and len(found) == content[:length].count(b"\n")
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{file}: 1 of {len(found) + 1} lines are damaged and are left out" in line
+
+
 def test_lines_of_an_older_version_have_no_checksums(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
