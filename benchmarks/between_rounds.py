@@ -21,8 +21,8 @@ import harness
 import jax
 
 from jaxtickets import config as config_lib
+from jaxtickets import loop, snapshots
 from jaxtickets import masks as mask_lib
-from jaxtickets import snapshots, train
 from jaxtickets.experiments import METHODS
 from jaxtickets.runs import Run, Setup
 from jaxtickets.workdir import Workdir
@@ -36,7 +36,7 @@ PARTS = {
     "last state, started": [(snapshots.LastState, "save")],
     "last state, waited for": [(snapshots.LastState, "wait")],
     "logs, tables, samples": [(Run, "record"), (Run, "log")],
-    "to and from the device": [(train, "replicate"), (train, "unreplicate")],
+    "to and from the device": [(loop, "replicate"), (loop, "unreplicate")],
 }
 REST, EVALUATION = "counts and the rest", "evaluation"
 

@@ -13,7 +13,7 @@ SYSTEM = {"__macosx", "__pycache__", "@eadir", "@recently-snapshot", "@recycle",
 SYSTEM |= {"$recycle.bin", "system volume information", "lost+found", "~snapshot"}
 SYSTEM |= {"thumbs.db", "ehthumbs.db", "desktop.ini"}
 BEGINNINGS = (".", "~$")
-TIMES = 16  # Of the links to one directory in the tree, so many give its files further names.
+TIMES = 16  # At most so many links to one directory give further names to its files.
 
 
 class Entry(NamedTuple):

@@ -42,5 +42,7 @@ def diversity(generated: np.ndarray, held_out: Features) -> float | None:
 def _median(features) -> float:
     """The median distance of the features `[n, f]` to the nearest other one."""
     spread = float(np.sqrt(np.var(features, axis=0, dtype=np.float64).sum()))
-    found = float(np.median(nearest(features, features, 1, leave_out_self=True)[0]))
-    return found if found > 2e-3 * spread else 0.0  # Distances are that inexact.
+    _, others = nearest(features, features, 1, leave_out_self=True)  # Whose distances are inexact.
+    differences = np.asarray(features, np.float64) - np.asarray(features, np.float64)[others[:, 0]]
+    found = float(np.median(np.sqrt(np.sum(differences**2, axis=1))))
+    return found if found > 2e-3 * spread else 0.0  # Copies, whose features differ by their places in batches.
