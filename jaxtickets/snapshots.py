@@ -150,9 +150,10 @@ def _restored(path, like=None):
         raise DamagedError(f"{path}: is missing")
     orbax = _orbax()
     try:
-        shapes = None if like is None else _shapes(like, on_host=(path / CHECKSUM).exists())
-        with orbax.Checkpointer(orbax.StandardCheckpointHandler()) as checkpointer:
-            tree = jax.device_get(checkpointer.restore(path, args=orbax.args.StandardRestore(shapes)))
+        # Unlike StandardRestore, it asks for no metadata: TensorStore keeps some of those objects for ever.
+        with orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as checkpointer:
+            to_host = None if like is None else jax.tree.map(lambda _: orbax.RestoreArgs(restore_type=np.ndarray), like)
+            tree = jax.device_get(checkpointer.restore(path, args=orbax.args.PyTreeRestore(like, restore_args=to_host)))
     except Exception as error:  # Orbax, TensorStore and the readers of JSON raise nearly any.
         if isinstance(error, MemoryError):
             raise
@@ -165,6 +166,8 @@ def _restored(path, like=None):
         say(f"{path / CHECKSUM}: is damaged; the snapshot is not verified")
     if stored is not None and stored != _digest(tree):
         raise DamagedError(f"{path}: is damaged (it is not what was saved)")
+    if like is not None and jax.tree.map(np.shape, tree) != jax.tree.map(np.shape, like):
+        raise DamagedError(f"{path}: has arrays of other shapes")
     return tree
 
 
@@ -331,11 +334,3 @@ def _unpacked(saved, like):
     # By name: Orbax returns names in their own order, which is not the tree's where a key has a dot or a hyphen.
     leaves = [saved[name] for name in mask_lib.named_leaves(like)]
     return mask_lib.unpack(jax.tree.unflatten(jax.tree.structure(like), leaves), like)
-
-
-def _shapes(tree, on_host):
-    """What Orbax restores: NumPy arrays, or where an older version has saved arrays of devices, those of one device."""
-    device = None if on_host else jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), np.asarray(leaf).dtype, sharding=device), tree
-    )

@@ -1,6 +1,7 @@
 """What is saved is there whole or not at all, and damage is seen: snapshots, small files, logged scalars."""
 
 import errno
+import gc
 import json
 import logging
 import os
@@ -155,6 +156,25 @@ def test_a_snapshot_of_an_older_version_is_restored(tmp_path):
         checkpointer.save(tmp_path / "state", {**tree, "weights": jax.device_put(tree["weights"])})
     assert_equal(snapshots.restore(tmp_path / "state", tree), tree)
     assert not snapshots.is_same(tmp_path / "state", tree)
+
+
+def test_a_snapshot_of_other_shapes_is_refused(tmp_path):
+    snapshots.save(tmp_path / "state", {"weights": np.zeros((2, 3))})
+    with pytest.raises(DamagedError, match="arrays of other shapes"):
+        snapshots.restore(tmp_path / "state", {"weights": np.zeros((3, 2))})
+
+
+def test_nothing_is_kept_of_a_snapshot_that_has_been_read_or_written(tmp_path):
+    def objects_after(times):
+        for _ in range(times):
+            snapshots.save(tmp_path / "state", TREE)
+            snapshots.restore(tmp_path / "state", TREE)
+            snapshots.restore_raw(tmp_path / "state")
+        gc.collect()
+        return len(gc.get_objects())
+
+    before = objects_after(3)
+    assert objects_after(10) - before < 10
 
 
 @pytest.fixture
