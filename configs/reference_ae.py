@@ -24,14 +24,15 @@ from jaxtickets import config as config_lib
 def get_config(variant=""):
     config = config_lib.get_config()
     config.rewind_step = 0.0
-    config.model.update(name="conv_ae", width=64, latent_size=2048, image_size=32, kernel_init="torch")
+    config.model.update(name="pooled_ae", width=32, latent_size=512, image_size=32)
+    config.model.update(kernel_init="torch", bias_init="torch")
     config.objective.update(name="autoencoder")
     config.optimizer.update(learning_rate=1e-3, weight_decay=1e-5)
     config.data.update(name="cifar10")
     config.train.update(batch_size=128, epochs=100)
     config.prune.update(rounds=20, rate=0.2, include=("(kernel|bias)$",))
     if config_lib.is_quick(variant):
-        config.model.update(width=16, latent_size=160, image_size=16)
+        config.model.update(width=16, latent_size=256, image_size=16)
         config.data.update(name="digits")
         config.train.update(batch_size=64, epochs=0, steps=3000, log_every=50)
         config.prune.update(rounds=5)

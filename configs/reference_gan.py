@@ -25,7 +25,8 @@ from jaxtickets import config as config_lib
 def get_config(variant=""):
     config = config_lib.get_config()
     config.rewind_step = 0.0
-    config.model.update(name="dcgan", width=128, latent_size=32, image_size=32, first_norm=True, kernel_init="torch")
+    config.model.update(name="dcgan", width=128, latent_size=32, image_size=32)
+    config.model.update(first_norm=True, kernel_init="torch", bias_init="torch")
     config.objective.update(name="gan")
     config.optimizer.update(learning_rate=2e-4, beta1=0.9)
     config.data.update(name="cifar10")

@@ -24,7 +24,8 @@ from jaxtickets import config as config_lib
 def get_config(variant=""):
     config = config_lib.get_config()
     config.rewind_step = 0.0
-    config.model.update(name="conv_vae", width=256, latent_size=32, image_size=32, kernel_init="torch")
+    config.model.update(name="conv_vae", width=256, latent_size=32, image_size=32)
+    config.model.update(code_norm=True, kernel_init="torch", bias_init="torch")
     config.objective.update(name="vae", beta=4.0)
     config.optimizer.update(learning_rate=1e-3, weight_decay=1e-5)
     config.data.update(name="cifar10")
