@@ -34,6 +34,6 @@ def get_config(variant=""):
     if config_lib.is_quick(variant):
         config.model.update(width=16, latent_size=256, image_size=16)
         config.data.update(name="digits")
-        config.train.update(batch_size=64, epochs=0, steps=3000, log_every=50)
+        config.train.update(batch_size=64, epochs=0, steps=1000, log_every=50)
         config.prune.update(rounds=5)
     return config

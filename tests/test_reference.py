@@ -1,4 +1,4 @@
-"""Tests that the networks of `configs/reference_*.py` are those of the paper's reference code, as PyTorch makes them."""
+"""Tests that the networks of `configs/reference_*.py` are those of the paper's reference code, as PyTorch has them."""
 
 import jax
 import jax.numpy as jnp

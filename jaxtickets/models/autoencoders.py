@@ -95,9 +95,7 @@ def conv_ae(width, latent_size, image_size, channels, kernel_init="", bias_init=
     return _stacks(width, latent_size, latent_size, (image_size, image_size, channels), up, down)
 
 
-CONV_AE = Network(
-    "conv_ae", conv_ae, objective="autoencoder", image_sizes=IMAGE_SIZES, fields=(KERNEL_INIT, BIAS_INIT)
-)
+CONV_AE = Network("conv_ae", conv_ae, objective="autoencoder", image_sizes=IMAGE_SIZES, fields=(KERNEL_INIT, BIAS_INIT))
 
 
 def pooled_ae(width, latent_size, image_size, channels, kernel_init="", bias_init="", **style):

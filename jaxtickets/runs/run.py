@@ -257,8 +257,7 @@ class Run:
         """Trains the dense network from its initialisation until `draw(state, seconds)` says that it is enough.
 
         `draw` is called at the timeline's `search_steps`. A search that was interrupted goes on from the last saved
-        state. Returns the state at the end. `l1` is that of `train.step_function`; the search has taken `seconds` before
-        it starts.
+        state. Returns the state at the end. `l1` is that of `train.step_function`; `seconds` have been spent before.
 
         Raises:
           DivergedError: it has diverged, and `skip` is to end the round.
