@@ -2,11 +2,11 @@
 
     python -m jaxtickets.main --config=configs/reference_vae.py
 
-What it follows, what it does not and why is in docs/paper.md: the batch norm of the encoder's outputs is
-not followed. It differs from `beta_vae.py`: a width of 256, PyTorch's initial kernels, biases and norms are pruned too,
-and rounds start from the initialisation. `--config.rewind_step=0.05` rewinds late, as the paper does;
-`--config.objective.beta=1` is the VAE of the commit before; `--config.model.width=64` is the width of the reference's
-script for CelebA, and `--config.data.name=celeb_a` the data set.
+What it follows, what it does not and why is in docs/paper.md. It differs from `beta_vae.py`: a width of 256, a batch
+norm on the encoder's outputs, PyTorch's initial kernels and biases, biases and norms are pruned too, and rounds start
+from the initialisation. `--config.rewind_step=0.05` rewinds late, as the paper does; `--config.objective.beta=1` is the
+VAE of the commit before; `--config.model.width=64` is the width of the reference's script for CelebA, and
+`--config.data.name=celeb_a` the data set.
 
 50,000 images of CIFAR-10, the dense run and twenty pruned rounds of 100 epochs (39,000 steps) each, for a GPU or a TPU.
 The network has 88.9 million parameters. The paper reports winning tickets in VAEs up to 93% sparsity. This experiment
@@ -14,8 +14,8 @@ has not been run to its end yet.
 
     python -m jaxtickets.main --config=configs/reference_vae.py:quick
 
-Width 16 on the digits, five rounds of 3,000 steps in about 2 minutes on two CPU cores. `fd_digits` is 54 for the dense
-network and falls to 43 at 67% sparsity. The samples are soft digits.
+Width 16 on the digits, five rounds of 3,000 steps in about 2 minutes on two CPU cores. `fd_digits` is 160 for the dense
+network and falls to 104 at 67% sparsity; without `model.code_norm` and with biases of zero these were 54 and 43.
 """
 
 from jaxtickets import config as config_lib
@@ -24,7 +24,8 @@ from jaxtickets import config as config_lib
 def get_config(variant=""):
     config = config_lib.get_config()
     config.rewind_step = 0.0
-    config.model.update(name="conv_vae", width=256, latent_size=32, image_size=32, kernel_init="torch")
+    config.model.update(name="conv_vae", width=256, latent_size=32, image_size=32)
+    config.model.update(code_norm=True, kernel_init="torch", bias_init="torch")
     config.objective.update(name="vae", beta=4.0)
     config.optimizer.update(learning_rate=1e-3, weight_decay=1e-5)
     config.data.update(name="cifar10")

@@ -1,6 +1,5 @@
 """The time that a training has taken."""
 
-import contextlib
 import time
 
 
@@ -14,10 +13,3 @@ class Clock:
     def seconds(self) -> float:
         """The time so far."""
         return time.perf_counter() - self._started
-
-    @contextlib.contextmanager
-    def paused(self):
-        """Does not count the time of the block."""
-        before = time.perf_counter()
-        yield
-        self._started += time.perf_counter() - before

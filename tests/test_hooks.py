@@ -17,8 +17,8 @@ class Stand:
 
     def __init__(self, step=4, scalars=None):
         self.step, self.masks, self.scalars, self.ticket = step, "masks", scalars, None
-        self.now, self.counts = 10.0, True
-        self.clock = SimpleNamespace(seconds=lambda: self.now, paused=lambda: self)
+        self.now = 10.0
+        self.clock = SimpleNamespace(seconds=lambda: self.now)
 
     def host_state(self):
         self.now += 2
@@ -26,12 +26,6 @@ class Stand:
 
     def _replace(self, **changes):
         return changes
-
-    def __enter__(self):
-        self.counts = False
-
-    def __exit__(self, *_):
-        self.counts = True
 
 
 def test_a_checkpoint_has_the_seconds_until_its_state_was_there():
@@ -49,15 +43,17 @@ def test_checkpoints_are_due_before_the_end(every, due):
     assert not hook.at_start
 
 
-def test_drawing_a_mask_is_no_training():
+def test_the_time_of_drawing_a_mask_counts():
     moment, seen = Stand(), []
 
     def draw(state, seconds):
-        seen.append((state, seconds, moment.counts))
+        seen.append((state, seconds()))
+        moment.now += 3
+        seen.append((state, seconds()))
         return True
 
     assert hooks.search(draw, LOG, [4]).act(moment) == {"is_over": True}
-    assert seen == [(STATE, 12.0, False)]
+    assert seen == [(STATE, 12.0), (STATE, 15.0)]
 
 
 def test_what_is_due_does_not_depend_on_the_round():

@@ -417,17 +417,6 @@ def test_seconds_go_on_from_those_that_have_led_to_the_state(monkeypatch):
     assert second.clock.seconds() == 10.0
 
 
-def test_time_that_is_paused_does_not_count(monkeypatch):
-    now = SimpleNamespace(time=10.0)
-    monkeypatch.setattr(clock_lib, "time", SimpleNamespace(perf_counter=lambda: now.time))
-    clock = clock_lib.Clock(3.0)
-    now.time += 2
-    with clock.paused():
-        now.time += 100
-    now.time += 1
-    assert clock.seconds() == 6.0
-
-
 # Several trainings in one program.
 
 

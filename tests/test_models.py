@@ -92,6 +92,13 @@ def conv_autoencoder(norm, code, h=64, latent=32):
     return {"encoder": encoder, "decoder": decoder}
 
 
+def pooled_autoencoder(h=32, code=512):
+    # The paper's reference: 3x3, 4x4, 2x2, 3x3 and 3x3 kernels to the code, and 3x3, 2x2, 2x2, 5x5 and 2x2 ones back.
+    encoder = conv(3, h, 3) + conv(h, 2 * h, 4) + conv(2 * h, 4 * h, 2) + conv(4 * h, 8 * h, 3) + conv(8 * h, code, 3)
+    decoder = conv(code, 8 * h, 3) + conv(8 * h, 4 * h, 2) + conv(4 * h, 2 * h, 2) + conv(2 * h, h, 5) + conv(h, 3, 2)
+    return {"encoder": encoder, "decoder": decoder}
+
+
 def sngan():
     # Miyato et al. 2018, table 3: dense to 4x4x512, three 4x4 deconvolutions of stride 2 with BN, 3x3 to the image. The
     # batch norm after the dense layer is DCGAN's. The discriminator has spectral norm only, so its layers have biases.
@@ -156,6 +163,7 @@ COUNTS = [
     ("dcgan", {"width": 128, "latent_size": 32}, dcgan()),
     ("conv_vae", {"width": 64, "latent_size": 32}, conv_autoencoder(norm=2, code=64)),
     ("conv_ae", {"width": 64, "latent_size": 32}, conv_autoencoder(norm=1, code=32)),
+    ("pooled_ae", {"width": 32, "latent_size": 512}, pooled_autoencoder()),
     ("sngan", {"width": 64, "latent_size": 128}, sngan()),
     ("sngan_resnet", {"width": 128, "latent_size": 128}, sngan_resnet()),
     ("sngan_resnet", {"width": 128, "latent_size": 128, "classes": 10}, sngan_resnet(classes=10)),
@@ -223,7 +231,9 @@ def test_every_network_makes_and_reads_images_of_each_size(name, image_size, cha
             "codebook": ((2, *code), (2, *code[:2])),
         }
     else:
-        assert components[up].input_shape == (6,)
+        if name == "pooled_ae":
+            code = (image_size // 16, image_size // 16, 6)
+        assert components[up].input_shape == (code if name == "pooled_ae" else (6,))
         assert output_shapes(components) == {up: (2, *image), down: (2, *code)}
 
 

@@ -9,6 +9,7 @@ from jaxtickets import statistics
 from jaxtickets.runs.verdict import judge, judge_seeds
 
 METRIC = "psnr"
+ABOVE = "the experiment in the directory above"
 
 
 def table(**groups):
@@ -290,10 +291,12 @@ def test_references_over_seeds_are_means_of_what_all_have():
     assert references_lib.mean([]) == {}
 
 
-def test_one_of_several_seed_runs_does_not_ask_for_more_seeds():
+def test_one_of_several_seed_runs_asks_for_no_more_seeds_but_says_where_it_is_tested():
     for values in ((20.0, 21.0), (20.0, 29.0)):
         alone, inner = one_seed(*values), one_seed(*values, is_alone=False)
-        assert alone["message"] == f"{inner['message']} One seed is an observation; --config.seeds=5 tests it."
+        ends = [f" One seed is an observation; {what} tests it." for what in ("--config.seeds=5", ABOVE)]
+        assert [one["message"].endswith(end) for one, end in zip((alone, inner), ends, strict=True)] == [True, True]
+        assert alone["message"].removesuffix(ends[0]) == inner["message"].removesuffix(ends[1])
         assert alone | {"message": None} == inner | {"message": None}
 
 

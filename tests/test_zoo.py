@@ -29,6 +29,7 @@ NETWORKS = {
     "vq_vae": {"objective.name": "vq_vae", "model.codes": 16},
     "linear_ae": {"objective.name": "autoencoder", "model.width": 64, "model.image_size": 28},
     "conv_ae": {"objective.name": "autoencoder"},
+    "pooled_ae": {"objective.name": "autoencoder"},
 }
 SLOW = {"sngan", "resnet_dcgan", "sagan", "resnet_vae", "sngan_resnet_vae"}  # These take long to compile.
 LAYER_NORM = {"model.discriminator_norm": "layer"}

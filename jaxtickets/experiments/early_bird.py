@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from jaxtickets import pruning
+from jaxtickets.clock import Clock
 from jaxtickets.errors import UserError
 from jaxtickets.experiments.method import REWIND, Method, check_rewind, only_magnitude
 from jaxtickets.experiments.protocol import Run
@@ -143,15 +144,16 @@ def search(run: Run, round_: int) -> Found:
     options, history = run.config.early_bird, _History(run, round_)
     masks, state = run.saved_masks(round_), None
     if masks is None:
+        clock = Clock()
         history.start_from(run.pruned(round_, run.dense_masks, run.initial_state))
 
         def draw(state, seconds):
             nonlocal masks
             masks = run.pruned(round_, run.dense_masks, state)
-            history.add(int(state.step), seconds, masks)
+            history.add(int(state.step), seconds(), masks)
             return history.emerged is not None
 
-        state = run.search(round_, draw, gamma_l1(run.networks, options.gamma_penalty))
+        state = run.search(round_, draw, gamma_l1(run.networks, options.gamma_penalty), clock.seconds())
         if history.emerged is None:
             reason, advice = history.failure()
             if options.on_no_early_bird == "fail":

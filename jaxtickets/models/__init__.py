@@ -23,6 +23,7 @@ NETWORKS = Registry(
     autoencoders.VQ_VAE,
     autoencoders.LINEAR_AE,
     autoencoders.CONV_AE,
+    autoencoders.POOLED_AE,
 )
 
 __all__ = [

@@ -5,17 +5,24 @@ Each has an `encoder` and a `decoder`; the VQ-VAE has a `codebook` too.
 
 import jax.numpy as jnp
 
-from jaxtickets.fields import Field, fraction, whole
+from jaxtickets.fields import Field, fraction, switch, whole
 from jaxtickets.models.components import Component, Network
 from jaxtickets.models.convolutional import Down, Up
 from jaxtickets.models.dense import DenseDown, DenseUp
-from jaxtickets.models.gans import IMAGE_SIZES, KERNEL_INIT, SCALE_INIT, flat_down, flat_up
-from jaxtickets.models.initializers import he_init, kernel_inits, xavier_init
+from jaxtickets.models.gans import BIAS_INIT, IMAGE_SIZES, KERNEL_INIT, SCALE_INIT, flat_down, flat_up
+from jaxtickets.models.initializers import he_init, inits, xavier_init
 from jaxtickets.models.layers import Style
+from jaxtickets.models.pooled import PooledDown, PooledUp, code_size
 from jaxtickets.models.quantized import Codebook, QuantizedDown, QuantizedUp
 from jaxtickets.models.residual import ResDown, ResUp
 
 LINEAR_IMAGE_SIZES = (28, 32)
+CODE_NORM = Field(
+    "model.code_norm",
+    False,
+    switch(),
+    "Whether the encoder's outputs, mean and log variance, have a batch norm, as in the paper's reference code.",
+)
 CODES = Field("model.codes", 128, whole(2), "The number of codes in a VQ-VAE's codebook.")
 CODEBOOK_DECAY = Field(
     "model.codebook_decay",
@@ -49,31 +56,64 @@ LINEAR_VAE = Network("linear_vae", linear_vae, objective="vae", image_sizes=LINE
 LINEAR_AE = Network("linear_ae", linear_ae, objective="autoencoder", image_sizes=LINEAR_IMAGE_SIZES, has_blocks=False)
 
 
-def conv_vae(width, latent_size, image_size, channels, kernel_init="", **style):
-    """The convolutional VAE of the paper's reference; the encoder gives a mean and a log variance."""
-    return _stacks(width, 2 * latent_size, latent_size, (image_size, image_size, channels), kernel_init, style)
+def conv_vae(width, latent_size, image_size, channels, code_norm=False, kernel_init="", bias_init="", **style):
+    """The convolutional VAE of the paper's reference; the encoder gives a mean and a log variance.
+
+    With `code_norm` these have a batch norm, as there: the posterior of an image then depends on the other images of
+    its batch in training.
+    """
+    up, down = _styles(kernel_init, bias_init, style)
+    return _stacks(width, 2 * latent_size, latent_size, (image_size, image_size, channels), up, down, code_norm)
 
 
-def _stacks(width, code_size, latent_size, image_shape, kernel_init, style):
-    """An encoder from images to `code_size` numbers and a decoder from `latent_size` numbers, mirrored."""
+def _styles(kernel_init, bias_init, style):
+    """The styles of a decoder and an encoder."""
+    return tuple(Style(**init, **style) for init in inits(kernel_init, he_init, bias_init))
+
+
+def _stacks(width, outputs, latent_size, image_shape, up, down, code_norm=False):
+    """An encoder from images to a number of outputs and a decoder from `latent_size` numbers, mirrored."""
     sizes = dict(width=width, image_size=image_shape[0], base=2)
-    up, down = (Style(kernel_init=init, **style) for init in kernel_inits(kernel_init, he_init))
     return {
-        "encoder": Component(Down(**sizes, style=down, out_features=code_size), image_shape),
+        "encoder": Component(Down(**sizes, style=down, out_features=outputs, norm_last=code_norm), image_shape),
         "decoder": Component(Up(**sizes, style=up, channels=image_shape[-1]), (latent_size,)),
     }
 
 
-CONV_VAE = Network("conv_vae", conv_vae, objective="vae", image_sizes=IMAGE_SIZES, fields=(SCALE_INIT, KERNEL_INIT))
+CONV_VAE = Network(
+    "conv_vae",
+    conv_vae,
+    objective="vae",
+    image_sizes=IMAGE_SIZES,
+    fields=(SCALE_INIT, CODE_NORM, KERNEL_INIT, BIAS_INIT),
+)
 
 
-def conv_ae(width, latent_size, image_size, channels, kernel_init="", **style):
+def conv_ae(width, latent_size, image_size, channels, kernel_init="", bias_init="", **style):
     """The convolutional autoencoder: the VAE's stacks without batch norm, and a code in place of mean and variance."""
-    image_shape = (image_size, image_size, channels)
-    return _stacks(width, latent_size, latent_size, image_shape, kernel_init, {"norm": "none", **style})
+    up, down = _styles(kernel_init, bias_init, {"norm": "none", **style})
+    return _stacks(width, latent_size, latent_size, (image_size, image_size, channels), up, down)
 
 
-CONV_AE = Network("conv_ae", conv_ae, objective="autoencoder", image_sizes=IMAGE_SIZES, fields=(KERNEL_INIT,))
+CONV_AE = Network("conv_ae", conv_ae, objective="autoencoder", image_sizes=IMAGE_SIZES, fields=(KERNEL_INIT, BIAS_INIT))
+
+
+def pooled_ae(width, latent_size, image_size, channels, kernel_init="", bias_init="", **style):
+    """The autoencoder of the paper's reference: convolutions and max pooling, a width of 32 and 512 maps as code.
+
+    `latent_size` is the number of these maps, of 2x2 numbers for images of 32x32 pixels.
+    """
+    up, down = _styles(kernel_init, bias_init, {"norm": "none", **style})
+    size = code_size(image_size)
+    return {
+        "encoder": Component(PooledDown(width, latent_size, style=down), (image_size, image_size, channels)),
+        "decoder": Component(PooledUp(width, channels, style=up), (size, size, latent_size)),
+    }
+
+
+POOLED_AE = Network(
+    "pooled_ae", pooled_ae, objective="autoencoder", image_sizes=IMAGE_SIZES, fields=(KERNEL_INIT, BIAS_INIT)
+)
 
 
 def resnet_vae(width, latent_size, image_size, channels, **style):

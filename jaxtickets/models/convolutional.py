@@ -71,9 +71,9 @@ class Stack(nn.Module):
             kind, features, kernel_size, style or self.style, inputs, name, options, name=name
         )
 
-    def last_stage(self, kind, features, kernel_size, name, inputs, activation, **options):
-        """The stage that makes the network's output: it has no norm, and its channels have no name."""
-        style = dataclasses.replace(self.style, norm="none", activation=activation)
+    def last_stage(self, kind, features, kernel_size, name, inputs, activation, norm="none", **options):
+        """The stage that makes the network's output: its channels have no name."""
+        style = dataclasses.replace(self.style, norm=norm, activation=activation)
         return style.block(Stage)(kind, features, kernel_size, style, inputs, None, options, name=name)
 
 
@@ -103,6 +103,7 @@ class Down(Stack):
 
     out_features: int = 1
     norm_first: bool = True  # Whether the first stage is normalised.
+    norm_last: bool = False  # Whether the outputs are.
 
     @nn.compact
     def __call__(self, images, train: bool, labels=None):
@@ -113,7 +114,8 @@ class Down(Stack):
             style = self.style if normed else dataclasses.replace(self.style, norm="none")
             stage = self.stage(Conv, self.features(size // 2), 4, f"down_{size}", inputs, style, stride=2, padding=1)
             x, inputs = stage(x, train, labels), f"down_{size}"
-        project = self.last_stage(Project, self.out_features, base, "project", inputs, identity)
+        norm = self.style.norm if self.norm_last else "none"
+        project = self.last_stage(Project, self.out_features, base, "project", inputs, identity, norm)
         return to_float32(project(x, train))
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtickets.fields import Check, Field, choice, switch
 from jaxtickets.models.components import Component, Network, build
 from jaxtickets.models.convolutional import Down, PairedDown, Up
-from jaxtickets.models.initializers import SCALE_INITS, dcgan_init, he_init, kernel_inits, xavier_init
+from jaxtickets.models.initializers import SCALE_INITS, dcgan_init, he_init, inits, xavier_init
 from jaxtickets.models.layers import Style
 from jaxtickets.models.residual import ResDown, ResUp
 
@@ -39,6 +39,12 @@ KERNEL_INIT = Field(
     Check(lambda value: value in ("", "torch"), lambda: "torch, or '' for the network's own"),
     "How kernels start: '' is the network's own, torch PyTorch's default, uniform in +-1 / sqrt(fan in).",
 )
+BIAS_INIT = Field(
+    "model.bias_init",
+    "",
+    Check(lambda value: value in ("", "torch"), lambda: "torch, or '' for zeros"),
+    "How biases of layers without a norm start: '' is zero, torch PyTorch's default, uniform in +-1 / sqrt(fan in).",
+)
 CONDITIONAL = Field("model.conditional", False, switch(), "Class-conditional networks, for data with class labels.")
 _leaky = partial(nn.leaky_relu, negative_slope=0.1)
 
@@ -66,6 +72,7 @@ def dcgan(
     discriminator_norm="batch",
     first_norm=False,
     kernel_init="",
+    bias_init="",
     **style,
 ):
     """DCGAN (Radford, Metz, Chintala 2016), sized as in the paper's reference: 4x4 maps to the image.
@@ -74,9 +81,9 @@ def dcgan(
     and generated batches to the same contrast before they are compared, and the generator never learns the right one.
     """
     sizes = dict(width=width, image_size=image_size, base=4)
-    generator_init, discriminator_init = kernel_inits(kernel_init, dcgan_init)
-    up = Up(**sizes, channels=channels, style=Style(kernel_init=generator_init, **style))
-    down_style = _discriminator_style(discriminator_norm, kernel_init=discriminator_init, **style)
+    up_init, down_init = inits(kernel_init, dcgan_init, bias_init)
+    up = Up(**sizes, channels=channels, style=Style(**up_init, **style))
+    down_style = _discriminator_style(discriminator_norm, **down_init, **style)
     down = Down(**sizes, norm_first=first_norm, style=down_style)
     return {
         "generator": Component(up, (latent_size,)),
@@ -89,7 +96,7 @@ DCGAN = Network(
     dcgan,
     objective="gan",
     image_sizes=IMAGE_SIZES,
-    fields=(DISCRIMINATOR_NORM, SCALE_INIT, FIRST_NORM, KERNEL_INIT),
+    fields=(DISCRIMINATOR_NORM, SCALE_INIT, FIRST_NORM, KERNEL_INIT, BIAS_INIT),
 )
 
 

@@ -49,15 +49,42 @@ def torch_init(axis: int) -> Callable:
     It is He et al. 2015's with a negative slope of sqrt(5) (`torch.nn.init.kaiming_uniform_`).
     """
     draw = partial(jax.random.uniform, minval=-1)
-    return initializer(draw, lambda shape: 1 / np.sqrt(np.float32(math.prod(shape[:-2]) * shape[axis])))
+    return initializer(draw, lambda shape: _torch_bound(shape, axis))
 
 
-def kernel_inits(name: str, own: Callable) -> tuple[Callable, Callable]:
-    """The initializers of transposed convolutions and of convolutions: a network's own, or with "torch" PyTorch's.
+def _torch_bound(shape, axis):
+    return 1 / np.sqrt(np.float32(math.prod(shape[:-2]) * shape[axis]))
+
+
+def zero_biases(kernel_shape) -> Callable:
+    """The initializer of the biases of a layer whose kernel has this shape."""
+    del kernel_shape
+    return nn.initializers.zeros
+
+
+def torch_biases(axis: int) -> Callable:
+    """Like `zero_biases`: PyTorch's default, the distribution of the layer's kernel (`torch_init`)."""
+    draw = partial(jax.random.uniform, minval=-1)
+    return lambda kernel_shape: initializer(draw, lambda shape: _torch_bound(kernel_shape, axis))
+
+
+def inits(kernels: str, own: Callable, biases: str) -> tuple[dict[str, Callable], dict[str, Callable]]:
+    """The initializers of transposed convolutions and of convolutions, as attributes of `layers.Style`.
 
     PyTorch takes the outputs of a transposed convolution for its fan in.
+
+    Args:
+      kernels: "torch" for PyTorch's, "" for `own`.
+      biases: "torch" for PyTorch's, "" for zeros.
     """
-    return (torch_init(-1), torch_init(-2)) if name == "torch" else (own, own)
+    up, down = (
+        {
+            "kernel_init": torch_init(axis) if kernels == "torch" else own,
+            "bias_init": torch_biases(axis) if biases == "torch" else zero_biases,
+        }
+        for axis in (-1, -2)
+    )
+    return up, down
 
 
 def normal_scale_init(key, shape, dtype=jnp.float32):

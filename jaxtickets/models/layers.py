@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from jaxtickets.models.convolution import conv, conv_transpose
-from jaxtickets.models.initializers import SCALE_INITS, dcgan_init, named
+from jaxtickets.models.initializers import SCALE_INITS, dcgan_init, named, zero_biases
 from jaxtickets.models.norms import ConditionalBatchNorm, LayerNorm, spectral_normalize
 
 
@@ -87,6 +87,7 @@ class _Kernel(nn.Module):
     use_bias: bool = True
     dtype: Any = jnp.float32
     kernel_init: Callable = dcgan_init
+    bias_init: Callable = zero_biases
     spectral: bool = False
     inputs: str | None = None  # The name of the channels that the layer reads.
     outputs: str | None = None  # The name of the channels that the layer makes.
@@ -97,7 +98,7 @@ class _Kernel(nn.Module):
         kernel = self.param("kernel", init, (*size, in_features, self.features))
         if self.spectral:
             kernel = spectral_normalize(self, kernel)
-        bias_init = named(nn.initializers.zeros, self.outputs)
+        bias_init = named(self.bias_init((*size, in_features, self.features)), self.outputs)
         bias = self.param("bias", bias_init, (self.features,)) if self.use_bias else None
         return nn.dtypes.promote_dtype(kernel, bias, dtype=self.dtype)
 
@@ -196,6 +197,7 @@ class Style:
       activation: the activation function.
       squash: the function that brings the images that a network makes to [-1, 1].
       kernel_init: the initializer of kernels.
+      bias_init: `(shape of a layer's kernel) -> initializer` of the biases of layers.
       scale_init: the name of the initializer of the scales of norms, in `SCALE_INITS`.
       classes: the number of classes for which batch norms have a scale and a bias each; 0 is unconditional.
       dtype: the dtype in which layers compute; parameters are float32.
@@ -209,6 +211,7 @@ class Style:
     activation: Callable = nn.relu
     squash: Callable = jnp.tanh
     kernel_init: Callable = dcgan_init
+    bias_init: Callable = zero_biases
     scale_init: str = "ones"
     classes: int = 0
     dtype: Any = jnp.float32
@@ -231,7 +234,7 @@ class Style:
 
         It has fewer features where `channels` says so for `outputs`, the name of the channels that it makes.
         """
-        style = {"dtype": self.dtype, "kernel_init": self.kernel_init, "spectral": self.spectral}
+        style = {name: getattr(self, name) for name in ("dtype", "kernel_init", "bias_init", "spectral")}
         return kind(self.channels.get(outputs, features), *sizes, outputs=outputs, **style, **options)
 
     def normalize(self, x, channels: str, features: int, train: bool, labels=None, name: str = "norm"):

@@ -133,15 +133,13 @@ def mask_updates(update: Callable | None, log: Log, steps: Container, stop: int,
     return Hook(lambda step: step in steps and step < stop, act, at_start=True)
 
 
-def search(draw: Callable[[train.TrainState, float], bool], log: Log, steps: Container) -> Hook:
+def search(draw: Callable[[train.TrainState, Callable[[], float]], bool], log: Log, steps: Container) -> Hook:
     """Calls `draw(state, seconds)` after each step in `steps`, and ends training when it returns True.
 
-    The seconds are those of training; drawing a mask does not count.
+    `seconds()` is the time so far, that of drawing masks included.
     """
 
     def act(moment):
-        state, seconds = log.host_state(moment), moment.clock.seconds()
-        with moment.clock.paused():
-            return moment._replace(is_over=draw(state, seconds))
+        return moment._replace(is_over=draw(log.host_state(moment), moment.clock.seconds))
 
     return Hook(lambda step: step in steps, act, at_start=True)

@@ -253,16 +253,16 @@ class Run:
         if undeclared := columns.keys() - declared.keys():
             raise ValueError(f"{self.config.experiment}: `Method.columns` lacks {', '.join(sorted(undeclared))}")
 
-    def search(self, round_: int, draw, l1=None) -> TrainState:
+    def search(self, round_: int, draw, l1=None, seconds: float = 0.0) -> TrainState:
         """Trains the dense network from its initialisation until `draw(state, seconds)` says that it is enough.
 
         `draw` is called at the timeline's `search_steps`. A search that was interrupted goes on from the last saved
-        state. Returns the state at the end. `l1` is that of `train.step_function`.
+        state. Returns the state at the end. `l1` is that of `train.step_function`; `seconds` have been spent before.
 
         Raises:
           DivergedError: it has diverged, and `skip` is to end the round.
         """
-        point = Last(round_, self.initial_state, self.dense_masks, self.timeline.search_steps[-1], 0.0)
+        point = Last(round_, self.initial_state, self.dense_masks, self.timeline.search_steps[-1], seconds)
         while True:
             resumed = self._resumed_search
             here = resumed if resumed and resumed.round == round_ else point

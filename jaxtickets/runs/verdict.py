@@ -12,7 +12,8 @@ from jaxtickets.tables import bracketed
 
 TICKET = "ticket"
 MOST_NAMED = 5  # Rounds in a message.
-OBSERVATION = " One seed is an observation; --config.seeds=5 tests it."
+OBSERVATION = " One seed is an observation; {} tests it."
+ALONE, OF_SEVERAL = (OBSERVATION.format(what) for what in ("--config.seeds=5", "the experiment in the directory above"))
 UNLEARNED = "No {subject} is named; train longer, with other settings, or judge by another metric."
 
 
@@ -41,7 +42,7 @@ def judge(
       subject: the message's word for a round.
       better: "lower" or "higher".
       references: the content of `references.json`; without it nothing is said of whether the dense run has learned.
-      is_alone: false for one of several seed runs, which a test over all of them follows.
+      is_alone: false for one of several seed runs; the experiment whose workdir it lies in tests over all of them.
     """
     is_lower = better == "lower"
     dense, pruned = rows[0], [row for row in rows[1:] if row["sparsity"] > 0 and row[metric] is not None]
@@ -50,7 +51,7 @@ def judge(
     threshold = _threshold(dense[metric], tolerance, better)
     finite = [row for row in pruned if math.isfinite(row[metric])]
     within = [row for row in finite if (row[metric] <= threshold if is_lower else row[metric] >= threshold)]
-    reference, observation = (references or {}).get(metric, {}), OBSERVATION if is_alone else ""
+    reference, observation = (references or {}).get(metric, {}), ALONE if is_alone else OF_SEVERAL
     unlearned = reference_lib.shortcoming(metric, dense[metric], reference, better)
     best = None if unlearned else max(within, key=lambda row: row["sparsity"], default=None)
     verdict = {
