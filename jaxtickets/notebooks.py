@@ -25,7 +25,8 @@ class Line(rich.progress.Progress):
     """
 
     def __init__(self, *columns):
-        super().__init__(*columns, console=rich.console.Console(file=sys.stdout, force_jupyter=False), disable=True)
+        console = rich.console.Console(file=sys.stdout, force_jupyter=False, color_system=None, highlight=False)
+        super().__init__(*columns, console=console, disable=True)
         self._output, self._drawn = None, 0.0
 
     def start(self) -> None:
