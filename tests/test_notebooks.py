@@ -33,7 +33,7 @@ def test_a_notebook_is_valid_and_is_kept_without_outputs(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_links_of_a_notebook_lead_to_files(path):
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", path.read_text()):
+    for target in re.findall(r"\]\((?!http)([^) ]+\.[a-z]+)\)", path.read_text()):
         assert (path.parent / target).exists(), target
 
 
