@@ -36,8 +36,11 @@ class Line(rich.progress.Progress):
         self._output = display(self._text(), raw=True, display_id=True)
 
     def stop(self) -> None:
-        """Leaves the line as it is now."""
-        self._draw()
+        """Leaves the line as it is now; none where nothing has trained, because all was finished before."""
+        if self._output is not None and not any(task.completed for task in self.tasks):
+            self._output.update({"text/plain": ""}, raw=True)
+        else:
+            self._draw()
 
     def refresh(self) -> None:
         """Changes the line, at most every `EVERY` seconds."""

@@ -89,6 +89,6 @@ def test_the_container_installs_the_lock_with_its_hashes_on_its_python_and_runs_
     text = (ROOT / "launch" / "Dockerfile").read_text()
     assert re.search(r"^FROM python:3\.11\.\d+-slim-bookworm$", text, re.MULTILINE)
     assert "pip install --require-hashes --requirement requirements-cuda12.lock" in text
-    assert text.index("\nUSER jaxtickets") > text.rindex("\nRUN ")
+    assert text.index("\nUSER 1000") > text.rindex("\nRUN ")
     for copied in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE):
         assert all((ROOT / name).exists() for name in copied.split()), copied
