@@ -37,8 +37,8 @@ class Row(NamedTuple):
         return SEEDS * rounds * self.steps * milliseconds / 3.6e6
 
 
-# results/h100/train_step.txt (DCGAN, TF32 products), results/cpu/train_step.json. The VAE's 0.97 ms: one H100, JAX 0.11.2,
-# eight steps per call. An autoencoder of this size has not been timed; it is the VAE without its sampling.
+# results/h100/train_step.txt (DCGAN, TF32 products), results/cpu/train_step.json. The VAE: 0.97 ms on one H100, JAX
+# 0.11.2, eight steps per call. An autoencoder of this size has not been timed; it is the VAE without its sampling.
 NETWORKS = {"DCGAN, width 128": (100, 200, 2.12, 1040), "VAE, width 64": (128, 100, 0.97, 334)}
 DATA = {"CIFAR-10": 50_000, "CelebA": 162_770}
 
