@@ -10,6 +10,9 @@ import struct
 import pytest
 from conftest import ROOT
 
+from jaxtickets import notebooks
+from jaxtickets.progress import Progress
+
 NOTEBOOKS = sorted((ROOT / "launch" / "colab").glob("*.ipynb"))
 PICTURES = {"bring_your_own_model": 2, "early_bird": 3, "quickstart_tpu": 3}
 
@@ -101,3 +104,52 @@ def test_the_notebook_of_early_bird_tickets_shows_searches_and_smaller_networks(
     said = "".join(map(texts, cells))
     assert re.search("50%: the ticket (did not emerge|emerged in epoch)", said) and "fd_digits" in said
     assert len(pictures(cells)) == PICTURES[path.stem]
+
+
+# The line of progress, without a kernel.
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """The outputs of the cell, `[each text of one]`, once this process passes for a kernel."""
+    display = pytest.importorskip("IPython.display")
+    outputs = []
+
+    class Output(list):
+        def update(self, data, raw):
+            self.append(data["text/plain"])
+
+    def show(data, raw, display_id):
+        outputs.append(Output([data["text/plain"]]))
+        return outputs[-1]
+
+    monkeypatch.setattr(display, "display", show)
+    monkeypatch.setattr(notebooks, "is_running", lambda: True)
+    return outputs
+
+
+def test_many_steps_change_one_output_no_oftener_than_allowed(shown, capsys, monkeypatch):
+    monkeypatch.setattr(notebooks, "EVERY", float("inf"))
+    with Progress(rounds=2, steps=1000) as progress:
+        for round_ in range(2):
+            progress.start_round(round_, "dense", 0, 1000)
+            for step in range(1, 1001):
+                progress.update(round_, step, {"loss": 0.5})
+            progress.say(f"round {round_} is done")
+    (output,) = shown
+    assert "2000/2000" in output[-1] and "1000/1000" in output[-1] and "loss 0.500" in output[-1]
+    assert len(output) == 2  # At the start and at the end.
+    assert capsys.readouterr() == ("round 0 is done\nround 1 is done\n", "")
+
+
+def test_a_run_that_was_finished_before_leaves_no_line(shown):
+    with Progress(rounds=2, steps=1000):
+        pass
+    assert shown[0][-1] == ""
+
+
+def test_a_process_that_is_no_kernel_shows_bars_on_terminals_only(capsys):
+    assert not notebooks.is_running()
+    with Progress(rounds=2, steps=1000) as progress:
+        progress.update(0, 1, {"loss": 0.5})
+    assert capsys.readouterr() == ("", "")
