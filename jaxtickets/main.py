@@ -3,7 +3,7 @@
 import os
 
 from jaxtickets import cli, ending
-from jaxtickets.stopping import Stop
+from jaxtickets.stopping import Stop, saved_by_interrupt
 
 GOES_ON = "the same command goes on from the last saved state"
 
@@ -14,15 +14,19 @@ def run(config, path: str | os.PathLike, from_round: int | None = None, stop: St
     Args:
       config: as a file of `configs/` makes it.
       from_round: a finished round, which is discarded with all later ones and run again.
-      stop: once it is set, every training saves its state and ends.
+      stop: once it is set, every training saves its state and ends. Without it an interrupt does the same.
 
     Returns:
       The verdict, as in `verdict.json`.
 
     Raises:
+      KeyboardInterrupt: interrupted; a training has saved its state, and the same call goes on from there.
       StoppedError: `stop` is set.
       UserError: a mistake in the config, or the workdir is another run's, is in use or can't be written.
     """
+    if stop is None:
+        with saved_by_interrupt(Stop()) as stop:
+            return run(config, path, from_round, stop)
     import jax  # Slow, as are the others; an interrupt while they are loaded is one line, too.
 
     from jaxtickets import config as config_lib
@@ -30,7 +34,7 @@ def run(config, path: str | os.PathLike, from_round: int | None = None, stop: St
     from jaxtickets.local_paths import local_path
     from jaxtickets.workdir import Workdir
 
-    place, stop = Workdir(local_path(path, "--workdir")), stop or Stop()
+    place = Workdir(local_path(path, "--workdir"))
     config_lib.validate(config, jax.local_device_count())
     place.check_writable()
     with lock.hold(place.lock, f"--workdir={place.path}", lost=stop.abort):

@@ -8,6 +8,7 @@ import threading
 import rich.console
 import rich.progress
 
+from jaxtickets import notebooks
 from jaxtickets.errors import printable
 
 _SPEAKER = contextvars.ContextVar("speaker", default="")
@@ -37,19 +38,22 @@ def show(*texts: object) -> None:
 
 
 def bars() -> rich.progress.Progress:
-    """An empty display for one or several `Progress`, shown within its `with` block; not shown without a terminal."""
-    console = rich.console.Console(file=sys.stderr, highlight=False)
-    return rich.progress.Progress(
+    """An empty display for one or several `Progress`, shown within its `with` block.
+
+    It is shown on a terminal and in a notebook.
+    """
+    columns = (
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(bar_width=24),
         rich.progress.MofNCompleteColumn(),
         rich.progress.TimeElapsedColumn(),
         rich.progress.TimeRemainingColumn(),
         rich.progress.TextColumn("{task.fields[losses]}"),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
     )
+    if notebooks.is_running():
+        return notebooks.Line(*columns)
+    console = rich.console.Console(file=sys.stderr, highlight=False)
+    return rich.progress.Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
 
 
 class Progress:

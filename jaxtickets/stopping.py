@@ -1,6 +1,7 @@
-"""A request that trainings save their state and end: `Stop`."""
+"""A request that trainings save their state and end: `Stop`, and Ctrl-C as such a request in a library."""
 
 import contextlib
+import signal
 import threading
 from collections.abc import Callable, Iterator
 
@@ -51,3 +52,36 @@ class Stop(threading.Event):
     def is_awaited_from(self, thread: threading.Thread) -> bool:
         """Whether that thread is within such a block."""
         return thread.ident in self._saving
+
+
+@contextlib.contextmanager
+def saved_by_interrupt(stop: Stop) -> Iterator[Stop]:
+    """Lets a training that is interrupted within the block, by Ctrl-C or a notebook's button, save its state first.
+
+    The block ends with `KeyboardInterrupt` all the same, and the process goes on. A second interrupt, and one that
+    comes while nothing trains, does so at once. In other threads than the main one, which get no signals, and where
+    another handler than one of Python's is set, nothing changes.
+    """
+    before, main = signal.getsignal(signal.SIGINT), threading.main_thread()
+    if threading.current_thread() is not main or not callable(before):
+        yield stop
+        return
+    has_come = False
+
+    def handle(number, frame):
+        nonlocal has_come
+        if stop.is_set() or not stop.is_awaited_from(main):
+            return before(number, frame)
+        has_come = True
+        stop.set()
+        say("interrupted: the training saves its state after this step (again: ends at once)")
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield stop
+    except StoppedError:
+        if not has_come:
+            raise
+        raise KeyboardInterrupt("the state is saved; the same call goes on from it") from None
+    finally:
+        signal.signal(signal.SIGINT, before)

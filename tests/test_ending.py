@@ -12,6 +12,7 @@ from conftest import ROOT, load_config
 
 from jaxtickets import ending, lock, main
 from jaxtickets.errors import UserError
+from jaxtickets.stopping import StoppedError
 
 GOES_ON = "the same command goes on"
 SCRIPT = """
@@ -226,11 +227,12 @@ def handlers():
     return wakeup, [signal.getsignal(number) for number in ending.SIGNALS]
 
 
-def test_a_run_that_is_called_from_python_leaves_signals_alone_and_holds_the_lock(stand_in):
+def test_a_run_that_is_called_from_python_leaves_signals_as_they_were_and_holds_the_lock(stand_in):
     before = handlers()
 
     def work(path, stop):
-        assert handlers() == before
+        wakeup, (interrupt, *others) = handlers()
+        assert (wakeup, others) == (before[0], before[1][1:]) and callable(interrupt)
         assert (path / ".lock").exists() and not stop.is_set()
         with pytest.raises(UserError, match="in use by"), lock.hold(path / ".lock", "x"):
             pytest.fail("the lock is free")
@@ -238,6 +240,45 @@ def test_a_run_that_is_called_from_python_leaves_signals_alone_and_holds_the_loc
 
     assert stand_in(work) == {"message": ""}
     assert handlers() == before
+
+
+def test_an_interrupt_of_a_run_in_python_lets_the_training_save_and_the_process_goes_on(stand_in, capsys):
+    before, done = handlers(), []
+
+    def work(path, stop):
+        with stop.saves():
+            signal.raise_signal(signal.SIGINT)
+            done.append(stop.is_set())  # Python's own handler would not have come here.
+
+    with pytest.raises(KeyboardInterrupt, match="the same call goes on"):
+        stand_in(work)
+    assert done == [True] and handlers() == before
+    assert "the training saves its state after this step" in capsys.readouterr().err
+
+
+def test_a_second_interrupt_in_python_and_one_outside_training_end_the_run_at_once(stand_in):
+    def twice(path, stop):
+        with stop.saves():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            pytest.fail("the run goes on")
+
+    def outside(path, stop):
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the run goes on")
+
+    for work in (twice, outside):
+        with pytest.raises(KeyboardInterrupt):
+            stand_in(work)
+
+
+def test_a_run_in_python_that_ends_because_its_lock_is_lost_is_no_interrupt(stand_in):
+    def work(path, stop):
+        with stop.saves():
+            stop.abort("the lock is lost")
+
+    with pytest.raises(StoppedError):
+        stand_in(work)
 
 
 @pytest.mark.parametrize(

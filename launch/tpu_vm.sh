@@ -1,0 +1,172 @@
+#!/usr/bin/env bash
+# Runs jaxtickets on a Cloud TPU, one VM or a pod of several, with Google's `gcloud`. See `launch/tpu_vm.sh --help`.
+set -euo pipefail
+
+usage() {
+    cat <<'HELP'
+Usage: launch/tpu_vm.sh COMMAND --name=NAME --zone=ZONE [OPTIONS] [-- ARGUMENTS]
+
+Commands, in the order of their use:
+  create    create the TPU and wait until it is ready     needs --type and --version
+  install   copy this repository to every worker and install it there
+  run       start the command on every worker             needs arguments after --
+  attach    show the log of the first worker
+  stop      ask the run to save its state and end
+  resume    after a preemption: delete, create, install and run again
+  fetch     copy the workdirs of the first worker here, into ./runs/
+  delete    delete the TPU
+
+Options:
+  --name=NAME        the TPU's name
+  --zone=ZONE        such as us-central2-b
+  --project=PROJECT  by default gcloud's own
+  --type=TYPE        the accelerator type, such as v4-8 or v5litepod-8
+  --version=VERSION  the software version, such as tpu-ubuntu2204-base or v2-alpha-tpuv5-lite
+  --spot             create a TPU that can be preempted, at a lower price
+  --bucket=gs://...  keep ./runs of the first worker there, which writes the workdirs: saved every five minutes and at
+                     the end of a run, brought back by `run`
+  --dry_run          print the commands, run nothing
+
+The arguments after -- are those of `python -m jaxtickets.main`, which every worker runs:
+  launch/tpu_vm.sh run --name=t --zone=us-central2-b -- --config=configs/gan_celeba.py --workdir=runs/gan
+HELP
+}
+
+fail() {
+    echo "tpu_vm.sh: $1" >&2
+    exit 2
+}
+
+command=${1:-}
+case $command in
+    create | install | run | attach | stop | resume | fetch | delete) shift ;;
+    -h | --help | help) usage; exit 0 ;;
+    "") usage >&2; exit 2 ;;
+    *) fail "$command: allowed are create, install, run, attach, stop, resume, fetch and delete" ;;
+esac
+
+name='' zone='' project='' type='' version='' bucket='' spot=false dry_run=false
+while (($#)); do
+    case $1 in
+        --name=*) name=${1#*=} ;;
+        --zone=*) zone=${1#*=} ;;
+        --project=*) project=${1#*=} ;;
+        --type=*) type=${1#*=} ;;
+        --version=*) version=${1#*=} ;;
+        --bucket=*) bucket=${1#*=} ;;
+        --spot) spot=true ;;
+        --dry_run) dry_run=true ;;
+        --) shift; break ;;
+        *) fail "$1: no such option; --help lists them, and the arguments of jaxtickets stand after --" ;;
+    esac
+    shift
+done
+
+need() {  # need OPTION VALUE
+    [[ -n $2 ]] || fail "$1: $command needs it"
+}
+
+need --name "$name"
+need --zone "$zone"
+case $command in create | resume) need --type "$type"; need --version "$version" ;; esac
+case $command in run | resume) (($#)) || fail "--: $command needs the arguments of jaxtickets after it" ;; esac
+[[ $command != resume || -n $bucket ]] || fail "--bucket: resume needs it, because a deleted TPU's disk is lost"
+[[ -z $bucket || $bucket == gs://* ]] || fail "--bucket=$bucket: allowed is gs://..."
+$dry_run || command -v gcloud >/dev/null || fail "gcloud is not installed: https://cloud.google.com/sdk"
+
+where=("--zone=$zone" ${project:+"--project=$project"} --quiet)
+root=$(cd "$(dirname "$0")/.." && pwd)
+
+do_() {  # Runs a command, or prints it so that a shell could run it.
+    if $dry_run; then
+        (IFS=' '; printf '%s\n' "${*@Q}")
+    else
+        "$@"
+    fi
+}
+
+tpu() {
+    local verb=$1
+    shift
+    do_ gcloud compute tpus tpu-vm "$verb" "$@" "${where[@]}"
+}
+
+on() {  # on WORKER SCRIPT: runs a script on a worker, a number or "all".
+    tpu ssh "$name" "--worker=$1" "--command=$2"
+}
+
+create() {
+    local options=("--accelerator-type=$type" "--version=$version")
+    if $spot; then options+=(--spot); fi
+    tpu create "$name" "${options[@]}"
+}
+
+# shellcheck disable=SC2016  # The script is the worker's.
+install() {
+    local archive
+    archive=${TMPDIR:-/tmp}/jaxtickets-$name.tar.gz
+    do_ git -C "$root" archive --format=tar.gz "--output=$archive" HEAD
+    tpu scp "$archive" "$name:jaxtickets.tar.gz" --worker=all
+    on all 'set -e
+mkdir -p jaxtickets && tar -xzf jaxtickets.tar.gz -C jaxtickets && cd jaxtickets
+command -v uv > /dev/null || python3 -m pip install --quiet --user uv
+export PATH=$HOME/.local/bin:$PATH
+test -d ~/venv || uv venv --quiet --python 3.11 ~/venv
+uv pip install --quiet --python ~/venv/bin/python -e ".[tpu]"
+~/venv/bin/python -c "import jax; print(jax.local_device_count(), \"devices of\", jax.device_count())"'
+}
+
+# What a worker runs: start.sh is started apart from this connection. The first worker alone writes the workdirs, and
+# saves them as one file, so that no half of a copy is ever brought back. The run stands still while the file is made.
+run() {
+    local arguments saved=$bucket/$name.tar
+    printf -v arguments '%q ' "$@"
+    local script="\$HOME/venv/bin/python -m jaxtickets.main $arguments >> run.log 2>&1 &
+run=\$!
+echo \$run > run.pid"
+    if [[ -n $bucket ]]; then
+        script="saves() { [[ \$HOSTNAME == *-0 ]]; }
+save() { tar -cf saved.tar runs; kill -CONT \$run 2> /dev/null; gcloud storage cp saved.tar $saved; }
+saves && gcloud storage cp $saved saved.tar && tar -xf saved.tar
+$script
+while saves && sleep 300 && kill -STOP \$run; do save; done >> save.log 2>&1 &
+saving=\$!"
+    fi
+    script+="
+wait \$run
+echo \"ended with status \$?\" >> run.log"
+    if [[ -n $bucket ]]; then
+        script+="
+kill \$saving; wait \$saving; saves && save >> save.log 2>&1"
+    fi
+    script+="
+rm run.pid"
+    on all "cd jaxtickets && mkdir -p runs && cat > start.sh <<'EOF'
+$script
+EOF
+nohup setsid bash start.sh > start.log 2>&1 < /dev/null &"
+}
+
+# shellcheck disable=SC2016
+stop() {
+    on all 'cd jaxtickets && kill -TERM "$(cat run.pid)" && while test -e run.pid; do sleep 1; done; tail -n 3 run.log'
+}
+
+case $command in
+    create) create ;;
+    install) install ;;
+    run) run "$@" ;;
+    attach) on 0 'tail -n 40 -F jaxtickets/run.log' ;;
+    stop) stop ;;
+    resume)
+        tpu delete "$name" || true  # A preempted TPU has to go before one of its name can come.
+        create
+        install
+        run "$@"
+        ;;
+    fetch)
+        do_ mkdir -p runs
+        tpu scp --recurse "$name:jaxtickets/runs/*" runs/ --worker=0
+        ;;
+    delete) tpu delete "$name" ;;
+esac
