@@ -16,6 +16,7 @@ import numpy as np
 from jaxtickets import cache
 from jaxtickets.data.source import Examples, Source, reason
 from jaxtickets.errors import UserError
+from jaxtickets.names import near
 from jaxtickets.progress import say
 
 ALTERNATIVES = (
@@ -117,7 +118,9 @@ class Tfds(Source):
         try:
             cls = tfds.builder_cls(dataset)
         except Exception as error:  # TFDS raises different errors for an unknown name and for a malformed one.
-            raise UserError(f"data.name={self.name!r} is unknown; allowed: {self.allowed}") from error
+            others = self.allowed.split(", ") + tfds.list_builders(with_community_datasets=False)
+            suggestion = near(self.name, dict.fromkeys(others))
+            raise UserError(f"data.name={self.name!r} is unknown{suggestion}; allowed: {self.allowed}") from error
         configs = [known.name for known in cls.BUILDER_CONFIGS]
         if (config or self.needs_variant) and config not in configs:
             variants = ", ".join(f"{dataset}/{known}" for known in configs) or dataset
