@@ -32,6 +32,20 @@ class Check(NamedTuple):
     names: Callable[[], Iterable[str]] = tuple
 
 
+class Change(NamedTuple):
+    """How the value of a field may change when a run is started again in its workdir.
+
+    Attributes:
+      possible: `(config there, config here) -> whether the run takes the change up`, given that the field differs.
+      allowed: `(config there) -> the allowed values in words`.
+      help: what is taken up, in a sentence.
+    """
+
+    possible: Callable[[Any, Any], bool]
+    allowed: Callable[[Any], str]
+    help: str
+
+
 class Field(NamedTuple):
     """One field of the config.
 
@@ -43,6 +57,7 @@ class Field(NamedTuple):
       needs: a capability that the chosen method must provide (`Method.provides`) for the field to be read; "" is none.
       before: the value for workdirs that were written before the field existed, if it is not the default. Such a run
         goes on with this value alone.
+      may_change: how its value may change in a workdir that has been started; None: not at all.
     """
 
     name: str
@@ -51,6 +66,7 @@ class Field(NamedTuple):
     help: str
     needs: str = ""
     before: Any = None
+    may_change: Change | None = None
 
 
 class Registry(dict):

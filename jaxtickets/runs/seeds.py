@@ -60,8 +60,9 @@ def run(
     if from_round is not None:
         _check_way_back(config, path, from_round)
     elif whole.is_started:
-        whole.check_same(config_lib.to_dict(config), config_lib.missing_values(config))
+        whole.check_same(config_lib.to_dict(config), config_lib.missing_values(config), config_lib.refused)
     places = {seed: Workdir(own) for seed, own in seed_paths(config, path).items()}
+    _check_takes_up(config, whole, places.values())
     digests = data.digests(config)
     for place in dict.fromkeys((whole, *places.values())):
         identity.check(place.read_data(), digests, f"--workdir={place.path}", ADVICE)
@@ -86,7 +87,7 @@ def run(
         place.add_data(digests)
     if config.seeds == 1:
         return _run_seed(config.seed, setup, whole, shown_in)
-    whole.create(config_lib.to_dict(config), setup.json_defaults, setup.about)
+    whole.create(config_lib.to_dict(config), setup.json_defaults, setup.about, config_lib.refused)
 
     def run_seed(seed, setup, shown_in=None):
         say(f"seed {seed}, in {places[seed].path}")
@@ -114,6 +115,16 @@ def run(
     return verdict
 
 
+def _check_takes_up(config, whole, places):
+    """Refuses another config where rounds can't go on and tickets can't be written again."""
+    if not whole.is_started:
+        return
+    changes = whole.changes(config_lib.to_dict(config), config_lib.missing_values(config))
+    for place in places if changes else ():
+        if place.is_finished and (gone := saved.gone(place)):
+            raise UserError(f"--workdir={place.path}: {'; '.join(changes)}, but {gone} are gone, which that needs")
+
+
 def _run_seed(seed, setup, place, shown_in=None):
     """One seed's experiment; its display is in that of several that go on at a time, if given."""
     if place.is_finished and (gone := saved.gone(place)):
@@ -128,7 +139,10 @@ def _run_seed(seed, setup, place, shown_in=None):
 def _tabulate(whole, places):
     """Writes the table of all seeds that have finished."""
     finished = [(seed, place) for seed, place in places.items() if place.is_finished]
-    whole.write_rounds([{"seed": seed, **row} for seed, place in finished for row in place.read_rounds()])
+    rows = [{"seed": seed, **row} for seed, place in finished for row in place.read_rounds()]
+    if rows != whole.read_rounds():
+        whole.remove_verdict()
+    whole.write_rounds(rows)
 
 
 def go_back(config, path: Path, round_: int) -> None:
@@ -146,7 +160,7 @@ def go_back(config, path: Path, round_: int) -> None:
 def _check_way_back(config, path, round_):
     """Refuses to go back as `go_back` says; returns the workdir of the whole and those of the seed runs."""
     whole, defaults = Workdir(path), config_lib.missing_values(config)
-    whole.check_same(config_lib.to_dict(feature_networks.resolved(config, whole)), defaults)
+    whole.check_same(config_lib.to_dict(feature_networks.resolved(config, whole)), defaults, config_lib.refused)
     if config_lib.method(config).is_chained(config) and round_ > 1:
         raise UserError(
             f"--from_round={round_}: allowed are 0 and 1 with config.rewind={config.rewind!r}, which goes on from "
