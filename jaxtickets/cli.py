@@ -7,9 +7,9 @@ import re
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NoReturn
 
 from absl import app, flags
@@ -69,19 +69,21 @@ def call(
         return fail(error)
 
 
-def start(function: Callable, /, **whole_numbers: str) -> NoReturn:
-    """Calls `function(config, workdir or None, <whole numbers by name>)` with what the command line says, and exits.
+def start(function: Callable, /, switches: Mapping[str, str] = MappingProxyType({}), **whole_numbers: str) -> NoReturn:
+    """Calls `function(config, workdir or None, <other flags by name>)` with what the command line says, and exits.
 
     Args:
+      switches: the help of each flag that is given or not; it is True or False.
       whole_numbers: the help of each flag that the command has beside --config and --workdir. A whole number that the
         command line does not give is None.
     """
     from ml_collections import config_flags  # Commands that read no config do without it.
 
-    names = ["config", "workdir", *whole_numbers]
+    names = ["config", "workdir", *switches, *whole_numbers]
     config = config_flags.DEFINE_config_file("config", None, CONFIG_HELP)
     workdir = flags.DEFINE_string("workdir", None, WORKDIR_HELP)
-    numbers = {name: flags.DEFINE_integer(name, None, text) for name, text in whole_numbers.items()}
+    others = {name: flags.DEFINE_bool(name, False, text) for name, text in switches.items()}
+    others |= {name: flags.DEFINE_integer(name, None, text) for name, text in whole_numbers.items()}
 
     def parse(argv):
         if _wants_help(argv[1:]):
@@ -102,7 +104,7 @@ def start(function: Callable, /, **whole_numbers: str) -> NoReturn:
         _check_returned(config.value, config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0])
         absl_logging.set_verbosity(absl_logging.FATAL)  # The flags have set it to their default.
         path = local_path(workdir.value, "--workdir") if workdir.value else None
-        function(config.value, path, **{name: flag.value for name, flag in numbers.items()})
+        function(config.value, path, **{name: flag.value for name, flag in others.items()})
 
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs every file, and every error that it raises, too.
     try:

@@ -42,6 +42,7 @@ class Tfds(Source):
         them alone.
       by_hand: which files to fetch where, for machines that can't prepare it, and the data.name that reads them.
       data_dir: where it is prepared; None is TFDS's own directory.
+      count: see `Source`.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Tfds(Source):
     allowed: str = ""
     by_hand: str = ""
     data_dir: str | None = None
+    count: int = 0
 
     def at(self, data_dir: str | None) -> "Tfds":
         return dataclasses.replace(self, data_dir=data_dir)
@@ -64,6 +66,13 @@ class Tfds(Source):
     def key(self, split: str) -> str:
         """Returns name and version. Needs no prepared data."""
         return f"{self._file_name}-{self._builder().version}"
+
+    def missing(self) -> str:
+        builder = self._builder()
+        if builder.is_prepared():
+            return ""
+        by_tensorflow = " by TensorFlow" if self.needs_tensorflow else ""
+        return f"{self.name}, prepared{by_tensorflow} once ({self.how_long}) in {builder.data_dir}"
 
     @property
     def channels(self) -> int:

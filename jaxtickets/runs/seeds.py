@@ -15,7 +15,7 @@ from jaxtickets.data import identity
 from jaxtickets.errors import UserError
 from jaxtickets.experiments.finished import Finished
 from jaxtickets.progress import Progress, bars, say, speaking_as
-from jaxtickets.runs import feature_networks, memory, record, saved
+from jaxtickets.runs import feature_networks, memory, plan, record, saved
 from jaxtickets.runs.meeting import Meeting, Seat
 from jaxtickets.runs.networks import Networks
 from jaxtickets.runs.run import Run
@@ -83,6 +83,8 @@ def run(
     memory.check(setups[0], config.tickets_per_device)
     if from_round is not None:
         go_back(config, path, from_round)
+    for line in plan.start(setups[0], whole, places):
+        say(f"{line.what}: {line.text}")
     for place in dict.fromkeys((whole, *places.values())):
         place.add_data(digests)
     if config.seeds == 1:
@@ -113,6 +115,22 @@ def run(
             record.save_ticket(setup, place, setup.init(seed), verdict)
         record.keep_ends(config, place, verdict["winning_round"], place.read_verdict()["winning_round"])
     return verdict
+
+
+def dry_run(config, path: Path) -> str:
+    """What `run` would do, as lines; it starts, downloads and writes nothing.
+
+    Raises:
+      UserError: the config is impossible, or the workdir is another run's or can't be written.
+    """
+    whole = Workdir(path)
+    config_lib.validate(config, jax.local_device_count())
+    whole.check_writable()
+    if whole.is_started:
+        resolved = feature_networks.resolved(config, whole)
+        whole.check_same(config_lib.to_dict(resolved), config_lib.missing_values(resolved), config_lib.refused)
+    places = {seed: Workdir(own) for seed, own in seed_paths(config, path).items()}
+    return "\n".join(f"{line.what:<9} {line.text}" for line in plan.ahead(config, whole, places))
 
 
 def _check_takes_up(config, whole, places):
