@@ -24,10 +24,7 @@ from jaxtickets.local_paths import local_path
 HELP = ("--help", "-help", "-h", "-?", "--helpshort")
 CONFIG_HELP = "The name of a config or the path of a config file, with `:quick` for its small variant."
 WORKDIR_HELP = "The directory of the run (where a run is started, the default is runs/<config>[-<variant>])."
-NO_CONFIG = (
-    "--config is missing; give the name of a config or the path of a config file, for example --config=gan_digits or "
-    f"--config=configs/gan_digits.py; {named_configs.LIST}"
-)
+NO_CONFIG = f"--config is missing, for example --config=gan_digits:quick; {named_configs.ALLOWED}"
 WIDTH = 100  # Characters per line of --help.
 PAGE_HEAD = """# The fields of a config
 
@@ -276,8 +273,10 @@ def fields_page() -> str:
 
 
 def _meaning(field):
-    """The help of a field, and the value with which runs from before the field go on, if it is not the default."""
-    return field.help + ("" if field.before is None else f" Runs from before this field go on with {field.before!r}.")
+    """The help of a field, how it may change in a started run, and what older runs go on with."""
+    change = f" {field.may_change.help}" if field.may_change else ""
+    before = "" if field.before is None else f" Runs from before this field go on with {field.before!r}."
+    return f"{field.help}{change}{before}"
 
 
 def _wants_help(arguments):

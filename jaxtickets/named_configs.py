@@ -12,6 +12,7 @@ from jaxtickets.names import near
 
 _HERE = Path(__file__).parent
 LIST = "`jaxtickets configs` lists the names"
+ALLOWED = f"allowed is the path of a config file, or a name: {LIST}"
 
 
 def directory() -> Path:
@@ -37,7 +38,7 @@ def find(config: str) -> str:
     if file in names():
         return f"{directory() / file}.py{colon}{variant}"
     suggestion = near(Path(file).stem, names())
-    raise UserError(f"--config={file}: no such file and no such name{suggestion}; {LIST}")
+    raise UserError(f"--config={file}: no such file and no such name{suggestion}; {ALLOWED}")
 
 
 def table() -> str:
