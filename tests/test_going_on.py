@@ -56,7 +56,9 @@ def assert_equal_runs(one, other):
     assert one.ticket.exists() == other.ticket.exists()
 
 
-@pytest.mark.parametrize("flags", METHOD_FLAGS)
+@pytest.mark.parametrize(
+    "flags", [pytest.param(name, marks=[] if name == "imp" else [pytest.mark.slow]) for name in METHOD_FLAGS]
+)
 def test_rounds_that_are_taken_up_later_are_those_of_an_uninterrupted_run(run, flags, tmp_path):
     changes = METHOD_FLAGS[flags]
     for rounds in (1, 2):
@@ -82,9 +84,11 @@ def test_another_tolerance_gives_another_verdict_and_trains_nothing(run, tmp_pat
         assert metadata["config"]["tolerance"] == 1e6 and metadata["verdict"] == verdict
 
 
+@pytest.mark.slow
 def test_another_order_of_the_metrics_gives_another_metric_of_the_verdict(run, tmp_path):
-    first = run(tmp_path / "run", **{"prune.rounds": 1, "eval.metrics": ("fd", "kid")})
-    second = run(tmp_path / "run", **{"prune.rounds": 1, "eval.metrics": ("kid", "fd")})
+    changes = {"prune.rounds": 1, "eval.kid_subset_size": 32, "eval.kid_subsets": 2}
+    first = run(tmp_path / "run", **changes, **{"eval.metrics": ("fd", "kid")})
+    second = run(tmp_path / "run", **changes, **{"eval.metrics": ("kid", "fd")})
     assert (first["metric"], second["metric"]) == ("fd_digits", "kid_digits")
     assert list(Workdir(tmp_path / "run").read_origin()["about"]["metrics"])[0] == "kid_digits"
 
@@ -128,6 +132,7 @@ def test_what_changes_no_round_that_is_there_is_taken_up(run, there, here):
     assert config_lib.refused(*(config_lib.to_dict(run.config(**each)) for each in (there, here))) == ""
 
 
+@pytest.mark.slow
 def test_a_kill_between_the_old_verdict_and_the_new_one_leaves_a_run_that_goes_on(run, tmp_path, monkeypatch):
     path, place = tmp_path / "run", Workdir(tmp_path / "run")
     run(path, **{"prune.rounds": 1})
@@ -171,6 +176,7 @@ def test_controls_follow_their_run_and_a_transfer_refuses_another_ticket(run, tm
     assert untimed_rounds(control) == untimed_rounds(tmp_path / "whole") and len(untimed_rounds(control)) == 3
 
 
+@pytest.mark.slow
 def test_states_that_somebody_has_removed_are_named_when_more_rounds_are_asked_for(run, tmp_path):
     run(tmp_path / "run", **{"prune.rounds": 1})
     shutil.rmtree(tmp_path / "run" / "snapshots")

@@ -43,9 +43,7 @@ MORE_ROUNDS = Change(
 MORE_SEEDS = Change(_adds_seeds, _allowed_seeds, "A started run of several seeds takes up more.")
 OTHER_ORDER = Change(
     lambda there, here: sorted(_metrics(there)) == sorted(_metrics(here)),
-    lambda there: (
-        f"({', '.join(map(repr, _metrics(there)))},) in any order; `python -m jaxtickets.evaluate` takes others"
-    ),
+    lambda there: f"some order of {', '.join(_metrics(there))}; `python -m jaxtickets.evaluate` takes others",
     "A started run takes up another order, and with it another metric of the verdict.",
 )
 ANY = Change(lambda there, here: True, lambda there: "any", "A started run takes up another value.")
