@@ -165,7 +165,7 @@ def test_more_seeds_and_rounds_are_those_of_a_run_that_had_them_from_the_start(r
 
 
 @pytest.mark.slow
-def test_controls_follow_their_run_and_a_transfer_refuses_another_ticket(run, tmp_path):
+def test_controls_follow_their_run(run, tmp_path):
     parent, control = tmp_path / "run", tmp_path / "control"
     branch = {"experiment": "branch", "branch.of": str(parent), "rewind_step": 0.0}
     run(parent, **{"prune.rounds": 1})
@@ -174,6 +174,20 @@ def test_controls_follow_their_run_and_a_transfer_refuses_another_ticket(run, tm
     run(control, **branch)
     run(tmp_path / "whole", **branch)
     assert untimed_rounds(control) == untimed_rounds(tmp_path / "whole") and len(untimed_rounds(control)) == 3
+
+
+@pytest.mark.slow
+def test_a_transfer_refuses_other_masks_than_those_that_it_began_with(run, tmp_path):
+    parent, transfer = tmp_path / "run", {"experiment": "transfer", "transfer.of": str(tmp_path / "run")}
+    run(parent, **{"prune.rounds": 1})
+    run(tmp_path / "there", rewind_step=0.0, **transfer)
+    before = digests(tmp_path / "there")
+    shutil.rmtree(parent)
+    run(parent, **{"prune.rounds": 1, "prune.score": "random"})
+    with pytest.raises(UserError, match="the ticket of round 1 is another one than when this run began"):
+        run(tmp_path / "there", rewind_step=0.0, **transfer)
+    after = digests(tmp_path / "there")
+    assert {name: after[name] for name in before} == before
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ def test_each_config_is_listed_in_a_line_with_the_first_line_of_its_docstring():
     assert [line.split()[0] for line in lines] == FILES
     assert all(re.fullmatch(r"  \w+ +\S.*[.:]", line) for line in lines)
     digits = next(line for line in lines if " gan_digits " in line)
-    assert digits.endswith("Winning lottery tickets in a DCGAN on 1,797 real handwritten digits, on two CPU cores.")
+    assert digits.endswith("  Winning tickets in a DCGAN on 1,797 real handwritten digits, on two CPU cores.")
 
 
 def test_names_are_suggested_only_where_they_are_near():
