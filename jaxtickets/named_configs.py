@@ -5,11 +5,13 @@ They are the files of `configs/` in a clone, and of `jaxtickets/configs/` where 
 
 import ast
 import os
+import textwrap
 from pathlib import Path
 
 from jaxtickets.errors import UserError
 from jaxtickets.names import near
 
+WIDTH = 100  # Characters per line of the list.
 _HERE = Path(__file__).parent
 LIST = "`jaxtickets configs` lists the names"
 ALLOWED = f"allowed is the path of a config file, or a name: {LIST}"
@@ -42,9 +44,13 @@ def find(config: str) -> str:
 
 
 def table() -> str:
-    """All names, one per line, each with the first line of its file."""
-    width = max(map(len, names()))
-    return "\n".join(f"  {name:<{width}}  {_first_line(directory() / f'{name}.py')}" for name in names())
+    """All names, one per line, each with the first line of its file as far as it fits."""
+    longest = max(map(len, names()))
+    lines = {name: _first_line(directory() / f"{name}.py") for name in names()}
+    return "\n".join(
+        f"  {name:<{longest}}  {textwrap.shorten(line, WIDTH - longest - 4, placeholder=' ...')}"
+        for name, line in lines.items()
+    )
 
 
 def _first_line(path):

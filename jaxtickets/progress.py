@@ -101,7 +101,7 @@ class Progress:
         self._bar.update(self._all, completed=self._done(round_, step))
         self._stop = stop
         if self._lines:
-            self._lines.start_round(f"round {round_} ({what})", step, self._done(round_, step))
+            self._lines.start_round(f"round {round_} ({what})")
 
     def update(self, round_: int, step: int, losses: dict[str, float]) -> None:
         """Shows a step of the round, and those of its scalars that are losses."""

@@ -23,20 +23,12 @@ class Lines:
     def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
         """clock: gives seconds."""
         self._write, self._clock = write, clock
-        self._begin = self._round_begin = self._told = self._name = None
+        self._begin = self._round_begin = self._told = None
+        self._name = ""
 
-    def start_round(self, name: str, step: int, done: int) -> None:
-        """Begins a round.
-
-        Args:
-          name: what lines call it.
-          step: at which its training starts or goes on.
-          done: the number of steps of all rounds before this one.
-        """
-        now = self._clock()
-        self._begin = self._begin or (now, done)
-        self._told = now if self._told is None else self._told
-        self._name, self._round_begin = name, (now, step)
+    def start_round(self, name: str) -> None:
+        """Begins a round, which lines call `name`; its speed counts from its first update, because it may compile."""
+        self._name, self._round_begin = name, None
 
     def update(self, step: int, stop: int, losses: Mapping[str, float], done: int, total: int) -> None:
         """Writes a line, if it is time for one.
@@ -47,6 +39,8 @@ class Lines:
           done, total: steps of all rounds.
         """
         now = self._clock()
+        self._begin, self._told = self._begin or (now, done), now if self._told is None else self._told
+        self._round_begin = self._round_begin or (now, step)
         if now - self._told < min(LONGEST, max(FIRST, SHARE * (now - self._begin[0]))):
             return
         self._told = now
