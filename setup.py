@@ -12,8 +12,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["jaxtickets*", "launch*"]),
+    packages=[*find_packages(include=["jaxtickets*", "launch*"]), "jaxtickets.configs"],
+    package_dir={"jaxtickets.configs": "configs"},  # No top-level `configs`, which others may have, is installed.
     package_data={"jaxtickets": ["py.typed"]},
+    entry_points={
+        "console_scripts": ["jaxtickets=jaxtickets.__main__:command", "jaxtickets-sweep=jaxtickets.__main__:sweep"]
+    },
     install_requires=[
         "jax>=0.10",  # arrays, gradients, compilation, pmap
         "flax",  # the networks, as linen modules

@@ -10,22 +10,31 @@ from jaxtickets.local_paths import local_path
 from jaxtickets.lock import hold
 
 
-def directory(*parts: str) -> pathlib.Path:
-    """Returns `parts` joined below the cache directory, and creates that directory.
+def path(*parts: str) -> pathlib.Path:
+    """Returns `parts` joined below the cache directory, and creates nothing.
 
     The cache directory is $JAXTICKETS_CACHE, else $XDG_CACHE_HOME/jaxtickets, else ~/.cache/jaxtickets.
 
     Raises:
-      UserError: it can't be created.
+      UserError: the environment names no path.
     """
     if own := os.environ.get("JAXTICKETS_CACHE"):
         root = local_path(own, "JAXTICKETS_CACHE")
     else:
         root = local_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME") / "jaxtickets"
-    path = root.joinpath(*parts)
-    with writing(path):
-        path.mkdir(parents=True, exist_ok=True)
-    return path
+    return root.joinpath(*parts)
+
+
+def directory(*parts: str) -> pathlib.Path:
+    """Returns `path(*parts)`, and creates that directory.
+
+    Raises:
+      UserError: it can't be created.
+    """
+    found = path(*parts)
+    with writing(found):
+        found.mkdir(parents=True, exist_ok=True)
+    return found
 
 
 @contextlib.contextmanager

@@ -3,28 +3,28 @@
 A user's mistake is one line on standard error, which begins with `jaxtickets: `, and exit status 2.
 """
 
-import os
 import re
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
 
+from jaxtickets import named_configs
 from jaxtickets.ending import MISTAKE, PREFIX
 from jaxtickets.errors import UserError
 from jaxtickets.fields import refuse
 from jaxtickets.local_paths import local_path
 
 HELP = ("--help", "-help", "-h", "-?", "--helpshort")
-CONFIG_HELP = "A file of configs/, with `:quick` for its small variant."
+CONFIG_HELP = "The name of a config or the path of a config file, with `:quick` for its small variant."
 WORKDIR_HELP = "The directory of the run (where a run is started, the default is runs/<config>[-<variant>])."
-NO_CONFIG = "--config is missing; give a file of configs/, for example --config=configs/gan_digits.py"
+NO_CONFIG = f"--config is missing, for example --config=gan_digits:quick; {named_configs.ALLOWED}"
 WIDTH = 100  # Characters per line of --help.
 PAGE_HEAD = """# The fields of a config
 
@@ -66,26 +66,28 @@ def call(
         return fail(error)
 
 
-def start(function: Callable, /, **whole_numbers: str) -> NoReturn:
-    """Calls `function(config, workdir or None, <whole numbers by name>)` with what the command line says, and exits.
+def start(function: Callable, /, switches: Mapping[str, str] = MappingProxyType({}), **whole_numbers: str) -> NoReturn:
+    """Calls `function(config, workdir or None, <other flags by name>)` with what the command line says, and exits.
 
     Args:
+      switches: the help of each flag that is given or not; it is True or False.
       whole_numbers: the help of each flag that the command has beside --config and --workdir. A whole number that the
         command line does not give is None.
     """
     from ml_collections import config_flags  # Commands that read no config do without it.
 
-    names = ["config", "workdir", *whole_numbers]
+    names = ["config", "workdir", *switches, *whole_numbers]
     config = config_flags.DEFINE_config_file("config", None, CONFIG_HELP)
     workdir = flags.DEFINE_string("workdir", None, WORKDIR_HELP)
-    numbers = {name: flags.DEFINE_integer(name, None, text) for name, text in whole_numbers.items()}
+    others = {name: flags.DEFINE_bool(name, False, text) for name, text in switches.items()}
+    others |= {name: flags.DEFINE_integer(name, None, text) for name, text in whole_numbers.items()}
 
     def parse(argv):
         if _wants_help(argv[1:]):
             if configs := [argument for argument in argv if re.match(r"--?config=", argument)]:
                 _parse_with_config([argv[0], *configs])  # The file may bring fields of its own.
             usage = sys.modules[function.__module__].__doc__
-            print(_usage(usage, flags.FLAGS, names), fields_help(), sep="\n\n")
+            print(_usage(usage, flags.FLAGS, names), configs_help(), fields_help(), sep="\n\n")
             sys.exit()
         return _parse_with_config(argv)
 
@@ -94,11 +96,12 @@ def start(function: Callable, /, **whole_numbers: str) -> NoReturn:
             allowed = ", ".join(f"--{name}" for name in names)
             raise UserError(f"{argv[1]}: not a flag; allowed are {allowed} and --config.<field>")
         if not flags.FLAGS["config"].present:
+            print(configs_help(), file=sys.stderr)
             raise UserError(NO_CONFIG)
         _check_returned(config.value, config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0])
         absl_logging.set_verbosity(absl_logging.FATAL)  # The flags have set it to their default.
         path = local_path(workdir.value, "--workdir") if workdir.value else None
-        function(config.value, path, **{name: flag.value for name, flag in numbers.items()})
+        function(config.value, path, **{name: flag.value for name, flag in others.items()})
 
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs every file, and every error that it raises, too.
     try:
@@ -151,9 +154,6 @@ def _parse_with_config(argv, defined=flags.FLAGS):
     argv = _without_repeated(_with_local_config(argv))
     fields = [match[1] for argument in argv[1:] if (match := re.match(r"--?config\.([^=]+)", argument))]
     files = [match[1] for argument in argv[1:] if (match := re.match(r"--?config=([^:]*)", argument))]
-    for file in files:
-        if not os.path.isfile(file):  # Unlike a path's own question, it is no error for a name that is too long.
-            raise UserError(f"--config={file}: no such file; allowed are the files of configs/")
     try:
         return _parsed(defined, argv)
     except Exception as error:
@@ -166,9 +166,19 @@ def _parse_with_config(argv, defined=flags.FLAGS):
 
 
 def _with_local_config(argv):
-    """The arguments with the path of the config file expanded."""
-    value = re.compile(r"(--?config=)(.+)")
-    return [f"{match[1]}{local_path(match[2], '--config')}" if (match := value.match(one)) else one for one in argv]
+    """The arguments with the path of the config file in the place of its name, or expanded.
+
+    Raises:
+      UserError: there is no such file, and no such name.
+    """
+    for at in [at for at, one in enumerate(argv[1:-1], start=1) if one in ("--config", "-config")][::-1]:
+        argv = [*argv[:at], f"--config={argv[at + 1]}", *argv[at + 2 :]]
+    value = re.compile(r"(--?config=)(.*)", re.DOTALL)
+    return [f"{match[1]}{_config_file(match[2])}" if (match := value.match(one)) else one for one in argv]
+
+
+def _config_file(value):
+    return named_configs.find(str(local_path(value, "--config")) if value else value)
 
 
 def _without_repeated(argv):
@@ -216,7 +226,8 @@ def _parsed(defined, argv):
         from jaxtickets import config as config_lib
 
         config_lib.check_field(match[1])
-        refuse(match[1], match[2], config_lib.fields()[match[1]].check.allowed())
+        check = config_lib.fields()[match[1]].check
+        refuse(match[1], match[2], check.allowed(), check.names())
     for problem, allowed in (("invalid literal for int", "a whole number"), ("could not convert string", "a number")):
         if match := re.match(rf"flag --(\w+)=(.*?): {problem}", text):
             raise UserError(f"--{match[1]}={match[2]}: allowed is {allowed}")
@@ -224,6 +235,11 @@ def _parsed(defined, argv):
 
 
 # Help.
+
+
+def configs_help() -> str:
+    """The configs that come with the package, one per line."""
+    return f"Configs, each also as NAME:quick, a size for two CPU cores:\n{named_configs.table()}"
 
 
 def fields_help() -> str:
@@ -257,8 +273,10 @@ def fields_page() -> str:
 
 
 def _meaning(field):
-    """The help of a field, and the value with which runs from before the field go on, if it is not the default."""
-    return field.help + ("" if field.before is None else f" Runs from before this field go on with {field.before!r}.")
+    """The help of a field, how it may change in a started run, and what older runs go on with."""
+    change = f" {field.may_change.help}" if field.may_change else ""
+    before = "" if field.before is None else f" Runs from before this field go on with {field.before!r}."
+    return f"{field.help}{change}{before}"
 
 
 def _wants_help(arguments):

@@ -21,6 +21,7 @@ from jaxtickets.errors import UserError
 from jaxtickets.local_paths import local_path
 from jaxtickets.metrics import FEATURE_NETWORKS, METRICS, networks
 from jaxtickets.metrics.bootstrap import ends_of
+from jaxtickets.names import near
 from jaxtickets.objectives import OBJECTIVES
 from jaxtickets.opening import Opened
 from jaxtickets.progress import say, show
@@ -127,13 +128,14 @@ def set_fields(config, chosen: dict[str, str]) -> None:
         except ValueError:
             value = text
         if not known[name].check.possible(value):
-            raise UserError(f"--{name}={text}: allowed is {known[name].check.allowed()}")
+            check = known[name].check
+            raise UserError(f"--{name}={text}: allowed is {check.allowed()}{near(text.split(','), check.names())}")
         config.eval[name] = value
     game = OBJECTIVES[config.objective.name]
     possible = metrics_lib.possible(game)
     if unserved := [name for name in config.eval.metrics if name not in possible]:
         allowed = f"{', '.join(possible)} with config.objective.name={game.name!r}"
-        raise UserError(f"--metrics={','.join(unserved)}: allowed are {allowed}")
+        raise UserError(f"--metrics={','.join(unserved)}: allowed are {allowed}{near(unserved, possible)}")
     used = metrics_lib.chosen(config, game)
     used += FEATURE_NETWORKS.chosen([one.features_of(config) for one in used])
     plugins = [*METRICS.values(), *FEATURE_NETWORKS.values()]

@@ -13,16 +13,37 @@ gathers the fields from the registries and validates a config without knowing an
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from jaxtickets.errors import UserError
+from jaxtickets.names import near
 
 
 class Check(NamedTuple):
-    """possible: whether a value may be given. allowed: returns the allowed values in words, for the error."""
+    """Which values a field may have.
+
+    possible: whether a value may be given. allowed: returns the allowed values in words, for the error. names: returns
+    the names that a value consists of, for suggestions in the error.
+    """
 
     possible: Callable[[Any], bool]
     allowed: Callable[[], str]
+    names: Callable[[], Iterable[str]] = tuple
+
+
+class Change(NamedTuple):
+    """How the value of a field may change when a run is started again in its workdir.
+
+    Attributes:
+      possible: `(config there, config here) -> whether the run takes the change up`, given that the field differs.
+      allowed: `(config there) -> the allowed values in words`.
+      help: what is taken up, in a sentence.
+    """
+
+    possible: Callable[[Any, Any], bool]
+    allowed: Callable[[Any], str]
+    help: str
 
 
 class Field(NamedTuple):
@@ -36,6 +57,7 @@ class Field(NamedTuple):
       needs: a capability that the chosen method must provide (`Method.provides`) for the field to be read; "" is none.
       before: the value for workdirs that were written before the field existed, if it is not the default. Such a run
         goes on with this value alone.
+      may_change: how its value may change in a workdir that has been started; None: not at all.
     """
 
     name: str
@@ -44,6 +66,7 @@ class Field(NamedTuple):
     help: str
     needs: str = ""
     before: Any = None
+    may_change: Change | None = None
 
 
 class Registry(dict):
@@ -112,9 +135,9 @@ def no_check(config) -> None:
     """The check of a plug-in that contradicts nothing."""
 
 
-def refuse(field: str, value, allowed: str):
-    """Raises the one-line error of a field."""
-    raise UserError(f"config.{field}={value!r}: allowed is {allowed}")
+def refuse(field: str, value, allowed: str, names: Iterable[str] = ()):
+    """Raises the one-line error of a field, with the `names` that are spelled almost like the value's, if any."""
+    raise UserError(f"config.{field}={value!r}: allowed is {allowed}{near(value, names)}")
 
 
 # Checks of values.
@@ -183,7 +206,8 @@ def _names(choices: Iterable[str | Mapping]) -> list[str]:
 
 def choice(*choices: str | Mapping) -> Check:
     """One of the names given, and of those in the registries given; these may grow later."""
-    return Check(lambda value: value in _names(choices), lambda: f"one of {', '.join(_names(choices))}")
+    names = partial(_names, choices)
+    return Check(lambda value: value in names(), lambda: f"one of {', '.join(names())}", names)
 
 
 def some_of(*choices: str | Mapping | Callable[[], Iterable[str]]) -> Check:
@@ -195,7 +219,7 @@ def some_of(*choices: str | Mapping | Callable[[], Iterable[str]]) -> Check:
     def possible(value):
         return texts(value) and set(value) <= set(names()) and len(set(value)) == len(value)
 
-    return Check(possible, lambda: f"a tuple of some of {', '.join(names())}")
+    return Check(possible, lambda: f"a tuple of some of {', '.join(names())}", names)
 
 
 def texts(value) -> bool:

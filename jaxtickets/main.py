@@ -3,8 +3,10 @@
 import os
 
 from jaxtickets import cli, ending
+from jaxtickets.local_paths import local_path
 from jaxtickets.stopping import Stop, saved_by_interrupt
 
+SWITCHES = {"dry_run": "Print what would run, with its FLOPs, memory, time and downloads, and start nothing."}
 GOES_ON = "the same command goes on from the last saved state"
 
 
@@ -31,7 +33,6 @@ def run(config, path: str | os.PathLike, from_round: int | None = None, stop: St
 
     from jaxtickets import config as config_lib
     from jaxtickets import lock, runs
-    from jaxtickets.local_paths import local_path
     from jaxtickets.workdir import Workdir
 
     place = Workdir(local_path(path, "--workdir"))
@@ -48,6 +49,18 @@ def run(config, path: str | os.PathLike, from_round: int | None = None, stop: St
     return verdict
 
 
+def plan(config, path: str | os.PathLike) -> None:
+    """Prints what a run in the workdir `path` would do; starts, downloads and writes nothing.
+
+    Raises:
+      UserError: a mistake in the config, or the workdir is another run's or can't be written.
+    """
+    from jaxtickets import runs
+    from jaxtickets.progress import show
+
+    show(runs.dry_run(config, local_path(path, "--workdir")))
+
+
 def prepare() -> None:
     """Prepares this process for a run: its memory, its messages, and its compiled programs."""
     import logging
@@ -60,11 +73,14 @@ def prepare() -> None:
 
 
 def _command(stop: Stop) -> None:
-    def called(config, path, from_round):
+    def called(config, path, dry_run, from_round):
+        path = path or cli.default_directory("runs")
+        if dry_run:
+            return plan(config, path)
         prepare()
-        run(config, path or cli.default_directory("runs"), from_round, stop)
+        run(config, path, from_round, stop)
 
-    cli.start(called, from_round="Discard this finished round and all later ones; run them again.")
+    cli.start(called, SWITCHES, from_round="Discard this finished round and all later ones; run them again.")
 
 
 def main() -> None:

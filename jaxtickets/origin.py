@@ -44,14 +44,19 @@ def completed(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict:
     return whole
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """The fields in which two configs differ, in words: `train.steps is 100 there and 200 here; ...`; "" for none."""
+def differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, str]:
+    """The fields in which two configs differ: `{"train.steps": "train.steps is 100 there and 200 here"}`."""
     old, new = (flat(json.loads(json.dumps(config))) for config in (there, here))
-    return "; ".join(
-        f"{key} is {old.get(key, 'absent')!r} there and {new.get(key, 'absent')!r} here"
+    return {
+        key: f"{key} is {old.get(key, 'absent')!r} there and {new.get(key, 'absent')!r} here"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
-    )
+    }
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The fields in which two configs differ, in words: `train.steps is 100 there and 200 here; ...`; "" for none."""
+    return "; ".join(differing(there, here).values())
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The progress of a run on standard error: bars on a terminal, and one line per round."""
+"""The progress of a run on standard error: bars on a terminal, else lines now and then, and one line per round."""
 
 import contextlib
 import contextvars
@@ -10,6 +10,7 @@ import rich.progress
 
 from jaxtickets import notebooks
 from jaxtickets.errors import printable
+from jaxtickets.progress_lines import Lines
 
 _SPEAKER = contextvars.ContextVar("speaker", default="")
 _ADDING = threading.Lock()  # Keeps the two bars of a run together.
@@ -67,8 +68,9 @@ class Progress:
           steps: the number of steps per round.
           shown_in: a display that several runs share; None makes one for this run.
         """
-        self._rounds, self._steps = rounds, steps
+        self._rounds, self._steps, self._stop = rounds, steps, steps
         self._is_shared, self._bar = shown_in is not None, bars() if shown_in is None else shown_in
+        self._lines = Lines(self.say) if self._bar.disable and not notebooks.is_running() else None
         with _ADDING:
             self._all = self._bar.add_task(f"{_SPEAKER.get()}all rounds", total=rounds * steps, losses="")
             self._one = self._bar.add_task("", total=steps, losses="")
@@ -86,6 +88,7 @@ class Progress:
 
     def expect(self, rounds: int) -> None:
         """Changes the number of rounds."""
+        self._rounds = rounds
         self._bar.update(self._all, total=rounds * self._steps)
 
     def start_round(self, round_: int, what: str, step: int, stop: int) -> None:
@@ -99,13 +102,23 @@ class Progress:
         """
         self._bar.reset(self._one, total=stop, completed=step)
         self._bar.update(self._one, description=f"{_SPEAKER.get()}round {round_} ({what})")
-        self._bar.update(self._all, completed=round_ * self._steps + min(step, self._steps))
+        self._bar.update(self._all, completed=self._done(round_, step))
+        self._stop = stop
+        if self._lines:
+            self._lines.start_round(f"round {round_} ({what})")
 
     def update(self, round_: int, step: int, losses: dict[str, float]) -> None:
         """Shows a step of the round, and those of its scalars that are losses."""
-        text = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in losses.items() if "loss" in name)
+        losses, done = {name: value for name, value in losses.items() if "loss" in name}, self._done(round_, step)
+        text = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in losses.items())
         self._bar.update(self._one, completed=step, losses=text)
-        self._bar.update(self._all, completed=round_ * self._steps + min(step, self._steps))
+        self._bar.update(self._all, completed=done)
+        if self._lines:
+            self._lines.update(step, self._stop, losses, done, self._rounds * self._steps)
+
+    def _done(self, round_, step):
+        """The number of steps of all rounds."""
+        return round_ * self._steps + min(step, self._steps)
 
     def say(self, text: str) -> None:
         """Prints a line that stays above the bars."""

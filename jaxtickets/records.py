@@ -6,6 +6,8 @@ Importing this module loads neither JAX nor Orbax nor TensorBoard.
 import errno
 import io
 import os
+import shlex
+import sys
 import zipfile
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -54,6 +56,20 @@ class Records(Paths):
         origin = self.read_origin()
         if origin is not None and self.read_data() is None:
             self._write_json(self.config, origin | {"about": (origin.get("about") or {}) | {"data": digests}})
+
+    def replace_config(self, config: dict, about: dict | None, changes: list[str]) -> None:
+        """Gives the run another config, the command of this process, and a note of what has changed.
+
+        Args:
+          config: as JSON values.
+          about: what reports call the method, its columns and the metrics; None: as before.
+          changes: the fields that differ, in words.
+        """
+        old = self.read_origin()
+        note = {"from_command": old.get("command"), "fields": changes}
+        changed = {"config": config, "command": shlex.join(sys.orig_argv), "changes": [*old.get("changes", []), note]}
+        known = old.get("about") or {}
+        self._write_json(self.config, {**old, **changed, "about": {**known, **(about or {})}})
 
     def read_rounds(self) -> list[dict]:
         """The rows of rounds.csv."""

@@ -22,6 +22,7 @@ from jaxtickets.local_paths import local_path
 from jaxtickets.metrics import FEATURE_NETWORKS, METRICS
 from jaxtickets.metrics.features import features_of_images
 from jaxtickets.metrics.metric import SAMPLES, Sets
+from jaxtickets.names import near
 from jaxtickets.objectives import OBJECTIVES
 from jaxtickets.progress import say
 from jaxtickets.tables import aligned, wrapped
@@ -81,7 +82,8 @@ def compare(
     recipe = decoding.Recipe.of(config) if image_size else decoding.Recipe(**{"crop": "none", **of_images})
     possible = [one.name for one in METRICS.values() if one.needs == SAMPLES and "held_out" not in one.arrays]
     if others := [name for name in chosen.get("metrics", "fd").split(",") if name not in possible]:
-        raise UserError(f"--metrics={','.join(others)}: allowed for two sets of images are {', '.join(possible)}")
+        allowed = f"allowed for two sets of images are {', '.join(possible)}{near(others, possible)}"
+        raise UserError(f"--metrics={','.join(others)}: {allowed}")
     set_fields(config, chosen)
     with _scratch_file() as of_real, _scratch_file() as of_fake:
         sets = [

@@ -7,13 +7,13 @@ TensorBoard.
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxtickets import files
 from jaxtickets.errors import DamagedError, UserError
-from jaxtickets.origin import completed, differences, origin
+from jaxtickets.origin import completed, differences, differing, origin
 from jaxtickets.paths import SNAPSHOTS, beyond
 from jaxtickets.records import Records
 
@@ -22,6 +22,8 @@ ROUND_COLUMNS = (
     *("seed", "round", "sparsity", "sparsity_all", "density", "flops_dense", "flops_effective", "params_kept"),
     *("train_seconds", "steps_per_second", "step_bytes", "learning_rate_factor", "diverged_step"),
 )
+
+Refused = Callable[[dict, dict], str]
 
 __all__ = ["ROUND_COLUMNS", "SNAPSHOTS", "Workdir"]
 
@@ -75,28 +77,35 @@ class Workdir(Records):
                 "a copy of it)"
             )
 
-    def create(self, config: dict, defaults: Mapping[str, Any], about: dict | None = None) -> None:
+    def create(
+        self, config: dict, defaults: Mapping[str, Any], about: dict | None = None, refused: Refused = differences
+    ) -> None:
         """Makes the workdir, or checks that an existing one belongs to the same config and leaves it as it is.
 
-        What kills have left of files that were being written is removed.
+        With another config that is not refused, the run is unfinished again, and has that config from now on. What
+        kills have left of files that were being written is removed.
 
         Args:
           config: the config as JSON values.
           defaults: the value of each field for a config.json that lacks it, nested as in `config`.
           about: what reports call the method, its columns and the metrics: `about` in docs/workdir.md.
+          refused: see `check_same`.
 
         Raises:
           UserError: the workdir belongs to another config, holds somebody's files or can't be written.
           OSError: the disk is full.
         """
         if self.is_started:
-            self.check_same(config, defaults)
+            self.check_same(config, defaults, refused)
         self._check_ours()
         try:
             self.clear_leftovers()
             if not self.is_started:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._write_json(self.config, origin(config, about))
+            elif changes := self.changes(config, defaults):
+                self.remove_verdict()  # First, so that a verdict is never that of another config.
+                self.replace_config(config, about, changes)
         except OSError as error:
             if error.errno in files.FULL:
                 raise
@@ -115,14 +124,15 @@ class Workdir(Records):
             for leftover in self.path.glob(f".{name}.gone"):
                 shutil.rmtree(leftover)
 
-    def check_same(self, config: dict, defaults: Mapping[str, Any]) -> None:
+    def check_same(self, config: dict, defaults: Mapping[str, Any], refused: Refused = differences) -> None:
         """Refuses the workdir of another config, and names the fields that differ; also a directory without a run.
 
         A field that config.json lacks counts with the value in `defaults`, so that a run that was started before the
-        field existed can be resumed. `train.on_divergence` may differ.
+        field existed can be resumed.
 
         Args:
           config, defaults: see `create`.
+          refused: `(config there, config here) -> ` the fields that differ and may not, in words; "" for none.
 
         Raises:
           UserError: the workdir has no readable config.json, or belongs to another config.
@@ -130,11 +140,15 @@ class Workdir(Records):
         old = self.read_config()
         if old is None:
             raise UserError(f"--workdir={self.path}: has no readable config.json; give another directory")
-        if differing := differences(*map(_compared, (completed(old, defaults), config))):
+        if wrong := refused(completed(old, defaults), config):
             raise UserError(
-                f"--workdir={self.path} belongs to a run with another config: {differing}; "
+                f"--workdir={self.path} belongs to a run with another config: {wrong}; "
                 "give another --workdir, or the same config to resume"
             )
+
+    def changes(self, config: dict, defaults: Mapping[str, Any]) -> list[str]:
+        """The fields in which the config of a started run differs from another one, in words; see `check_same`."""
+        return list(differing(completed(self.read_config() or {}, defaults), config).values())
 
     # Going back.
 
@@ -181,9 +195,3 @@ class Workdir(Records):
         of_dense = () if round_ else (self.references,)
         for path in (self.verdict, self.ticket, *results, *of_dense, *masks, *searches, *states):
             self._verified.remove(path)
-
-
-def _compared(config):
-    """A config without what to do about divergence: a run that it has stopped goes on in another way."""
-    train = {name: value for name, value in config.get("train", {}).items() if name != "on_divergence"}
-    return {**config, "train": train}

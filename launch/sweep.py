@@ -42,7 +42,7 @@ if not __package__:
     # `python launch/sweep.py` puts launch/ on the path, not the directory that holds jaxtickets/.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from jaxtickets import cli, ending
+from jaxtickets import cli, ending, named_configs
 from jaxtickets.errors import UserError
 from jaxtickets.local_paths import local_path
 from jaxtickets.report import compare, summary_table
@@ -95,8 +95,7 @@ def sweep(
     points = grid_points(grid)
     environments = slot_environments(jobs, devices_per_job)
     until = _end_of_time(minutes)
-    if not Path(config.partition(":")[0]).is_file():
-        raise UserError(f"--config={config}: no such file; allowed are the files of configs/")
+    named_configs.find(config)
     for flag in extra:
         if not flag.startswith("-"):
             raise UserError(f"{flag}: not a flag; allowed after -- are flags, which every run is given")

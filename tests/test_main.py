@@ -160,7 +160,9 @@ def test_the_page_of_fields_has_one_row_per_field_with_its_story():
     rows = [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in tables]
     older = " Runs from before this field go on with {!r}."
     stories = {
-        name: field.help + ("" if field.before is None else older.format(field.before))
+        name: field.help
+        + (f" {field.may_change.help}" if field.may_change else "")
+        + ("" if field.before is None else older.format(field.before))
         for name, field in config_lib.fields().items()
     }
     assert rows == [

@@ -12,7 +12,7 @@ from jaxtickets.config.schema import (
     registries,
     subject,
 )
-from jaxtickets.config.stored import from_dict, missing_values, to_dict
+from jaxtickets.config.stored import from_dict, missing_values, refused, to_dict
 from jaxtickets.config.timeline import Timeline, make_timeline
 from jaxtickets.config.validation import validate
 
@@ -29,6 +29,7 @@ __all__ = [
     "method",
     "missing_values",
     "readers",
+    "refused",
     "registries",
     "subject",
     "to_dict",

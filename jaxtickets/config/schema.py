@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from jaxtickets import data
+from jaxtickets.config.changes import ANY, MORE_ROUNDS, MORE_SEEDS, OTHER_ORDER
 from jaxtickets.data import decoding
 from jaxtickets.errors import UserError
 from jaxtickets.experiments import METHODS, Method
@@ -68,6 +69,7 @@ CORE = (
         1,
         whole(1, 1000),
         "Above 1 the experiment runs for seed, seed + 1, ..., and the verdict is a test over these seed runs.",
+        may_change=MORE_SEEDS,
     ),
     Field(
         "tickets_per_host",
@@ -86,6 +88,7 @@ CORE = (
         0.95,
         number(lambda value: 0.5 <= value < 1, "a number from 0.5 to below 1"),
         "The confidence of the intervals and the test over several seeds.",
+        may_change=ANY,
     ),
     Field("dtype", "float32", choice("float32", "bfloat16"), "What the networks compute in; parameters are float32."),
     Field("sync_batch_norm", True, switch(), "Whether batch-norm statistics are averaged over the devices."),
@@ -100,6 +103,7 @@ CORE = (
         0.1,
         at_least(0, " (0.1 allows 10% worse)"),
         "How much worse than the dense run's a winning ticket's metric may be, as a fraction of it.",
+        may_change=ANY,
     ),
     Field(
         "keep_weights",
@@ -166,6 +170,7 @@ CORE = (
         choice("stop", "skip_round", "lower_rate"),
         "What happens when a loss, a gradient or a metric is not finite: the run stops, the round is left without "
         "metrics, or it starts again with half the learning rate, at most three times. The dense run can't be skipped.",
+        may_change=ANY,
     ),
     Field(
         "train.rematerialize",
@@ -174,7 +179,7 @@ CORE = (
         "Whether activations within a block are computed again in the backward pass, to save memory.",
     ),
     Field("prune.score", "magnitude", choice(SCORES), "How much each weight or channel matters."),
-    Field("prune.rounds", 20, whole(0, 1000), "The number of rounds after the dense run."),
+    Field("prune.rounds", 20, whole(0, 1000), "The number of rounds after the dense run.", may_change=MORE_ROUNDS),
     Field(
         "prune.rate",
         0.2,
@@ -192,6 +197,7 @@ CORE = (
         (),
         Check(_sparsities, lambda: "a tuple of numbers between 0 and 1"),
         "The sparsity of each round, in the place of rounds, rate and schedule.",
+        may_change=MORE_ROUNDS,
     ),
     Field(
         "prune.scope",
@@ -228,6 +234,7 @@ CORE = (
         (),
         some_of(METRICS),
         "The metrics after each round; the first decides the verdict. None named: those of the objective.",
+        may_change=OTHER_ORDER,
     ),
     Field("eval.samples", 10_000, whole(2), "The number of samples that metrics are taken over."),
     Field(

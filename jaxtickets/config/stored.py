@@ -4,7 +4,8 @@ import json
 
 from ml_collections import ConfigDict
 
-from jaxtickets.config.schema import check_field, flat, get_config, registries
+from jaxtickets.config.schema import check_field, fields, flat, get_config, registries
+from jaxtickets.origin import differing
 
 
 def to_dict(config: ConfigDict) -> dict:
@@ -46,3 +47,25 @@ def missing_values(config: ConfigDict) -> dict:
             older = {field.name: field.before for field in plugin.fields if field.before is not None}
             values.update_from_flattened_dict(older)
     return to_dict(values)
+
+
+def refused(there: dict, here: dict) -> str:
+    """In words, the fields in which a workdir's config and another differ and may not (`Field.may_change`).
+
+    Args:
+      there, here: all fields, as JSON values.
+
+    Returns:
+      "" where a run that was started with the one config can go on with the other.
+    """
+    known, told = fields(), []
+    different = differing(there, here)
+    for name, text in different.items():
+        change = known[name].may_change if name in known else None
+        if change is None:
+            told.append(text)
+        elif different.keys() <= known.keys():  # Else the other version's config can't be read.
+            before, after = from_dict(there), from_dict(here)
+            if not change.possible(before, after):
+                told.append(f"{text} (allowed is {change.allowed(before)})")
+    return "; ".join(told)

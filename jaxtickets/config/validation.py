@@ -37,7 +37,7 @@ def validate(config: ConfigDict, devices: int) -> None:
         if name not in values:
             raise UserError(f"config.{name} is missing; allowed is {field.check.allowed()}")
         if not field.check.possible(values[name]):
-            refuse(name, values[name], field.check.allowed())
+            refuse(name, values[name], field.check.allowed(), field.check.names())
     game, network = OBJECTIVES[config.objective.name], NETWORKS[config.model.name]
     _check_network(config, network)
     _check_read(values, OBJECTIVES, *game.registries, NETWORKS, OPTIMIZERS, data.SOURCES)

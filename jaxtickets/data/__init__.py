@@ -53,9 +53,17 @@ _IDX = "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3
 
 SOURCES = Registry(
     "data.name",
-    Tfds("digits", is_gray=True, builder="jaxtickets.data.digits:Digits", needs_tensorflow=False, how_long="a second"),
+    Tfds(
+        "digits",
+        count=1_501,
+        is_gray=True,
+        builder="jaxtickets.data.digits:Digits",
+        needs_tensorflow=False,
+        how_long="a second",
+    ),
     Tfds(
         "synthetic_faces",
+        count=20_000,
         is_gray=False,
         builder="jaxtickets.data.synthetic_faces:SyntheticFaces",
         needs_tensorflow=False,
@@ -63,12 +71,14 @@ SOURCES = Registry(
     ),
     Tfds(
         "cifar10",
+        count=50_000,
         is_gray=False,
         by_hand="cifar-10-binary.tar.gz (or cifar-10-python.tar.gz) from https://www.cs.toronto.edu/~kriz/cifar.html"
         " and give --config.data.name=files:PATH/cifar-10-binary.tar.gz",
     ),
     Tfds(
         "celeb_a",
+        count=162_770,
         is_gray=False,
         by_hand="img_align_celeba.zip, list_eval_partition.txt and list_attr_celeba.txt from"
         " https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html into one directory PATH and give"
@@ -76,12 +86,14 @@ SOURCES = Registry(
     ),
     Tfds(
         "mnist",
+        count=60_000,
         is_gray=True,
         by_hand=f"{_IDX} from https://ossci-datasets.s3.amazonaws.com/mnist/ into one directory PATH and give"
         " --config.data.name=files:PATH",
     ),
     Tfds(
         "fashion_mnist",
+        count=60_000,
         is_gray=True,
         by_hand=f"{_IDX} from https://github.com/zalandoresearch/fashion-mnist into one directory PATH and give"
         " --config.data.name=files:PATH (Debian's and Ubuntu's package dataset-fashion-mnist puts them into"
@@ -161,9 +173,8 @@ def load(
     if split not in SPLITS:
         raise UserError(f"split={split!r} is unknown; allowed: {', '.join(SPLITS)}")
     source = find(name, data_dir, recipe.background)
-    key = f"{source.key(split)}-{split}-{image_size}x{image_size}x{source.channels}-{recipe.key}"
+    form, key = (image_size, source.channels), _key(source, split, image_size, recipe)
     folder = cache.directory("data", key)
-    form = image_size, source.channels
     if (found := _kept(name, folder, *form)) is not None:
         return found
     with cache.lock(key):
@@ -182,6 +193,17 @@ def load(
             facts = {"name": name, "label_names": examples.label_names, "digest": decoded.digest}
             files.replace(folder / FACTS, json.dumps(facts).encode())
     return _kept(name, folder, *form)
+
+
+def _key(source, split, image_size, recipe):
+    return f"{source.key(split)}-{split}-{image_size}x{image_size}x{source.channels}-{recipe.key}"
+
+
+def are_kept(config) -> bool:
+    """Whether the cache directory has the decoded images of a config; nothing is prepared, decoded or written."""
+    recipe, size = Recipe.of(config), config.model.image_size
+    source = find(config.data.name, config.data.dir or None, recipe.background)
+    return all((cache.path("data", _key(source, split, size, recipe)) / FACTS).is_file() for split in SPLITS)
 
 
 def of_config(config, split: str) -> Dataset:

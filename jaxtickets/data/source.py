@@ -36,12 +36,14 @@ class Source:
       channels: the number of channels of its images: 1 (gray) or 3 (RGB). Images of another kind are converted.
       classes: the number of classes that its labels tell apart, known before anything is prepared; 0 if it has no
         labels, or attributes instead.
+      count: the number of training images, where it is known before anything is prepared; else 0.
     """
 
     name: str
     fields: tuple[Field, ...] = ()
     channels: int = 3
     classes: int = 0
+    count: int = 0
 
     def check(self, config) -> None:
         """Refuses a config that contradicts this source."""
@@ -56,6 +58,10 @@ class Source:
 
     def verify(self) -> None:
         """Raises UserError if the data set cannot exist. Downloads, prepares and writes nothing."""
+
+    def missing(self) -> str:
+        """Returns what opening it downloads or prepares first, in words; "" if that is nothing."""
+        return ""
 
     def key(self, split: str) -> str:
         """Returns a file name that changes whenever the split's content does. The cache keeps decoded images by it."""

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtickets import cache
 from jaxtickets.data.source import Examples, Source, reason
 from jaxtickets.errors import UserError
+from jaxtickets.names import near
 from jaxtickets.progress import say
 
 ALTERNATIVES = (
@@ -41,6 +42,7 @@ class Tfds(Source):
         them alone.
       by_hand: which files to fetch where, for machines that can't prepare it, and the data.name that reads them.
       data_dir: where it is prepared; None is TFDS's own directory.
+      count: see `Source`.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Tfds(Source):
     allowed: str = ""
     by_hand: str = ""
     data_dir: str | None = None
+    count: int = 0
 
     def at(self, data_dir: str | None) -> "Tfds":
         return dataclasses.replace(self, data_dir=data_dir)
@@ -63,6 +66,13 @@ class Tfds(Source):
     def key(self, split: str) -> str:
         """Returns name and version. Needs no prepared data."""
         return f"{self._file_name}-{self._builder().version}"
+
+    def missing(self) -> str:
+        builder = self._builder()
+        if builder.is_prepared():
+            return ""
+        by_tensorflow = " by TensorFlow" if self.needs_tensorflow else ""
+        return f"{self.name}, prepared{by_tensorflow} once ({self.how_long}) in {builder.data_dir}"
 
     @property
     def channels(self) -> int:
@@ -117,7 +127,9 @@ class Tfds(Source):
         try:
             cls = tfds.builder_cls(dataset)
         except Exception as error:  # TFDS raises different errors for an unknown name and for a malformed one.
-            raise UserError(f"data.name={self.name!r} is unknown; allowed: {self.allowed}") from error
+            others = self.allowed.split(", ") + tfds.list_builders(with_community_datasets=False)
+            suggestion = near(self.name, dict.fromkeys(others))
+            raise UserError(f"data.name={self.name!r} is unknown{suggestion}; allowed: {self.allowed}") from error
         configs = [known.name for known in cls.BUILDER_CONFIGS]
         if (config or self.needs_variant) and config not in configs:
             variants = ", ".join(f"{dataset}/{known}" for known in configs) or dataset

@@ -7,6 +7,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from jaxtickets import data, models
+from jaxtickets import masks as mask_lib
 from jaxtickets.data import identity
 from jaxtickets.errors import UserError
 from jaxtickets.experiments import finished
@@ -48,18 +49,32 @@ def transfer(run: Run) -> None:
     origin, match = source(run.networks, run.seed)
     for line in describe(match):
         say(line)
+    # A ticket file has one round, whatever its number was.
+    tickets = {
+        round_: _moved(run.dense_masks, masks, match) for round_, masks in enumerate(origin.masks.values(), start=1)
+    }
+    for round_, masks in tickets.items():
+        _check_same_ticket(run, round_, masks)
     run.place.write_transfer(match._asdict())
-    run.expect(1 + len(origin.masks))
+    run.expect(1 + len(tickets))
     run.round(0, run.dense_masks, run.initial_state)
     start = run.initial_state
     trees = {"params": origin.params, "batch_stats": origin.batch_stats}
     moved = {field: _moved(getattr(start, field), tree, match) for field, tree in trees.items()}
     average = {field: _moved(tree, trees[field], match) for field, tree in start.average.items()}
     run.start_from(start.replace(**moved, average=average))
-    # A ticket file has one round, whatever its number was.
-    for round_, masks in enumerate(origin.masks.values(), start=1):
-        masks = _moved(run.dense_masks, masks, match)
+    for round_, masks in tickets.items():
         run.round(round_, masks, rewind(run.rewind_point, masks))
+
+
+def _check_same_ticket(run, round_, masks):
+    """Refuses another ticket than the one that the round has begun with: a run that goes on may write another file."""
+    there = run.saved_masks(round_)
+    if there is not None and mask_lib.hamming_distance(there, masks) > 0:
+        raise UserError(
+            f"config.transfer.of={run.config.transfer.of!r}: the ticket of round {round_} is another one than when "
+            "this run began; give another --workdir"
+        )
 
 
 def source(networks, seed: int) -> tuple[finished.Finished, Match]:

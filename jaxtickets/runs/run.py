@@ -47,7 +47,7 @@ class Run:
         self.config.update(seed=self.seed, seeds=1, tickets_per_host=1, tickets_per_device=1)
         self.config.confidence = config_lib.get_config().confidence  # Read over several seeds only.
         self.levels, self.timeline, self.dense_masks = setup.levels, setup.timeline, setup.dense_masks
-        place.create(config_lib.to_dict(self.config), setup.json_defaults, setup.about)
+        place.create(config_lib.to_dict(self.config), setup.json_defaults, setup.about, config_lib.refused)
         saved.recover(place)
         made = self.fresh_state(self.seed) if initial_state is None else initial_state
         self.initial_state = saved.initial_state(self, made)
@@ -249,8 +249,7 @@ class Run:
         """Refuses what a recipe must not do: leave out a round, or add a column that its method has not declared."""
         if round_ != len(self.rows):
             raise ValueError(f"{self.config.experiment}: round {round_} can't follow; the next is {len(self.rows)}")
-        declared = config_lib.method(self.config).columns
-        if undeclared := columns.keys() - declared.keys():
+        if undeclared := columns.keys() - config_lib.method(self.config).columns.keys():
             raise ValueError(f"{self.config.experiment}: `Method.columns` lacks {', '.join(sorted(undeclared))}")
 
     def search(self, round_: int, draw, l1=None, seconds: float = 0.0) -> TrainState:
@@ -334,6 +333,7 @@ class Run:
         self._layers += [{"round": round_, **layer} for layer in layers]
         self.place.write_layers(self._layers)
         self.rows.append(row)
+        self.place.remove_verdict()  # Of fewer rounds: a control or a transfer whose run has gone on.
         self.place.write_rounds(self.rows)
         self.progress.say(record.describe(row, self.setup.evaluator.metric))
 

@@ -15,7 +15,7 @@ from jaxtickets.data import identity
 from jaxtickets.errors import UserError
 from jaxtickets.experiments.finished import Finished
 from jaxtickets.progress import Progress, bars, say, speaking_as
-from jaxtickets.runs import feature_networks, memory, record, saved
+from jaxtickets.runs import feature_networks, memory, plan, record, saved
 from jaxtickets.runs.meeting import Meeting, Seat
 from jaxtickets.runs.networks import Networks
 from jaxtickets.runs.run import Run
@@ -60,8 +60,9 @@ def run(
     if from_round is not None:
         _check_way_back(config, path, from_round)
     elif whole.is_started:
-        whole.check_same(config_lib.to_dict(config), config_lib.missing_values(config))
+        whole.check_same(config_lib.to_dict(config), config_lib.missing_values(config), config_lib.refused)
     places = {seed: Workdir(own) for seed, own in seed_paths(config, path).items()}
+    _check_takes_up(config, whole, places.values())
     digests = data.digests(config)
     for place in dict.fromkeys((whole, *places.values())):
         identity.check(place.read_data(), digests, f"--workdir={place.path}", ADVICE)
@@ -82,11 +83,13 @@ def run(
     memory.check(setups[0], config.tickets_per_device)
     if from_round is not None:
         go_back(config, path, from_round)
+    for line in plan.start(setups[0], whole, places):
+        say(f"{line.what}: {line.text}")
     for place in dict.fromkeys((whole, *places.values())):
         place.add_data(digests)
     if config.seeds == 1:
         return _run_seed(config.seed, setup, whole, shown_in)
-    whole.create(config_lib.to_dict(config), setup.json_defaults, setup.about)
+    whole.create(config_lib.to_dict(config), setup.json_defaults, setup.about, config_lib.refused)
 
     def run_seed(seed, setup, shown_in=None):
         say(f"seed {seed}, in {places[seed].path}")
@@ -114,6 +117,32 @@ def run(
     return verdict
 
 
+def dry_run(config, path: Path) -> str:
+    """What `run` would do, as lines; it starts, downloads and writes nothing.
+
+    Raises:
+      UserError: the config is impossible, or the workdir is another run's or can't be written.
+    """
+    whole = Workdir(path)
+    config_lib.validate(config, jax.local_device_count())
+    whole.check_writable()
+    if whole.is_started:
+        resolved = feature_networks.resolved(config, whole)
+        whole.check_same(config_lib.to_dict(resolved), config_lib.missing_values(resolved), config_lib.refused)
+    places = {seed: Workdir(own) for seed, own in seed_paths(config, path).items()}
+    return "\n".join(f"{line.what:<9} {line.text}" for line in plan.ahead(config, whole, places))
+
+
+def _check_takes_up(config, whole, places):
+    """Refuses another config where rounds can't go on and tickets can't be written again."""
+    if not whole.is_started:
+        return
+    changes = whole.changes(config_lib.to_dict(config), config_lib.missing_values(config))
+    for place in places if changes else ():
+        if place.is_finished and (gone := saved.gone(place)):
+            raise UserError(f"--workdir={place.path}: {'; '.join(changes)}, but {gone} are gone, which that needs")
+
+
 def _run_seed(seed, setup, place, shown_in=None):
     """One seed's experiment; its display is in that of several that go on at a time, if given."""
     if place.is_finished and (gone := saved.gone(place)):
@@ -128,7 +157,10 @@ def _run_seed(seed, setup, place, shown_in=None):
 def _tabulate(whole, places):
     """Writes the table of all seeds that have finished."""
     finished = [(seed, place) for seed, place in places.items() if place.is_finished]
-    whole.write_rounds([{"seed": seed, **row} for seed, place in finished for row in place.read_rounds()])
+    rows = [{"seed": seed, **row} for seed, place in finished for row in place.read_rounds()]
+    if rows != whole.read_rounds():
+        whole.remove_verdict()
+    whole.write_rounds(rows)
 
 
 def go_back(config, path: Path, round_: int) -> None:
@@ -146,7 +178,7 @@ def go_back(config, path: Path, round_: int) -> None:
 def _check_way_back(config, path, round_):
     """Refuses to go back as `go_back` says; returns the workdir of the whole and those of the seed runs."""
     whole, defaults = Workdir(path), config_lib.missing_values(config)
-    whole.check_same(config_lib.to_dict(feature_networks.resolved(config, whole)), defaults)
+    whole.check_same(config_lib.to_dict(feature_networks.resolved(config, whole)), defaults, config_lib.refused)
     if config_lib.method(config).is_chained(config) and round_ > 1:
         raise UserError(
             f"--from_round={round_}: allowed are 0 and 1 with config.rewind={config.rewind!r}, which goes on from "

@@ -86,7 +86,7 @@ class Setup(Networks):
             if self.devices == like.devices:
                 self._resident_data = like._resident_data
         else:
-            training, held_out = (data.of_config(config, split) for split in data.SPLITS)
+            training, held_out = self._read_data()
             self.data = {"train": training.digest, "test": held_out.digest}
             self.images, self._held_out = training.images, held_out.images
             self._labels = training.labels if config.model.conditional else None
@@ -104,9 +104,15 @@ class Setup(Networks):
             self.evaluator = like.evaluator
         else:
             images = self.images, self._held_out
-            self.evaluator = metrics.make_evaluator(self.objective, config, *images, self.devices)
+            self.evaluator = self._make_evaluator(*images)
         if seat:
             self.evaluator = seat.one_at_a_time(self.evaluator)
+
+    def _read_data(self):
+        return [data.of_config(self.config, split) for split in data.SPLITS]
+
+    def _make_evaluator(self, images, held_out):
+        return metrics.make_evaluator(self.objective, self.config, images, held_out, self.devices)
 
     def init(self, seed: int) -> train.TrainState:
         """The state before the first step, on the host."""

@@ -31,6 +31,7 @@ from jaxtickets.progress import say
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE}"
+WEIGHTS = "inception-2015-12-05.safetensors"  # In the cache directory.
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 COMMAND = "python -m jaxtickets.metrics.inception"
 CHUNK, ACCELERATOR_CHUNK = 8, 64  # Images at a time. More are no faster: they leave the caches of a CPU.
@@ -195,12 +196,12 @@ INCEPTION_LOGITS = _plugin("inception_logits", "logits_unbiased")
 
 def weights_path() -> Path:
     """The file of the weights in the user's cache directory: the published tensors, as safetensors."""
-    return cache.directory("features") / "inception-2015-12-05.safetensors"
+    return cache.directory("features") / WEIGHTS
 
 
 def is_available() -> bool:
     """Whether the weights are in the user's cache directory."""
-    return weights_path().is_file()
+    return cache.path("features", WEIGHTS).is_file()
 
 
 def missing() -> str:
