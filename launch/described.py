@@ -88,3 +88,8 @@ def _experiment(entry: Mapping[str, Any], config: str) -> Experiment:
 def _texts(values):
     return {field: value if isinstance(value, str) else repr(value) for field, value in values.items()}
 
+
+def describes(config: str) -> bool:
+    """Whether a config file has the function `get_sweep`, by its text."""
+    file = Path(config.partition(":")[0])
+    return file.is_file() and re.search(r"^def get_sweep\b", file.read_text(errors="replace"), re.M) is not None
