@@ -93,3 +93,8 @@ def describes(config: str) -> bool:
     """Whether a config file has the function `get_sweep`, by its text."""
     file = Path(config.partition(":")[0])
     return file.is_file() and re.search(r"^def get_sweep\b", file.read_text(errors="replace"), re.M) is not None
+
+
+def owns(name: str, point: str) -> bool:
+    """Whether the point of a name is one of the experiment `name`."""
+    return point == name or point.startswith(f"{name},")

@@ -79,7 +79,7 @@ def points(
                 field: _resolved(value, values, varying, sweepdir, experiment, after)
                 for field, value in {**experiment.values, **values}.items()
             }
-            _refuse_given_twice(resolved, extra)
+            _refuse_given_twice(values, extra)
             flags = (f"--config.{field}={value}" for field, value in resolved.items())
             workdir = sweepdir / name
             arguments = (f"--config={experiment.config}", f"--workdir={workdir}", *flags, *extra)

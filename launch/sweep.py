@@ -44,6 +44,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -66,6 +67,7 @@ from launch.watching import Watch
 COMMAND = (sys.executable, "-m", "jaxtickets.main")
 TOGETHER = (sys.executable, "-m", "jaxtickets.portfolio")
 TIME_OVER = 75  # An exit status: sysexits.h calls it EX_TEMPFAIL, what fails now and may be tried again.
+RUNNING_OPTIONS = ("jobs", "devices_per_job", "jobs_per_device", "together", "retry", "minutes", "dry_run")
 KINDS = (FINISHED, STOPPED, NOT_STARTED, FAILED)
 
 
@@ -197,10 +199,8 @@ def _end_of_time(minutes: float | None) -> float:
     return time.monotonic() + 60 * minutes
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line (None is this process's); returns the exit status."""
-    defined = flags.FlagValues()
-    point_flags.define(defined)
+def define_running(defined: flags.FlagValues) -> None:
+    """Defines the flags that say how runs are started; `running_options` reads them."""
     flags.DEFINE_integer("jobs", None, "The number of runs at a time (default: 1).", flag_values=defined)
     flags.DEFINE_integer(
         "devices_per_job", 0, "The number of GPUs that each run sees; 0 changes nothing.", flag_values=defined
@@ -212,6 +212,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags.DEFINE_integer("together", 1, "The most points that train as one program.", flag_values=defined)
     flags.DEFINE_bool("dry_run", False, "Print the commands and start nothing.", flag_values=defined)
     flags.DEFINE_float("minutes", None, "After this time all runs save their state and end.", flag_values=defined)
+
+
+def running_options(defined: flags.FlagValues) -> dict[str, Any]:
+    """The arguments of `sweep` that the flags of `define_running` give."""
+    return {name: defined[name].value for name in RUNNING_OPTIONS}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line (None is this process's); returns the exit status."""
+    defined = flags.FlagValues()
+    point_flags.define(defined)
+    define_running(defined)
     flags.DEFINE_string("pack", None, "Write the sweep into this .tar.gz file at the end.", flag_values=defined)
     flags.DEFINE_bool("tables", False, "Pack only what reports read of finished runs.", flag_values=defined)
     flags.DEFINE_float("limit", None, "The largest size of the packed file, in MB (10^6 bytes).", flag_values=defined)
@@ -230,14 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status = sweep(
                 **point_flags.chosen(defined),
                 sweepdir=sweepdir,
-                jobs=defined.jobs,
                 extra=extra,
-                devices_per_job=defined.devices_per_job,
-                jobs_per_device=defined.jobs_per_device,
-                together=defined.together,
-                retry=defined.retry,
-                minutes=defined.minutes,
-                dry_run=defined.dry_run,
+                **running_options(defined),
             )
         if packed is not None and status in (0, ending.FAILURE, TIME_OVER) and not defined.dry_run:
             packing.pack(sweepdir, packed, tables=defined.tables, limit=defined.limit)
