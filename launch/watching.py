@@ -33,10 +33,8 @@ class Best(NamedTuple):
         return f"{self.metric} {self.value:.4g} at {self.sparsity:.1%}"
 
     def beats(self, other: "Best") -> bool:
-        """Whether this one is better; False where the metrics are not the same."""
-        return self.metric == other.metric and (
-            self.value > other.value if self.is_higher_better else self.value < other.value
-        )
+        """Whether this one, of the same metric, is better."""
+        return self.value > other.value if self.is_higher_better else self.value < other.value
 
 
 class Progress(NamedTuple):
@@ -127,9 +125,11 @@ class Watch:
 
 
 def best_of(found: Mapping[str, Progress]) -> tuple[str, Best] | None:
-    """The run with the best round of all, and that round; only rounds with the first run's metric are compared."""
+    """The run with the best round of all, and that round; None if there is no round, or their metrics differ."""
     leader = None
     for name, progress in found.items():
+        if progress.best and leader and progress.best.metric != leader[1].metric:
+            return None
         if progress.best and (leader is None or progress.best.beats(leader[1])):
             leader = (name, progress.best)
     return leader
