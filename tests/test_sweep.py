@@ -70,6 +70,9 @@ ends, steps, ignores = (os.environ[name.upper()] for name in ("ends", "steps", "
 signal.signal(signal.SIGTERM, signal.SIG_IGN if ignores == "yes" else lambda *_: os._exit(143))
 with (workdir / "metrics.jsonl").open("a") as log:
     log.write("{}\\n" * int(steps))
+if ends == "well":
+    verdict = {"metric": "fd", "dense": 1, "threshold": 1, "winning_round": None, "message": "No round."}
+    (workdir / "verdict.json").write_text(json.dumps(verdict))
 clock = here / "clock"
 (here / "new").write_text(str(float(clock.read_text()) + float(os.environ["SECONDS_OF_RUN"])))
 os.replace(here / "new", clock)
@@ -77,8 +80,6 @@ if ends == "never":
     signal.pause()
 if ends == "badly":
     sys.exit("out of luck")
-verdict = {"metric": "fd", "dense": 1, "threshold": 1, "winning_round": None, "message": "No round."}
-(workdir / "verdict.json").write_text(json.dumps(verdict))
 """
 
 
