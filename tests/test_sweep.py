@@ -68,13 +68,13 @@ config = json.loads((here / "config.json").read_text()) | {"seed": int(flags["co
 (workdir / "config.json").write_text(json.dumps({"config": config}))
 ends, steps, ignores = (os.environ[name.upper()] for name in ("ends", "steps", "ignores"))
 signal.signal(signal.SIGTERM, signal.SIG_IGN if ignores == "yes" else lambda *_: os._exit(143))
-with (workdir / "metrics.jsonl").open("a") as log:
-    log.write("{}\\n" * int(steps))
 if ends == "well":
     verdict = {"metric": "fd", "dense": 1, "threshold": 1, "winning_round": None, "message": "No round."}
     (workdir / "verdict.json").write_text(json.dumps(verdict))
 clock = here / "clock"
 (here / "new").write_text(str(float(clock.read_text()) + float(os.environ["SECONDS_OF_RUN"])))
+with (workdir / "metrics.jsonl").open("a") as log:
+    log.write("{}\\n" * int(steps))
 os.replace(here / "new", clock)
 if ends == "never":
     signal.pause()

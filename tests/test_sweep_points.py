@@ -24,6 +24,7 @@ def get_config(variant=""):
     config = config_lib.get_config()
     config.data.name = "digits"
     config.model.image_size = 16
+    config.train.steps = 100
     return config
 
 
@@ -177,12 +178,10 @@ def test_runs_that_share_gpus_get_equal_shares_of_their_memory(monkeypatch):
             devices.environments(jobs, 0, shared)
 
 
-@pytest.mark.parametrize(
-    ("answer", "runs"), [("echo 17", True), ("echo Cannot find MPS control daemon process", False)]
-)
+@pytest.mark.parametrize(("answer", "runs"), [("17", True), ("Cannot find MPS control daemon process", False)])
 def test_mps_is_used_where_its_daemon_answers(monkeypatch, tmp_path, answer, runs):
     program = tmp_path / devices.MPS
-    program.write_text(f"#!/bin/sh\n{answer}\n")
+    program.write_text(f"#!/bin/sh\necho {answer}\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     told = devices.described([{"CUDA_VISIBLE_DEVICES": "0", devices.FRACTIONS[0]: "0.450"}] * 2, 2)
@@ -201,10 +200,10 @@ def test_progress_is_read_from_the_workdir(place):
     (point.workdir / "rounds.csv").write_text("round,sparsity,density,fd\n0,0,1,12\n1,0.2,0.8,11\n")
     (point.workdir / "metrics.jsonl").write_text('{"round": 2, "step": 50, "split": "train"}\n{"round": 2, "st')
     found = watch.look("seed=0")
-    assert (found.rounds, found.step, found.share) == (2, 50, 2.5 / 21)  # The full config: the dense run and 20 rounds.
+    assert (found.rounds, found.step, found.share) == (2, 50, 2.5 / 11)  # The dense run and 10 rounds.
     assert str(found.best) == "fd 11 at 20.0%"
-    watch.at_start["seed=0"] = 0.5 / 21
-    assert watch.left("seed=0", found.share, 60) == pytest.approx(60 * 18.5 / 2)  # 2 rounds took a minute.
+    watch.at_start["seed=0"] = 0.5 / 11
+    assert watch.left("seed=0", found.share, 60) == pytest.approx(60 * 8.5 / 2)  # 2 rounds took a minute.
 
 
 @pytest.mark.parametrize("suite", ["smoke", "embedded", "paper"])
