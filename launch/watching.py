@@ -86,10 +86,11 @@ class Watch:
                 elif rows and not self._checked[name].steps:  # Its data decide the number of steps.
                     self._steps[name] = max(self._steps[name], last.get("step", 0))
             about = (place.read_origin() or {}).get("about") if place.is_started else None
+            verdict = place.read_verdict()
         except UNREADABLE:
             return Progress()
         rows = [row for _, rows in tables for row in rows]
-        return Progress(done, step, self._share(name, done, step), _best(rows, about))
+        return Progress(done, step, self._share(name, done, step), _best(rows, about, verdict))
 
     def _share(self, name, done, step):
         rounds, steps = self.rounds(name), self._steps[name]
@@ -152,14 +153,14 @@ def _last_row(place: Workdir) -> dict[str, Any]:
     return {}
 
 
-def _best(rows, about) -> Best | None:
+def _best(rows, about, verdict) -> Best | None:
     """The best of finished rounds, those of all seeds; of several, the sparsest."""
     named = About(metrics=about["metrics"]) if about and about.get("metrics") else UNKNOWN
-    metric = main_metric(rows, None, named)
+    metric = main_metric(rows, verdict, named)
     rows = [row for row in rows if metric and is_finite(row.get(metric)) and is_finite(row.get("sparsity"))]
     if not rows:
         return None
-    is_higher_better = describe(metric, None, named).better == "higher"
+    is_higher_better = describe(metric, verdict, named).better == "higher"
     sign = 1 if is_higher_better else -1
     row = max(rows, key=lambda row: (sign * row[metric], row["sparsity"]))
     return Best(metric, row[metric], row["sparsity"], is_higher_better)
