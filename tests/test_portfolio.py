@@ -1,6 +1,7 @@
 """Runs that differ in seed, score or sparsity in one program: which can be, the same bits after a kill, failures."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from jaxtickets import portfolio, snapshots
 from jaxtickets.errors import UserError
 from jaxtickets.workdir import Workdir
 from launch import sweep
-from launch.grid import grid_points
+from launch.points import points
 from launch.together import groups
 
 POINTS = {
@@ -85,21 +86,20 @@ def test_a_run_that_fails_leaves_the_others_going(whole, data_directory, tmp_pat
 # Groups.
 
 
+def points_of(*grid, extra=()):
+    return points(str(ROOT / "configs" / "ae_digits.py:quick"), Path("somewhere"), grid=grid, extra=extra)
+
+
 def grouped(*grid, known=(), at_most=2, extra=()):
-    config, points = ROOT / "configs" / "ae_digits.py", grid_points(grid)
-
-    def arguments(point):
-        values = [f"--config.{field}={value}" for field, value in point.values.items()]
-        return [f"--config={config}:quick", "--workdir=somewhere", *values, *extra]
-
-    return [[point.name for point in group] for group in groups(points, arguments, at_most, known)]
+    found = points_of(*grid, extra=extra)
+    return [[point.name for point in group] for group in groups(found, at_most, known)]
 
 
 def test_points_whose_programs_differ_are_in_different_groups():
     for grid in ("train.batch_size=16,32", "model.width=8,16", "train.log_every=10,20", "rewind_step=0.1,0.2"):
-        assert grouped(grid) == [[point.name] for point in grid_points([grid])]
+        assert grouped(grid) == [[point.name] for point in points_of(grid)]
     for grid in ("seed=0,1", "prune.score=magnitude,random", "prune.rounds=2,3", "prune.rate=0.2,0.5"):
-        assert grouped(grid) == [[point.name for point in grid_points([grid])]]
+        assert grouped(grid) == [[point.name for point in points_of(grid)]]
     assert grouped("seed=0,1,2", "train.batch_size=16,32") == [
         ["seed=0,train.batch_size=16", "seed=1,train.batch_size=16"],
         ["seed=0,train.batch_size=32", "seed=1,train.batch_size=32"],
@@ -114,9 +114,14 @@ def test_a_grid_that_is_extended_keeps_its_groups():
     assert grouped("seed=0,1,2,3,4", known=before) == [["seed=0", "seed=4"], ["seed=1", "seed=2"], ["seed=3"]]
 
 
-def test_a_point_with_a_mistake_runs_alone_so_that_it_fails_alone():
-    assert grouped("prune.rate=0.5,2.0,0.3", at_most=3) == [["prune.rate=0.5", "prune.rate=0.3"], ["prune.rate=2.0"]]
+def test_points_of_several_seeds_run_alone():
     assert grouped("seed=0,1", extra=["--config.seeds=2"]) == [["seed=0"], ["seed=1"]]
+
+
+def test_a_point_and_one_that_it_waits_for_are_never_in_one_group():
+    first, second = points_of("seed=0,1")
+    second = second._replace(after=(first.name,))
+    assert groups([first, second], 2, ()) == [(first,), (second,)]
 
 
 @pytest.mark.slow
