@@ -13,6 +13,11 @@ each of four parallel runs one GPU: of `CUDA_VISIBLE_DEVICES` if that is set, el
 On a GPU that one run does not fill, `--together=4` trains up to four points as one program in one process: points whose
 networks and steps are the same, and that differ in seed, score, scope, rate or sparsities. The others run alone.
 
+With `--slurm` the runs are jobs of SLURM, which `--partition`, `--account`, `--time`, `--gpus`, `--setup=LINE` (or
+`@FILE`) and `--sbatch=NAME=VALUE` describe; `--jobs` is then the most of them at a time (default: no limit). The sweep
+ends once they are submitted; the same command says how far they are, and submits again those that have ended before
+their runs were finished (docs/clusters.md).
+
 With `--minutes=8` no run is started that would not come to its first step, as far as the runs before it tell, and after
 8 minutes all runs save their state and end, which takes some seconds more. The same command goes on.
 
@@ -24,8 +29,8 @@ is taken, and each thing left out is told; a run that is not finished is taken w
 only what reports read of finished runs.
 
 Exit status: 0 when every run finished, 1 when some failed, 2 for a mistake in the flags, 75 when --minutes were over
-before all runs had ended, 130 when stopped by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1. In the last four its runs save
-their state and end.
+before all runs had ended, or jobs of SLURM have not ended yet, 130 when stopped by Ctrl-C, 143 by SIGTERM, 138 by
+SIGUSR1. In the last three, and when --minutes are over, its runs save their state and end.
 """
 
 import math
@@ -47,13 +52,14 @@ from jaxtickets.errors import UserError
 from jaxtickets.local_paths import local_path
 from jaxtickets.report import compare, summary_table
 from jaxtickets.workdir import Workdir
-from launch import directory, packing, unpacking
+from launch import directory, packing, slurm, unpacking
 from launch.grid import Point, grid_points
 from launch.running import FAILED, FINISHED, NOT_STARTED, STOPPED, Runs, failures
 
 COMMAND = (sys.executable, "-m", "jaxtickets.main")
 TOGETHER = (sys.executable, "-m", "jaxtickets.portfolio")
 TIME_OVER = 75  # An exit status: sysexits.h calls it EX_TEMPFAIL, what fails now and may be tried again.
+SLURM_FLAGS = ("partition", "account", "time", "gpus", "setup", "sbatch")
 KINDS = (FINISHED, STOPPED, NOT_STARTED, FAILED)
 
 
@@ -68,6 +74,7 @@ def sweep(
     together: int = 1,
     minutes: float | None = None,
     dry_run: bool = False,
+    on_slurm: slurm.Request | None = None,
     command: Sequence[str] = COMMAND,
 ) -> int:
     """Runs every point of the grid that is not finished yet, and compares all runs.
@@ -82,18 +89,19 @@ def sweep(
       together: the most points that train as one program.
       minutes: after this time all trainings save their state and end; None is no limit.
       dry_run: print the commands and start nothing.
+      on_slurm: submit jobs of SLURM with this request, `jobs` at a time (0: no limit), in the place of processes here.
       command: the program, which takes the flags of `jaxtickets.main`.
 
     Returns:
       The exit status: 0 if all runs finished, 1 if some failed, `TIME_OVER` if `minutes` were over before all had
-      ended, 128 + n if signal n stopped the sweep.
+      ended or jobs have not ended yet, 128 + n if signal n stopped the sweep.
 
     Raises:
       UserError: a mistake in the arguments, or `sweepdir` holds a sweep of another config or other extra flags.
     """
     sweepdir = local_path(sweepdir, "--sweepdir")
     points = grid_points(grid)
-    environments = slot_environments(jobs, devices_per_job)
+    environments = slot_environments(jobs, devices_per_job) if on_slurm is None else []
     until = _end_of_time(minutes)
     if not Path(config.partition(":")[0]).is_file():
         raise UserError(f"--config={config}: no such file; allowed are the files of configs/")
@@ -133,8 +141,15 @@ def sweep(
             print(shlex.join(line))
         return 0
 
+    if on_slurm is not None and commands:
+        slurm.check(on_slurm)
     names = [[point.name for point in group] for group in groups]
     directory.write(sweepdir, directory.about(config, extra, together), names if together > 1 else [])
+    if on_slurm is not None:
+        for name, what in (slurm.submit(sweepdir, commands, on_slurm, jobs) if commands else {}).items():
+            print(f"{name}: {what}, output in {sweepdir / 'logs' / f'{name}.log'}")
+        _summarise(points, {}, sweepdir)
+        return TIME_OVER if commands else 0
     runs = Runs(sweepdir, commands, environments, until)
     stopped_by = runs.run(waiting)
     _summarise(points, failures(runs.ends), sweepdir)
@@ -208,6 +223,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags.DEFINE_integer("together", 1, "The most points that train as one program.", flag_values=defined)
     flags.DEFINE_bool("dry_run", False, "Print the commands and start nothing.", flag_values=defined)
     flags.DEFINE_float("minutes", None, "After this time all runs save their state and end.", flag_values=defined)
+    flags.DEFINE_bool("slurm", False, "Submit the runs as jobs of SLURM.", flag_values=defined)
+    flags.DEFINE_string("partition", None, "With --slurm: the partition.", flag_values=defined)
+    flags.DEFINE_string("account", None, "With --slurm: the account.", flag_values=defined)
+    flags.DEFINE_string("time", None, "With --slurm: the time of a job, as sbatch takes it.", flag_values=defined)
+    flags.DEFINE_integer("gpus", 0, "With --slurm: the number of GPUs of a job.", flag_values=defined)
+    flags.DEFINE_multi_string(
+        "setup", [], "With --slurm: a line of shell that comes before a run, or @FILE.", flag_values=defined
+    )
+    flags.DEFINE_multi_string("sbatch", [], "With --slurm: NAME=VALUE of another flag of sbatch.", flag_values=defined)
     flags.DEFINE_string("pack", None, "Write the sweep into this .tar.gz file at the end.", flag_values=defined)
     flags.DEFINE_bool("tables", False, "Pack only what reports read of finished runs.", flag_values=defined)
     flags.DEFINE_float("limit", None, "The largest size of the packed file, in MB (10^6 bytes).", flag_values=defined)
@@ -221,18 +245,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         packed = packing.checked(defined.pack, defined.tables, defined.limit)
         if defined.unpack is not None and not defined.dry_run:
             unpacking.unpack(defined.unpack, sweepdir)
+        of_slurm = [defined[name].value for name in SLURM_FLAGS]
+        apart = ("minutes", "devices_per_job") if defined.slurm else SLURM_FLAGS
+        if given := [name for name in apart if defined[name].present]:
+            raise UserError(f"--{given[0]}: {'not allowed' if defined.slurm else 'allowed only'} with --slurm")
         status = 0
         if defined.grid or not moves:
             status = sweep(
                 defined.config,
                 defined.grid,
                 sweepdir,
-                jobs=defined.jobs,
+                jobs=defined.jobs if defined["jobs"].present or not defined.slurm else 0,
                 extra=extra,
                 devices_per_job=defined.devices_per_job,
                 together=defined.together,
                 minutes=defined.minutes,
                 dry_run=defined.dry_run,
+                on_slurm=slurm.request(*of_slurm) if defined.slurm else None,
             )
         if packed is not None and status in (0, ending.FAILURE, TIME_OVER) and not defined.dry_run:
             packing.pack(sweepdir, packed, tables=defined.tables, limit=defined.limit)
