@@ -8,9 +8,9 @@ import re
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NoReturn
 
 from absl import app, flags
@@ -66,19 +66,21 @@ def call(
         return fail(error)
 
 
-def start(function: Callable, /, **whole_numbers: str) -> NoReturn:
-    """Calls `function(config, workdir or None, <whole numbers by name>)` with what the command line says, and exits.
+def start(function: Callable, /, texts: Mapping[str, str] = MappingProxyType({}), **whole_numbers: str) -> NoReturn:
+    """Calls `function(config, workdir or None, <others by name>)` with the values of flags, and exits.
 
     Args:
+      texts: the help of each flag whose value is a text, None where the command line does not give it.
       whole_numbers: the help of each flag that the command has beside --config and --workdir. A whole number that the
         command line does not give is None.
     """
     from ml_collections import config_flags  # Commands that read no config do without it.
 
-    names = ["config", "workdir", *whole_numbers]
+    names = ["config", "workdir", *texts, *whole_numbers]
     config = config_flags.DEFINE_config_file("config", None, CONFIG_HELP)
     workdir = flags.DEFINE_string("workdir", None, WORKDIR_HELP)
-    numbers = {name: flags.DEFINE_integer(name, None, text) for name, text in whole_numbers.items()}
+    more = {name: flags.DEFINE_string(name, None, text) for name, text in texts.items()}
+    more |= {name: flags.DEFINE_integer(name, None, text) for name, text in whole_numbers.items()}
 
     def parse(argv):
         if _wants_help(argv[1:]):
@@ -98,7 +100,7 @@ def start(function: Callable, /, **whole_numbers: str) -> NoReturn:
         _check_returned(config.value, config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0])
         absl_logging.set_verbosity(absl_logging.FATAL)  # The flags have set it to their default.
         path = local_path(workdir.value, "--workdir") if workdir.value else None
-        function(config.value, path, **{name: flag.value for name, flag in numbers.items()})
+        function(config.value, path, **{name: flag.value for name, flag in more.items()})
 
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs every file, and every error that it raises, too.
     try:

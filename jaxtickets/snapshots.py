@@ -45,6 +45,16 @@ def _orbax():
     return orbax.checkpoint
 
 
+def _checkpointer():
+    """An Orbax checkpointer of this process alone: of several hosts the one that leads has the whole state."""
+    orbax, own = _orbax(), jax.process_index()
+    alone = orbax.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"host{own}"
+    )
+    handler = orbax.StandardCheckpointHandler(multiprocessing_options=alone)
+    return orbax.Checkpointer(handler, multiprocessing_options=alone)
+
+
 def _unraisable(hook, unraisable):
     if str(unraisable.exc_value) != "Event loop is closed":
         hook(unraisable)
@@ -74,7 +84,7 @@ def save(path: os.PathLike, tree) -> None:
 def _save(path, new, arrays):
     orbax = _orbax()
     # The asynchronous one has threads that wait for each other for minutes once one of them has failed.
-    with orbax.Checkpointer(orbax.StandardCheckpointHandler()) as checkpointer:
+    with _checkpointer() as checkpointer:
         checkpointer.save(new, args=orbax.args.StandardSave(arrays))
     digest = _digest(arrays)
     (new / CHECKSUM).write_bytes(files.json_bytes({"sha256": digest, "crc32": zlib.crc32(digest.encode())}))
@@ -151,7 +161,7 @@ def _restored(path, like=None):
     orbax = _orbax()
     try:
         shapes = None if like is None else _shapes(like, on_host=(path / CHECKSUM).exists())
-        with orbax.Checkpointer(orbax.StandardCheckpointHandler()) as checkpointer:
+        with _checkpointer() as checkpointer:
             tree = jax.device_get(checkpointer.restore(path, args=orbax.args.StandardRestore(shapes)))
     except Exception as error:  # Orbax, TensorStore and the readers of JSON raise nearly any.
         if isinstance(error, MemoryError):

@@ -108,8 +108,8 @@ def check(asked: Request) -> None:
 
 def _reason(text: str) -> str:
     """The last error of one of SLURM's programs, without the program's name."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it does not say why"]
-    return re.sub(r"^\w+: (error: )?", "", lines[-1])
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Try ")]
+    return re.sub(r"^\w+: (error: )?", "", lines[-1]) if lines else "it does not say why"
 
 
 def submit(sweepdir: Path, commands: Mapping[str, Sequence[str]], asked: Request, at_once: int) -> dict[str, str]:
