@@ -164,7 +164,7 @@ def _parse_with_config(argv, defined=flags.FLAGS):
             config_lib.check_field(field)
         if isinstance(error, UserError) or not files:
             raise
-        raise UserError(f"--config={files[-1]}: {_failure_in(files[-1], error)}") from None
+        raise UserError(f"--config={files[-1]}: {failure_in(files[-1], error)}") from None
 
 
 def _with_local_config(argv):
@@ -187,11 +187,11 @@ def _check_returned(value, file):
         try:
             hasattr(value, "items")  # Raises the OSError of a file that has raised one.
         except OSError as error:
-            raise UserError(f"--config={file}: {_failure_in(file, error)}") from None
+            raise UserError(f"--config={file}: {failure_in(file, error)}") from None
         raise UserError(f"--config={file}: get_config returns {value!r:.40}; allowed is a ConfigDict")
 
 
-def _failure_in(file, error):
+def failure_in(file, error):
     """What is wrong in a config file, from the exception that it has raised."""
     if isinstance(error, AttributeError) and error.name == "get_config" and isinstance(error.obj, ModuleType):
         return "has no function get_config, which returns the config (see the files of configs/)"

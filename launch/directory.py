@@ -9,7 +9,7 @@ from jaxtickets.errors import UserError
 from jaxtickets.origin import completed, differences
 from jaxtickets.workdir import Workdir
 
-SWEEP = "sweep.json"  # The config and the extra flags of all runs.
+SWEEP = "sweep.json"  # The config and the extra flags of all runs, and what is known of them.
 AUTO = "auto"  # Of eval.features: a run names what it stands for.
 UNPACKING = ".unpacking"  # The directory in which an archive is unpacked before its runs take their places.
 
@@ -32,10 +32,19 @@ def read(sweepdir: Path) -> dict:
     return found
 
 
-def write(sweepdir: Path, asked: dict, groups: Sequence[Sequence[str]]) -> None:
-    """Keeps what a sweep is, and the names of the points of each group that trains together."""
+def write(
+    sweepdir: Path, asked: dict, groups: Sequence[Sequence[str]], seconds: Mapping[str, float] | None = None
+) -> None:
+    """Keeps what a sweep is, the names of the points of each group that trains together, and its runs' seconds."""
     content = asked | ({"groups": list(map(list, groups))} if groups else {})
+    if seconds:
+        content["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
     files.replace(sweepdir / SWEEP, json.dumps(content).encode())
+
+
+def seconds(sweepdir: Path) -> dict[str, float]:
+    """The wall-clock seconds that each run has taken in the starts before, by name."""
+    return (files.read_json(sweepdir / SWEEP) or {}).get("seconds", {})
 
 
 def groups(sweepdir: Path) -> list[list[str]]:
@@ -111,5 +120,5 @@ def check_unchanged(finished: Mapping[Path, Sequence[str]]) -> None:
 def started_runs(sweepdir: Path) -> list[Workdir]:
     """The workdirs of the points that have been started, by name."""
     found = sweepdir.iterdir() if sweepdir.is_dir() else ()
-    places = [Workdir(path) for path in sorted(found) if "=" in path.name and not path.name.startswith(".")]
+    places = [Workdir(path) for path in sorted(found) if not path.name.startswith(".")]
     return [place for place in places if place.is_started]

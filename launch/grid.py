@@ -1,54 +1,142 @@
-"""The grid of a sweep: fields with several values each, and the points that they span."""
+"""The values of a sweep: fields with several values each, and the combinations of them that are run."""
 
 import itertools
+import math
+import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from jaxtickets.errors import UserError
 
-MAX_NAME = 200
 CLOSING = {"(": ")", "[": "]", "{": "}"}
+EXAMPLE = "prune.rate=0.2,0.5, seed=0..4 or, with --sample, optimizer.learning_rate=log(1e-4,1e-2)"
+MOST_VALUES = 10_000  # Of a range, and of a sweep.
+DIGITS = 3  # Of a number that is drawn: its directory is to be readable.
+TRIES = 100  # Per point that is asked for, until one is drawn that is not there yet.
 
 
-class Point(NamedTuple):
-    """One point of the grid: the name of its directory, and its config values as text."""
+class Drawn(NamedTuple):
+    """A distribution of numbers: `uniform(low,high)`, or `log(low,high)`, uniform in the logarithm."""
 
     name: str
-    values: dict[str, str]
+    low: float
+    high: float
+
+    def draw(self, source: random.Random) -> str:
+        """A number of it, as text, rounded to `DIGITS` digits."""
+        if self.name == "log":
+            value = math.exp(source.uniform(math.log(self.low), math.log(self.high)))
+        else:
+            value = source.uniform(self.low, self.high)
+        return f"{value:.{DIGITS}g}"
 
 
-def grid_points(grid: Sequence[str]) -> list[Point]:
-    """Every combination of the values in entries `field=value,value,...`; the last field varies fastest.
+def combinations(
+    grid: Sequence[str], zipped: Sequence[str] = (), sample: int | None = None, sample_seed: int = 0
+) -> list[dict[str, str]]:
+    """The values, as text by field, of each point; the last field varies fastest.
+
+    Args:
+      grid: entries `field=value,value,...`, of which every combination is a point, or with `sample` some.
+      zipped: entries of the same form and of one length, which advance together; every one of `grid`'s points is run
+        with each of their values.
+      sample: the number of points that are drawn from `grid`. A larger number draws the same points and more.
+      sample_seed: another one draws other points.
 
     Raises:
-      UserError: an entry can't be read, a field is given twice, or two points would share a directory.
+      UserError: an entry can't be read, a field is given twice, or there are too few different points to draw.
     """
-    axes: dict[str, list[str]] = {}
-    for entry in grid:
-        field, equals, values = entry.partition("=")
+    axes, together = _entries(grid, "--grid"), _entries(zipped, "--zip")
+    if twice := sorted(axes.keys() & together.keys()):
+        raise UserError(f"--zip={twice[0]}=...: the field {twice[0]} is given twice, in --grid too")
+    lengths = {field: len(values) for field, values in together.items()}
+    if len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{field} has {length}" for field, length in lengths.items())
+        raise UserError(f"--zip: its fields advance together and need the same number of values; {counts}")
+    if sample is None:
+        _refuse_distributions(axes, "--grid", "with --sample=N")
+        found = list(_products(axes))
+    else:
+        found = _draws(axes, sample, sample_seed)
+    _refuse_distributions(together, "--zip", "in --grid, with --sample=N")
+    rows = [dict(zip(together, row, strict=True)) for row in zip(*together.values(), strict=True)] or [{}]
+    return [values | row for values in found for row in rows]
+
+
+def _entries(entries, flag):
+    """`{field: values}` of `field=value,value,...`; a value is a text or a `Drawn`."""
+    axes: dict[str, list] = {}
+    for entry in entries:
+        field, equals, text = entry.partition("=")
         field = field.strip().removeprefix("config.")
         if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", field):
-            raise UserError(f"--grid={entry}: write FIELD=VALUE,VALUE,... such as prune.rate=0.2,0.5")
+            raise UserError(f"{flag}={entry}: write FIELD=VALUE,VALUE,... such as {EXAMPLE}")
         if field in axes:
-            raise UserError(f"--grid={entry}: the field {field} is given twice")
-        axes[field] = split_values(values)
-    if not axes:
-        raise UserError("--grid is missing: write --grid=FIELD=VALUE,VALUE,... once for each field that varies")
-    points: dict[str, Point] = {}
+            raise UserError(f"{flag}={entry}: the field {field} is given twice")
+        axes[field] = [each for value in split_values(text, f"{flag}={entry}") for each in _expanded(value, flag)]
+    return axes
+
+
+def _expanded(value, flag):
+    """The values that one text stands for: those of a range, or a distribution; else itself."""
+    if match := re.fullmatch(r"(-?\d+)\.\.(-?\d+)", value):
+        low, high = map(int, match.groups())
+        if not low <= high < low + MOST_VALUES:
+            raise UserError(f"{flag}: the range {value} is empty or too long; allowed is LOW..HIGH, both included")
+        return [str(number) for number in range(low, high + 1)]
+    if match := re.fullmatch(r"(uniform|log)\((.*)\)", value):
+        try:
+            low, high = map(float, match[2].split(","))
+        except ValueError:
+            low = high = math.nan
+        lowest = 0 if match[1] == "log" else -math.inf
+        if not lowest < low < high < math.inf:
+            above = "0 < LOW < HIGH" if match[1] == "log" else "LOW < HIGH"
+            raise UserError(f"{flag}: the distribution {value}; allowed is {match[1]}(LOW,HIGH) with {above}")
+        return [Drawn(match[1], low, high)]
+    return [value]
+
+
+def _refuse_distributions(axes, flag, where):
+    for field, values in axes.items():
+        if any(isinstance(value, Drawn) for value in values):
+            raise UserError(f"{flag}={field}=...: a distribution is allowed {where} only")
+
+
+def _products(axes) -> Iterator[dict[str, str]]:
+    count = math.prod(map(len, axes.values()))
+    if count > MOST_VALUES:
+        raise UserError(f"--grid: makes {count} points; allowed are at most {MOST_VALUES}")
     for combination in itertools.product(*axes.values()):
-        values = dict(zip(axes, combination, strict=True))
-        name = directory_name(values)
-        if name in points:
-            raise UserError(f"--grid: {values} and {points[name].values} would both be stored in {name}")
-        if len(name) > MAX_NAME:
-            raise UserError(f"--grid: the directory name {name} is longer than {MAX_NAME} characters")
-        points[name] = Point(name, values)
-    return list(points.values())
+        yield dict(zip(axes, combination, strict=True))
 
 
-def split_values(text: str) -> list[str]:
+def _draws(axes, count, seed):
+    """`count` different combinations, each field drawn by itself, so that another field changes none of its values."""
+    if not 1 <= count <= MOST_VALUES:
+        raise UserError(f"--sample={count}: allowed is a whole number from 1 to {MOST_VALUES}")
+    if not axes:
+        raise UserError(f"--sample={count}: needs fields to draw; write --grid={EXAMPLE.rpartition(' ')[2]}")
+    found = []
+    for number in range(TRIES * count):
+        values = {}
+        for field, choices in axes.items():
+            source = random.Random(f"{seed} {number} {field}")
+            chosen = source.choice(choices)
+            values[field] = chosen.draw(source) if isinstance(chosen, Drawn) else chosen
+        if values not in found:
+            found.append(values)
+        if len(found) == count:
+            return found
+    raise UserError(f"--sample={count}: the fields of --grid have too few different values; {len(found)} were found")
+
+
+def split_values(text: str, where: str = "--grid") -> list[str]:
     """Splits a text at the commas outside brackets and quotes.
+
+    Args:
+      where: what holds the text, for messages.
 
     Raises:
       UserError: a value is empty, or a bracket or quote is not closed.
@@ -63,21 +151,13 @@ def split_values(text: str) -> list[str]:
             closing.append(CLOSING[character])
         elif character in CLOSING.values():
             if not closing or closing.pop() != character:
-                raise UserError(f"--grid: unmatched {character} in {text}")
+                raise UserError(f"{where}: unmatched {character}")
         elif character == "," and not closing:
             values.append(text[start:position].strip())
             start = position + 1
     values.append(text[start:].strip())
     if quote or closing:
-        raise UserError(f"--grid: unmatched {quote or 'bracket'} in {text}")
+        raise UserError(f"{where}: unmatched {quote or 'bracket'}")
     if not all(values):
-        raise UserError(f"--grid: an empty value in {text!r}")
+        raise UserError(f"{where}: an empty value; write one on each side of a comma")
     return values
-
-
-def directory_name(values: dict[str, str]) -> str:
-    """`seed=0,prune.rate=0.2`, with an underscore for characters that a file system may refuse.
-
-    Fields with a single value are named too, so that names stay the same when a grid is extended.
-    """
-    return ",".join(f"{field}={re.sub(r'[^A-Za-z0-9.+-]+', '_', value).strip('_')}" for field, value in values.items())

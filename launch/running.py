@@ -12,11 +12,14 @@ from pathlib import Path
 
 from jaxtickets import ending
 from jaxtickets.workdir import Workdir
-from launch.grid import Point
+from launch.display import Display
+from launch.overview import FAILED, FINISHED, RUNNING, WAITING, overview
+from launch.points import Point
+from launch.watching import Watch
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60
-FINISHED, STOPPED, NOT_STARTED, FAILED = "finished", "stopped", "not started", "failed"
+STOPPED, NOT_STARTED = "stopped", "not started"
 AS_ASKED = (128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL)  # Exit statuses of runs that `_end` has ended.
 
 
@@ -53,32 +56,45 @@ class Runs:
         sweepdir: Path,
         commands: Mapping[str, Sequence[str]],
         environments: Sequence[Mapping[str, str]],
+        watch: Watch,
         until: float = float("inf"),
+        retry: int = 0,
     ):
         """Starts nothing yet.
 
         Args:
           commands: the command of each process, by the name of the first point whose run it is.
           environments: the environment variables of each of the runs at a time, beside the inherited ones.
+          watch: knows how far runs have come; it gets the seconds that they have taken.
           until: when the time is over, of `time.monotonic`.
+          retry: how many times a run that has failed is started again.
         """
         self._sweepdir, self._commands, self._environments, self._until = sweepdir, commands, environments, until
+        self._watch, self._retry, self._display = watch, retry, Display()
         self._running: dict[int, Job] = {}
+        self._queue: list[tuple[Point, ...]] = []
+        self._retried: dict[str, int] = {}
         self._start_up = 0.0  # The longest time that a run has taken from its start to its first logged step.
         self.ends: dict[str, str] = {}
 
-    def run(self, groups: Sequence[tuple[Point, ...]]) -> int | None:
+    def run(self, groups: Sequence[tuple[Point, ...]], finished: Sequence[str] = ()) -> int | None:
         """Runs all groups of points, or as many as the time allows; returns the signal that has stopped them, if any.
 
-        No run is started in whose time it would not come to its first step, as far as the runs before it tell.
+        No run is started in whose time it would not come to its first step, as far as the runs before it tell, and
+        none before those that it waits for have finished.
+
+        Args:
+          finished: the names of points that have finished before.
         """
-        queue, stopped_by = list(groups), None
-        with _signals_interrupt():
+        self._queue, self._finished, stopped_by = list(groups), set(finished), None
+        with _signals_interrupt(), self._display:
             try:
-                while self._running or (queue and self._has_time()):
+                while self._running or (self._queue and self._has_time()):
+                    self._give_up()
                     for slot in range(len(self._environments)):
-                        if queue and slot not in self._running and self._has_time():
-                            self._start(slot, queue.pop(0))
+                        if slot not in self._running and self._has_time() and (group := self._next()):
+                            self._start(slot, group)
+                    self._show()
                     time.sleep(POLL_SECONDS)
                     is_over = time.monotonic() >= self._until
                     self._look()
@@ -89,12 +105,33 @@ class Runs:
             finally:
                 _end([job.process for job in self._running.values()])
         for job in self._running.values():
+            self._note_seconds(job)
             self._tell_all(job, is_asked=True)
         self._running.clear()
-        for group in queue:
+        for group in self._queue:
             for point in group:
                 self._tell(point, NOT_STARTED)
         return stopped_by
+
+    def _next(self):
+        """Takes the next group out of the queue that waits for nothing; None if there is none."""
+        for number, group in enumerate(self._queue):
+            if all(self._has_finished(name) for point in group for name in point.after):
+                return self._queue.pop(number)
+        return None
+
+    def _has_finished(self, name):
+        return name in self._finished or self.ends.get(name) == FINISHED
+
+    def _give_up(self):
+        """Takes runs out of the queue that wait for one that has failed."""
+        is_failed = lambda name: self.ends.get(name, "").startswith(FAILED)  # noqa: E731
+        for group in list(self._queue):
+            for point in group:
+                if failed := next(filter(is_failed, point.after), None):
+                    self._tell(point, f"{FAILED}: not started, because {failed} has failed, which it needs")
+            if all(point.name in self.ends for point in group):
+                self._queue.remove(group)
 
     def _has_time(self):
         return time.monotonic() + self._start_up < self._until
@@ -116,8 +153,10 @@ class Runs:
                 start_new_session=True,
             )
             how = "started" if len(group) == 1 else "started together"
-            print(f"{'; '.join(point.name for point in group)}: {how}, output in {log}", flush=True)
+            self._display.line(f"{'; '.join(point.name for point in group)}: {how}, output in {log}")
             self._running[slot] = Job(group, process, log, file.tell(), time.monotonic(), self._logged(group))
+        for point in group:
+            self._watch.at_start[point.name] = self._watch.look(point.name).share
 
     def _look(self):
         """Notes which runs have ended and which have come to their first step."""
@@ -131,10 +170,30 @@ class Runs:
                     self._start_up = max(self._start_up, time.monotonic() - job.began)
             if has_ended:
                 del self._running[slot]
-                self._tell_all(job)
+                self._note_seconds(job)
+                if not self._starts_again(job):
+                    self._tell_all(job)
+                self._show(is_news=bool(self._running or self._queue))
+
+    def _note_seconds(self, job):
+        for point in job.points:
+            seconds = (time.monotonic() - job.began) / len(job.points)
+            self._watch.seconds[point.name] = self._watch.seconds.get(point.name, 0) + seconds
+
+    def _starts_again(self, job):
+        """Puts a group of which a run has failed into the queue again, if it may; a user's mistake would stay one."""
+        name, outcomes = job.points[0].name, [self._outcome(job, point, False) for point in job.points]
+        failed = [outcome for outcome in outcomes if outcome.startswith(FAILED)]
+        times = self._retried.get(name, 0)
+        if not failed or times >= self._retry or job.process.returncode == ending.MISTAKE:
+            return False
+        self._retried[name] = times + 1
+        self._display.line(f"{name}: {failed[0]}; it is started again ({times + 1} of {self._retry})")
+        self._queue.append(job.points)
+        return True
 
     def _logged(self, group):
-        return sum(_logged(self._sweepdir / point.name) for point in group)
+        return sum(_logged(point.workdir) for point in group)
 
     def _tell_all(self, job, is_asked=False):
         for point in job.points:
@@ -142,13 +201,26 @@ class Runs:
 
     def _tell(self, point, outcome):
         self.ends[point.name] = outcome
-        print(f"{point.name}: {outcome}", flush=True)
+        self._display.line(f"{point.name}: {outcome}")
+
+    def _show(self, is_news=False):
+        if is_news or self._display.is_due():
+            self._display.show(*overview(self._watch, self._states(), len(self._environments)), is_news)
+
+    def _states(self):
+        """`{name: (state, seconds since its start)}`, in the order in which the table shows the runs."""
+        now = time.monotonic()
+        running = {point.name: (RUNNING, now - job.began) for job in self._running.values() for point in job.points}
+        failed = {name: (FAILED, 0.0) for name in failures(self.ends)}
+        waiting = {point.name: (WAITING, 0.0) for group in self._queue for point in group}
+        done = {name: (FINISHED, 0.0) for name in reversed([*self._finished, *self.ends]) if self._has_finished(name)}
+        return running | failed | waiting | done
 
     def _outcome(self, job, point, is_asked) -> str:
         """What has become of a run whose process has ended; of a failed one with its last line of output."""
         status = job.process.returncode
         is_together = len(job.points) > 1
-        if Workdir(self._sweepdir / point.name).is_finished and (status == 0 or is_asked or is_together):
+        if Workdir(point.workdir).is_finished and (status == 0 or is_asked or is_together):
             return FINISHED
         if is_asked and status in AS_ASKED:
             is_early = not job.is_training and self._until < float("inf")

@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from absl import flags
+
 from jaxtickets import files, lock
 from jaxtickets.errors import UserError
 from jaxtickets.local_paths import local_path
@@ -26,6 +28,8 @@ JOBS = "jobs.json"  # The newest job of each process, by the name of its first p
 GRACE_SECONDS = 60  # Before its time is over a job saves and queues itself again.
 QUEUES_AGAIN = signal.SIGUSR1
 HEARD = (signal.SIGTERM, QUEUES_AGAIN)
+OPTIONS = ("partition", "account", "time", "gpus", "setup", "sbatch")
+NOT_HERE = ("minutes", "devices_per_job", "jobs_per_device", "retry")  # Flags of runs on this machine.
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -53,27 +57,36 @@ class Request(NamedTuple):
         return {name: value for name, value in chosen.items() if value is not None} | gpus | dict(self.options)
 
 
-def request(
-    partition: str | None,
-    account: str | None,
-    time: str | None,
-    gpus: int,
-    setup: Sequence[str],
-    options: Sequence[str],
-) -> Request:
-    """A request from the values of flags.
+def define(defined: flags.FlagValues) -> None:
+    """Defines `--slurm` and the flags that describe its jobs; `chosen` reads them."""
+    flags.DEFINE_bool("slurm", False, "Submit the runs as jobs of SLURM.", flag_values=defined)
+    for name, text in (
+        ("partition", "With --slurm: the partition."),
+        ("account", "With --slurm: the account."),
+        ("time", "With --slurm: the time of a job, as sbatch takes it."),
+    ):
+        flags.DEFINE_string(name, None, text, flag_values=defined)
+    flags.DEFINE_integer("gpus", 0, "With --slurm: the number of GPUs of a job.", flag_values=defined)
+    text = "With --slurm: a line of shell that comes before a run, or @FILE."
+    flags.DEFINE_multi_string("setup", [], text, flag_values=defined)
+    flags.DEFINE_multi_string("sbatch", [], "With --slurm: NAME=VALUE of another flag of sbatch.", flag_values=defined)
 
-    Args:
-      setup: lines, and `@FILE` for the lines of a file.
-      options: `NAME=VALUE` for each further flag of sbatch.
+
+def chosen(defined: flags.FlagValues) -> Request | None:
+    """What the flags ask of SLURM; None without `--slurm`.
 
     Raises:
-      UserError: one of them can't be read.
+      UserError: one of them can't be read, or does not go with the others.
     """
-    if gpus < 0:
-        raise UserError(f"--gpus={gpus}: allowed is a whole number of at least 0")
+    apart = NOT_HERE if defined.slurm else OPTIONS
+    if given := [name for name in apart if defined[name].present]:
+        raise UserError(f"--{given[0]}: {'not allowed' if defined.slurm else 'allowed only'} with --slurm")
+    if not defined.slurm:
+        return None
+    if defined.gpus < 0:
+        raise UserError(f"--gpus={defined.gpus}: allowed is a whole number of at least 0")
     lines = []
-    for line in setup:
+    for line in defined.setup:
         if line.startswith("@"):
             try:
                 lines += local_path(line[1:], "--setup").read_text().splitlines()
@@ -81,10 +94,11 @@ def request(
                 raise UserError(f"--setup={line}: can't be read; allowed is a line of shell, or @FILE") from None
         else:
             lines.append(line)
-    for option in options:
+    for option in defined.sbatch:
         if not re.fullmatch(r"[a-z][a-z-]*=.+", option):
             raise UserError(f"--sbatch={option}: allowed is NAME=VALUE of a flag of sbatch, such as qos=high")
-    return Request(partition, account, time, gpus, tuple(lines), dict(option.split("=", 1) for option in options))
+    options = dict(option.split("=", 1) for option in defined.sbatch)
+    return Request(defined.partition, defined.account, defined.time, defined.gpus, tuple(lines), options)
 
 
 def check(asked: Request) -> None:

@@ -1,40 +1,34 @@
 """Groups of points of a sweep that train in one program."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from jaxtickets import cli, portfolio
-from jaxtickets import config as config_lib
-from jaxtickets.errors import UserError
-from launch.grid import Point
+from launch.points import Point
 
 
-def groups(
-    points: Sequence[Point], arguments: Callable[[Point], list[str]], at_most: int, known: Sequence[Sequence[str]]
-) -> list[tuple[Point, ...]]:
+def groups(points: Sequence[Point], at_most: int, known: Sequence[Sequence[str]]) -> list[tuple[Point, ...]]:
     """The points in groups of at most `at_most` whose steps are the same, in the order of their first points.
 
-    Groups that are known stay as they are: a ticket's last bits depend on how many it trains beside.
+    Groups that are known stay as they are: a ticket's last bits depend on how many it trains beside. A point
+    and one that it waits for are never in one group.
 
     Args:
-      arguments: `(point) -> its flags of jaxtickets.main`.
       known: names of the points of each group of an earlier start.
     """
     by_name = {point.name: point for point in points}
     found = [tuple(by_name[name] for name in names) for names in known if set(names) <= by_name.keys()]
     placed = {point.name for group in found for point in group}
-    alike = {}
+    alike, depth = {}, {}
+    for point in points:
+        depth[point.name] = max((1 + depth[name] for name in point.after), default=0)
     for number, point in enumerate(point for point in points if point.name not in placed):
-        alike.setdefault(repr(_key(arguments(point)) or number), []).append(point)
+        alike.setdefault((depth[point.name], repr(_key(point.arguments) or number)), []).append(point)
     for same in alike.values():
         found += [tuple(same[start : start + at_most]) for start in range(0, len(same), at_most)]
     return sorted(found, key=lambda group: points.index(group[0]))
 
 
 def _key(arguments):
-    """See `portfolio.key`; None where the flags are mistaken: the point's own run tells it."""
-    try:
-        config, _ = cli.read_run(arguments)
-        config_lib.validate(config, devices=1)  # Their number shows where it runs.
-        return portfolio.key(config)
-    except UserError:
-        return None
+    """See `portfolio.key`."""
+    config, _ = cli.read_run(arguments)
+    return portfolio.key(config)

@@ -30,7 +30,7 @@ def unpack(file: str | os.PathLike, sweepdir: str | os.PathLike) -> None:
     path, sweepdir = local_path(file, "--unpack"), local_path(sweepdir, "--sweepdir")
     tree = open_tree(path)
     sweep, listed = _read_manifest(tree, f"--unpack={file}")
-    groups = sweep.pop("groups", [])
+    groups, seconds = sweep.pop("groups", []), sweep.pop("seconds", {})
     runs = sorted({name.partition("/")[0] for name in listed} - {FEATURES})
     with lock.hold(sweepdir / f"{directory.UNPACKING}.lock", f"--sweepdir={sweepdir}"):
         directory.check_same(sweepdir, sweep)
@@ -47,7 +47,7 @@ def unpack(file: str | os.PathLike, sweepdir: str | os.PathLike) -> None:
             files.remove(staging)  # Nothing has taken its place yet.
             raise
         files.sync(*staging.rglob("*"), staging)
-        directory.write(sweepdir, sweep, groups or directory.groups(sweepdir))
+        directory.write(sweepdir, sweep, groups or directory.groups(sweepdir), seconds | directory.seconds(sweepdir))
         for run in new:
             (staging / run).rename(sweepdir / run)
         files.sync(sweepdir)
@@ -77,7 +77,7 @@ def _read_manifest(tree: Tree, flag: str) -> tuple[dict, dict[str, list]]:
     for name in listed:
         owner, _, rest = name.partition("/")
         is_network = owner == FEATURES and re.fullmatch(r"[\w.-]+\.safetensors", rest)
-        if not is_network and not ("=" in owner and rest and f"{owner}/{Workdir(owner).config.name}" in listed):
+        if not is_network and not (rest and f"{owner}/{Workdir(owner).config.name}" in listed):
             raise UserError(f"{flag}: holds {name!r}, which belongs to no run; {ALLOWED}")
     return sweep, listed
 

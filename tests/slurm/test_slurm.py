@@ -115,10 +115,10 @@ def test_a_sweep_whose_jobs_are_requeued_killed_and_out_of_time_ends_with_the_bi
     assert starts(sweepdir, "seed=0") == 2 and starts(sweepdir, "seed=2") == 2
 
     status, out, _ = sweep(sweepdir, data_directory, cluster, *flags)
-    assert status == 75 and [line for line in out.splitlines() if "submitted" in line] == [
+    (line,) = [line for line in out.splitlines() if "submitted" in line]
+    assert status == 75 and line.startswith(
         f"seed=1: {jobs['seed=1']} has ended; submitted as {jobs_of(sweepdir)['seed=1']}, "
-        f"output in {sweepdir / 'logs' / 'seed=1.log'}"
-    ]
+    )
     wait_for(lambda: not queued(cluster))
     status, out, _ = sweep(sweepdir, data_directory, cluster, *flags)
     assert status == 0 and (sweepdir / "summary.csv").exists()

@@ -1,0 +1,131 @@
+"""The points of a sweep: each one a run of `jaxtickets.main`, whatever starts it.
+
+`points` makes them from flags or from the `get_sweep()` of a config file; `checking.check` validates them.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxtickets.errors import UserError
+from launch import described, grid
+from launch.described import Experiment
+
+MAX_NAME = 200
+REFERENCE = re.compile(r"\{([\w.+-]+)\}(/.*)?")  # `{name}`: the workdir of a run of another experiment.
+
+
+class Point(NamedTuple):
+    """One run of a sweep.
+
+    Attributes:
+      name: the name of its directory in the sweep's, which is readable and its own.
+      arguments: the flags of `jaxtickets.main`, --config and --workdir among them.
+      workdir: where it writes.
+      after: the names of the points that must have finished before it starts.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    workdir: Path
+    after: tuple[str, ...] = ()
+
+
+def points(
+    config: str,
+    sweepdir: Path,
+    *,
+    grid: Sequence[str] = (),
+    zipped: Sequence[str] = (),
+    sample: int | None = None,
+    sample_seed: int = 0,
+    extra: Sequence[str] = (),
+) -> list[Point]:
+    """The points of a sweep, each one before those that wait for it; nothing is started, read from runs or written.
+
+    With `grid`, `zipped` or `sample` these make the points; without them the function `get_sweep` of the config file.
+
+    Args:
+      config: `FILE[:VARIANT]`.
+      sweepdir: the directory of the sweep.
+      grid, zipped, sample, sample_seed: see `grid.combinations`.
+      extra: further flags of every run.
+
+    Raises:
+      UserError: the values can't be read, two points would share a directory, or there are no points.
+    """
+    if not Path(config.partition(":")[0]).is_file():
+        raise UserError(f"--config={config}: no such file; allowed are the files of configs/")
+    for flag in extra:
+        if not flag.startswith("-"):
+            raise UserError(f"{flag}: not a flag; allowed after -- are flags, which every run is given")
+    if grid or zipped or sample is not None:
+        experiments = [Experiment(config=config, grid=grid, zip=zipped, sample=sample, sample_seed=sample_seed)]
+    else:
+        experiments = described.read(config)
+    found: dict[str, Point] = {}
+    varying: dict[str, list[tuple[str, Mapping[str, str]]]] = {}  # By experiment, its points' names and values.
+    for experiment in experiments:
+        varying[experiment.name] = own = []
+        for values in _combinations(experiment):
+            name = ",".join(filter(None, [experiment.name, directory_name(values)]))
+            if name in found:
+                raise UserError(f"--grid: {values} and the point before it would both be stored in {name}")
+            if len(name) > MAX_NAME:
+                raise UserError(f"--grid: the directory name {name} is longer than {MAX_NAME} characters")
+            after: list[str] = []
+            resolved = {
+                field: _resolved(value, values, varying, sweepdir, experiment, after)
+                for field, value in {**experiment.values, **values}.items()
+            }
+            _refuse_given_twice(values, extra)
+            flags = (f"--config.{field}={value}" for field, value in resolved.items())
+            workdir = sweepdir / name
+            arguments = (f"--config={experiment.config}", f"--workdir={workdir}", *flags, *extra)
+            found[name] = Point(name, arguments, workdir, tuple(dict.fromkeys(after)))
+            own.append((name, values))
+    return list(found.values())
+
+
+def directory_name(values: Mapping[str, str]) -> str:
+    """`seed=0,prune.rate=0.2`, with an underscore for characters that a file system may refuse.
+
+    Fields with a single value are named too, so that names stay the same when a grid is extended.
+    """
+    return ",".join(f"{field}={re.sub(r'[^A-Za-z0-9.+-]+', '_', value).strip('_')}" for field, value in values.items())
+
+
+def _combinations(experiment: Experiment) -> Iterator[dict[str, str]]:
+    try:
+        yield from grid.combinations(experiment.grid, experiment.zip, experiment.sample, experiment.sample_seed)
+    except UserError as error:
+        raise UserError(f"{experiment.name}: {error}" if experiment.name else str(error)) from None
+
+
+def _resolved(value, values, varying, sweepdir, experiment, after):
+    """A value with the workdir in the place of `{name}`, whose point is then one to wait for."""
+    if not (match := REFERENCE.fullmatch(value)):
+        return value
+    name, rest = match[1], match[2] or ""
+    if name not in varying or name == experiment.name:
+        known = ", ".join(other for other in varying if other != experiment.name) or "none"
+        raise UserError(f"{experiment.name}: {value} names no experiment before it; allowed are {known}")
+    same = [
+        other
+        for other, theirs in varying[name]
+        if all(theirs[field] == values[field] for field in theirs.keys() & values.keys())
+    ]
+    if len(same) != 1:
+        found = "; ".join(same[:3]) or "none"
+        raise UserError(
+            f"{experiment.name}: {value} must be one run, by the fields that vary in both; it may be {found}"
+        )
+    after += same
+    return f"{sweepdir / same[0]}{rest}"
+
+
+def _refuse_given_twice(values, extra):
+    for flag in extra:
+        if (match := re.match(r"--?config\.([^=]+)=", flag)) and match[1] in values:
+            raise UserError(f"{flag}: the points of the sweep give {match[1]} too; give it once")
