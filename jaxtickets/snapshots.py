@@ -48,9 +48,8 @@ def _orbax():
 def _checkpointer():
     """An Orbax checkpointer of this process alone: of several hosts the one that leads has the whole state."""
     orbax, own = _orbax(), jax.process_index()
-    alone = orbax.options.MultiprocessingOptions(
-        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"host{own}"
-    )
+    only = {"primary_host": own, "active_processes": {own}, "barrier_sync_key_prefix": f"host{own}"}
+    alone = orbax.options.MultiprocessingOptions(**only)
     handler = orbax.StandardCheckpointHandler(multiprocessing_options=alone)
     return orbax.Checkpointer(handler, multiprocessing_options=alone)
 
@@ -82,10 +81,9 @@ def save(path: os.PathLike, tree) -> None:
 
 
 def _save(path, new, arrays):
-    orbax = _orbax()
     # The asynchronous one has threads that wait for each other for minutes once one of them has failed.
     with _checkpointer() as checkpointer:
-        checkpointer.save(new, args=orbax.args.StandardSave(arrays))
+        checkpointer.save(new, args=_orbax().args.StandardSave(arrays))
     digest = _digest(arrays)
     (new / CHECKSUM).write_bytes(files.json_bytes({"sha256": digest, "crc32": zlib.crc32(digest.encode())}))
     files.sync(*new.rglob("*"), new)
