@@ -94,7 +94,7 @@ def check_unchanged(finished: Mapping[Path, Sequence[str]]) -> None:
     """Refuses to compare finished runs with new ones of another config.
 
     Args:
-      finished: the flags of `jaxtickets.main` by the workdir. Where they can't be read, the run itself says why.
+      finished: the flags of `jaxtickets.main` by the workdir; they are valid.
 
     Raises:
       UserError: the flags give other values than those that a run was started with.
@@ -102,10 +102,7 @@ def check_unchanged(finished: Mapping[Path, Sequence[str]]) -> None:
     from jaxtickets import config as config_lib  # Imports JAX.
 
     for path, arguments in finished.items():
-        try:
-            now, _ = cli.read_run(arguments)
-        except UserError:
-            continue
+        now, _ = cli.read_run(arguments)
         there = completed(Workdir(path).read_config() or {}, config_lib.missing_values(now))
         here = config_lib.to_dict(now)
         if here["eval"]["features"] == AUTO:

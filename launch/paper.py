@@ -35,6 +35,7 @@ class Suite(NamedTuple):
       across: the network whose tickets move to other data and back, and the values of the other data.
       studied: the networks that get controls and are compared with pruning at initialisation.
       early_birds: the config of each network whose channels are pruned, by name.
+      searched: values of those runs that search for early-bird channels.
       common: values of all runs, and `pruned` of those that prune weights iteratively or at initialisation.
     """
 
@@ -43,6 +44,7 @@ class Suite(NamedTuple):
     across: tuple[str, Mapping[str, Any]]
     studied: Sequence[str]
     early_birds: Mapping[str, str]
+    searched: Mapping[str, Any]
     common: Mapping[str, Any]
     pruned: Mapping[str, Any]
 
@@ -78,6 +80,7 @@ SUITES = {
         across=("vae", {"data.name": "synthetic_faces", "eval.metrics": ("negative_elbo",)}),
         studied=("gan",),
         early_birds={"vae": "early_bird_vae.py:quick"},
+        searched={"early_bird.every": 2, "early_bird.until": 0.6},
         common={"train.steps": 20, "train.log_every": 10, "eval.samples": 64},
         pruned={"prune.rounds": 2},
     ),
@@ -87,6 +90,7 @@ SUITES = {
         across=("gan", FACES),
         studied=("gan", "vae"),
         early_birds=QUICK_EARLY_BIRDS,
+        searched={},
         common={"seeds": 5},
         pruned={"prune.rounds": 20},
     ),
@@ -98,6 +102,7 @@ SUITES = {
         across=("gan", FACES),
         studied=("gan", "vae"),
         early_birds={"gan": "early_bird_gan.py", "vae": "early_bird_vae.py"},
+        searched={},
         common={"seeds": 5},
         pruned={"prune.rounds": 20},
     ),
@@ -107,6 +112,7 @@ SUITES = {
         across=("gan", {"data.name": "celeb_a"}),
         studied=("gan", "vae"),
         early_birds={"gan": "early_bird_gan.py", "vae": "early_bird_vae.py"},
+        searched={},
         common={"seeds": 5},
         pruned={"prune.rounds": 20},
     ),
@@ -143,7 +149,7 @@ def get_sweep(suite: str) -> list[dict[str, Any]]:
 
     for name, config in chosen.early_birds.items():
         data = OF_FASHION if suite == "fashion" else {}
-        add(f"{name}_early_bird", config, data, EARLY_BIRD)
+        add(f"{name}_early_bird", config, data, EARLY_BIRD, chosen.searched)
         add(f"{name}_channels_at_init", config, data, AT_INIT, grid=SCORES)
     return found
 

@@ -3,8 +3,8 @@
 It is a sweep, of `launch/paper.py`, and takes the flags of `launch.sweep` that say how runs are started: `--jobs`,
 `--minutes`, `--retry`, `--together`, `--devices_per_job`, `--jobs_per_device`, `--dry_run`; flags after `--` go to
 every run. The runs are in `results/<suite>/runs` (or `runs` in the directory that --out names). Beside them each
-comparison has a directory with `summary.csv`, `levels.csv` and `comparison.png`, of the runs that have finished so far; README.md
-shows them all. The same command goes on.
+comparison has a directory with `summary.csv`, `levels.csv` and `comparison.png`, of the runs that have finished so far;
+README.md shows them all. The same command goes on.
 
 Exit status: that of the sweep.
 """

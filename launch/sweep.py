@@ -200,12 +200,13 @@ def _submit(sweepdir, waiting, commands, watch, on_slurm, at_once):
 
 def _summarise(all_points: Sequence[Point], failures: Mapping[str, str], sweepdir: Path) -> None:
     """Writes and prints the comparison of all runs that have been started."""
-    started = [point.workdir for point in all_points if Workdir(point.workdir).is_started]
-    if told := [*started, *(point.workdir for point in all_points if point.name in failures)]:
-        rows = compare(list(dict.fromkeys(told)), sweepdir, failed=failures)
+    told = [point for point in all_points if point.name in failures or Workdir(point.workdir).is_started]
+    if told:
+        rows = compare([point.workdir for point in told], sweepdir, failed=failures)
         print(f"\n{summary_table(rows)}")
-        if len(started) > 1:
-            print(f"\n{levels(started, sweepdir)}")
+        readable = [point.workdir for point in told if point.name not in failures]
+        if len(readable) > 1:
+            print(f"\n{levels(readable, sweepdir)}")
         print(f"\n{sweepdir / 'summary.csv'}, {sweepdir / 'comparison.png'}")
     for name, reason in failures.items():
         print(f"{name}: {reason}")

@@ -33,10 +33,8 @@ class Best(NamedTuple):
         return f"{self.metric} {self.value:.4g} at {self.sparsity:.1%}"
 
     def beats(self, other: "Best") -> bool:
-        """Whether this one is better; False where the metrics are not the same."""
-        return self.metric == other.metric and (
-            self.value > other.value if self.is_higher_better else self.value < other.value
-        )
+        """Whether this one, of the same metric, is better."""
+        return self.value > other.value if self.is_higher_better else self.value < other.value
 
 
 class Progress(NamedTuple):
@@ -88,10 +86,11 @@ class Watch:
                 elif rows and not self._checked[name].steps:  # Its data decide the number of steps.
                     self._steps[name] = max(self._steps[name], last.get("step", 0))
             about = (place.read_origin() or {}).get("about") if place.is_started else None
+            verdict = place.read_verdict()
         except UNREADABLE:
             return Progress()
         rows = [row for _, rows in tables for row in rows]
-        return Progress(done, step, self._share(name, done, step), _best(rows, about))
+        return Progress(done, step, self._share(name, done, step), _best(rows, about, verdict))
 
     def _share(self, name, done, step):
         rounds, steps = self.rounds(name), self._steps[name]
@@ -127,9 +126,11 @@ class Watch:
 
 
 def best_of(found: Mapping[str, Progress]) -> tuple[str, Best] | None:
-    """The run with the best round of all, and that round; only rounds with the first run's metric are compared."""
+    """The run with the best round of all, and that round; None if there is no round, or their metrics differ."""
     leader = None
     for name, progress in found.items():
+        if progress.best and leader and progress.best.metric != leader[1].metric:
+            return None
         if progress.best and (leader is None or progress.best.beats(leader[1])):
             leader = (name, progress.best)
     return leader
@@ -152,14 +153,14 @@ def _last_row(place: Workdir) -> dict[str, Any]:
     return {}
 
 
-def _best(rows, about) -> Best | None:
+def _best(rows, about, verdict) -> Best | None:
     """The best of finished rounds, those of all seeds; of several, the sparsest."""
     named = About(metrics=about["metrics"]) if about and about.get("metrics") else UNKNOWN
-    metric = main_metric(rows, None, named)
+    metric = main_metric(rows, verdict, named)
     rows = [row for row in rows if metric and is_finite(row.get(metric)) and is_finite(row.get("sparsity"))]
     if not rows:
         return None
-    is_higher_better = describe(metric, None, named).better == "higher"
+    is_higher_better = describe(metric, verdict, named).better == "higher"
     sign = 1 if is_higher_better else -1
     row = max(rows, key=lambda row: (sign * row[metric], row["sparsity"]))
     return Best(metric, row[metric], row["sparsity"], is_higher_better)

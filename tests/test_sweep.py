@@ -15,8 +15,10 @@ from jaxtickets.config import to_dict
 from jaxtickets.errors import UserError
 from jaxtickets.workdir import Workdir
 from launch import running
-from launch.grid import directory_name, grid_points, split_values
-from launch.sweep import TIME_OVER, slot_environments, sweep
+from launch.devices import environments
+from launch.grid import combinations, split_values
+from launch.points import directory_name, points
+from launch.sweep import TIME_OVER, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,7 +40,12 @@ try:
         print("step 1")
         sys.exit("jaxtickets: config.seed=666: allowed is another one")
     workdir.mkdir(parents=True, exist_ok=True)
-    config = {"experiment": "imp", "seed": seed, "flags": sorted(flags)}
+    config = json.loads((here / "config.json").read_text())
+    for name, value in flags.items():
+        if name.startswith("config."):
+            *groups, field = name.split(".")[1:]
+            group = config[groups[0]] if groups else config
+            group[field] = type(group[field])(value)
     (workdir / "config.json").write_text(json.dumps({"config": config}))
     columns = "round,sparsity,sparsity_all,density,fd,train_seconds"
     (workdir / "rounds.csv").write_text(f"{columns}\\n0,0,0,1,{10 + seed},2\\n1,0.5,0.5,0.5,{9 + seed},2\\n")
@@ -57,20 +64,22 @@ import json, os, pathlib, signal, sys
 flags = dict(flag.removeprefix("--").split("=", 1) for flag in sys.argv[1:])
 workdir, here = pathlib.Path(flags["workdir"]), pathlib.Path(__file__).parent
 workdir.mkdir(parents=True, exist_ok=True)
-(workdir / "config.json").write_text(json.dumps({"config": {"experiment": "imp", "seed": int(flags["config.seed"])}}))
-ends, steps, ignores = (flags["config." + name] for name in ("ends", "steps", "ignores"))
+config = json.loads((here / "config.json").read_text()) | {"seed": int(flags["config.seed"])}
+(workdir / "config.json").write_text(json.dumps({"config": config}))
+ends, steps, ignores = (os.environ[name.upper()] for name in ("ends", "steps", "ignores"))
 signal.signal(signal.SIGTERM, signal.SIG_IGN if ignores == "yes" else lambda *_: os._exit(143))
+if ends == "well":
+    verdict = {"metric": "fd", "dense": 1, "threshold": 1, "winning_round": None, "message": "No round."}
+    (workdir / "verdict.json").write_text(json.dumps(verdict))
+clock = here / "clock"
+(here / "new").write_text(str(float(clock.read_text()) + float(os.environ["SECONDS_OF_RUN"])))
 with (workdir / "metrics.jsonl").open("a") as log:
     log.write("{}\\n" * int(steps))
-clock = here / "clock"
-(here / "new").write_text(str(float(clock.read_text()) + float(flags["config.seconds"])))
 os.replace(here / "new", clock)
 if ends == "never":
     signal.pause()
 if ends == "badly":
     sys.exit("out of luck")
-verdict = {"metric": "fd", "dense": 1, "threshold": 1, "winning_round": None, "message": "No round."}
-(workdir / "verdict.json").write_text(json.dumps(verdict))
 """
 
 
@@ -81,8 +90,9 @@ class Place:
         self.path = path
         self.sweepdir = path / "sweep"
         self.config = str(path / "config.py")
-        Path(self.config).touch()
+        Path(self.config).write_text((ROOT / "configs" / "gan_digits.py").read_text())
         (path / "stand_in.py").write_text(STAND_IN)
+        (path / "config.json").write_text(json.dumps(to_dict(load_config("gan_digits"))))
 
     def sweep(self, *grid, **options):
         command = (sys.executable, str(self.path / "stand_in.py"))
@@ -103,7 +113,7 @@ def place(tmp_path):
 
 
 def test_every_combination_is_a_point_named_by_its_values():
-    names = [point.name for point in grid_points(["seed=0,1", "prune.rate=0.2,0.5"])]
+    names = [directory_name(values) for values in combinations(["seed=0,1", "prune.rate=0.2,0.5"])]
     assert names == ["seed=0,prune.rate=0.2", "seed=0,prune.rate=0.5", "seed=1,prune.rate=0.2", "seed=1,prune.rate=0.5"]
 
 
@@ -119,41 +129,41 @@ def test_directory_names_are_safe_for_file_systems():
 
 @pytest.mark.parametrize(
     "grid",
-    [[], ["seed"], ["=1"], ["seed="], ["seed=1,,2"], ["a b=1"], ["seed=(1,2"], ["seed=1)"], ["seed='1"], ["s=(1]"]],
+    [["seed"], ["=1"], ["seed="], ["seed=1,,2"], ["a b=1"], ["seed=(1,2"], ["seed=1)"], ["seed='1"], ["s=(1]"]],
 )
 def test_a_grid_that_cannot_be_read_is_refused(grid):
     with pytest.raises(UserError, match="--grid"):
-        grid_points(grid)
+        combinations(grid)
 
 
 def test_a_field_given_twice_is_refused():
     with pytest.raises(UserError, match="twice"):
-        grid_points(["seed=1", "config.seed=2"])
+        combinations(["seed=1", "config.seed=2"])
 
 
 @pytest.mark.parametrize("values", ["1,1", "a/b,a:b"])
-def test_two_points_with_one_directory_are_refused(values):
+def test_two_points_with_one_directory_are_refused(place, values):
     with pytest.raises(UserError, match="both"):
-        grid_points([f"x={values}"])
+        points(place.config, place.sweepdir, grid=[f"x={values}"])
 
 
 def test_devices_are_shared_out_without_overlap(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert slot_environments(2, 0) == [{}, {}]
-    assert [env["CUDA_VISIBLE_DEVICES"] for env in slot_environments(2, 2)] == ["0,1", "2,3"]
+    assert environments(2) == [{}, {}]
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in environments(2, 2)] == ["0,1", "2,3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
-    assert [env["CUDA_VISIBLE_DEVICES"] for env in slot_environments(3, 1)] == ["4", "6", "7"]
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in environments(3, 1)] == ["4", "6", "7"]
     with pytest.raises(UserError, match="4 GPUs"):
-        slot_environments(2, 2)
+        environments(2, 2)
 
 
 def test_a_sweep_runs_every_point_and_summarises_it(place, capsys):
-    assert place.sweep("seed=0,1", "prune.rate=0.2", extra=["--config.x=3"]) == 0
+    assert place.sweep("seed=0,1", "prune.rate=0.2", extra=["--config.tolerance=0.2"]) == 0
     assert [row["config.seed"] for row in place.summary()] == ["0", "1"]
     assert {row["status"] for row in place.summary()} == {"finished"}
     assert (place.sweepdir / "comparison.png").exists()
     log = (place.sweepdir / "logs" / "seed=1,prune.rate=0.2.log").read_text()
-    assert "--config.seed=1 --config.prune.rate=0.2 --config.x=3" in log and ":quick" in log
+    assert "--config.seed=1 --config.prune.rate=0.2 --config.tolerance=0.2" in log and ":quick" in log
     assert "seed=1,prune.rate=0.2" in capsys.readouterr().out
 
 
@@ -237,7 +247,7 @@ def test_a_file_and_a_directory_with_other_things_are_no_directory_of_a_sweep(pl
 def test_a_directory_of_another_sweep_is_refused(place):
     place.sweep("seed=0")
     with pytest.raises(UserError, match="extra"):
-        place.sweep("seed=0", extra=["--config.x=1"])
+        place.sweep("seed=0", extra=["--config.tolerance=0.2"])
 
 
 def test_mistakes_are_found_before_anything_is_written(place):
@@ -272,9 +282,9 @@ def training(place, monkeypatch):
     monkeypatch.setattr(running, "GRACE_SECONDS", 1e9)
 
     def run(*grid, box, ends="well", steps=1, ignores="no", seconds=30, **options):
-        flags = {"ends": ends, "steps": steps, "ignores": ignores, "seconds": seconds}
-        extra = [f"--config.{name}={value}" for name, value in flags.items()]
-        return place.sweep(*grid, minutes=box / 60, extra=extra, **options)
+        for name, value in {"ENDS": ends, "STEPS": steps, "IGNORES": ignores, "SECONDS_OF_RUN": seconds}.items():
+            monkeypatch.setenv(name, str(value))
+        return place.sweep(*grid, minutes=box / 60, **options)
 
     return run
 
@@ -343,9 +353,9 @@ def test_help_lists_the_flags():
 
 def test_the_command_line_passes_on_what_follows_two_dashes(place):
     flags = [f"--config={place.config}:quick", "--grid=seed=7", f"--sweepdir={place.sweepdir}", "--dry_run"]
-    done = run_command_line(["-m", "launch.sweep"], *flags, "--", "--config.x=3")
+    done = run_command_line(["-m", "launch.sweep"], *flags, "--", "--config.tolerance=0.2")
     assert done.returncode == 0
-    assert "-m jaxtickets.main" in done.stdout and "--config.seed=7 --config.x=3" in done.stdout
+    assert "-m jaxtickets.main" in done.stdout and "--config.seed=7 --config.tolerance=0.2" in done.stdout
 
 
 def run_command_line(start, *flags):

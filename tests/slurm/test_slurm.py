@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slurm
 CLUSTER = Path(__file__).with_name("cluster.sh")
 SECONDS = 300  # For all jobs of a sweep.
 FLAGS = [
-    *("--config.model.width=8", "--config.train.steps=1500", "--config.train.log_every=10", "--config.prune.rounds=1"),
+    *("--config.model.width=8", "--config.train.steps=700", "--config.train.log_every=10", "--config.prune.rounds=1"),
     *("--config.train.checkpoint_every=100", "--config.eval.samples=64"),
 ]
 
