@@ -59,6 +59,6 @@ setup(
         # Tests compare Inception features, FID, KID and Inception scores with theirs; they are skipped without.
         "peers": ["torch", "torchvision", "pytorch-fid", "torch-fidelity", "clean-fid"],
         "benchmarks": ["torch"],  # benchmarks/train_step.py compares with it; a test of its networks is skipped without
-        "launch": [],  # sweeps need nothing more; named so that a cluster's scripts can ask for it
+        "launch": ["submitit"],  # sweeps on SLURM; those on one machine need nothing more
     },
 )

@@ -66,20 +66,28 @@ def call(
         return fail(error)
 
 
-def start(function: Callable, /, switches: Mapping[str, str] = MappingProxyType({}), **whole_numbers: str) -> NoReturn:
+def start(
+    function: Callable,
+    /,
+    switches: Mapping[str, str] = MappingProxyType({}),
+    texts: Mapping[str, str] = MappingProxyType({}),
+    **whole_numbers: str,
+) -> NoReturn:
     """Calls `function(config, workdir or None, <other flags by name>)` with what the command line says, and exits.
 
     Args:
       switches: the help of each flag that is given or not; it is True or False.
+      texts: the help of each flag whose value is a text, None where the command line does not give it.
       whole_numbers: the help of each flag that the command has beside --config and --workdir. A whole number that the
         command line does not give is None.
     """
     from ml_collections import config_flags  # Commands that read no config do without it.
 
-    names = ["config", "workdir", *switches, *whole_numbers]
+    names = ["config", "workdir", *switches, *texts, *whole_numbers]
     config = config_flags.DEFINE_config_file("config", None, CONFIG_HELP)
     workdir = flags.DEFINE_string("workdir", None, WORKDIR_HELP)
     others = {name: flags.DEFINE_bool(name, False, text) for name, text in switches.items()}
+    others |= {name: flags.DEFINE_string(name, None, text) for name, text in texts.items()}
     others |= {name: flags.DEFINE_integer(name, None, text) for name, text in whole_numbers.items()}
 
     def parse(argv):

@@ -30,6 +30,7 @@ FAILURE, MISTAKE = 1, 2  # Exit statuses.
 PATIENCE = 2.0  # Seconds that a process has to end by itself, once no training is saving.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 _ONE_LEAVES = threading.Lock()
+_BEFORE: list[Callable[[int], None]] = []  # Called with the exit status by a process that ends at once.
 
 
 def run(command: Callable[[Stop], int | None], goes_on: str = "") -> NoReturn:
@@ -71,12 +72,19 @@ def leave(status: int, line: str | None = None) -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
+        for act in _BEFORE:
+            act(status)
 
     # A pipe that nobody reads, or a disk that does not answer, holds it for a moment only.
     last = threading.Thread(target=tidy, daemon=True)
     last.start()
     last.join(PATIENCE)
     os._exit(status)
+
+
+def before_leaving(act: Callable[[int], None]) -> None:
+    """Has `act(exit status)` called when this process ends at once, within `PATIENCE`."""
+    _BEFORE.append(act)
 
 
 class _Ending:

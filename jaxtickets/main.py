@@ -3,6 +3,7 @@
 import os
 
 from jaxtickets import cli, ending
+from jaxtickets.hosts import Hosts, joined
 from jaxtickets.local_paths import local_path
 from jaxtickets.stopping import Stop, saved_by_interrupt
 
@@ -10,13 +11,20 @@ SWITCHES = {"dry_run": "Print what would run, with its FLOPs, memory, time and d
 GOES_ON = "the same command goes on from the last saved state"
 
 
-def run(config, path: str | os.PathLike, from_round: int | None = None, stop: Stop | None = None) -> dict:
+def run(
+    config,
+    path: str | os.PathLike,
+    from_round: int | None = None,
+    stop: Stop | None = None,
+    hosts: Hosts | None = None,
+) -> dict:
     """Runs or resumes an experiment in the workdir `path`, writes its report and prints its table.
 
     Args:
       config: as a file of `configs/` makes it.
       from_round: a finished round, which is discarded with all later ones and run again.
       stop: once it is set, every training saves its state and ends. Without it an interrupt does the same.
+      hosts: those that train with this one, which leads them.
 
     Returns:
       The verdict, as in `verdict.json`.
@@ -28,7 +36,7 @@ def run(config, path: str | os.PathLike, from_round: int | None = None, stop: St
     """
     if stop is None:
         with saved_by_interrupt(Stop()) as stop:
-            return run(config, path, from_round, stop)
+            return run(config, path, from_round, stop, hosts)
     import jax  # Slow, as are the others; an interrupt while they are loaded is one line, too.
 
     from jaxtickets import config as config_lib
@@ -36,10 +44,10 @@ def run(config, path: str | os.PathLike, from_round: int | None = None, stop: St
     from jaxtickets.workdir import Workdir
 
     place = Workdir(local_path(path, "--workdir"))
-    config_lib.validate(config, jax.local_device_count())
+    config_lib.validate(config, len(hosts.devices) if hosts else jax.local_device_count())
     place.check_writable()
     with lock.hold(place.lock, f"--workdir={place.path}", lost=stop.abort):
-        verdict = runs.run(config, place.path, from_round, stop)
+        verdict = runs.run(config, place.path, from_round, stop, hosts=hosts)
         from jaxtickets import report  # Imports Matplotlib, which is slow; training does not wait for it.
         from jaxtickets.progress import show
 
@@ -72,15 +80,36 @@ def prepare() -> None:
     cache.keep_compiled_programs()
 
 
+def follow(config, stop: Stop, hosts: Hosts) -> None:
+    """Takes part in the run of another host, which leads (docs/clusters.md)."""
+    from jaxtickets import config as config_lib
+    from jaxtickets import runs
+    from jaxtickets.runs.following import follow
+
+    config_lib.validate(config, len(hosts.devices))
+    follow(runs.Setup(config, stopped=stop, hosts=hosts))
+
+
 def _command(stop: Stop) -> None:
-    def called(config, path, dry_run, from_round):
+    def called(config, path, dry_run, from_round, coordinator, hosts, host):
         path = path or cli.default_directory("runs")
         if dry_run:
             return plan(config, path)
         prepare()
-        run(config, path, from_round, stop)
+        with joined(config, coordinator, hosts, host, stop) as together:
+            if together is None or together.leads:
+                run(config, path, from_round, stop, together)
+            else:
+                follow(config, stop, together)
 
-    cli.start(called, SWITCHES, from_round="Discard this finished round and all later ones; run them again.")
+    cli.start(
+        called,
+        SWITCHES,
+        texts={"coordinator": "On several hosts: HOST:PORT of host 0, the same on all."},
+        from_round="Discard this finished round and all later ones; run them again.",
+        hosts="The number of hosts that train together.",
+        host="Which of them this is, from 0 on.",
+    )
 
 
 def main() -> None:

@@ -27,12 +27,23 @@ def origin(config: dict, about: dict | None = None) -> dict:
         "config": config,
         **({} if about is None else {"about": about}),
         "command": shlex.join(sys.orig_argv),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions(),
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
         "cpu_count": os.cpu_count(),
         "git_revision": _git_revision(),
         "checksums": "sha256",  # Of the files in the workdir: without this key an older version has written it.
     }
+
+
+def versions() -> dict[str, str | None]:
+    """The versions of Python and of the packages that decide what a run computes; None for one that is missing."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
 
 
 def completed(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict:
@@ -65,16 +76,6 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return values
-
-
-def _versions():
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
 
 
 def _git_revision():

@@ -45,6 +45,14 @@ def _orbax():
     return orbax.checkpoint
 
 
+def _checkpointer(handler):
+    """An Orbax checkpointer of this process alone: of several hosts the one that leads has the whole state."""
+    orbax, own = _orbax(), jax.process_index()
+    only = {"primary_host": own, "active_processes": {own}, "barrier_sync_key_prefix": f"host{own}"}
+    alone = orbax.options.MultiprocessingOptions(**only)
+    return orbax.Checkpointer(handler(multiprocessing_options=alone), multiprocessing_options=alone)
+
+
 def _unraisable(hook, unraisable):
     if str(unraisable.exc_value) != "Event loop is closed":
         hook(unraisable)
@@ -72,9 +80,9 @@ def save(path: os.PathLike, tree) -> None:
 
 
 def _save(path, new, arrays):
-    orbax = _orbax()
     # The asynchronous one has threads that wait for each other for minutes once one of them has failed.
-    with orbax.Checkpointer(orbax.StandardCheckpointHandler()) as checkpointer:
+    orbax = _orbax()
+    with _checkpointer(orbax.StandardCheckpointHandler) as checkpointer:
         checkpointer.save(new, args=orbax.args.StandardSave(arrays))
     digest = _digest(arrays)
     (new / CHECKSUM).write_bytes(files.json_bytes({"sha256": digest, "crc32": zlib.crc32(digest.encode())}))
@@ -151,7 +159,7 @@ def _restored(path, like=None):
     orbax = _orbax()
     try:
         # Unlike StandardRestore, it asks for no metadata: TensorStore keeps some of those objects for ever.
-        with orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as checkpointer:
+        with _checkpointer(orbax.PyTreeCheckpointHandler) as checkpointer:
             to_host = None if like is None else jax.tree.map(lambda _: orbax.RestoreArgs(restore_type=np.ndarray), like)
             tree = jax.device_get(checkpointer.restore(path, args=orbax.args.PyTreeRestore(like, restore_args=to_host)))
     except Exception as error:  # Orbax, TensorStore and the readers of JSON raise nearly any.

@@ -22,6 +22,11 @@ each of four parallel runs one GPU: of `CUDA_VISIBLE_DEVICES` if that is set, el
 On a GPU that one run does not fill, `--together=4` trains up to four points as one program in one process: points whose
 networks and steps are the same, and that differ in seed, score, scope, rate or sparsities. The others run alone.
 
+With `--slurm` the runs are jobs of SLURM, described by `--partition`, `--account`, `--time`, `--gpus`,
+`--setup=LINE` (or `@FILE`) and `--sbatch=NAME=VALUE`; `--jobs` is then the most of them at a time (default: no limit).
+The sweep ends once they are submitted; the same command says how far they are, and submits again those that have ended
+before their runs were finished (docs/clusters.md).
+
 With `--minutes=8` no run is started that would not come to its first step, as far as the runs before it tell, and after
 8 minutes all runs save their state and end, which takes some seconds more. The same command goes on.
 
@@ -33,8 +38,8 @@ is taken, and each thing left out is told; a run that is not finished is taken w
 only what reports read of finished runs.
 
 Exit status: 0 when every run finished, 1 when some failed, 2 for a mistake in the flags, 75 when --minutes were over
-before all runs had ended, 130 when stopped by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1. In the last four its runs save
-their state and end.
+before all runs had ended, or jobs of SLURM have not ended yet, 130 when stopped by Ctrl-C, 143 by SIGTERM, 138 by
+SIGUSR1. In the last three, and when --minutes are over, its runs save their state and end.
 """
 
 import math
@@ -57,7 +62,7 @@ from jaxtickets.errors import UserError
 from jaxtickets.local_paths import local_path
 from jaxtickets.report import compare, levels, summary_table
 from jaxtickets.workdir import Workdir
-from launch import devices, directory, packing, point_flags, unpacking
+from launch import devices, directory, packing, point_flags, slurm, unpacking
 from launch.checking import check
 from launch.plan import plan
 from launch.points import Point, points
@@ -87,6 +92,7 @@ def sweep(
     retry: int = 0,
     minutes: float | None = None,
     dry_run: bool = False,
+    on_slurm: slurm.Request | None = None,
     command: Sequence[str] = COMMAND,
 ) -> int:
     """Runs every point that is not finished yet, and compares all runs.
@@ -104,11 +110,12 @@ def sweep(
       retry: how many times a run that has failed is started again.
       minutes: after this time all trainings save their state and end; None is no limit.
       dry_run: print the commands and start nothing.
+      on_slurm: what jobs of SLURM ask for, which are submitted in the place of processes here.
       command: the program, which takes the flags of `jaxtickets.main`.
 
     Returns:
       The exit status: 0 if all runs finished, 1 if some failed, `TIME_OVER` if `minutes` were over before all had
-      ended, 128 + n if signal n stopped the sweep.
+      ended or jobs have not ended yet, 128 + n if signal n stopped the sweep.
 
     Raises:
       UserError: a mistake in the arguments or in the config of a point, or `sweepdir` holds a sweep of another config
@@ -145,7 +152,10 @@ def sweep(
         for other in others:
             commands[group[0].name] += ["--", *other]
     watch = Watch(all_points, checked, directory.seconds(sweepdir))
-    for line in plan(all_points, watch, len(environments), devices_per_job, jobs_per_device):
+    at_once = len(environments) if on_slurm is None else jobs or max(1, len(waiting))
+    if on_slurm is not None and commands:
+        slurm.check(on_slurm)
+    for line in plan(all_points, watch, at_once, devices_per_job, jobs_per_device):
         print(line, flush=True)
     if shared := devices.described(environments, jobs_per_device):
         print(shared, flush=True)
@@ -156,6 +166,10 @@ def sweep(
 
     names = [[point.name for point in group] for group in groups] if together > 1 else []
     directory.write(sweepdir, about, names, watch.seconds)
+    if on_slurm is not None:
+        _submit(sweepdir, waiting, commands, watch, on_slurm, jobs or 0)
+        _summarise(all_points, {}, sweepdir)
+        return TIME_OVER if waiting else 0
     runs = Runs(sweepdir, commands, environments, watch, until, retry)
     try:
         stopped_by = runs.run(waiting, [point.name for point in finished])
@@ -169,6 +183,19 @@ def sweep(
         print(f"The time is over (--minutes={minutes:g}): {_counts(all_points, runs.ends)}. The same command goes on.")
         return TIME_OVER
     return 1 if failures(runs.ends) else 0
+
+
+def _submit(sweepdir, waiting, commands, watch, on_slurm, at_once):
+    """Submits the runs whose `Point.after` have finished, and prints what each run's job does."""
+    names = {point.name for group in waiting for point in group}
+    after = {group[0].name: sorted({name for point in group for name in point.after} & names) for group in waiting}
+    ready = {name: command for name, command in commands.items() if not after[name]}
+    told = slurm.submit(sweepdir, ready, on_slurm, at_once) if ready else {}
+    for group in waiting:
+        name = group[0].name
+        what = told.get(name) or f"is submitted by the same command once {', '.join(after[name])} has finished"
+        for point in group:
+            print(f"{point.name}: {what}, {watch.look(point.name).share:.0%} done, output in logs/{name}.log")
 
 
 def _summarise(all_points: Sequence[Point], failures: Mapping[str, str], sweepdir: Path) -> None:
@@ -213,11 +240,17 @@ def define_running(defined: flags.FlagValues) -> None:
     flags.DEFINE_integer("together", 1, "The most points that train as one program.", flag_values=defined)
     flags.DEFINE_bool("dry_run", False, "Print the commands and start nothing.", flag_values=defined)
     flags.DEFINE_float("minutes", None, "After this time all runs save their state and end.", flag_values=defined)
+    slurm.define(defined)
 
 
 def running_options(defined: flags.FlagValues) -> dict[str, Any]:
-    """The arguments of `sweep` that the flags of `define_running` give."""
-    return {name: defined[name].value for name in RUNNING_OPTIONS}
+    """The arguments of `sweep` that the flags of `define_running` give.
+
+    Raises:
+      UserError: those of SLURM can't be read, or do not go with the others.
+    """
+    chosen = {name: defined[name].value for name in RUNNING_OPTIONS}
+    return chosen | {"on_slurm": slurm.chosen(defined)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

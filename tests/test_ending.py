@@ -215,7 +215,7 @@ def stand_in(monkeypatch, tmp_path):
     monkeypatch.setattr(report, "summary", lambda path: "")
 
     def run(function):
-        monkeypatch.setattr(runs, "run", lambda config, path, from_round, stop: function(path, stop))
+        monkeypatch.setattr(runs, "run", lambda config, path, from_round, stop, hosts: function(path, stop))
         return main.run(load_config("gan_digits"), tmp_path / "run")
 
     return run

@@ -110,6 +110,33 @@ def test_an_interrupt_while_programs_are_compiled_ends_at_once(data_directory, t
     assert not (workdir / ".lock").exists()
 
 
+MOMENTS = {
+    "compiling": lambda workdir: (workdir / "masks" / "000").exists(),
+    "training": lambda workdir: logged(workdir) >= 5,
+    "evaluating": lambda workdir: (workdir / "snapshots" / "dense").exists(),
+    "writing": lambda workdir: any((workdir / "snapshots").glob(".*.new*")),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_scheduler_waits_ten_seconds_at_most_and_the_run_goes_on_bit_for_bit(
+    whole, data_directory, tmp_path, number, moment
+):
+    workdir = tmp_path / "run"
+    process = start(workdir, data_directory)
+    while not MOMENTS[moment](workdir):  # At once: some are short.
+        assert process.poll() is None, process.communicate()
+    began = time.monotonic()
+    process.send_signal(number)
+    status, lines = end(process)
+    assert time.monotonic() - began < 10
+    assert status == 128 + number
+    assert lines[-1] == f"jaxtickets: ended by {signal.Signals(number).name}; {GOES_ON}"
+    assert_goes_on(workdir, whole, data_directory)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_an_interrupt_at_any_moment_ends_soon_and_the_run_goes_on_bit_for_bit(whole, data_directory, tmp_path, seed):

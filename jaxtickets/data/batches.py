@@ -3,11 +3,13 @@
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import groupby
 
 import jax
 import numpy as np
+
+from jaxtickets.devices import Devices, own_parts, split
 
 # Images of at most this size live in device memory; the rest is for parameters, optimiser moments and activations.
 DEVICE_BYTES = 4 << 30
@@ -58,22 +60,14 @@ def fits_on_device(images) -> bool:
     return images.nbytes <= DEVICE_BYTES
 
 
-@cache
-def _put(group):
-    """Returns a function that splits a tree over the devices `group`, by the leading axis of its leaves.
-
-    It is a compiled program, because that sends fastest, and is compiled once per shape.
-    """
-    return jax.pmap(lambda tree: tree, devices=group)
-
-
-def _split(chosen: Iterable[np.ndarray], devices: int) -> np.ndarray:
-    """Stacks the `[..., batch]` indices of some steps as `[devices, ..., steps, batch / devices]`."""
-    shares = [np.moveaxis(batch.reshape(*batch.shape[:-1], devices, -1), -2, 0) for batch in chosen]
+def _shares(chosen: Iterable[np.ndarray], devices: int, group: Devices) -> np.ndarray:
+    """Stacks the `[..., batch]` indices of some steps as `[devices of this process, ..., steps, batch / devices]`."""
+    own = own_parts(group)
+    shares = [np.moveaxis(batch.reshape(*batch.shape[:-1], devices, -1), -2, 0)[own] for batch in chosen]
     return np.stack(shares, axis=-2)
 
 
-def resident(data, chosen, blocks: Iterable[range], devices: int, rows: int = ROWS, group=None):
+def resident(data, chosen, blocks: Iterable[range], devices: int, rows: int = ROWS, group: Devices = None):
     """Yields `(block, data, indices: [devices, rows, batch / devices])` per block, the inputs of `train.make_step`.
 
     Of several tickets the indices are `[devices, tickets, rows, batch / devices]`.
@@ -82,21 +76,22 @@ def resident(data, chosen, blocks: Iterable[range], devices: int, rows: int = RO
       data: a pytree of arrays `[devices, n, ...]`, already on the devices.
       chosen: `(start, stop) -> the [batch] or [tickets, batch] indices of each of those steps`.
       blocks: ranges of steps, one after another, none of them across a multiple of `rows`.
+      devices: the number of devices that a batch is split over, those of other hosts among them.
       rows: the number of steps, from a multiple of it on, whose indices are sent together.
       group: the devices; None: all local ones.
     """
     for number, together in groupby(blocks, lambda block: block.start // rows):
-        sent = _put(group)(_split(chosen(number * rows, (number + 1) * rows), devices))
+        sent = split(_shares(chosen(number * rows, (number + 1) * rows), devices, group), group)
         for block in together:
             yield block, data, sent
 
 
-def streamed(data, chosen, blocks: Iterable[range], devices: int, prefetch: int = 2, group=None):
+def streamed(data, chosen, blocks: Iterable[range], devices: int, prefetch: int = 2, group: Devices = None):
     """Yields the same for data on the host: gathers and sends the images of a block while the steps before it run.
 
     Args:
       data: a pytree of arrays `[n, ...]`, possibly memory maps.
-      chosen, blocks, group: see `resident`.
+      chosen, blocks, devices, group: see `resident`.
       prefetch: the number of blocks that may wait on the devices.
     """
     ready = queue.Queue(prefetch)
@@ -111,7 +106,7 @@ def streamed(data, chosen, blocks: Iterable[range], devices: int, prefetch: int 
                 continue
 
     def gathered(chosen):
-        return jax.tree.map(lambda leaf: leaf[chosen.ravel()].reshape(devices, -1, *leaf.shape[1:]), data)
+        return jax.tree.map(lambda leaf: leaf[chosen.ravel()].reshape(len(chosen), -1, *leaf.shape[1:]), data)
 
     def gather():
         try:
@@ -119,11 +114,11 @@ def streamed(data, chosen, blocks: Iterable[range], devices: int, prefetch: int 
             for block in blocks:
                 if stopped.is_set():
                     return
-                of_block = _split(chosen(block.start, block.stop), devices)
+                of_block = _shares(chosen(block.start, block.stop), devices, group)
                 if len(block) not in places:
                     order = np.arange(of_block[0].size, dtype=np.int32).reshape(of_block[0].shape)
-                    places[len(block)] = _put(group)(np.broadcast_to(order, of_block.shape))
-                offer((block, _put(group)(gathered(of_block)), places[len(block)]))
+                    places[len(block)] = split(np.broadcast_to(order, of_block.shape), group)
+                offer((block, split(gathered(of_block), group), places[len(block)]))
             offer(done)
         except BaseException as error:  # noqa: BLE001  (raised again where the batches are used)
             offer(error)

@@ -70,8 +70,9 @@ class Programs:
 
     def _compile(self):
         leading = device_count(self._devices), *((self._tickets,) if self._tickets > 1 else ())
+        # Not shapes alone, which `pmap` does not take where there are several hosts; these views take no memory.
         state, masks, teacher = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((*leading, *np.shape(leaf)), leaf.dtype), self._arguments()
+            lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), (*leading, *np.shape(leaf))), self._arguments()
         )
         period, compiled = train.period(self._objective), {}
         programs = dict.fromkeys(period, 1)

@@ -14,6 +14,7 @@ from jaxtickets import data
 from jaxtickets.data import identity
 from jaxtickets.errors import UserError
 from jaxtickets.experiments.finished import Finished
+from jaxtickets.hosts import Hosts
 from jaxtickets.progress import Progress, bars, say, speaking_as
 from jaxtickets.runs import feature_networks, memory, plan, record, saved
 from jaxtickets.runs.meeting import Meeting, Seat
@@ -41,6 +42,7 @@ def run(
     stopped: Stop | None = None,
     make_setup: Callable[[Any], Setup] | None = None,
     shown_in=None,
+    hosts: Hosts | None = None,
 ) -> dict:
     """Runs or resumes the experiment for every seed in the workdir `path`; returns the verdict.
 
@@ -49,6 +51,7 @@ def run(
       stopped: once it is set, every training saves its state and ends.
       make_setup: `(config) -> setup`, for one of several runs that train together.
       shown_in: the display of these runs (`progress.bars`).
+      hosts: those that train with this one, which leads them.
 
     Raises:
       StoppedError: `stopped` is set.
@@ -71,7 +74,7 @@ def run(
         origin = method.source(networks, seed)
         if isinstance(origin, Finished):  # Its rounds become rounds of this run.
             origins[seed] = origin.place
-    setup = make_setup(config) if make_setup else Setup(config, stopped=stopped)
+    setup = make_setup(config) if make_setup else Setup(config, stopped=stopped, hosts=hosts)
     for seed, place in places.items():
         if from_round is not None or not place.is_finished:
             feature_networks.check(setup, place, seed, f"--workdir={place.path}")

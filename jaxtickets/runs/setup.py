@@ -12,10 +12,11 @@ from jaxtickets import data, metrics, models, train
 from jaxtickets import masks as mask_lib
 from jaxtickets.compact import compacted_config
 from jaxtickets.data import batches
-from jaxtickets.devices import Devices, device_count, replicate
+from jaxtickets.devices import Devices, here, replicate, whole_count
 from jaxtickets.examples import example_keys, training_images
 from jaxtickets.experiments import METHODS
 from jaxtickets.experiments.dense import DENSE
+from jaxtickets.hosts import Hosts
 from jaxtickets.optimizers import make_optimizers
 from jaxtickets.pruning import SCORES
 from jaxtickets.pruning.score import needs
@@ -53,6 +54,7 @@ class Setup(Networks):
       timeline: the length of a training, and the steps at which something is done in it.
       evaluator: the metrics and the sample grid.
       devices: what each batch is split over.
+      hosts: those that train together, or None.
       stopped: the request to end, which every training obeys.
       seat: where its run meets others that train in the same programs; None: it trains alone.
     """
@@ -64,6 +66,7 @@ class Setup(Networks):
         devices: Devices = None,
         stopped: Stop | None = None,
         seat: Seat | None = None,
+        hosts: Hosts | None = None,
     ):
         """
         Args:
@@ -71,10 +74,12 @@ class Setup(Networks):
             them (`programmed`).
           devices: what each batch is split over; None: those of `like`, or all local devices.
           stopped: None: that of `like`, or one of its own.
+          hosts: whose devices each batch is split over; None: those of `like`, or this one alone.
         """
         super().__init__(feature_networks.resolved(config))
         config, self.seat, self.tickets = self.config, seat, seat.meeting.seats if seat else 1
-        self.devices = devices or (like.devices if like else None)
+        self.hosts = hosts or (like.hosts if like else None)
+        self.devices = devices or (like.devices if like else hosts and hosts.devices)
         self._programmed = programmed(config)
         is_same = like and like.devices == self.devices and like._programmed == self._programmed
         self._same = (like._same or like) if is_same else None  # The first of a chain, so that others can go.
@@ -100,7 +105,9 @@ class Setup(Networks):
             self._made = {}
         is_shared = self._same and like.tickets == self.tickets
         self.programs = like.programs if is_shared else self._programs_of(None, 1.0)
-        if self._same and like.config.eval == config.eval:
+        if self.hosts and not self.hosts.leads:
+            self.evaluator = None  # The leader measures.
+        elif self._same and like.config.eval == config.eval:
             self.evaluator = like.evaluator
         else:
             images = self.images, self._held_out
@@ -112,7 +119,7 @@ class Setup(Networks):
         return [data.of_config(self.config, split) for split in data.SPLITS]
 
     def _make_evaluator(self, images, held_out):
-        return metrics.make_evaluator(self.objective, self.config, images, held_out, self.devices)
+        return metrics.make_evaluator(self.objective, self.config, images, held_out, here(self.devices))
 
     def init(self, seed: int) -> train.TrainState:
         """The state before the first step, on the host."""
@@ -154,7 +161,7 @@ class Setup(Networks):
         Args:
           seeds: of the data order of each ticket; with several, `indices` have an axis of tickets.
         """
-        devices = device_count(self.devices)
+        devices = whole_count(self.devices)
 
         def chosen(start, stop):
             orders = zip(*(self.indices(seed, start, stop) for seed in seeds), strict=True)

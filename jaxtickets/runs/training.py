@@ -4,7 +4,7 @@ from functools import partial
 
 from jaxtickets import loop
 from jaxtickets import masks as mask_lib
-from jaxtickets.runs import hooks
+from jaxtickets.runs import following, hooks
 from jaxtickets.runs.meeting import Request, alone
 from jaxtickets.train import TrainState
 
@@ -53,7 +53,7 @@ def trained(
 
     def train_all(requests):
         return loop.train(
-            programs.get,
+            program,
             partial(setup.batches, [request.seed for request in requests]),
             [request.training for request in requests],
             stop,
@@ -65,9 +65,8 @@ def trained(
     one = loop.Training(start, masks, all_hooks, _teacher(run, round_), seconds, log.seen)
     due = timeline, options.log_every, options.checkpoint_every
     request = Request((round_, step, stop), (programs, due), one, train_all, run.seed)
-    if step < stop:
-        programs.get(step)  # Compiled before the clock starts.
-    with setup.stopped.saves():
+    whole = following.Training(run.seed, rate, step, stop, frozenset())
+    with following.led(setup, whole, all_hooks, programs) as program, setup.stopped.saves():
         end = setup.seat.train(request) if setup.seat else alone(request)
         state, seconds = log.host_state(end), end.clock.seconds()
         if setup.stopped.is_set():

@@ -1,0 +1,201 @@
+"""One run on several hosts: processes on this machine, each with CPU devices of its own, over gloo."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, environment, load_config, untimed_rounds
+
+from jaxtickets import hosts, snapshots
+from jaxtickets.errors import UserError
+from jaxtickets.stopping import Stop
+
+FLAGS = [
+    *("--config=configs/ae_digits.py:quick", "--config.model.width=4", "--config.train.batch_size=16"),
+    *("--config.train.steps=16", "--config.prune.rounds=1", "--config.eval.samples=64"),
+    *("--config.train.log_every=1", "--config.train.checkpoint_every=4"),
+]
+WITHIN = 60  # Seconds after the end of one host in which the other has ended.
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def start(workdir, data_directory, *flags, devices=2, more=None):
+    command = [sys.executable, "-m", "jaxtickets.main", *FLAGS, f"--workdir={workdir}", *flags]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    own = environment(devices, **(more or {}))
+    return subprocess.Popen([*command, f"--config.data.dir={data_directory}"], cwd=ROOT, env=own, **pipes)
+
+
+def start_both(workdir, data_directory, *flags, of_second=()):
+    """Two hosts; the second one sees nothing of the first one's workdir."""
+    together = [f"--coordinator=127.0.0.1:{free_port()}", "--hosts=2", *flags]
+    second = workdir.with_name("another_host")
+    return [
+        start(workdir, data_directory, *together, "--host=0"),
+        start(second, data_directory, *together, "--host=1", *of_second),
+    ]
+
+
+def end(process, seconds=300):
+    """`(status, this program's lines of standard error)`."""
+    _, err = process.communicate(timeout=seconds)
+    assert "Traceback" not in err, err
+    return process.returncode, [line for line in err.splitlines() if line.startswith("jaxtickets: ")]
+
+
+def wait_for_step(workdir, process, rows=5):
+    path = workdir / "metrics.jsonl"
+    while not (path.exists() and path.read_text().count("\n") >= rows):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+def assert_same(workdir, whole):
+    """Equal masks, and numbers that are equal but for rounding."""
+    rounds = untimed_rounds(workdir), untimed_rounds(whole)
+    assert len(rounds[0]) == len(rounds[1]) == 2
+    for ours, theirs in zip(*rounds, strict=True):
+        assert float(ours["reconstruction_error"]) == pytest.approx(float(theirs["reconstruction_error"]), rel=1e-4)
+        assert ours["sparsity"] == theirs["sparsity"]
+    for round_ in ("000", "001"):
+        masks = [snapshots.restore_raw(path / "masks" / round_) for path in (workdir, whole)]
+        assert masks[0].keys() == masks[1].keys()
+        assert all(np.array_equal(masks[0][name], masks[1][name]) for name in masks[0])
+
+
+@pytest.fixture(scope="module")
+def whole(data_directory, tmp_path_factory):
+    """The workdir of one process with four devices."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    status, lines = end(start(workdir, data_directory, devices=4))
+    assert status == 0, lines
+    return workdir
+
+
+@pytest.mark.slow
+def test_two_hosts_of_two_devices_have_the_numbers_of_one_with_four(whole, data_directory, tmp_path):
+    workdir = tmp_path / "run"
+    both = start_both(workdir, data_directory)
+    assert [end(process)[0] for process in both] == [0, 0]
+    assert_same(workdir, whole)
+    assert (workdir / "report.html").exists()
+    assert not (tmp_path / "another_host").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_of_two_hosts_one_is_killed_the_other_ends_with_a_line_and_both_go_on(whole, data_directory, tmp_path, killed):
+    workdir = tmp_path / "run"
+    both = start_both(workdir, data_directory)
+    wait_for_step(workdir, both[0])
+    both[killed].kill()
+    status, lines = end(both[1 - killed], WITHIN)
+    # JAX aborts a process whose host 0 has gone, if it is faster; with lines of its own beside this one.
+    assert status == 1 or (killed == 0 and status == -signal.SIGABRT)
+    told = [
+        line for line in lines if "has gone; the same command on all hosts goes on from the last saved state" in line
+    ]
+    assert len(told) == 1 or status == -signal.SIGABRT
+    both[killed].communicate()
+    both = start_both(workdir, data_directory)
+    assert [end(process)[0] for process in both] == [0, 0]
+    assert_same(workdir, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_signal_to_one_host_ends_both_with_the_state_saved(whole, data_directory, tmp_path, asked):
+    workdir = tmp_path / "run"
+    both = start_both(workdir, data_directory, "--config.train.checkpoint_every=0")
+    wait_for_step(workdir, both[0])
+    both[asked].send_signal(signal.SIGTERM)
+    assert [end(process, WITHIN)[0] for process in both] == [143, 143]
+    (saved,) = (workdir / "snapshots" / "last").glob("[0-9]*")
+    assert int(snapshots.restore_raw(saved)["state"]["step"]) >= 4
+    both = start_both(workdir, data_directory, "--config.train.checkpoint_every=0")
+    assert [end(process)[0] for process in both] == [0, 0]
+    assert_same(workdir, whole)
+
+
+@pytest.mark.slow
+def test_hosts_that_are_to_run_different_things_end_in_one_line_before_anything_starts(data_directory, tmp_path):
+    both = start_both(tmp_path / "run", data_directory, of_second=["--config.train.steps=17"])
+    for process in both:
+        status, lines = end(process)
+        assert status == 2
+        assert lines == [
+            "jaxtickets: host 1 (there) and host 0 (here) are to run different things: config.train.steps is 17 there "
+            "and 16 here; allowed are equal hosts"
+        ]
+    assert not list(tmp_path.iterdir())
+
+
+# In one process.
+
+
+def of_flags(coordinator=None, count=None, number=None):
+    return hosts._arguments(coordinator, count, number)
+
+
+@pytest.mark.parametrize(
+    "flags, line",
+    [
+        (("a:1", 2, None), "--host is missing; --coordinator=HOST:PORT, --hosts=N and --host=I go together"),
+        ((None, 2, 0), "--coordinator is missing; --coordinator=HOST:PORT, --hosts=N and --host=I go together"),
+        (("a:1", 2, 2), "--host=2: allowed are 0 to 1, with --hosts=2"),
+        (("a:1", 0, 0), "--hosts=0: allowed is a whole number of at least 1"),
+        (("a", 2, 0), "--coordinator=a: allowed is HOST:PORT of host 0, the same on all hosts"),
+    ],
+)
+def test_a_mistake_in_the_flags_of_several_hosts_is_one_line(flags, line):
+    with pytest.raises(UserError) as error:
+        of_flags(*flags)
+    assert str(error.value) == line
+
+
+def test_tasks_of_slurm_and_workers_of_a_tpu_pod_are_several_hosts_unless_a_flag_says_one(monkeypatch):
+    assert of_flags() is None
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    assert of_flags() == {} and of_flags(count=1) is None
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert of_flags() is None
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
+    assert of_flags() == {}
+
+
+@pytest.mark.parametrize(
+    "name, changes, line",
+    [
+        ("ae_digits", {"seeds": 2, "tickets_per_host": 2}, "config.tickets_per_host=2: allowed is 1 on several hosts"),
+        (
+            "ae_digits",
+            {"seeds": 2, "tickets_per_device": 2},
+            "config.tickets_per_device=2: allowed is 1 on several hosts",
+        ),
+        (
+            "early_bird_vae",
+            {},
+            "config.experiment='early_bird': allowed is a method without a search on several hosts",
+        ),
+    ],
+)
+def test_what_does_not_run_on_several_hosts_yet_is_refused_by_its_field(name, changes, line):
+    config = load_config(name)
+    config.update(changes)
+    with pytest.raises(UserError) as error, hosts.joined(config, "127.0.0.1:1", 2, 0, Stop()):
+        pass
+    assert str(error.value) == line
+
+
+def test_one_host_alone_is_none():
+    with hosts.joined(load_config("ae_digits"), None, None, None, Stop()) as together:
+        assert together is None
