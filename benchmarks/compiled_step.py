@@ -3,7 +3,7 @@
     pip install jax-cuda12-plugin jax-cuda12-pjrt nvidia-cudnn-cu12 nvidia-cublas-cu12 ...  # For --target=h100.
     pip install libtpu                                                                      # For --target=v5e.
     python benchmarks/compiled_step.py --target=h100 [--networks=dcgan,conv_vae,sngan_resnet]
-        [--dtypes=tf32,float32,bfloat16] [--tickets=1] [--out=FILE.json]
+        [--dtypes=tf32,float32,bfloat16] [--tickets=1] [--hlo=DIR] [--out=FILE.json]
 
 The steps are those of `train_step.py`, at the reference's widths and batch sizes, with the data set as an argument. The
 table has one row per kind of kernel, by the first that applies:
@@ -29,6 +29,7 @@ import os
 import re
 import time
 from collections import Counter, defaultdict
+from pathlib import Path
 from typing import NamedTuple
 
 os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}  # The device that is compiled for is not there.
@@ -40,7 +41,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 
-from jaxtickets import masks as mask_lib
 from jaxtickets import train
 
 H100 = """
@@ -65,7 +65,16 @@ SHAPE = re.compile(r"\b(pred|bf16|[fsu]\d+)\[([\d,]*)\]")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
 NO_KERNEL = {"parameter", "constant", "bitcast", "tuple", "get-tuple-element", "copy-start", "copy-done", "after-all"}
 MOVES = {"parameter", "bitcast", "tuple", "transpose", "copy", "reshape", "get-tuple-element"}
-KINDS = ("dilated convolutions", "convolutions", "products", "copies", "small", "optimizer", "reductions", "elementwise")
+KINDS = (
+    "dilated convolutions",
+    "convolutions",
+    "products",
+    "copies",
+    "small",
+    "optimizer",
+    "reductions",
+    "elementwise",
+)
 
 
 class Instruction(NamedTuple):
@@ -180,6 +189,7 @@ def main():
     parser.add_argument("--networks", default="dcgan,conv_vae,sngan_resnet")
     parser.add_argument("--dtypes", help="default: tf32,float32,bfloat16; of a TPU float32,bfloat16")
     parser.add_argument("--tickets", type=int, default=1, help="the tickets in one program")
+    parser.add_argument("--hlo", type=Path, help="a directory for the programs' text")
     options = parser.parse_args()
     is_gpu = options.target == "h100"
     dtypes = (options.dtypes or ("tf32,float32,bfloat16" if is_gpu else "float32,bfloat16")).split(",")
@@ -197,6 +207,9 @@ def main():
             with precision:
                 program = lowered_step(training, batch_size, device, options.tickets).compile()
             text = program.as_text()
+            if options.hlo:
+                options.hlo.mkdir(parents=True, exist_ok=True)
+                (options.hlo / f"{name}_{dtype}_{options.tickets}.txt").write_text(text)
             found = results[f"{name}, {dtype}"] = account(text)
             found["seconds_to_compile"] = round(time.perf_counter() - started, 1)
             if memory := program.memory_analysis():

@@ -51,7 +51,7 @@ def computed_as(way: str | None) -> Iterator[None]:
 
 
 def _computed(products, plain, *operands, cuda=None):
-    """One of two functions of the same arrays, as `computed_as` says; `cuda` in the place of `plain` on NVIDIA's GPUs."""
+    """One of two functions of the same arrays, as `computed_as` says; on NVIDIA's GPUs `cuda` takes `plain`'s place."""
     if (way := _WAY.get()) is None:
         return lax.platform_dependent(*operands, cpu=products, default=plain, **({"cuda": cuda} if cuda else {}))
     return (products if way == "products" else plain)(*operands)
