@@ -3,7 +3,7 @@
     pip install jax-cuda12-plugin jax-cuda12-pjrt nvidia-cudnn-cu12 nvidia-cublas-cu12 ...  # For --target=h100.
     pip install libtpu                                                                      # For --target=v5e.
     python benchmarks/compiled_step.py --target=h100 [--networks=dcgan,conv_vae,sngan_resnet]
-        [--dtypes=tf32,float32,bfloat16] [--tickets=1] [--hlo=DIR] [--out=FILE.json]
+        [--dtypes=tf32,float32,bfloat16] [--width=N] [--tickets=1] [--hlo=DIR] [--out=FILE.json]
 
 The steps are those of `train_step.py`, at the reference's widths and batch sizes, with the data set as an argument. The
 table has one row per kind of kernel, by the first that applies:
@@ -188,6 +188,7 @@ def main():
     parser.add_argument("--target", choices=TARGETS, default="h100")
     parser.add_argument("--networks", default="dcgan,conv_vae,sngan_resnet")
     parser.add_argument("--dtypes", help="default: tf32,float32,bfloat16; of a TPU float32,bfloat16")
+    parser.add_argument("--width", type=int, help="default: the reference's")
     parser.add_argument("--tickets", type=int, default=1, help="the tickets in one program")
     parser.add_argument("--hlo", type=Path, help="a directory for the programs' text")
     options = parser.parse_args()
@@ -200,6 +201,7 @@ def main():
     results = {}
     for name in options.networks.split(","):
         _, _, width, batch_size = harness.NETWORKS[name]
+        width = options.width or width
         for dtype in dtypes:
             training = harness.training(name, width, **({"dtype": jnp.bfloat16} if dtype == "bfloat16" else {}))
             precision = jax.default_matmul_precision(PRECISIONS[dtype]) if is_gpu else contextlib.nullcontext()
