@@ -155,13 +155,14 @@ def step_function(
                     *(tree[component] for tree in (movement, gradients, own)),
                 )
             all_gradients.append(gradients)
-            updates, opt_state[name] = optimizers[name].update(gradients, opt_state[name], own)
-            if final_rate != 1:
-                progress = jnp.minimum(state.step / steps, 1)
-                updates = optax.tree.scale(1 - (1 - final_rate) * progress, updates)
-            if rate != 1:
-                updates = optax.tree.scale(rate, updates)
-            own = optax.apply_updates(own, updates)
+            with jax.named_scope("optimizer"):  # Its name in profiles.
+                updates, opt_state[name] = optimizers[name].update(gradients, opt_state[name], own)
+                if final_rate != 1:
+                    progress = jnp.minimum(state.step / steps, 1)
+                    updates = optax.tree.scale(1 - (1 - final_rate) * progress, updates)
+                if rate != 1:
+                    updates = optax.tree.scale(rate, updates)
+                own = optax.apply_updates(own, updates)
             params = {**params, **(player.constrain(own) if player.constrain else own)}
             scalars |= player_scalars
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import threading
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from jaxtickets import masks as mask_lib
 from jaxtickets import report, snapshots, tickets
 from jaxtickets.errors import UserError
 from jaxtickets.experiments import METHODS
-from jaxtickets.runs import Setup, judge
+from jaxtickets.runs import Setup, judge, record
 from jaxtickets.train import evaluated
 from jaxtickets.workdir import Workdir
 
@@ -204,6 +205,29 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(finished, data_directory, t
     assert untimed_rounds(path) == untimed_rounds(whole.place.path)
     assert rows(path, "layers.csv") == rows(whole.place.path, "layers.csv")
     assert untimed_scalars(path) == untimed_scalars(whole.place.path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fails", [False, True])
+def test_references_measured_beside_the_training_are_those_measured_after_it(
+    finished, base, data_directory, tmp_path, monkeypatch, fails
+):
+    place, threads = finished["gan_digits"][0].place, []
+    setup = Setup(small("gan_digits", data_directory), like=base("gan_digits"))
+    references = setup.evaluator.references
+
+    def watched(*arguments):
+        threads.append(threading.current_thread().name)
+        if fails and len(threads) == 1:
+            raise RuntimeError("no memory")
+        return references(*arguments)
+
+    setup.evaluator = setup.evaluator._replace(references=watched)
+    monkeypatch.setattr(record, "evaluates_beside_training", lambda: True)
+    finish(setup, tmp_path / "run")
+    assert threads == (["references", "MainThread"] if fails else ["references"])
+    assert Workdir(tmp_path / "run").read_references() == place.read_references()
+    assert untimed_rounds(tmp_path / "run") == untimed_rounds(place.path)
 
 
 @pytest.mark.parametrize("round_", [0, 2, 3])

@@ -144,6 +144,24 @@ def test_conv_equals_the_plain_operation_in_value_and_gradients(height, width, k
     assert_same_function(ours, plain, normal(2, height, width, channels[0]), kernel)
 
 
+@pytest.mark.parametrize(("size", "taps", "stride", "padding"), [(8, 4, 2, 1), (9, 4, 2, 1), (3, 3, 1, 1)])
+def test_a_kernel_gradient_by_taps_equals_that_of_the_plain_convolution(size, taps, stride, padding):
+    x, kernel = normal(5, size, size, 17), normal(taps, taps, 17, 18, seed=1)
+    y, gradient = jax.vjp(lambda kernel: plain_conv(x, kernel, stride, padding), kernel)
+    cotangent = normal(*y.shape, seed=2)
+    ours = convolution._gradient_by_tap(x, cotangent, (taps, taps), stride, padding)
+    np.testing.assert_allclose(ours, *gradient(cotangent), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("size, is_product", [(8, True), (16, False)])
+def test_for_gpus_a_kernel_gradient_is_no_convolution_where_the_map_is_no_larger_than_the_kernel(size, is_product):
+    x, y = jnp.zeros((2, size, size, 16)), jnp.zeros((2, size // 2, size // 2, 16))
+    gradient = jax.jit(lambda x, y: convolution._kernel_gradient(x, y, (4, 4), 2, 1)).trace(x, y)
+    for platform, has_convolution in (("cuda", not is_product), ("tpu", True)):
+        program = gradient.lower(lowering_platforms=(platform,)).as_text()
+        assert ("stablehlo.convolution" in program) == has_convolution
+
+
 def test_upsampling_and_pooling_equal_the_plain_operations_in_value_and_gradients():
     assert_same_function(layers.upsample, plain_upsample, normal(2, 3, 4, 5))
     assert_same_function(layers.pool, plain_pool, normal(2, 4, 6, 5))

@@ -50,10 +50,10 @@ def computed_as(way: str | None) -> Iterator[None]:
         _WAY.reset(before)
 
 
-def _computed(products, plain, *operands):
-    """One of two functions of the same arrays, as `computed_as` says."""
+def _computed(products, plain, *operands, cuda=None):
+    """One of two functions of the same arrays, as `computed_as` says; on NVIDIA's GPUs `cuda` takes `plain`'s place."""
     if (way := _WAY.get()) is None:
-        return lax.platform_dependent(*operands, cpu=products, default=plain)
+        return lax.platform_dependent(*operands, cpu=products, default=plain, **({"cuda": cuda} if cuda else {}))
     return (products if way == "products" else plain)(*operands)
 
 
@@ -187,7 +187,11 @@ def _kernel_gradient(x, y, kernel_size, stride, padding):
         gradients = jnp.stack([transposed @ row.reshape(-1, row.shape[-1]) for row in rows])
         return _kernel(gradients, kernel_size, stride)
 
-    return _computed(products, plain, x, y)
+    # For GPUs, XLA takes this for the convolution of a batch of channels with a dilated kernel of `batch` channels if
+    # the map is no larger than the kernel. A product per tap needs no such convolution, and transposes nothing.
+    is_mistaken = all(size <= taps for size, taps in zip(y.shape[1:3], kernel_size, strict=True))
+    by_tap = partial(_gradient_by_tap, kernel_size=kernel_size, stride=stride, padding=padding)
+    return _computed(products, plain, x, y, cuda=by_tap if is_mistaken else None)
 
 
 def _is_narrow(channels):
@@ -224,6 +228,18 @@ def _by_position(x, kernel, stride, padding):
         return x[:, rows, columns].reshape(len(x), -1) @ matrix
 
     return jnp.stack([jnp.stack([output(height, width) for width in widths], 1) for height in heights], 1)
+
+
+def _gradient_by_tap(x, y, kernel_size, stride, padding):
+    """W with one product per tap, of the pixels that it meets and the outputs; all products are one batch."""
+    ends = [stride * (size - 1) + taps for size, taps in zip(y.shape[1:3], kernel_size, strict=True)]
+    pads = [(padding, max(0, end - size - padding)) for end, size in zip(ends, x.shape[1:3], strict=True)]
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    (height, width), (rows, columns) = y.shape[1:3], kernel_size
+    last = [stride * (size - 1) + 1 for size in (height, width)]
+    met = [x[:, i : i + last[0] : stride, j : j + last[1] : stride] for i in range(rows) for j in range(columns)]
+    gradients = jnp.einsum("tbhwi,bhwo->tio", jnp.stack(met), y)
+    return gradients.reshape(*kernel_size, x.shape[-1], y.shape[-1])
 
 
 # A strided convolution is a convolution of stride 1 with a smaller kernel: `stride` x `stride` pixels become the

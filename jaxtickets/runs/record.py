@@ -1,5 +1,9 @@
 """What a run records beside its rounds: references, the verdict, the ticket file and the weights that are kept."""
 
+import contextlib
+import threading
+from collections.abc import Callable
+
 import jax
 
 from jaxtickets import config as config_lib
@@ -55,10 +59,50 @@ def write_references(run) -> None:
             return
     except DamagedError as error:
         say(f"{error}; it is measured again")
-    untrained = jax.device_put(train.evaluated(run.initial_state))
-    found = run.setup.evaluator.references(*untrained, run.seed)
-    counts = run.setup.counts
-    run.place.write_references({name: {"held_out": None, **counts, **numbers} for name, numbers in found.items()})
+    run.place.write_references(_measured(run, _untrained(run)))
+
+
+def _untrained(run):
+    return jax.device_put(train.evaluated(run.initial_state))
+
+
+def _measured(run, untrained):
+    found, counts = run.setup.evaluator.references(*untrained, run.seed), run.setup.counts
+    return {name: {"held_out": None, **counts, **numbers} for name, numbers in found.items()}
+
+
+def evaluates_beside_training() -> bool:
+    """Whether devices have room for both. CPUs have not: what one takes is the other's time."""
+    return jax.default_backend() != "cpu"
+
+
+def references_beside_training(run) -> Callable[[], None] | None:
+    """Measures the references in a thread, so that all programs of an evaluation are compiled when it is over.
+
+    Returns a function that waits for the thread and writes them; None where there is nothing to be measured, or no room
+    for it. An error is not told: what has failed is done again where it is needed, and fails there.
+    """
+    is_measured = run.is_inner or run.place.references.exists()
+    if is_measured or run.setup.hosts or not evaluates_beside_training():
+        return None
+    found = []
+
+    def measure():
+        with contextlib.suppress(Exception):
+            untrained = _untrained(run)
+            found.append(_measured(run, untrained))
+            run.setup.evaluator.samples(*untrained, run.seed)
+
+    # A daemon: a process that ends does not wait for it.
+    thread = threading.Thread(target=measure, name="references", daemon=True)
+    thread.start()
+
+    def write():
+        thread.join()
+        if found:
+            run.place.write_references(found[0])
+
+    return write
 
 
 def finish(run, rows: list[dict]) -> dict:
