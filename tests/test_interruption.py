@@ -230,4 +230,5 @@ def test_a_workdir_that_can_no_longer_be_written_ends_the_run_in_one_line(data_d
     lines = in_own_name_space(script, tmp_path, *command(tmp_path / "disk" / "run", data_directory, *flags))
     assert lines[-1] == "status 1"
     assert any(part in lines[-2] for part in reason.split("|"))
-    assert len(lines) <= 3
+    start = max(number for number, line in enumerate(lines) if line.startswith("jaxtickets: data: "))
+    assert len(lines) - start <= 4  # Of the others one may say that the step is compiled.

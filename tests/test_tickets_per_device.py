@@ -208,7 +208,9 @@ def test_a_seed_that_diverges_and_stops_is_named_and_the_others_keep_their_round
     path = tmp_path / "run"
     with pytest.raises(UserError, match=f"^seed 6: training diverged: .* at step {AT + 1} of round 1"):
         runs.run(config(data_directory), path)
-    assert [len(place.read_rounds()) for place in places(path).values()] == [2, 1, 2]
+    rounds = {seed: len(place.read_rounds()) for seed, place in places(path).items()}
+    assert rounds[6] == 1
+    assert {rounds[5], rounds[7]} <= {1, 2}  # What has not measured yet when the seed ends measures at the next start.
     runs.run(config(data_directory), path)  # It does not diverge again.
     assert_same(path, whole)
 

@@ -8,11 +8,14 @@ import contextlib
 import math
 from collections.abc import Iterable, Mapping
 
+from jaxtickets import config as config_lib
 from jaxtickets import snapshots
 from jaxtickets.errors import UserError
 from jaxtickets.finite import DivergedError
 from jaxtickets.progress import say
+from jaxtickets.runs import saved
 from jaxtickets.runs.training import trained
+from jaxtickets.train import TrainState
 
 STOP, SKIP, LOWER = POLICIES = ("stop", "skip_round", "lower_rate")
 SPLIT = "diverged"
@@ -31,6 +34,18 @@ def note(run, round_: int, error: DivergedError, how: dict) -> None:
     """Writes the row of a divergence."""
     run.log(round_, error.step, SPLIT, 0.0, how)
     run.divergences.append({"round": round_, "step": error.step, "split": SPLIT, "seconds": 0.0, **how})
+
+
+def kept_start(run, round_: int, start: TrainState) -> TrainState:
+    """The start of a round, kept where a divergence may need it again and no file has it."""
+    may_be_needed = run.config.train.on_divergence == LOWER
+    if not (may_be_needed and round_ and config_lib.method(run.config).is_chained(run.config)):
+        return start
+    path = run.place.snapshot("start")
+    if run.resumed and run.resumed.round == round_ and snapshots.exists(path):
+        return saved.start(run, round_)
+    snapshots.save(path, start)
+    return start
 
 
 def rate(run, round_: int) -> float:

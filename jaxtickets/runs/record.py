@@ -82,8 +82,8 @@ def references_beside_training(run) -> Callable[[], None] | None:
     Returns a function that waits for the thread and writes them; None where there is nothing to be measured, or no room
     for it. An error is not told: what has failed is done again where it is needed, and fails there.
     """
-    is_measured = run.is_inner or run.place.references.exists()
-    if is_measured or run.setup.hosts or not evaluates_beside_training():
+    is_measured, is_alone = run.is_inner or run.place.references.exists(), run.setup.config.seeds == 1
+    if is_measured or not is_alone or run.setup.hosts or not evaluates_beside_training():
         return None
     found = []
 

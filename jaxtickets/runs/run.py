@@ -176,7 +176,7 @@ class Run:
         length = steps - (first_step if first_step < steps else self.timeline.rewind_step)
         if update and not self.timeline.update_steps:
             raise ValueError(f"{self.config.experiment}: masks are to change in training, at no update steps")
-        point = Last(round_, self._kept(round_, start), masks, first_step + length, seconds)
+        point = Last(round_, diverging.kept_start(self, round_, start), masks, first_step + length, seconds)
         while not self.is_finished(round_):
             try:
                 self._complete(point, length, update, columns or {})
@@ -192,25 +192,21 @@ class Run:
         if step := diverging.skipped_at(self, round_):  # And killed before it was recorded.
             raise DivergedError(step, "training diverged")
         resumed = self.resumed if self.resumed and self.resumed.round == round_ else point
+        write_references = self._references_beside_training if round_ == 0 else None
         self.trained, masks, seconds = training.trained(self, resumed, self._last, rate, update)
         if round_ == 0:
             snapshots.save(self.place.snapshot("dense"), self.trained)
         if update:
             snapshots.save_masks(self.place.masks(round_), masks)
         self._last.save(round_, self.trained, masks, resumed.stop, seconds)
+        if write_references:
+            write_references()
         factor = {} if rate == 1 else {"learning_rate_factor": rate}
         self._evaluate(round_, masks, seconds, length / (seconds - point.seconds), columns | factor)
 
-    def _kept(self, round_, start):
-        """The start of a round, kept where it may be needed again and no file has it."""
-        can_be_needed = self.config.train.on_divergence == diverging.LOWER
-        if not (can_be_needed and round_ and config_lib.method(self.config).is_chained(self.config)):
-            return start
-        path = self.place.snapshot("start")
-        if self.resumed and self.resumed.round == round_ and snapshots.exists(path):
-            return saved.start(self, round_)
-        snapshots.save(path, start)
-        return start
+    @cached_property  # Measured once, however often the round starts again.
+    def _references_beside_training(self):
+        return record.references_beside_training(self)
 
     def _restart(self, point, error, is_search=False):
         """Takes a round, or a search, back to its start."""

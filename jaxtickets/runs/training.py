@@ -4,7 +4,7 @@ from functools import partial
 
 from jaxtickets import loop
 from jaxtickets import masks as mask_lib
-from jaxtickets.runs import following, hooks, record
+from jaxtickets.runs import following, hooks
 from jaxtickets.runs.meeting import Request, alone
 from jaxtickets.train import TrainState
 
@@ -67,15 +67,11 @@ def trained(
     request = Request((round_, step, stop), (programs, due), one, train_all, run.seed)
     whole = following.Training(run.seed, rate, step, stop, frozenset())
     with following.led(setup, whole, all_hooks, programs) as program, setup.stopped.saves():
-        is_dense = round_ == 0 and not (is_search or is_again)
-        write_references = record.references_beside_training(run) if is_dense else None
         end = setup.seat.train(request) if setup.seat else alone(request)
         state, seconds = log.host_state(end), end.clock.seconds()
         if setup.stopped.is_set():
             last.save(round_, state, end.masks, stop, seconds)
             last.wait()
-    if write_references and not setup.stopped.is_set():
-        write_references()
     return state, end.masks, seconds
 
 
