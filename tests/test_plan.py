@@ -4,6 +4,8 @@ import pytest
 from conftest import digests, tiny
 
 from jaxtickets import config as config_lib
+from jaxtickets import main
+from jaxtickets.errors import UserError
 from jaxtickets.progress_lines import Lines, duration
 from jaxtickets.runs import dry_run, plan
 from jaxtickets.workdir import Workdir
@@ -29,6 +31,15 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(empty):
     assert "1,501 training images of 16x16x1" in found["data"]
     assert "digits" in found["fetched"] and str(empty / "tfds") in found["fetched"]
     assert "in the 48 steps to do" in found["FLOPs"] and "matrix products" in found["time"]
+
+
+@pytest.mark.parametrize("flag", [{"from_round": 0}, {"coordinator": "a:1"}, {"hosts": 1}, {"host": 0}])
+def test_flags_that_a_dry_run_does_not_take_into_account_are_refused(empty, monkeypatch, flag):
+    given = {"dry_run": True, "from_round": None, "coordinator": None, "hosts": None, "host": None}
+    monkeypatch.setattr(main.cli, "start", lambda called, *_, **__: called(None, empty / "run", **given | flag))
+    (name, value), *_ = flag.items()
+    with pytest.raises(UserError, match=f"--{name}={value}: not allowed with --dry_run"):
+        main._command(stop=None)
 
 
 def test_the_memory_and_the_networks_of_a_dry_run_are_those_of_the_run(base, data_directory, tmp_path):
