@@ -3,6 +3,7 @@
 import os
 
 from jaxtickets import cli, ending
+from jaxtickets.errors import UserError
 from jaxtickets.hosts import Hosts, joined
 from jaxtickets.local_paths import local_path
 from jaxtickets.stopping import Stop, saved_by_interrupt
@@ -90,10 +91,22 @@ def follow(config, stop: Stop, hosts: Hosts) -> None:
     follow(runs.Setup(config, stopped=stop, hosts=hosts))
 
 
+def _check_alone(**flags) -> None:
+    """Refuses flags beside `--dry_run` that it does not take into account; None is one that is not given.
+
+    Raises:
+      UserError: one is given.
+    """
+    for name, value in flags.items():
+        if value is not None:
+            raise UserError(f"--{name}={value}: not allowed with --dry_run, which plans a run on this host as it is")
+
+
 def _command(stop: Stop) -> None:
     def called(config, path, dry_run, from_round, coordinator, hosts, host):
         path = path or cli.default_directory("runs")
         if dry_run:
+            _check_alone(from_round=from_round, coordinator=coordinator, hosts=hosts, host=host)
             return plan(config, path)
         prepare()
         with joined(config, coordinator, hosts, host, stop) as together:

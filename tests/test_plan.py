@@ -1,11 +1,13 @@
 """Tests of what a start and `--dry_run` say, and of the progress in log files."""
 
 import pytest
-from conftest import digests, tiny
+from conftest import digests, tiny, untrained_run
 
 from jaxtickets import config as config_lib
+from jaxtickets import main, snapshots
+from jaxtickets.errors import UserError
 from jaxtickets.progress_lines import Lines, duration
-from jaxtickets.runs import dry_run, plan
+from jaxtickets.runs import Networks, Setup, dry_run, memory, plan
 from jaxtickets.workdir import Workdir
 
 
@@ -28,16 +30,95 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(empty):
     assert "50, 75, 87.5% sparse" in found["rounds"]
     assert "1,501 training images of 16x16x1" in found["data"]
     assert "digits" in found["fetched"] and str(empty / "tfds") in found["fetched"]
-    assert "in the 48 steps to do" in found["FLOPs"] and "matrix products" in found["time"]
+    assert "in the 39 steps to do" in found["FLOPs"] and "matrix products" in found["time"]
+
+
+@pytest.mark.parametrize("flag", [{"from_round": 0}, {"coordinator": "a:1"}, {"hosts": 1}, {"host": 0}])
+def test_flags_that_a_dry_run_does_not_take_into_account_are_refused(empty, monkeypatch, flag):
+    given = {"dry_run": True, "from_round": None, "coordinator": None, "hosts": None, "host": None}
+    monkeypatch.setattr(main.cli, "start", lambda called, *_, **__: called(None, empty / "run", **given | flag))
+    (name, value), *_ = flag.items()
+    with pytest.raises(UserError, match=f"--{name}={value}: not allowed with --dry_run"):
+        main._command(stop=None)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Dry runs that compile and time nothing."""
+    monkeypatch.setattr(plan, "_memory", lambda *_: "")
+    monkeypatch.setattr(plan, "_products_per_second", lambda: 1e9)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """The workdir of a run with two tickets that looks finished."""
+    path = tmp_path_factory.mktemp("source")
+    config = tiny("ae_digits", str(path / "tfds"), **{"prune.sparsities": (0.5, 0.9)})
+    place = untrained_run(config, path / "run")
+    snapshots.save(place.snapshot("rewind"), snapshots.restore_raw(place.snapshot("init")))
+    for round_ in (1, 2):
+        snapshots.save_masks(place.masks(round_), Networks(config).dense_masks)
+    return place
+
+
+def of(source, experiment, **changes):
+    """The config of controls, or of a transfer, whose own fields ask for another number of rounds."""
+    more = {"experiment": experiment, f"{experiment}.of": str(source.path), **changes}
+    return tiny("ae_digits", str(source.path.parent / "tfds"), **more)
+
+
+@pytest.mark.parametrize(("experiment", "steps"), [("branch", "about 24"), ("transfer", "the 36")])
+@pytest.mark.parametrize("rounds", [1, 6])
+def test_the_rounds_of_controls_and_transfers_are_those_of_their_source(
+    empty, uncompiled, source, experiment, steps, rounds
+):
+    config = of(source, experiment, **{"prune.rounds": rounds})
+    found = as_dict(dry_run(config, empty / "run"))
+    assert f"in {steps} steps to do" in found["FLOPs"]
+    place = Workdir(empty / "run")
+    place.create(config_lib.to_dict(config), config_lib.missing_values(config))
+    place.write_rounds([{"round": 0, "steps_per_second": None}])
+    assert "where 1 of 3 rounds have finished" in as_dict(dry_run(config, place.path))["workdir"]
+    assert not (empty / "cache").exists() and not (source.path.parent / "tfds").exists()
+
+
+def test_a_dry_run_refuses_a_source_that_the_run_refuses(empty, source):
+    with pytest.raises(UserError, match="train.batch_size"):
+        dry_run(of(source, "branch", **{"train.batch_size": 8}), empty / "run")
+    config = of(source, "branch")
+    config.branch.of = str(empty)
+    with pytest.raises(UserError, match=r"branch\.of=.* allowed is the workdir of a finished run"):
+        dry_run(config, empty / "run")
+    assert list(empty.iterdir()) == []
+
+
+def test_a_dry_run_refuses_to_take_up_a_run_whose_snapshots_are_gone(empty, uncompiled):
+    config = tiny("ae_digits", str(empty / "tfds"))
+    place = Workdir(empty / "run")
+    place.create(config_lib.to_dict(config), config_lib.missing_values(config))
+    place.write_rounds([{"round": round_, "steps_per_second": None} for round_ in range(4)])
+    place.write_verdict({})
+    assert "where 4 of 4 rounds" in dry_run(config, place.path)
+    config.prune.rounds = 5
+    with pytest.raises(UserError, match="prune.rounds.*snapshots and masks are gone"):
+        dry_run(config, place.path)
+
+
+def test_a_dry_run_refuses_more_tickets_on_a_device_than_fit(empty, monkeypatch):
+    monkeypatch.setattr(memory, "memory", lambda devices: 1)
+    monkeypatch.setattr(Setup, "step_bytes", 10)
+    config = tiny("ae_digits", str(empty / "tfds"), seeds=2, tickets_per_device=2)
+    with pytest.raises(UserError, match="tickets_per_device=2: allowed is 1"):
+        dry_run(config, empty / "run")
 
 
 def test_the_memory_and_the_networks_of_a_dry_run_are_those_of_the_run(base, data_directory, tmp_path):
     setup = base("gan_digits")
-    imagined = plan._Imagined(tiny("gan_digits", data_directory))
+    imagined = plan.Imagined(tiny("gan_digits", data_directory))
     images = setup.images.nbytes // len(setup.images) * (len(setup.images) - setup.config.train.batch_size)
     # The labels, and XLA's own alignment, are all that differs beside the images.
     assert abs(setup.step_bytes - imagined.step_bytes - images) < 0.1 * setup.step_bytes
-    lines = {line.what: line.text for line in plan.start(setup, Workdir(tmp_path), {0: Workdir(tmp_path)})}
+    lines = {line.what: line.text for line in plan.start(setup, Workdir(tmp_path), {0: Workdir(tmp_path)}, {0: 4})}
     assert plan._networks(imagined) == lines["networks"]
     assert "1,501 training and 296 held-out images of 16x16x1" in lines["data"]
 
@@ -49,7 +130,7 @@ def test_the_time_of_a_started_run_is_by_its_own_steps(base, data_directory, tmp
     place.write_rounds([{"round": 0, "steps_per_second": 4.0}, {"round": 1, "steps_per_second": 4.0}])
     before = digests(place.path)
     found = as_dict(dry_run(config, place.path))
-    assert found["time"].startswith("6 s of training") and "measured" in found["time"]
+    assert found["time"].startswith("4 s of training") and "measured" in found["time"]
     assert "where 2 of 4 rounds have finished" in found["workdir"]
     assert digests(place.path) == before
 

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from jaxtickets import data, snapshots
 from jaxtickets import masks as mask_lib
+from jaxtickets import snapshots
 from jaxtickets.data import identity
 from jaxtickets.errors import UserError
 from jaxtickets.experiments import finished
@@ -80,7 +80,7 @@ def source(networks, seed: int) -> finished.Finished:
     if differing := differences(_trained_as(there), _trained_as(here)):
         raise UserError(f"config.branch.of={config.branch.of!r}: trained with another config: {differing}")
     what = f"config.branch.of={config.branch.of!r}"
-    identity.check(parent.data, data.digests(config), what, "a control needs the data of its run")
+    identity.check(parent.data, networks.data, what, "a control needs the data of its run")
     return parent
 
 
@@ -114,5 +114,6 @@ BRANCH = Method(
     subject=lambda config: f"control ({config.branch.kind})",
     title=lambda config: f"branch, {config.branch.kind}",
     source=source,
+    rounds=lambda parent: 1 + len(parent.masks),
     apart=_apart,
 )

@@ -61,7 +61,8 @@ class Method:
       apart: `(config) -> why seeds can't train as one program`, as a chosen value; "": they can, because all of them
         train the same network in the same steps.
       source: `(networks, seed) -> what the method needs of another run`. Raises UserError if that can't be had; called
-        before anything is written.
+        before anything is written. It reads the data by `networks.data` alone.
+      rounds: `(what source has given) -> the number of rounds`; None: that of `levels`.
     """
 
     name: str
@@ -87,3 +88,4 @@ class Method:
             raise ValueError(f"method {self.name!r}: every run has the columns {', '.join(taken)} already")
 
     source: Callable | None = None
+    rounds: Callable | None = None

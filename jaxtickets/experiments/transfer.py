@@ -91,7 +91,7 @@ def source(networks, seed: int) -> tuple[finished.Finished, Match]:
     of_origin, here = flat(completed(origin.config, networks.json_defaults)), flat(networks.json_config)
     if all(of_origin[field] == here[field] for field in SAME_DATA):
         advice = "to transfer a ticket to other data, give them another name"
-        identity.check(origin.data, data.digests(networks.config), f"config.transfer.of={str(path)!r}", advice)
+        identity.check(origin.data, networks.data, f"config.transfer.of={str(path)!r}", advice)
     model, there = ConfigDict(origin.config["model"]), origin.config["data"]["name"]
     # An older run has no background.
     image_channels = data.channels(there, origin.config["data"].get("background", data.Recipe().background))
@@ -199,4 +199,12 @@ def _check(config):
     check_components(config, "transfer.components", config.transfer.components)
 
 
-TRANSFER = Method("transfer", transfer, fields=FIELDS, check=_check, prunes=False, source=source)
+TRANSFER = Method(
+    "transfer",
+    transfer,
+    fields=FIELDS,
+    check=_check,
+    prunes=False,
+    source=source,
+    rounds=lambda found: 1 + len(found[0].masks),
+)

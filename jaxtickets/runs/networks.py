@@ -1,4 +1,4 @@
-"""The networks of a config, and what they cost; no data is read for them."""
+"""The networks of a config, and what they cost; no data is read for them, but for `Networks.data`."""
 
 from functools import cached_property
 
@@ -82,6 +82,11 @@ class Networks:
             inputs = [np.zeros((1, *shape), np.float32) for shape in component.input_shapes]
             found[name] = pruning.flax_axes(component.module, *inputs, train=False, labels=np.zeros(1, np.int32))
         return found
+
+    @cached_property
+    def data(self) -> dict[str, str]:
+        """The digests of the data by the name of the split (`data.identity`)."""
+        return data.digests(self.config)
 
     @property
     def json_config(self) -> dict:

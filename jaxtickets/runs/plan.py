@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtickets import cache, cost, data, metrics, train
+from jaxtickets import cache, cost, data, metrics
 from jaxtickets import config as config_lib
 from jaxtickets import masks as mask_lib
 from jaxtickets.errors import DamagedError
@@ -27,6 +27,7 @@ from jaxtickets.workdir import Workdir
 # The part of the speed of large matrix products that train steps reach, from docs/results.md: small networks less.
 PART_OF_PEAK = 0.25
 STATES = 5  # Train states in a workdir: the initial one, the rewind point, the dense one and the two last ones.
+UNKNOWN = 2**16  # Steps of an epoch of images that nobody has counted: so many that no field is refused.
 MOST_LEVELS = 6  # That are named one by one.
 
 
@@ -35,45 +36,55 @@ class Line(NamedTuple):
     text: str
 
 
-def start(setup: Setup, whole: Workdir, places: dict[int, Workdir]) -> list[Line]:
-    """What is said when a run starts or goes on: the devices, the workdir, the networks, the rounds and the data."""
+def start(setup: Setup, whole: Workdir, places: dict[int, Workdir], rounds: dict[int, int]) -> list[Line]:
+    """What is said when a run starts or goes on: the devices, the workdir, the networks, the rounds and the data.
+
+    Args:
+      places, rounds: of each seed, its workdir and the number of its rounds.
+    """
     shape = "x".join(map(str, setup.images.shape[1:]))
     counts = f"{len(setup.images):,} training and {setup.counts['held_out_images']:,} held-out images of {shape}"
     return [
         Line("devices", _devices(setup.devices)),
-        Line("workdir", f"{whole.path}, {_state(setup, places)}"),
+        Line("workdir", f"{whole.path}, {_state(places, rounds)}"),
         Line("networks", _networks(setup)),
         Line("rounds", _rounds(setup, setup.timeline)),
         Line("data", f"{setup.config.data.name}, {counts}; {_batches(setup, setup.timeline)}"),
     ]
 
 
-def ahead(config, whole: Workdir, places: dict[int, Workdir]) -> list[Line]:
+def ahead(
+    setup: "Imagined", whole: Workdir, places: dict[int, Workdir], rounds: dict[int, int], is_adopted: bool = False
+) -> list[Line]:
     """What `start` says, and FLOPs, memory, time, disk space and downloads, as far as they are known before.
 
     The train step is compiled, for its memory. A matrix product is timed, unless an earlier part of the run has
     measured its steps.
+
+    Args:
+      is_adopted: whether the dense run is that of another run.
     """
-    setup = _Imagined(config)
-    source = data.find(config.data.name, config.data.dir or None, config.data.background)
+    config, source = setup.asked, setup.source
     timeline = setup.timeline if source.count or config.train.steps else None
     images = f"{source.count:,} training images" if source.count else "images that are counted once they are read"
     size = f"{config.model.image_size}x{config.model.image_size}x{setup.image_channels}"
     lines = [
         Line("devices", _devices(None)),
-        Line("workdir", f"{whole.path}, {_state(setup, places)}"),
+        Line("workdir", f"{whole.path}, {_state(places, rounds)}"),
         Line("networks", _networks(setup)),
         Line("rounds", _rounds(setup, timeline)),
         Line("data", f"{config.data.name}, {images} of {size}; {_batches(setup, timeline)}"),
         Line("metrics", ", ".join(metric.name for metric in _metrics(config))),
     ]
     step = _step_flops(setup)
-    left = None if timeline is None else _steps_left(setup, timeline, places)
+    about = "about" if is_adopted or setup.timeline.search_steps else "the"
+    left = None if timeline is None else _steps_left(timeline, places, rounds, is_adopted)
     text = f"{_si(step)} in a train step of {config.train.batch_size} images"
-    lines.append(Line("FLOPs", text if left is None else f"{text}, {_si(step * left)} in the {left:,} steps to do"))
+    text += "" if left is None else f", {_si(step * left)} in {about} {left:,} steps to do"
+    lines.append(Line("FLOPs", text))
     lines.append(Line("memory", _memory(setup, source)))
     lines.append(Line("time", _time(setup, step, left, places)))
-    lines.append(Line("disk", f"about {_bytes(_disk(setup))} in the workdir"))
+    lines.append(Line("disk", f"about {_bytes(_disk(setup, max(rounds.values())))} in the workdir"))
     lines.append(Line("fetched", "; ".join(_missing(config, source)) or "nothing"))
     return lines
 
@@ -89,24 +100,25 @@ def _devices(devices):
     return f"{number}{cores}; JAX {jax.__version__}, Python {platform.python_version()}"
 
 
-def _state(setup, places):
+def _state(places, rounds):
     seeds = "" if len(places) == 1 else f", seeds {min(places)} to {max(places)}"
     if not any(place.is_started for place in places.values()):
         return f"new{seeds}"
-    done = [_finished(place) for place in places.values()]
-    rounds = f"{min(done)}" if min(done) == max(done) else f"{min(done)} to {max(done)}"
-    return f"where {rounds} of {_number_of_rounds(setup)} rounds have finished{seeds}"
+    done = _span(len(_rows(place)) for place in places.values())
+    return f"where {done} of {_span(rounds.values())} rounds have finished{seeds}"
 
 
-def _finished(place):
+def _span(numbers):
+    numbers = list(numbers)
+    least, most = min(numbers), max(numbers)
+    return f"{least}" if least == most else f"{least} to {most}"
+
+
+def _rows(place):
     try:
-        return len(place.read_rounds())
+        return place.read_rounds()
     except DamagedError:
-        return 0
-
-
-def _number_of_rounds(setup):
-    return len(setup.levels)
+        return []
 
 
 def _networks(setup):
@@ -146,19 +158,20 @@ def _batches(setup, timeline):
 # What only --dry_run says.
 
 
-class _Imagined(Setup):
-    """A setup whose data nobody has read: no more images than a batch has, and no metrics."""
+class Imagined(Setup):
+    """A setup whose data nobody has read: no more images than a batch has, and no metrics.
+
+    Attributes, beside those of `Setup`:
+      asked: the config as it was given.
+      source: of its data.
+    """
 
     def __init__(self, config):
+        self.asked, self.source = config, data.find(config.data.name, config.data.dir or None, config.data.background)
         config = config.copy_and_resolve_references()
         if config.eval.features == networks.AUTO:
             config.eval.features = inception.INCEPTION.name  # No program reads it.
         super().__init__(config)
-        source = data.find(config.data.name, config.data.dir or None)
-        if source.count or config.train.steps:
-            images = source.count or config.train.batch_size
-            period = len(train.period(self.objective))
-            self.timeline = config_lib.make_timeline(config, images, jax.default_backend(), period)
 
     @property
     def state(self):
@@ -169,6 +182,11 @@ class _Imagined(Setup):
         size, n = self.config.model.image_size, self.config.train.batch_size
         images = np.zeros((n, size, size, self.image_channels), np.uint8)
         return [data.Dataset("", images, np.zeros(n, np.int32), (), "")] * 2
+
+    def _count_images(self):
+        if self.source.count or self.asked.train.steps:
+            return self.source.count or len(self.images)
+        return UNKNOWN * len(self.images)
 
     def _make_evaluator(self, images, held_out):
         del images, held_out
@@ -184,9 +202,13 @@ def _step_flops(setup):
     return batch * sum(layer.step for layer in cost.layers(setup.make_objective(), shape, batch))
 
 
-def _steps_left(setup, timeline, places):
-    rounds = _number_of_rounds(setup)
-    return timeline.steps * sum(max(0, rounds - _finished(place)) for place in places.values())
+def _steps_left(timeline, places, rounds, is_adopted):
+    """The steps of the rounds that have not finished; all but the dense one start at the rewind step.
+
+    Searches, and where controls start, are left out: with these it is about as many.
+    """
+    dense, pruned = 0 if is_adopted else timeline.steps, timeline.steps - timeline.rewind_step
+    return sum(sum([dense, *[pruned] * (rounds[seed] - 1)][len(_rows(place)) :]) for seed, place in places.items())
 
 
 def _memory(setup, source):
@@ -212,13 +234,6 @@ def _time(setup, step, left, places):
     return f"{total}{speed:.3g} steps/s, {how}"
 
 
-def _rows(place):
-    try:
-        return place.read_rounds()
-    except DamagedError:
-        return []
-
-
 def _products_per_second(size: int = 1024) -> float:
     """The FLOPs per second of a float32 matrix product on the first device, the best of several."""
     product, matrix = jax.jit(jnp.matmul), jnp.ones((size, size), jnp.float32)
@@ -231,12 +246,12 @@ def _products_per_second(size: int = 1024) -> float:
     return 2 * size**3 / min(seconds)
 
 
-def _disk(setup):
+def _disk(setup, rounds):
     state = setup.state
     state_bytes, weight_bytes = (
         sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) for tree in (state, state.params)
     )
-    rounds, (weights, _) = _number_of_rounds(setup), mask_lib.counts(setup.dense_masks)
+    weights, _ = mask_lib.counts(setup.dense_masks)
     kept = rounds if setup.config.keep_weights == "all" else 3
     one = STATES * state_bytes + rounds * weights // 8 + kept * weight_bytes + state_bytes
     return setup.config.seeds * one

@@ -58,7 +58,7 @@ def run(
       UserError: what can only be seen once the data is there is wrong, or the round can't be run again; nothing has
         been written or discarded then.
     """
-    whole, method = Workdir(path), config_lib.method(config)
+    whole = Workdir(path)
     config = feature_networks.resolved(config, whole)
     if from_round is not None:
         _check_way_back(config, path, from_round)
@@ -69,11 +69,7 @@ def run(
     digests = data.digests(config)
     for place in dict.fromkeys((whole, *places.values())):
         identity.check(place.read_data(), digests, f"--workdir={place.path}", ADVICE)
-    networks, origins = Networks(config), {}
-    for seed in places if method.source else ():  # Before a setup trains feature networks.
-        origin = method.source(networks, seed)
-        if isinstance(origin, Finished):  # Its rounds become rounds of this run.
-            origins[seed] = origin.place
+    rounds, origins = _sources(Networks(config), places)  # Before a setup trains feature networks.
     setup = make_setup(config) if make_setup else Setup(config, stopped=stopped, hosts=hosts)
     for seed, place in places.items():
         if from_round is not None or not place.is_finished:
@@ -86,7 +82,7 @@ def run(
     memory.check(setups[0], config.tickets_per_device)
     if from_round is not None:
         go_back(config, path, from_round)
-    for line in plan.start(setups[0], whole, places):
+    for line in plan.start(setups[0], whole, places, rounds):
         say(f"{line.what}: {line.text}")
     for place in dict.fromkeys((whole, *places.values())):
         place.add_data(digests)
@@ -124,16 +120,38 @@ def dry_run(config, path: Path) -> str:
     """What `run` would do, as lines; it starts, downloads and writes nothing.
 
     Raises:
-      UserError: the config is impossible, or the workdir is another run's or can't be written.
+      UserError: `run` would refuse the config or the workdir before it reads data.
     """
     whole = Workdir(path)
     config_lib.validate(config, jax.local_device_count())
     whole.check_writable()
     if whole.is_started:
-        resolved = feature_networks.resolved(config, whole)
-        whole.check_same(config_lib.to_dict(resolved), config_lib.missing_values(resolved), config_lib.refused)
+        config = feature_networks.resolved(config, whole)
+        whole.check_same(config_lib.to_dict(config), config_lib.missing_values(config), config_lib.refused)
     places = {seed: Workdir(own) for seed, own in seed_paths(config, path).items()}
-    return "\n".join(f"{line.what:<9} {line.text}" for line in plan.ahead(config, whole, places))
+    _check_takes_up(config, whole, places.values())
+    networks = Networks(config)
+    networks.data = {}  # Nobody reads them.
+    rounds, origins = _sources(networks, places)
+    setup = plan.Imagined(config)
+    memory.check(setup, config.tickets_per_device)
+    lines = plan.ahead(setup, whole, places, rounds, is_adopted=bool(origins))
+    return "\n".join(f"{line.what:<9} {line.text}" for line in lines)
+
+
+def _sources(networks, seeds) -> tuple[dict[int, int], dict[int, Workdir]]:
+    """The number of rounds of each seed, and the workdirs of those whose dense run is that of another run.
+
+    Raises:
+      UserError: what the method needs of another run can't be had.
+    """
+    method, rounds, origins = config_lib.method(networks.config), {}, {}
+    for seed in seeds:
+        found = method.source(networks, seed) if method.source else None
+        rounds[seed] = method.rounds(found) if method.rounds else len(networks.levels)
+        if isinstance(found, Finished):  # Its rounds become rounds of this run.
+            origins[seed] = found.place
+    return rounds, origins
 
 
 def _check_takes_up(config, whole, places):

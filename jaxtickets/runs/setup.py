@@ -87,7 +87,7 @@ class Setup(Networks):
         self._optimizers = make_optimizers(self.objective, config.optimizer)
         if like:
             self.images, self._labels, self._held_out = like.images, like._labels, like._held_out
-            self.data = like.data
+            self.data, self._count = like.data, like._count
             if self.devices == like.devices:
                 self._resident_data = like._resident_data
         else:
@@ -95,8 +95,9 @@ class Setup(Networks):
             self.data = {"train": training.digest, "test": held_out.digest}
             self.images, self._held_out = training.images, held_out.images
             self._labels = training.labels if config.model.conditional else None
+            self._count = self._count_images()
         period = len(train.period(self.objective))
-        self.timeline = config_lib.make_timeline(config, len(self.images), jax.default_backend(), period)
+        self.timeline = config_lib.make_timeline(config, self._count, jax.default_backend(), period)
         if self._same:
             self._init, self._made = like._init, like._made
         else:
@@ -112,11 +113,15 @@ class Setup(Networks):
         else:
             images = self.images, self._held_out
             self.evaluator = self._make_evaluator(*images)
-        if seat:
+        if seat and self.evaluator:
             self.evaluator = seat.one_at_a_time(self.evaluator)
 
     def _read_data(self):
         return [data.of_config(self.config, split) for split in data.SPLITS]
+
+    def _count_images(self):
+        """The number of images that epochs are counted by."""
+        return len(self.images)
 
     def _make_evaluator(self, images, held_out):
         return metrics.make_evaluator(self.objective, self.config, images, held_out, here(self.devices))
