@@ -48,6 +48,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,12 +146,8 @@ def sweep(
     for point in finished:
         print(f"{point.name}: finished already, skipped")
     waiting = [group for group in groups if not all(point in finished for point in group)]
-    commands = {}
-    for group in waiting:
-        first, *others = (point.arguments for point in group)
-        commands[group[0].name] = [*(TOGETHER if others else command), *first]
-        for other in others:
-            commands[group[0].name] += ["--", *other]
+    command_of = partial(_command, alone=command)
+    commands = {group[0].name: command_of(group) for group in waiting}
     watch = Watch(all_points, checked, directory.seconds(sweepdir))
     at_once = len(environments) if on_slurm is None else jobs or max(1, len(waiting))
     if on_slurm is not None and commands:
@@ -170,7 +167,7 @@ def sweep(
         _submit(sweepdir, waiting, commands, watch, on_slurm, jobs or 0)
         _summarise(all_points, {}, sweepdir)
         return TIME_OVER if waiting else 0
-    runs = Runs(sweepdir, commands, environments, watch, until, retry)
+    runs = Runs(sweepdir, command_of, environments, watch, until, retry)
     try:
         stopped_by = runs.run(waiting, [point.name for point in finished])
     finally:
@@ -183,6 +180,12 @@ def sweep(
         print(f"The time is over (--minutes={minutes:g}): {_counts(all_points, runs.ends)}. The same command goes on.")
         return TIME_OVER
     return 1 if failures(runs.ends) else 0
+
+
+def _command(group, alone):
+    """The command of a process that runs a group of points; `alone` is the program that runs one."""
+    first, *others = (point.arguments for point in group)
+    return [*(TOGETHER if others else alone), *first, *(part for other in others for part in ("--", *other))]
 
 
 def _submit(sweepdir, waiting, commands, watch, on_slurm, at_once):

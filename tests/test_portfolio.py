@@ -124,6 +124,13 @@ def test_a_point_and_one_that_it_waits_for_are_never_in_one_group():
     assert groups([first, second], 2, ()) == [(first,), (second,)]
 
 
+def test_points_of_a_group_wait_for_the_same_runs():
+    first, second, third = (
+        point._replace(after=(name,)) for point, name in zip(points_of("seed=0,1,2"), "aba", strict=True)
+    )
+    assert groups([first, second, third], 2, ()) == [(first, third), (second,)]
+
+
 @pytest.mark.slow
 def test_a_sweep_trains_its_points_together_and_another_start_must_ask_for_the_same(
     quick_runs, data_directory, tmp_path, capsys

@@ -14,6 +14,7 @@ from launch import devices, paper
 from launch.checking import check
 from launch.grid import combinations
 from launch.points import points
+from launch.running import Runs
 from launch.watching import Watch
 
 DESCRIBED = """
@@ -150,6 +151,24 @@ def test_a_run_starts_after_those_that_it_needs_and_not_if_they_fail(place, caps
     assert "control,seed=666,branch.kind=reinit: failed: not started, because imp,seed=666 has failed" in (
         capsys.readouterr().out
     )
+
+
+def test_a_failed_need_takes_its_point_out_of_a_group_and_the_rest_of_the_group_starts(place, capsys):
+    Path(place.config).write_text(DESCRIBED.replace('"seed=0..1"', '"seed=1,666"'))
+    all_points = points(place.config, place.sweepdir)
+    first, failing, control, _, lost, _ = all_points
+    watch = Watch(all_points, check(all_points), {})
+    started = []
+
+    def command(group):
+        started.append([point.name for point in group])
+        return [sys.executable, str(place.path / "stand_in.py"), *group[0].arguments]
+
+    runs = Runs(place.sweepdir, command, [{}], watch)
+    assert runs.run([(first,), (failing,), (lost, control)]) is None
+    assert started == [[first.name], [failing.name], [control.name]]
+    assert runs.ends[first.name] == runs.ends[control.name] == "finished"
+    assert capsys.readouterr().out.count(f"{lost.name}: failed: not started, because {failing.name} has failed") == 1
 
 
 @pytest.mark.parametrize(("status", "starts"), [(1, 3), (2, 1)])
