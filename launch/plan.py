@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+from jaxtickets.progress_lines import duration
 from jaxtickets.workdir import Workdir
-from launch.display import duration
 from launch.points import Point
 from launch.watching import Watch
 

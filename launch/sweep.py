@@ -99,7 +99,7 @@ def sweep(
     """Runs every point that is not finished yet, and compares all runs.
 
     Args:
-      config: `PATH[:variant]`, as `jaxtickets.main` takes it.
+      config: `FILE[:VARIANT]` or `NAME[:VARIANT]`, as `jaxtickets.main` takes it.
       grid: `field=value,value,...` for each config field that varies.
       sweepdir: the directory of the sweep, with one workdir per point; "" is that of the command line.
       zipped, sample, sample_seed: see `points.points`. Without these and a grid, `get_sweep` of the config's file.
@@ -267,15 +267,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags.DEFINE_string("unpack", None, "Take the sweep in this .tar.gz file first.", flag_values=defined)
 
     def run(extra):
-        if defined.config is None and (defined.grid or not defined.sweepdir):
+        moves = defined.pack is not None or defined.unpack is not None
+        runs = point_flags.has_points(defined) or not moves
+        if defined.config is None and (runs or not defined.sweepdir):
             raise UserError(cli.NO_CONFIG)
         sweepdir = defined.sweepdir or cli.default_directory("sweeps", defined.config)
-        moves = defined.pack is not None or defined.unpack is not None
         packed = packing.checked(defined.pack, defined.tables, defined.limit)
         if defined.unpack is not None and not defined.dry_run:
             unpacking.unpack(defined.unpack, sweepdir)
         status = 0
-        if point_flags.has_points(defined) or not moves:
+        if runs:
             status = sweep(
                 **point_flags.chosen(defined),
                 sweepdir=sweepdir,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import load_config
 
+from jaxtickets import cli
 from jaxtickets.config import to_dict
 from jaxtickets.errors import UserError
 from jaxtickets.workdir import Workdir
@@ -18,7 +19,7 @@ from launch import running
 from launch.devices import environments
 from launch.grid import combinations, split_values
 from launch.points import directory_name, points
-from launch.sweep import TIME_OVER, sweep
+from launch.sweep import TIME_OVER, main, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -342,6 +343,13 @@ def test_the_command_line_exits_with_status_2_and_one_line_for_a_mistake(place, 
         done = run_command_line(start, *flags)
         assert done.returncode == 2, done
         assert done.stderr.startswith("jaxtickets: --") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--zip=seed=0,1", "--sample=2", "--minutes=8", "--dry_run"])
+def test_without_a_config_a_line_says_so(place, capsys, flag):
+    assert main([flag, f"--sweepdir={place.sweepdir}"]) == 2
+    assert main([flag, f"--sweepdir={place.sweepdir}", f"--pack={place.path}/a.tar.gz", "--grid=seed=0"]) == 2
+    assert capsys.readouterr().err == f"jaxtickets: {cli.NO_CONFIG}\n" * 2
 
 
 def test_help_lists_the_flags():

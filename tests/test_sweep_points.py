@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from test_sweep import ROOT, Place
 
+from jaxtickets import named_configs
 from jaxtickets.errors import UserError
-from launch import devices, paper
+from launch import described, devices, paper
 from launch.checking import check
 from launch.grid import combinations
 from launch.points import points
@@ -128,6 +129,10 @@ def test_a_config_file_describes_a_sweep_whose_runs_wait_for_those_that_they_nee
         ("7", "get_sweep returns 7; allowed is a list of dictionaries"),
         ("[{'nme': 'x'}]", "unknown key 'nme'; allowed are name, config"),
         ("[{'name': 'a/b'}]", "name='a/b'; allowed are letters"),
+        *(
+            (f"[{{'name': '{name}'}}]", f"name='{name}'; allowed are .* none of logs, slurm, sweep.json, summary.csv")
+            for name in ("logs", "slurm", "sweep.json", "summary.csv", "levels.csv", "comparison.png")
+        ),
         ("[{'name': 'a'}, {'name': 'a'}]", "names two experiments 'a'"),
         ("[{'values': {'seed': 1}}]", "neither a name nor a grid"),
         ("[{'name': 'b', 'values': {'branch.of': '{a}'}}]", "b: {a} names no experiment before it; allowed are none"),
@@ -139,6 +144,18 @@ def test_a_description_that_is_mistaken_is_one_line(place, entry, message):
     Path(place.config).write_text(f"def get_sweep():\n    return {entry}\n")
     with pytest.raises(UserError, match=message):
         points(place.config, place.sweepdir)
+
+
+def test_a_sweep_is_described_by_the_file_that_a_name_stands_for(place, monkeypatch):
+    Path(place.config).write_text(DESCRIBED)
+    monkeypatch.setattr(named_configs, "directory", lambda: place.path)
+    monkeypatch.setattr(named_configs, "names", lambda: ["config"])
+    assert described.describes("config:quick")
+    monkeypatch.chdir(place.path)
+    Path(place.config).write_text("")
+    assert not described.describes("config:quick")
+    with pytest.raises(UserError, match="no such file and no such name"):
+        described.describes("nowhere")
 
 
 def test_a_run_starts_after_those_that_it_needs_and_not_if_they_fail(place, capsys):
