@@ -90,28 +90,37 @@ def check_same(sweepdir: Path, asked: dict) -> None:
             )
 
 
-def check_unchanged(finished: Mapping[Path, Sequence[str]]) -> None:
-    """Refuses to compare finished runs with new ones of another config.
+def going_on(finished: Mapping[Path, Sequence[str]]) -> set[Path]:
+    """Of finished runs those that go on, because their config is another one now that a run may take up.
 
     Args:
       finished: the flags of `jaxtickets.main` by the workdir; they are valid.
 
     Raises:
-      UserError: the flags give other values than those that a run was started with.
+      UserError: the flags give values that the run may not take up, or it has not kept what that needs.
     """
     from jaxtickets import config as config_lib  # Imports JAX.
+    from jaxtickets.runs import saved
 
+    found = set()
     for path, arguments in finished.items():
+        place = Workdir(path)
         now, _ = cli.read_run(arguments)
-        there = completed(Workdir(path).read_config() or {}, config_lib.missing_values(now))
+        there = completed(place.read_config() or {}, config_lib.missing_values(now))
         here = config_lib.to_dict(now)
         if here["eval"]["features"] == AUTO:
             here["eval"] = here["eval"] | {"features": there["eval"]["features"]}
-        if differing := differences(there, here):
+        told = config_lib.refused(there, here)
+        if not told and (changes := differences(there, here)):
+            found.add(path)
+            gone = next(filter(None, map(saved.gone, (place.seed_dirs() or {0: place}).values())), None)
+            told = f"{changes}, but {gone} are gone, which that needs" if gone else ""
+        if told:
             raise UserError(
-                f"{path}: has finished with another config than that of the sweep now: {differing}; "
+                f"{path}: has finished with another config than that of the sweep now: {told}; "
                 "give another --sweepdir, or the config file as it was"
             )
+    return found
 
 
 def started_runs(sweepdir: Path) -> list[Workdir]:

@@ -9,11 +9,16 @@ from launch.watching import Watch
 
 
 def plan(
-    all_points: Sequence[Point], watch: Watch, at_once: int, devices_per_job: int, jobs_per_device: int
+    all_points: Sequence[Point],
+    finished: Sequence[Point],
+    watch: Watch,
+    at_once: int,
+    devices_per_job: int,
+    jobs_per_device: int,
 ) -> Iterator[str]:
     """The number of runs, and how long they will take by those of this directory that have finished."""
     shares = {point.name: watch.look(point.name).share for point in all_points}
-    done = {point.name for point in all_points if Workdir(point.workdir).is_finished}
+    done = {point.name for point in finished}
     started = {point.name for point in all_points if Workdir(point.workdir).is_started} - done
     counts = {"finished": len(done), "to go on": len(started), "to start": len(all_points) - len(done) - len(started)}
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)

@@ -31,6 +31,7 @@ class Job:
       log_start: the number of bytes that earlier attempts left in the log.
       began: when it was started, of `time.monotonic`.
       logged: the number of bytes of scalars that its workdirs had when they were last looked at.
+      verdicts: when the verdict of each point was written, by name; None for others.
       is_training: whether it has logged a step since it was started.
     """
 
@@ -40,6 +41,7 @@ class Job:
     log_start: int
     began: float
     logged: int
+    verdicts: Mapping[str, int | None]
     is_training: bool = False
 
 
@@ -145,6 +147,7 @@ class Runs:
         name = group[0].name
         command, log = self._command(group), self._sweepdir / "logs" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
+        verdicts = {point.name: _written(point) for point in group}
         with log.open("ab") as file:
             file.write(f"$ {shlex.join(command)}\n".encode())
             file.flush()
@@ -159,7 +162,7 @@ class Runs:
             )
             how = "started" if len(group) == 1 else "started together"
             self._display.line(f"{'; '.join(point.name for point in group)}: {how}, output in {log}")
-            self._running[slot] = Job(group, process, log, file.tell(), time.monotonic(), self._logged(group))
+            self._running[slot] = Job(group, process, log, file.tell(), time.monotonic(), self._logged(group), verdicts)
         for point in group:
             self._watch.at_start[point.name] = self._watch.look(point.name).share
 
@@ -225,7 +228,9 @@ class Runs:
         """What has become of a run whose process has ended; of a failed one with its last line of output."""
         status = job.process.returncode
         is_together = len(job.points) > 1
-        if Workdir(point.workdir).is_finished and (status == 0 or is_asked or is_together):
+        # A finished run that should go on may still have its old verdict.
+        has_ended = point.name in self._finished or _written(point) != job.verdicts[point.name]
+        if Workdir(point.workdir).is_finished and (status == 0 or ((is_asked or is_together) and has_ended)):
             return FINISHED
         if is_asked and status in AS_ASKED:
             is_early = not job.is_training and self._until < float("inf")
@@ -244,6 +249,14 @@ class Runs:
 def failures(ends: Mapping[str, str]) -> dict[str, str]:
     """Those of `Runs.ends` that tell of failure."""
     return {name: end for name, end in ends.items() if end.startswith(FAILED)}
+
+
+def _written(point: Point) -> int | None:
+    """When the verdict of a run was written; None if there is none."""
+    try:
+        return Workdir(point.workdir).verdict.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def _logged(workdir: Path) -> int:

@@ -135,7 +135,12 @@ def sweep(
     checked = check(all_points)
     finished = [point for point in all_points if Workdir(point.workdir).is_finished]
     if finished:
-        directory.check_unchanged({point.workdir: point.arguments for point in finished})
+        going_on = directory.going_on({point.workdir: point.arguments for point in finished})
+        going_on = {point.name for point in finished if point.workdir in going_on}
+        for point in finished:  # A control takes up the rounds of its run.
+            if going_on.intersection(point.after):
+                going_on.add(point.name)
+        finished = [point for point in finished if point.name not in going_on]
     groups = [(point,) for point in all_points]
     if together > 1:
         from launch.together import groups as groups_of  # Imports JAX, which is slow.
@@ -152,7 +157,7 @@ def sweep(
     at_once = len(environments) if on_slurm is None else jobs or max(1, len(waiting))
     if on_slurm is not None and commands:
         slurm.check(on_slurm)
-    for line in plan(all_points, watch, at_once, devices_per_job, jobs_per_device):
+    for line in plan(all_points, finished, watch, at_once, devices_per_job, jobs_per_device):
         print(line, flush=True)
     if shared := devices.described(environments, jobs_per_device):
         print(shared, flush=True)

@@ -223,6 +223,33 @@ def test_finished_runs_are_not_compared_with_new_ones_of_a_config_that_has_chang
     assert not (sweepdir / "seed=1").exists()
 
 
+def test_finished_runs_go_on_with_a_config_that_a_run_may_take_up_if_they_have_kept_what_that_needs(place, capsys):
+    place.sweep("seed=1,2")
+    old = {name: (place.sweepdir / name / "verdict.json").read_bytes() for name in ("seed=1", "seed=2")}
+    changed = "    config.tolerance = 0.25\n    config.prune.rounds += 1\n    return config\n"
+    config = Path(place.config)
+    config.write_text(config.read_text().replace("    return config\n", changed))
+    with pytest.raises(UserError, match="prune.rounds is 5 .*, but snapshots and masks are gone, which that needs"):
+        place.sweep("seed=1,2")
+    for name in old:
+        for folder in ("snapshots", "masks"):
+            (place.sweepdir / name / folder).mkdir()
+    capsys.readouterr()
+    assert place.sweep("seed=1,2", dry_run=True) == 0
+    assert "2 runs: 2 to go on; 1 at a time" in capsys.readouterr().out
+    script = place.path / "stand_in.py"
+    text = script.read_text()
+    script.write_text("raise SystemExit(1)")
+    assert place.sweep("seed=1,2") == 1  # The old verdicts are there still.
+    script.write_text(text)
+    there = json.loads((place.path / "config.json").read_text())
+    there["prune"]["rounds"], there["tolerance"] = there["prune"]["rounds"] + 1, 0.25
+    (place.path / "config.json").write_text(json.dumps(there))
+    assert place.sweep("seed=1,2") == 0
+    assert [call[0] for call in place.calls()] == ["seed=1", "seed=2"] * 2
+    assert place.sweep("seed=1,2") == 0 and len(place.calls()) == 4
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"config": "a', "7"])
 def test_a_damaged_description_of_a_sweep_is_one_line(place, content):
     place.sweep("seed=1")

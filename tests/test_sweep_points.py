@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from test_sweep import ROOT, Place
 
-from jaxtickets import named_configs
+from jaxtickets import cli, named_configs
+from jaxtickets import config as config_lib
 from jaxtickets.errors import UserError
+from jaxtickets.workdir import Workdir
 from launch import described, devices, paper
 from launch.checking import check
 from launch.grid import combinations
@@ -168,6 +170,24 @@ def test_a_run_starts_after_those_that_it_needs_and_not_if_they_fail(place, caps
     assert "control,seed=666,branch.kind=reinit: failed: not started, because imp,seed=666 has failed" in (
         capsys.readouterr().out
     )
+
+
+def test_a_control_goes_on_after_its_run_which_goes_on_with_more_rounds(place, capsys):
+    Path(place.config).write_text(DESCRIBED)
+    all_points = points(place.config, place.sweepdir)
+    for point in all_points:
+        config, workdir = cli.read_run(point.arguments)
+        Workdir(workdir).create(config_lib.to_dict(config), {})
+        Workdir(workdir).write_verdict({"winning_round": None, "metric": "fd", "message": "No round wins."})
+        for folder in ("snapshots", "masks"):
+            (workdir / folder).mkdir()
+    assert place.sweep(dry_run=True) == 0
+    assert "6 runs: 6 finished" in capsys.readouterr().out
+    Path(place.config).write_text(
+        DESCRIBED.replace('"values": {"tolerance": 0.2}', '"values": {"tolerance": 0.2, "prune.rounds": 21}', 1)
+    )
+    assert place.sweep(dry_run=True) == 0
+    assert "6 runs: 6 to go on" in capsys.readouterr().out
 
 
 def test_a_failed_need_takes_its_point_out_of_a_group_and_the_rest_of_the_group_starts(place, capsys):
