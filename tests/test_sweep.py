@@ -15,7 +15,7 @@ from jaxtickets import cli
 from jaxtickets.config import to_dict
 from jaxtickets.errors import UserError
 from jaxtickets.workdir import Workdir
-from launch import running
+from launch import directory, paper, running
 from launch.devices import environments
 from launch.grid import combinations, split_values
 from launch.points import directory_name, points
@@ -276,6 +276,25 @@ def test_a_directory_of_another_sweep_is_refused(place):
     place.sweep("seed=0")
     with pytest.raises(UserError, match="extra"):
         place.sweep("seed=0", extra=["--config.tolerance=0.2"])
+
+
+def test_a_config_has_one_name_however_it_is_given_and_wherever_it_lies(tmp_path):
+    path = "configs/gan_digits.py:quick"
+    for config in (path, str(ROOT / path), "gan_digits:quick"):
+        assert directory.about(config, [])["config"] == "gan_digits:quick"
+    assert directory.about(f"{paper.__file__}:smoke", [])["config"] == "launch/paper.py:smoke"
+    (tmp_path / "gan_digits.py").write_text("")
+    assert directory.about(f"{tmp_path}/gan_digits.py", [])["config"] == f"{tmp_path}/gan_digits.py"
+    sweepdir = tmp_path / "sweep"
+    sweepdir.mkdir()
+    for stored, asked in (
+        ("/elsewhere/configs/gan_digits.py:quick", path),
+        ("/a/launch/paper.py:x", "/b/launch/paper.py:x"),
+    ):
+        (sweepdir / "sweep.json").write_text(json.dumps({"config": stored, "extra": []}))
+        directory.check_same(sweepdir, directory.about(asked, []))
+        with pytest.raises(UserError, match="holds a sweep with config"):
+            directory.check_same(sweepdir, directory.about("vae_digits:quick", []))
 
 
 def test_mistakes_are_found_before_anything_is_written(place):
