@@ -25,11 +25,18 @@ def plan(
     yield f"{len(all_points)} runs: {told}; {at_once} at a time"
     if len(done) == len(all_points):
         return
-    each = [watch.needed([name], share) for name, share in shares.items() if name not in done]
+    # What has run elsewhere, such as in a job of SLURM, has its training's seconds alone.
+    by = None if done & watch.seconds.keys() else watch.trained(done)
+    each = [watch.needed([name], share, by) for name, share in shares.items() if name not in done]
     if None in each:
-        yield "No run has finished here yet; how long they take is told after the first rounds."
+        yield (
+            "How long they take is not known."
+            if done
+            else "No run has finished here yet: how long they take is not known."
+        )
         return
     # Without one of the two flags the runs have this machine together, which is then one device.
     seconds = max(sum(each) / at_once, max(each))
     hours = sum(each) / 3600 * (devices_per_job or 1 / (jobs_per_device or at_once))
-    yield f"By those that have finished, about {duration(seconds)} and {hours:.2g} device hours"
+    what = "" if by is None else " of training alone"
+    yield f"By those that have finished, about {duration(seconds)} and {hours:.2g} device hours{what}"

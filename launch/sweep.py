@@ -157,7 +157,9 @@ def sweep(
     at_once = len(environments) if on_slurm is None else jobs or max(1, len(waiting))
     if on_slurm is not None and commands:
         slurm.check(on_slurm)
-    for line in plan(all_points, finished, watch, at_once, devices_per_job, jobs_per_device):
+    # Jobs of SLURM share no device, whatever their number.
+    sharing = (devices_per_job, jobs_per_device) if on_slurm is None else (max(1, on_slurm.gpus), 0)
+    for line in plan(all_points, finished, watch, at_once, *sharing):
         print(line, flush=True)
     if shared := devices.described(environments, jobs_per_device):
         print(shared, flush=True)

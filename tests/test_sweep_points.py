@@ -13,9 +13,10 @@ from jaxtickets import cli, named_configs
 from jaxtickets import config as config_lib
 from jaxtickets.errors import UserError
 from jaxtickets.workdir import Workdir
-from launch import described, devices, paper
+from launch import described, devices, paper, slurm
 from launch.checking import check
 from launch.grid import combinations
+from launch.plan import plan
 from launch.points import points
 from launch.running import Runs
 from launch.watching import Watch
@@ -188,6 +189,36 @@ def test_a_control_goes_on_after_its_run_which_goes_on_with_more_rounds(place, c
     )
     assert place.sweep(dry_run=True) == 0
     assert "6 runs: 6 to go on" in capsys.readouterr().out
+
+
+def test_the_plan_of_a_cluster_counts_each_jobs_devices_and_the_training_of_those_that_have_finished(place):
+    """Two of three equal runs are left. The finished one has trained for two rounds of 1800 s."""
+    place.sweep("seed=1")
+    all_points = points(place.config, place.sweepdir, grid=["seed=1,2,3"])
+    table = all_points[0].workdir / "rounds.csv"
+    table.write_text("round,sparsity,train_seconds\n0,0,1800\n1,0.5,1800\n")
+    watch = Watch(all_points, check(all_points), {})
+    for each, hours in ((1, "2"), (4, "8")):
+        told = list(plan(all_points, all_points[:1], watch, 2, each, 0))
+        assert told[1] == f"By those that have finished, about 60 min and {hours} device hours of training alone"
+    known = Watch(all_points, check(all_points), {"seed=1": 7200.0})
+    assert list(plan(all_points, all_points[:1], known, 2, 1, 0))[1].endswith("about 2 h 0 min and 4 device hours")
+    table.unlink()
+    assert list(plan(all_points, all_points[:1], watch, 2, 1, 0))[1] == "How long they take is not known."
+    assert list(plan(all_points, [], watch, 2, 1, 0))[1].startswith("No run has finished here yet")
+
+
+def test_jobs_of_slurm_share_no_device(place, monkeypatch, capsys):
+    """A run of the stand-in trains for 4 s: 90 at a time take as long, on two devices each."""
+    place.sweep("seed=1")
+    kept = json.loads((place.sweepdir / "sweep.json").read_text())
+    del kept["seconds"]  # Of what ran in jobs there are none.
+    (place.sweepdir / "sweep.json").write_text(json.dumps(kept))
+    monkeypatch.setattr(slurm, "check", lambda asked: None)
+    capsys.readouterr()
+    seeds = ",".join(map(str, range(1, 92)))
+    assert place.sweep(f"seed={seeds}", on_slurm=slurm.Request(gpus=2), dry_run=True) == 0
+    assert "about 4 s and 0.2 device hours of training alone" in capsys.readouterr().out
 
 
 def test_a_failed_need_takes_its_point_out_of_a_group_and_the_rest_of_the_group_starts(place, capsys):
