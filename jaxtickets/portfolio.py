@@ -94,8 +94,12 @@ def run(configs: Sequence, paths: Sequence[Path], stop: Stop | None = None) -> l
             meeting.leave(number)
 
     with bars() as shown_in, ThreadPoolExecutor(len(configs)) as pool:
-        for future in [pool.submit(run_one, number, shown_in) for number in range(len(configs))]:
-            future.result()
+        try:
+            for future in [pool.submit(run_one, number, shown_in) for number in range(len(configs))]:
+                future.result()
+        except BaseException:  # The pool waits for all its threads.
+            stop.set()
+            raise
     causes = [error for error in failures if error is not None]
     if causes and all(isinstance(error, StoppedError) for error in causes):
         raise StoppedError

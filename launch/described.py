@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxtickets import cli
+from jaxtickets import cli, named_configs
 from jaxtickets.errors import UserError
+from launch import directory, slurm
 
 NO_POINTS = (
     "--grid is missing: write --grid=FIELD=VALUE,VALUE,... once for each field that varies, or describe the sweep in "
     "the function get_sweep of the config file"
 )
-LOGS = "logs"  # A directory of the sweep's own.
+OWN = ("logs", slurm.FOLDER, directory.SWEEP, "summary.csv", "levels.csv", "comparison.png")  # The sweep writes them.
 
 
 class Experiment(NamedTuple):
@@ -23,7 +24,7 @@ class Experiment(NamedTuple):
       name: of the experiment, with which the directories of its points begin. `{name}` in a value of a later experiment
         is the workdir of its run; the later one waits for it. Of several runs it is the one with the same values of
         the fields that vary in both.
-      config: `FILE[:VARIANT]`; left out, the file with the sweep itself.
+      config: `FILE[:VARIANT]` or `NAME[:VARIANT]`; left out, the file with the sweep itself.
       values: of fields that do not vary, by field.
       grid, zip: `FIELD=VALUE,VALUE,...` for each field that varies, as the flags.
       sample, sample_seed: as the flags.
@@ -75,8 +76,9 @@ def _experiment(entry: Mapping[str, Any], config: str) -> Experiment:
         if key not in Experiment._fields:
             raise UserError(f"{where}: unknown key {key!r}; allowed are {', '.join(Experiment._fields)}")
     name, values = entry.get("name", ""), entry.get("values", {})
-    if not isinstance(name, str) or (name and not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name)) or name == LOGS:
-        raise UserError(f"{where}: name={name!r}; allowed are letters, digits and ._+-, and not {LOGS!r}")
+    if not isinstance(name, str) or (name and not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name)) or name in OWN:
+        own = ", ".join(OWN)
+        raise UserError(f"{where}: name={name!r}; allowed are letters, digits and ._+-, and none of {own}")
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: values={values!r:.40}; allowed is a dictionary with a value for each field")
     lists = {key: [one] if isinstance(one := entry.get(key, ()), str) else list(one) for key in ("grid", "zip")}
@@ -90,9 +92,13 @@ def _texts(values):
 
 
 def describes(config: str) -> bool:
-    """Whether a config file has the function `get_sweep`, by its text."""
-    file = Path(config.partition(":")[0])
-    return file.is_file() and re.search(r"^def get_sweep\b", file.read_text(errors="replace"), re.M) is not None
+    """Whether a config file has the function `get_sweep`, by its text.
+
+    Raises:
+      UserError: there is no such file and no such name.
+    """
+    file = Path(named_configs.find(config).partition(":")[0])
+    return re.search(r"^def get_sweep\b", file.read_text(errors="replace"), re.M) is not None
 
 
 def owns(name: str, point: str) -> bool:

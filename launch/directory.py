@@ -1,22 +1,39 @@
 """The directory of a sweep: what it says of the sweep, and whether all that belongs there has come to it."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jaxtickets import cli, files
+from jaxtickets import cli, files, named_configs
 from jaxtickets.errors import UserError
 from jaxtickets.origin import completed, differences
 from jaxtickets.workdir import Workdir
 
 SWEEP = "sweep.json"  # The config and the extra flags of all runs, and what is known of them.
+PAPER = ("launch", "paper.py")  # The sweep of `launch.reproduce`.
 AUTO = "auto"  # Of eval.features: a run names what it stands for.
 UNPACKING = ".unpacking"  # The directory in which an archive is unpacked before its runs take their places.
 
 
 def about(config: str, extra: Sequence[str], together: int = 1) -> dict:
     """What the directory keeps of a sweep, and what must be the same in each start."""
-    return {"config": config, "extra": list(extra), **({"together": together} if together > 1 else {})}
+    return {"config": _stable(config), "extra": list(extra), **({"together": together} if together > 1 else {})}
+
+
+def _stable(config):
+    """The same text for the same config on every machine: a name in the place of the path of what comes with us."""
+    file, colon, variant = config.partition(":")
+    path = Path(file)
+    if path.parts[-2:] == PAPER:
+        return f"{'/'.join(PAPER)}{colon}{variant}"
+    # What an older version or another machine has written may not be here.
+    is_ours = (
+        path.resolve().parent == named_configs.directory().resolve()
+        if os.path.exists(file)
+        else "configs" in path.parts
+    )
+    return f"{path.stem}{colon}{variant}" if is_ours and path.stem in named_configs.names() else config
 
 
 def read(sweepdir: Path) -> dict:
@@ -83,35 +100,47 @@ def check_same(sweepdir: Path, asked: dict) -> None:
     if not isinstance(stored, dict):
         raise UserError(f"{flag}: its {SWEEP} is damaged; remove that file if the flags are those of this sweep")
     for key, default in (("config", ""), ("extra", []), ("together", 1)):
-        if (there := stored.get(key, default)) != (here := asked.get(key, default)):
+        there, here = stored.get(key, default), asked.get(key, default)
+        if key == "config":
+            there, here = _stable(str(there)), _stable(here)
+        if there != here:
             raise UserError(
                 f"{flag}: holds a sweep with {key} {there}, not {here}; "
                 "give another --sweepdir, or the same flags to resume"
             )
 
 
-def check_unchanged(finished: Mapping[Path, Sequence[str]]) -> None:
-    """Refuses to compare finished runs with new ones of another config.
+def going_on(finished: Mapping[Path, Sequence[str]]) -> set[Path]:
+    """Of finished runs those that go on, because their config is another one now that a run may take up.
 
     Args:
       finished: the flags of `jaxtickets.main` by the workdir; they are valid.
 
     Raises:
-      UserError: the flags give other values than those that a run was started with.
+      UserError: the flags give values that the run may not take up, or it has not kept what that needs.
     """
     from jaxtickets import config as config_lib  # Imports JAX.
+    from jaxtickets.runs import saved
 
+    found = set()
     for path, arguments in finished.items():
+        place = Workdir(path)
         now, _ = cli.read_run(arguments)
-        there = completed(Workdir(path).read_config() or {}, config_lib.missing_values(now))
+        there = completed(place.read_config() or {}, config_lib.missing_values(now))
         here = config_lib.to_dict(now)
         if here["eval"]["features"] == AUTO:
             here["eval"] = here["eval"] | {"features": there["eval"]["features"]}
-        if differing := differences(there, here):
+        told = config_lib.refused(there, here)
+        if not told and (changes := differences(there, here)):
+            found.add(path)
+            gone = next(filter(None, map(saved.gone, (place.seed_dirs() or {0: place}).values())), None)
+            told = f"{changes}, but {gone} are gone, which that needs" if gone else ""
+        if told:
             raise UserError(
-                f"{path}: has finished with another config than that of the sweep now: {differing}; "
+                f"{path}: has finished with another config than that of the sweep now: {told}; "
                 "give another --sweepdir, or the config file as it was"
             )
+    return found
 
 
 def started_runs(sweepdir: Path) -> list[Workdir]:

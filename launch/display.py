@@ -13,6 +13,7 @@ import rich.table
 import rich.text
 
 from jaxtickets.errors import printable
+from jaxtickets.progress_lines import duration
 
 SECONDS_BETWEEN_LINES = 60
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -100,13 +101,3 @@ class Display:
         if len(rows) > most:
             table.add_row(f"and {len(rows) - most} more", "", "", "", "", "")
         return rich.console.Group(table, rich.text.Text(summary))
-
-
-def duration(seconds: float | None) -> str:
-    """`40 s`, `12 min` or `3 h 20 min`; `?` for None."""
-    if seconds is None:
-        return "?"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from launch.display import Row, duration
+from jaxtickets.progress_lines import duration
+from launch.display import Row
 from launch.watching import Watch, best_of
 
 RUNNING, FAILED, WAITING, FINISHED = "running", "failed", "waiting", "finished"

@@ -9,7 +9,7 @@ from launch import described
 
 def define(defined: flags.FlagValues) -> None:
     """Defines the flags; `chosen` reads them."""
-    flags.DEFINE_string("config", None, "The config file: FILE[:VARIANT].", flag_values=defined)
+    flags.DEFINE_string("config", None, "The config: FILE[:VARIANT] or NAME[:VARIANT].", flag_values=defined)
     flags.DEFINE_multi_string(
         "grid", [], "FIELD=VALUE,VALUE,... or FIELD=LOW..HIGH for one config field that varies", flag_values=defined
     )

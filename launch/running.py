@@ -5,7 +5,7 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ class Job:
       log_start: the number of bytes that earlier attempts left in the log.
       began: when it was started, of `time.monotonic`.
       logged: the number of bytes of scalars that its workdirs had when they were last looked at.
+      verdicts: when the verdict of each point was written, by name; None for others.
       is_training: whether it has logged a step since it was started.
     """
 
@@ -40,6 +41,7 @@ class Job:
     log_start: int
     began: float
     logged: int
+    verdicts: Mapping[str, int | None]
     is_training: bool = False
 
 
@@ -54,7 +56,7 @@ class Runs:
     def __init__(
         self,
         sweepdir: Path,
-        commands: Mapping[str, Sequence[str]],
+        command: Callable[[Sequence[Point]], Sequence[str]],
         environments: Sequence[Mapping[str, str]],
         watch: Watch,
         until: float = float("inf"),
@@ -63,13 +65,13 @@ class Runs:
         """Starts nothing yet.
 
         Args:
-          commands: the command of each process, by the name of the first point whose run it is.
+          command: gives the command of a process that runs a group of points.
           environments: the environment variables of each of the runs at a time, beside the inherited ones.
           watch: knows how far runs have come; it gets the seconds that they have taken.
           until: when the time is over, of `time.monotonic`.
           retry: how many times a run that has failed is started again.
         """
-        self._sweepdir, self._commands, self._environments, self._until = sweepdir, commands, environments, until
+        self._sweepdir, self._command, self._environments, self._until = sweepdir, command, environments, until
         self._watch, self._retry, self._display = watch, retry, Display()
         self._running: dict[int, Job] = {}
         self._queue: list[tuple[Point, ...]] = []
@@ -116,30 +118,36 @@ class Runs:
     def _next(self):
         """Takes the next group out of the queue that waits for nothing; None if there is none."""
         for number, group in enumerate(self._queue):
-            if all(self._has_finished(name) for point in group for name in point.after):
+            if all(self._has_finished(name) for point in group for name in self._needed(point)):
                 return self._queue.pop(number)
         return None
+
+    def _needed(self, point):
+        return () if point.name in self._finished else point.after
 
     def _has_finished(self, name):
         return name in self._finished or self.ends.get(name) == FINISHED
 
     def _give_up(self):
-        """Takes runs out of the queue that wait for one that has failed."""
+        """Takes runs out of the queue, and out of their groups, that wait for one that has failed."""
         is_failed = lambda name: self.ends.get(name, "").startswith(FAILED)  # noqa: E731
-        for group in list(self._queue):
-            for point in group:
-                if failed := next(filter(is_failed, point.after), None):
-                    self._tell(point, f"{FAILED}: not started, because {failed} has failed, which it needs")
-            if all(point.name in self.ends for point in group):
-                self._queue.remove(group)
+        queue, self._queue = self._queue, []
+        for group in queue:
+            lost = {point: failed for point in group if (failed := next(filter(is_failed, self._needed(point)), None))}
+            for point, failed in lost.items():
+                self._tell(point, f"{FAILED}: not started, because {failed} has failed, which it needs")
+            rest = tuple(point for point in group if point not in lost)
+            if any(point.name not in self._finished for point in rest):
+                self._queue.append(rest)
 
     def _has_time(self):
         return time.monotonic() + self._start_up < self._until
 
     def _start(self, slot, group):
         name = group[0].name
-        command, log = self._commands[name], self._sweepdir / "logs" / f"{name}.log"
+        command, log = self._command(group), self._sweepdir / "logs" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
+        verdicts = {point.name: _written(point) for point in group}
         with log.open("ab") as file:
             file.write(f"$ {shlex.join(command)}\n".encode())
             file.flush()
@@ -154,7 +162,7 @@ class Runs:
             )
             how = "started" if len(group) == 1 else "started together"
             self._display.line(f"{'; '.join(point.name for point in group)}: {how}, output in {log}")
-            self._running[slot] = Job(group, process, log, file.tell(), time.monotonic(), self._logged(group))
+            self._running[slot] = Job(group, process, log, file.tell(), time.monotonic(), self._logged(group), verdicts)
         for point in group:
             self._watch.at_start[point.name] = self._watch.look(point.name).share
 
@@ -220,7 +228,9 @@ class Runs:
         """What has become of a run whose process has ended; of a failed one with its last line of output."""
         status = job.process.returncode
         is_together = len(job.points) > 1
-        if Workdir(point.workdir).is_finished and (status == 0 or is_asked or is_together):
+        # A finished run that should go on may still have its old verdict.
+        has_ended = point.name in self._finished or _written(point) != job.verdicts[point.name]
+        if Workdir(point.workdir).is_finished and (status == 0 or ((is_asked or is_together) and has_ended)):
             return FINISHED
         if is_asked and status in AS_ASKED:
             is_early = not job.is_training and self._until < float("inf")
@@ -239,6 +249,14 @@ class Runs:
 def failures(ends: Mapping[str, str]) -> dict[str, str]:
     """Those of `Runs.ends` that tell of failure."""
     return {name: end for name, end in ends.items() if end.startswith(FAILED)}
+
+
+def _written(point: Point) -> int | None:
+    """When the verdict of a run was written; None if there is none."""
+    try:
+        return Workdir(point.workdir).verdict.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def _logged(workdir: Path) -> int:

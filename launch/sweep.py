@@ -48,6 +48,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def sweep(
     """Runs every point that is not finished yet, and compares all runs.
 
     Args:
-      config: `PATH[:variant]`, as `jaxtickets.main` takes it.
+      config: `FILE[:VARIANT]` or `NAME[:VARIANT]`, as `jaxtickets.main` takes it.
       grid: `field=value,value,...` for each config field that varies.
       sweepdir: the directory of the sweep, with one workdir per point; "" is that of the command line.
       zipped, sample, sample_seed: see `points.points`. Without these and a grid, `get_sweep` of the config's file.
@@ -134,7 +135,12 @@ def sweep(
     checked = check(all_points)
     finished = [point for point in all_points if Workdir(point.workdir).is_finished]
     if finished:
-        directory.check_unchanged({point.workdir: point.arguments for point in finished})
+        going_on = directory.going_on({point.workdir: point.arguments for point in finished})
+        going_on = {point.name for point in finished if point.workdir in going_on}
+        for point in finished:  # A control takes up the rounds of its run.
+            if going_on.intersection(point.after):
+                going_on.add(point.name)
+        finished = [point for point in finished if point.name not in going_on]
     groups = [(point,) for point in all_points]
     if together > 1:
         from launch.together import groups as groups_of  # Imports JAX, which is slow.
@@ -145,17 +151,15 @@ def sweep(
     for point in finished:
         print(f"{point.name}: finished already, skipped")
     waiting = [group for group in groups if not all(point in finished for point in group)]
-    commands = {}
-    for group in waiting:
-        first, *others = (point.arguments for point in group)
-        commands[group[0].name] = [*(TOGETHER if others else command), *first]
-        for other in others:
-            commands[group[0].name] += ["--", *other]
+    command_of = partial(_command, alone=command)
+    commands = {group[0].name: command_of(group) for group in waiting}
     watch = Watch(all_points, checked, directory.seconds(sweepdir))
     at_once = len(environments) if on_slurm is None else jobs or max(1, len(waiting))
     if on_slurm is not None and commands:
         slurm.check(on_slurm)
-    for line in plan(all_points, watch, at_once, devices_per_job, jobs_per_device):
+    # Jobs of SLURM share no device, whatever their number.
+    sharing = (devices_per_job, jobs_per_device) if on_slurm is None else (max(1, on_slurm.gpus), 0)
+    for line in plan(all_points, finished, watch, at_once, *sharing):
         print(line, flush=True)
     if shared := devices.described(environments, jobs_per_device):
         print(shared, flush=True)
@@ -170,7 +174,7 @@ def sweep(
         _submit(sweepdir, waiting, commands, watch, on_slurm, jobs or 0)
         _summarise(all_points, {}, sweepdir)
         return TIME_OVER if waiting else 0
-    runs = Runs(sweepdir, commands, environments, watch, until, retry)
+    runs = Runs(sweepdir, command_of, environments, watch, until, retry)
     try:
         stopped_by = runs.run(waiting, [point.name for point in finished])
     finally:
@@ -183,6 +187,12 @@ def sweep(
         print(f"The time is over (--minutes={minutes:g}): {_counts(all_points, runs.ends)}. The same command goes on.")
         return TIME_OVER
     return 1 if failures(runs.ends) else 0
+
+
+def _command(group, alone):
+    """The command of a process that runs a group of points; `alone` is the program that runs one."""
+    first, *others = (point.arguments for point in group)
+    return [*(TOGETHER if others else alone), *first, *(part for other in others for part in ("--", *other))]
 
 
 def _submit(sweepdir, waiting, commands, watch, on_slurm, at_once):
@@ -264,15 +274,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags.DEFINE_string("unpack", None, "Take the sweep in this .tar.gz file first.", flag_values=defined)
 
     def run(extra):
-        if defined.config is None and (defined.grid or not defined.sweepdir):
+        moves = defined.pack is not None or defined.unpack is not None
+        runs = point_flags.has_points(defined) or not moves
+        if defined.config is None and (runs or not defined.sweepdir):
             raise UserError(cli.NO_CONFIG)
         sweepdir = defined.sweepdir or cli.default_directory("sweeps", defined.config)
-        moves = defined.pack is not None or defined.unpack is not None
         packed = packing.checked(defined.pack, defined.tables, defined.limit)
         if defined.unpack is not None and not defined.dry_run:
             unpacking.unpack(defined.unpack, sweepdir)
         status = 0
-        if point_flags.has_points(defined) or not moves:
+        if runs:
             status = sweep(
                 **point_flags.chosen(defined),
                 sweepdir=sweepdir,

@@ -104,11 +104,27 @@ class Watch:
             return since_start * (1 - share) / moved
         return self.needed([name], share)
 
-    def needed(self, names: Iterable[str], share: float = 0.0) -> float | None:
-        """The seconds that runs need, one after another, by those that have finished; None if that is not known."""
+    def trained(self, names: Iterable[str]) -> dict[str, float]:
+        """The seconds that runs have trained, by name, as their tables tell them; without those that can't be read."""
+        found = {}
+        for name in names:
+            place = Workdir(self._points[name].workdir)
+            try:
+                rows = [row for one in (place.seed_dirs() or {0: place}).values() for row in one.read_rounds()]
+                found[name] = sum(row["train_seconds"] for row in rows if is_finite(row["train_seconds"]))
+            except UNREADABLE:
+                continue
+        return {name: seconds for name, seconds in found.items() if seconds > 0}
+
+    def needed(self, names: Iterable[str], share: float = 0.0, by: Mapping[str, float] | None = None) -> float | None:
+        """The seconds that runs need, one after another, by those that have finished; None if that is not known.
+
+        Args:
+          by: the seconds of each run that has finished, by name; None is `seconds`.
+        """
         measured = [
             (seconds, self._work(name))
-            for name, seconds in self.seconds.items()
+            for name, seconds in (self.seconds if by is None else by).items()
             if name in self._points and Workdir(self._points[name].workdir).is_finished
         ]
         known = [(seconds, work) for seconds, work in measured if work]

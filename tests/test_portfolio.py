@@ -1,13 +1,15 @@
 """Runs that differ in seed, score or sparsity in one program: which can be, the same bits after a kill, failures."""
 
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT, Killed, killing, tiny, untimed_rounds
 
-from jaxtickets import portfolio, snapshots
+from jaxtickets import portfolio, runs, snapshots
 from jaxtickets.errors import UserError
 from jaxtickets.workdir import Workdir
 from launch import sweep
@@ -83,6 +85,19 @@ def test_a_run_that_fails_leaves_the_others_going(whole, data_directory, tmp_pat
         assert untimed_rounds(paths(tmp_path)[number]) == untimed_rounds(paths(whole)[number])
 
 
+def test_an_interrupt_asks_all_trainings_to_end(data_directory, tmp_path, monkeypatch):
+    heard = []
+
+    def run(*_, stopped, **__):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        heard.append(stopped.wait(10))
+
+    monkeypatch.setattr(runs, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        portfolio.run(configs(data_directory)[:1], paths(tmp_path)[:1])
+    assert heard == [True]
+
+
 # Groups.
 
 
@@ -122,6 +137,13 @@ def test_a_point_and_one_that_it_waits_for_are_never_in_one_group():
     first, second = points_of("seed=0,1")
     second = second._replace(after=(first.name,))
     assert groups([first, second], 2, ()) == [(first,), (second,)]
+
+
+def test_points_of_a_group_wait_for_the_same_runs():
+    first, second, third = (
+        point._replace(after=(name,)) for point, name in zip(points_of("seed=0,1,2"), "aba", strict=True)
+    )
+    assert groups([first, second, third], 2, ()) == [(first, third), (second,)]
 
 
 @pytest.mark.slow

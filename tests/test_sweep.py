@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 from conftest import load_config
 
+from jaxtickets import cli
 from jaxtickets.config import to_dict
 from jaxtickets.errors import UserError
 from jaxtickets.workdir import Workdir
-from launch import running
+from launch import directory, paper, running
 from launch.devices import environments
 from launch.grid import combinations, split_values
 from launch.points import directory_name, points
-from launch.sweep import TIME_OVER, sweep
+from launch.sweep import TIME_OVER, main, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -222,6 +223,33 @@ def test_finished_runs_are_not_compared_with_new_ones_of_a_config_that_has_chang
     assert not (sweepdir / "seed=1").exists()
 
 
+def test_finished_runs_go_on_with_a_config_that_a_run_may_take_up_if_they_have_kept_what_that_needs(place, capsys):
+    place.sweep("seed=1,2")
+    old = {name: (place.sweepdir / name / "verdict.json").read_bytes() for name in ("seed=1", "seed=2")}
+    changed = "    config.tolerance = 0.25\n    config.prune.rounds += 1\n    return config\n"
+    config = Path(place.config)
+    config.write_text(config.read_text().replace("    return config\n", changed))
+    with pytest.raises(UserError, match="prune.rounds is 5 .*, but snapshots and masks are gone, which that needs"):
+        place.sweep("seed=1,2")
+    for name in old:
+        for folder in ("snapshots", "masks"):
+            (place.sweepdir / name / folder).mkdir()
+    capsys.readouterr()
+    assert place.sweep("seed=1,2", dry_run=True) == 0
+    assert "2 runs: 2 to go on; 1 at a time" in capsys.readouterr().out
+    script = place.path / "stand_in.py"
+    text = script.read_text()
+    script.write_text("raise SystemExit(1)")
+    assert place.sweep("seed=1,2") == 1  # The old verdicts are there still.
+    script.write_text(text)
+    there = json.loads((place.path / "config.json").read_text())
+    there["prune"]["rounds"], there["tolerance"] = there["prune"]["rounds"] + 1, 0.25
+    (place.path / "config.json").write_text(json.dumps(there))
+    assert place.sweep("seed=1,2") == 0
+    assert [call[0] for call in place.calls()] == ["seed=1", "seed=2"] * 2
+    assert place.sweep("seed=1,2") == 0 and len(place.calls()) == 4
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"config": "a', "7"])
 def test_a_damaged_description_of_a_sweep_is_one_line(place, content):
     place.sweep("seed=1")
@@ -248,6 +276,25 @@ def test_a_directory_of_another_sweep_is_refused(place):
     place.sweep("seed=0")
     with pytest.raises(UserError, match="extra"):
         place.sweep("seed=0", extra=["--config.tolerance=0.2"])
+
+
+def test_a_config_has_one_name_however_it_is_given_and_wherever_it_lies(tmp_path):
+    path = "configs/gan_digits.py:quick"
+    for config in (path, str(ROOT / path), "gan_digits:quick"):
+        assert directory.about(config, [])["config"] == "gan_digits:quick"
+    assert directory.about(f"{paper.__file__}:smoke", [])["config"] == "launch/paper.py:smoke"
+    (tmp_path / "gan_digits.py").write_text("")
+    assert directory.about(f"{tmp_path}/gan_digits.py", [])["config"] == f"{tmp_path}/gan_digits.py"
+    sweepdir = tmp_path / "sweep"
+    sweepdir.mkdir()
+    for stored, asked in (
+        ("/elsewhere/configs/gan_digits.py:quick", path),
+        ("/a/launch/paper.py:x", "/b/launch/paper.py:x"),
+    ):
+        (sweepdir / "sweep.json").write_text(json.dumps({"config": stored, "extra": []}))
+        directory.check_same(sweepdir, directory.about(asked, []))
+        with pytest.raises(UserError, match="holds a sweep with config"):
+            directory.check_same(sweepdir, directory.about("vae_digits:quick", []))
 
 
 def test_mistakes_are_found_before_anything_is_written(place):
@@ -342,6 +389,13 @@ def test_the_command_line_exits_with_status_2_and_one_line_for_a_mistake(place, 
         done = run_command_line(start, *flags)
         assert done.returncode == 2, done
         assert done.stderr.startswith("jaxtickets: --") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--zip=seed=0,1", "--sample=2", "--minutes=8", "--dry_run"])
+def test_without_a_config_a_line_says_so(place, capsys, flag):
+    assert main([flag, f"--sweepdir={place.sweepdir}"]) == 2
+    assert main([flag, f"--sweepdir={place.sweepdir}", f"--pack={place.path}/a.tar.gz", "--grid=seed=0"]) == 2
+    assert capsys.readouterr().err == f"jaxtickets: {cli.NO_CONFIG}\n" * 2
 
 
 def test_help_lists_the_flags():

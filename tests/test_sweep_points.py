@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 from test_sweep import ROOT, Place
 
+from jaxtickets import cli, named_configs
+from jaxtickets import config as config_lib
 from jaxtickets.errors import UserError
-from launch import devices, paper
+from jaxtickets.workdir import Workdir
+from launch import described, devices, paper, slurm
 from launch.checking import check
 from launch.grid import combinations
+from launch.plan import plan
 from launch.points import points
+from launch.running import Runs
 from launch.watching import Watch
 
 DESCRIBED = """
@@ -127,6 +132,10 @@ def test_a_config_file_describes_a_sweep_whose_runs_wait_for_those_that_they_nee
         ("7", "get_sweep returns 7; allowed is a list of dictionaries"),
         ("[{'nme': 'x'}]", "unknown key 'nme'; allowed are name, config"),
         ("[{'name': 'a/b'}]", "name='a/b'; allowed are letters"),
+        *(
+            (f"[{{'name': '{name}'}}]", f"name='{name}'; allowed are .* none of logs, slurm, sweep.json, summary.csv")
+            for name in ("logs", "slurm", "sweep.json", "summary.csv", "levels.csv", "comparison.png")
+        ),
         ("[{'name': 'a'}, {'name': 'a'}]", "names two experiments 'a'"),
         ("[{'values': {'seed': 1}}]", "neither a name nor a grid"),
         ("[{'name': 'b', 'values': {'branch.of': '{a}'}}]", "b: {a} names no experiment before it; allowed are none"),
@@ -140,6 +149,18 @@ def test_a_description_that_is_mistaken_is_one_line(place, entry, message):
         points(place.config, place.sweepdir)
 
 
+def test_a_sweep_is_described_by_the_file_that_a_name_stands_for(place, monkeypatch):
+    Path(place.config).write_text(DESCRIBED)
+    monkeypatch.setattr(named_configs, "directory", lambda: place.path)
+    monkeypatch.setattr(named_configs, "names", lambda: ["config"])
+    assert described.describes("config:quick")
+    monkeypatch.chdir(place.path)
+    Path(place.config).write_text("")
+    assert not described.describes("config:quick")
+    with pytest.raises(UserError, match="no such file and no such name"):
+        described.describes("nowhere")
+
+
 def test_a_run_starts_after_those_that_it_needs_and_not_if_they_fail(place, capsys):
     text = DESCRIBED.replace('"seed=0..1"', '"seed=1,666"')
     Path(place.config).write_text(text)
@@ -150,6 +171,72 @@ def test_a_run_starts_after_those_that_it_needs_and_not_if_they_fail(place, caps
     assert "control,seed=666,branch.kind=reinit: failed: not started, because imp,seed=666 has failed" in (
         capsys.readouterr().out
     )
+
+
+def test_a_control_goes_on_after_its_run_which_goes_on_with_more_rounds(place, capsys):
+    Path(place.config).write_text(DESCRIBED)
+    all_points = points(place.config, place.sweepdir)
+    for point in all_points:
+        config, workdir = cli.read_run(point.arguments)
+        Workdir(workdir).create(config_lib.to_dict(config), {})
+        Workdir(workdir).write_verdict({"winning_round": None, "metric": "fd", "message": "No round wins."})
+        for folder in ("snapshots", "masks"):
+            (workdir / folder).mkdir()
+    assert place.sweep(dry_run=True) == 0
+    assert "6 runs: 6 finished" in capsys.readouterr().out
+    Path(place.config).write_text(
+        DESCRIBED.replace('"values": {"tolerance": 0.2}', '"values": {"tolerance": 0.2, "prune.rounds": 21}', 1)
+    )
+    assert place.sweep(dry_run=True) == 0
+    assert "6 runs: 6 to go on" in capsys.readouterr().out
+
+
+def test_the_plan_of_a_cluster_counts_each_jobs_devices_and_the_training_of_those_that_have_finished(place):
+    """Two of three equal runs are left. The finished one has trained for two rounds of 1800 s."""
+    place.sweep("seed=1")
+    all_points = points(place.config, place.sweepdir, grid=["seed=1,2,3"])
+    table = all_points[0].workdir / "rounds.csv"
+    table.write_text("round,sparsity,train_seconds\n0,0,1800\n1,0.5,1800\n")
+    watch = Watch(all_points, check(all_points), {})
+    for each, hours in ((1, "2"), (4, "8")):
+        told = list(plan(all_points, all_points[:1], watch, 2, each, 0))
+        assert told[1] == f"By those that have finished, about 60 min and {hours} device hours of training alone"
+    known = Watch(all_points, check(all_points), {"seed=1": 7200.0})
+    assert list(plan(all_points, all_points[:1], known, 2, 1, 0))[1].endswith("about 2 h 0 min and 4 device hours")
+    table.unlink()
+    assert list(plan(all_points, all_points[:1], watch, 2, 1, 0))[1] == "How long they take is not known."
+    assert list(plan(all_points, [], watch, 2, 1, 0))[1].startswith("No run has finished here yet")
+
+
+def test_jobs_of_slurm_share_no_device(place, monkeypatch, capsys):
+    """A run of the stand-in trains for 4 s: 90 at a time take as long, on two devices each."""
+    place.sweep("seed=1")
+    kept = json.loads((place.sweepdir / "sweep.json").read_text())
+    del kept["seconds"]  # Of what ran in jobs there are none.
+    (place.sweepdir / "sweep.json").write_text(json.dumps(kept))
+    monkeypatch.setattr(slurm, "check", lambda asked: None)
+    capsys.readouterr()
+    seeds = ",".join(map(str, range(1, 92)))
+    assert place.sweep(f"seed={seeds}", on_slurm=slurm.Request(gpus=2), dry_run=True) == 0
+    assert "about 4 s and 0.2 device hours of training alone" in capsys.readouterr().out
+
+
+def test_a_failed_need_takes_its_point_out_of_a_group_and_the_rest_of_the_group_starts(place, capsys):
+    Path(place.config).write_text(DESCRIBED.replace('"seed=0..1"', '"seed=1,666"'))
+    all_points = points(place.config, place.sweepdir)
+    first, failing, control, _, lost, _ = all_points
+    watch = Watch(all_points, check(all_points), {})
+    started = []
+
+    def command(group):
+        started.append([point.name for point in group])
+        return [sys.executable, str(place.path / "stand_in.py"), *group[0].arguments]
+
+    runs = Runs(place.sweepdir, command, [{}], watch)
+    assert runs.run([(first,), (failing,), (lost, control)]) is None
+    assert started == [[first.name], [failing.name], [control.name]]
+    assert runs.ends[first.name] == runs.ends[control.name] == "finished"
+    assert capsys.readouterr().out.count(f"{lost.name}: failed: not started, because {failing.name} has failed") == 1
 
 
 @pytest.mark.parametrize(("status", "starts"), [(1, 3), (2, 1)])
