@@ -34,8 +34,8 @@ def free_port():
         return found.getsockname()[1]
 
 
-def start(workdir, data_directory, *flags, devices=2, more=None):
-    command = [sys.executable, "-m", "jaxtickets.main", *FLAGS, f"--workdir={workdir}", *flags]
+def start(workdir, data_directory, *flags, devices=2, more=None, program=("-m", "jaxtickets.main")):
+    command = [sys.executable, *program, *FLAGS, f"--workdir={workdir}", *flags]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     own = environment(devices, **(more or {}))
     return subprocess.Popen([*command, f"--config.data.dir={data_directory}"], cwd=ROOT, env=own, **pipes)
@@ -143,6 +143,21 @@ def test_hosts_that_are_to_run_different_things_end_in_one_line_before_anything_
             "and 16 here; allowed are equal hosts, or --hosts=1 for a run of its own"
         ]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_follower_whose_disk_is_full_ends_both_hosts_with_a_line(data_directory, tmp_path):
+    fails = "from jaxtickets import main; from jaxtickets.runs import following\n"
+    fails += "def full(*_): raise OSError(28, 'No space left on device')\n"
+    fails += "following._take_part = full; main.main()"
+    together = [f"--coordinator=127.0.0.1:{free_port()}", "--hosts=2"]
+    leader = start(tmp_path / "run", data_directory, *together, "--host=0")
+    follower = start(tmp_path / "run", data_directory, *together, "--host=1", program=("-c", fails))
+    status, lines = end(follower)
+    assert status == 1 and [line for line in lines if "No space left on device" in line], lines
+    status, lines = end(leader, WITHIN)
+    assert status == 1
+    assert [line for line in lines if "has ended with exit status 1, and says why" in line]
 
 
 # In one process.
