@@ -14,7 +14,6 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from multiprocessing.connection import Listener
 from pathlib import Path
 from typing import Any
 
@@ -147,19 +146,23 @@ def _are_several() -> bool:
 
 
 def _check(config):
-    """Refuses what can't be spread over hosts yet.
+    """Refuses a mistaken config, and what can't be spread over hosts yet, before this one waits for others.
 
     Raises:
-      UserError: a field asks for it.
+      UserError: a field is mistaken or asks for it.
     """
     from jaxtickets import config as config_lib
     from jaxtickets.fields import refuse
 
     for field in ("tickets_per_host", "tickets_per_device"):
-        if config[field] != 1:
+        if config.get(field, 1) != 1:
             refuse(field, config[field], "1 on several hosts")
-    if config_lib.method(config).search_steps:
+    config_lib.validate(config, devices=1)  # How many there are is known, and checked again, once all have come.
+    method = config_lib.method(config)
+    if method.search_steps:
         refuse("experiment", config.experiment, "a method without a search on several hosts")
+    if apart := method.apart(config):
+        raise UserError(f"{apart}, is not allowed on several hosts")
 
 
 # Coming together.
@@ -176,19 +179,23 @@ def _connected(config, coordinator, stop) -> Hosts:
 
     number, count = jax.process_index(), jax.process_count()
     devices = tuple(sorted(jax.devices(), key=lambda device: (device.process_index, device.id)))
-    listener, key = None, secrets.token_bytes(32)
+    server, key = None, secrets.token_bytes(32)
     if number == 0:
-        listener = Listener(("", 0), backlog=count, authkey=key)
-    told = links.packed(key, listener.address[1] if listener else 0, coordinator)
+        server = socket.create_server(("", 0), backlog=count)
+    told = links.packed(key, server.getsockname()[1] if server else 0, coordinator)
     key, port, names = links.unpacked(np.asarray(multihost_utils.broadcast_one_to_all(told)))
     own = _identity(config)
     if number:
         connection = links.reached(names, port, key)
-        connection.send((number, socket.gethostname(), own))
-        if (refusal := connection.recv()) is not None:
+        try:
+            connection.send((number, socket.gethostname(), own))
+            refusal = connection.recv()
+        except (EOFError, OSError):
+            raise UserError("host 0 has ended before all hosts had come together, and says why") from None
+        if refusal is not None:
             raise UserError(refusal)
         return Hosts(number, devices, {0: links.Link(connection, "host 0", stop, leads=False)})
-    others = links.accepted(listener, count - 1, START_SECONDS)
+    others = links.accepted(server, key, count - 1, START_SECONDS)
     found = (_difference(own, f"host {other}", others[other][2]) for other in sorted(others))
     refusal = next(filter(None, found), None)
     for connection, *_ in others.values():
@@ -205,7 +212,8 @@ def _connected(config, coordinator, stop) -> Hosts:
 def _difference(own, name, identity):
     """What another host has differently, in a line for all; None if it is the same."""
     if differing := origin.differences(identity, own):
-        return f"{name} (there) and host 0 (here) are to run different things: {differing}; allowed are equal hosts"
+        allowed = "equal hosts, or --hosts=1 for a run of its own"
+        return f"{name} (there) and host 0 (here) are to run different things: {differing}; allowed are {allowed}"
     return None
 
 

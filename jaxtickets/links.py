@@ -7,9 +7,10 @@ import queue
 import signal
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
 
 import numpy as np
 
@@ -58,13 +59,16 @@ class Link:
                 if kind == ORDER:
                     self.orders.put(content)
                 elif kind == END:
-                    self._is_closing = True
+                    is_first, self._is_closing = not self._is_closing, True
+                    ended = f"{self._name} has ended with exit status {content}, and says why"
                     if not self._leads and content:
-                        ending.leave(content, f"{self._name} has ended with exit status {content}, and says why")
+                        ending.leave(content, ended)
                     if not self._leads:
                         self.orders.put(None)
                     elif content in (128 + number for number in ending.SIGNALS):
                         is_told = self._pass_on(is_told)
+                    elif content and is_first and not self._stop.is_set():
+                        self._stop.abort(ended)  # It would wait for this host's answer.
                 elif content and self._leads:
                     is_told = self._pass_on(is_told)
             loss = f"has not answered for {SILENCE_SECONDS} s"
@@ -116,30 +120,39 @@ def reached(names: Sequence[str], port: int, key: bytes) -> Connection:
             return Client((name, port), authkey=key)
         except (OSError, EOFError, AuthenticationError):
             continue
-    raise UserError(
-        f"host 0 can't be reached at port {port} of {', '.join(names)}; allowed is a network without a wall"
-    )
+    where = f"port {port} of {', '.join(names)}"
+    raise UserError(f"host 0 can't be reached at {where}; allowed is a network without a firewall between the hosts")
 
 
-def accepted(listener: Listener, count: int, seconds: float) -> dict[int, tuple]:
-    """`{number: (connection, name, identity)}` of all other hosts.
+def accepted(server: socket.socket, key: bytes, count: int, seconds: float) -> dict[int, tuple]:
+    """`{number: (connection, name, identity)}` of all other hosts; `server` is closed then.
 
     Raises:
       UserError: one has not come in time.
     """
-    came = queue.SimpleQueue()
+    came, found, deadline = queue.SimpleQueue(), {}, time.monotonic() + seconds
 
-    def accept():
-        while True:
-            try:
-                connection = listener.accept()
-                number, *about = connection.recv()
-            except (OSError, EOFError, AuthenticationError):  # Somebody else, or one that has tried an address.
-                continue
-            came.put((number, (connection, *about)))
+    def greet(connection):
+        try:
+            deliver_challenge(connection, key)
+            answer_challenge(connection, key)
+            number, *about = connection.recv()
+        except (OSError, EOFError, AuthenticationError):  # Somebody else, or one that has tried an address.
+            return connection.close()
+        came.put((number, (connection, *about)))
 
-    threading.Thread(target=accept, name="hosts", daemon=True).start()
-    try:
-        return dict(came.get(timeout=seconds) for _ in range(count))
-    except queue.Empty:
-        raise UserError("not all hosts have reached host 0; allowed is a network without a wall between them") from None
+    with server:
+        server.settimeout(0.1)
+        while len(found) < count:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    "not all hosts have reached host 0; allowed is a network without a firewall between the hosts"
+                )
+            with contextlib.suppress(TimeoutError):
+                connection = Connection(server.accept()[0].detach())
+                # A thread each: one that says nothing keeps nobody waiting.
+                threading.Thread(target=greet, args=(connection,), name="greeting", daemon=True).start()
+            while not came.empty():
+                number, about = came.get()
+                found[number] = about
+    return found

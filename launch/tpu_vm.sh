@@ -8,7 +8,7 @@ Usage: launch/tpu_vm.sh COMMAND --name=NAME --zone=ZONE [OPTIONS] [-- ARGUMENTS]
 
 Commands, in the order of their use:
   create    create the TPU and wait until it is ready     needs --type and --version
-  install   copy this repository to every worker and install it there
+  install   copy the last commit of this repository to every worker and install it there
   run       start the command on every worker             needs arguments after --
   attach    show the log of the first worker
   stop      ask the run to save its state and end
@@ -24,7 +24,7 @@ Options:
   --version=VERSION  the software version, such as tpu-ubuntu2204-base or v2-alpha-tpuv5-lite
   --spot             create a TPU that can be preempted, at a lower price
   --bucket=gs://...  keep ./runs of the first worker there, which writes the workdirs: saved every five minutes and at
-                     the end of a run, brought back by `run`
+                     the end of a run, brought back by `run` where there is no ./runs
   --dry_run          print the commands, run nothing
 
 The arguments after -- are those of `python -m jaxtickets.main`, which every worker runs:
@@ -71,7 +71,9 @@ need --zone "$zone"
 case $command in create | resume) need --type "$type"; need --version "$version" ;; esac
 case $command in run | resume) (($#)) || fail "--: $command needs the arguments of jaxtickets after it" ;; esac
 [[ $command != resume || -n $bucket ]] || fail "--bucket: resume needs it, because a deleted TPU's disk is lost"
-[[ -z $bucket || $bucket == gs://* ]] || fail "--bucket=$bucket: allowed is gs://..."
+[[ $name =~ ^[a-z][a-z0-9-]*$ ]] || fail "--name=$name: allowed are lower-case letters, digits and -, a letter first"
+[[ -z $bucket || $bucket =~ ^gs://[A-Za-z0-9][A-Za-z0-9._/-]*$ ]] ||
+    fail "--bucket=$bucket: allowed is gs:// with letters, digits and . _ - / after it"
 $dry_run || command -v gcloud >/dev/null || fail "gcloud is not installed: https://cloud.google.com/sdk"
 
 where=("--zone=$zone" ${project:+"--project=$project"} --quiet)
@@ -103,8 +105,14 @@ create() {
 
 # shellcheck disable=SC2016  # The script is the worker's.
 install() {
-    local archive
-    archive=${TMPDIR:-/tmp}/jaxtickets-$name.tar.gz
+    local archive=jaxtickets.tar.gz
+    [[ -z $(git -C "$root" status --porcelain) ]] ||
+        echo "tpu_vm.sh: the last commit is sent; there are changes that are not committed, which are not sent" >&2
+    if ! $dry_run; then
+        folder=$(mktemp -d)
+        trap 'rm -rf "$folder"' EXIT
+        archive=$folder/$archive
+    fi
     do_ git -C "$root" archive --format=tar.gz "--output=$archive" HEAD
     tpu scp "$archive" "$name:jaxtickets.tar.gz" --worker=all
     on all 'set -e
@@ -116,20 +124,56 @@ uv pip install --quiet --python ~/venv/bin/python -e ".[tpu]"
 ~/venv/bin/python -c "import jax; print(jax.local_device_count(), \"devices of\", jax.device_count())"'
 }
 
-# What a worker runs: start.sh is started apart from this connection. The first worker alone writes the workdirs, and
-# saves them as one file, so that no half of a copy is ever brought back. The run stands still while the file is made.
+# Brings the workdirs back to the first worker, which alone writes them, unless it has some: those are newer. Only if the
+# bucket says that there are none a run begins anew.
+bring_back() {
+    on 0 "cd jaxtickets && mkdir -p runs && rm -rf restored && mkdir restored
+test -z \"\$(ls -A runs)\" || { echo 'runs/ is there: nothing is brought back'; exit 0; }
+if said=\$(gcloud storage ls $saved 2>&1); then
+    gcloud storage cp $saved saved.tar && tar -xf saved.tar -C restored && rmdir runs && mv restored/runs runs && exit 0
+    echo 'tpu_vm.sh: $saved could not be brought back; nothing is started' >&2
+    exit 1
+fi
+case \$said in *'matched no objects'*) exit 0 ;; esac
+echo \"tpu_vm.sh: whether there is a $saved is not known, nothing is started: \$said\" >&2
+exit 1"
+}
+
+# What a worker runs: start.sh is started apart from this connection. The first worker saves the workdirs as one file, so
+# that no half of a copy is ever brought back. While the run stands still, files are only linked, because it replaces
+# them, and those copied that it appends to; the file is made of that. The last save comes after any other has ended.
 run() {
-    local arguments saved=$bucket/$name.tar
+    local arguments saved=${bucket%/}/$name.tar
     printf -v arguments '%q ' "$@"
     local script="\$HOME/venv/bin/python -m jaxtickets.main $arguments >> run.log 2>&1 &
 run=\$!
 echo \$run > run.pid"
     if [[ -n $bucket ]]; then
+        bring_back
         script="saves() { [[ \$HOSTNAME == *-0 ]]; }
-save() { tar -cf saved.tar runs; kill -CONT \$run 2> /dev/null; gcloud storage cp saved.tar $saved; }
-saves && gcloud storage cp $saved saved.tar && tar -xf saved.tar
+copy() {
+    cp -al runs saving/ || return
+    cd runs || return
+    find . -type f \\( -name metrics.jsonl -o -path '*/tb/*' \\) \\
+        -exec cp -a --reflink=auto --parents --remove-destination -t ../saving/runs {} +
+}
+save() {
+    rm -rf saving && mkdir saving
+    kill -STOP \$run 2> /dev/null
+    (copy)
+    local copied=\$?
+    kill -CONT \$run 2> /dev/null
+    ((copied == 0)) || return
+    tar -cf saved.tar -C saving runs || ((\$? == 1)) || return  # 1: a link to a file has gone meanwhile.
+    gcloud storage cp saved.tar ${saved%.tar}.new.tar && gcloud storage mv ${saved%.tar}.new.tar $saved
+}
+rm -f ended
 $script
-while saves && sleep 300 && kill -STOP \$run; do save; done >> save.log 2>&1 &
+saves && for ((second = 1; ; second++)); do
+    test -e ended && break
+    sleep 1
+    ((second % 300)) || save
+done >> save.log 2>&1 &
 saving=\$!"
     fi
     script+="
@@ -137,7 +181,9 @@ wait \$run
 echo \"ended with status \$?\" >> run.log"
     if [[ -n $bucket ]]; then
         script+="
-kill \$saving; wait \$saving; saves && save >> save.log 2>&1"
+touch ended
+wait \$saving
+saves && save >> save.log 2>&1"
     fi
     script+="
 rm run.pid"

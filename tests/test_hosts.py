@@ -4,14 +4,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from multiprocessing import Pipe
+from multiprocessing.connection import Client
 
+import jax
 import numpy as np
 import pytest
-from conftest import ROOT, environment, load_config, untimed_rounds
+from conftest import ROOT, environment, load_config, tiny, untimed_rounds
+from jax.experimental import multihost_utils
 
-from jaxtickets import hosts, snapshots
+from jaxtickets import hosts, links, snapshots
 from jaxtickets.errors import UserError
+from jaxtickets.runs import Setup
 from jaxtickets.stopping import Stop
 
 FLAGS = [
@@ -28,8 +34,8 @@ def free_port():
         return found.getsockname()[1]
 
 
-def start(workdir, data_directory, *flags, devices=2, more=None):
-    command = [sys.executable, "-m", "jaxtickets.main", *FLAGS, f"--workdir={workdir}", *flags]
+def start(workdir, data_directory, *flags, devices=2, more=None, program=("-m", "jaxtickets.main")):
+    command = [sys.executable, *program, *FLAGS, f"--workdir={workdir}", *flags]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     own = environment(devices, **(more or {}))
     return subprocess.Popen([*command, f"--config.data.dir={data_directory}"], cwd=ROOT, env=own, **pipes)
@@ -134,9 +140,24 @@ def test_hosts_that_are_to_run_different_things_end_in_one_line_before_anything_
         assert status == 2
         assert lines == [
             "jaxtickets: host 1 (there) and host 0 (here) are to run different things: config.train.steps is 17 there "
-            "and 16 here; allowed are equal hosts"
+            "and 16 here; allowed are equal hosts, or --hosts=1 for a run of its own"
         ]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_follower_whose_disk_is_full_ends_both_hosts_with_a_line(data_directory, tmp_path):
+    fails = "from jaxtickets import main; from jaxtickets.runs import following\n"
+    fails += "def full(*_): raise OSError(28, 'No space left on device')\n"
+    fails += "following._take_part = full; main.main()"
+    together = [f"--coordinator=127.0.0.1:{free_port()}", "--hosts=2"]
+    leader = start(tmp_path / "run", data_directory, *together, "--host=0")
+    follower = start(tmp_path / "run", data_directory, *together, "--host=1", program=("-c", fails))
+    status, lines = end(follower)
+    assert status == 1 and [line for line in lines if "No space left on device" in line], lines
+    status, lines = end(leader, WITHIN)
+    assert status == 1
+    assert [line for line in lines if "has ended with exit status 1, and says why" in line]
 
 
 # In one process.
@@ -186,11 +207,28 @@ def test_tasks_of_slurm_and_workers_of_a_tpu_pod_are_several_hosts_unless_a_flag
             {},
             "config.experiment='early_bird': allowed is a method without a search on several hosts",
         ),
+        (
+            "ae_digits",
+            {"experiment": "at_init", "prune.structure": "channel", "prune.score": "filter_l1"},
+            "config.prune.structure='channel', whose networks differ in size, is not allowed on several hosts",
+        ),
+        (
+            "ae_digits",
+            {"experiment": "branch", "branch.of": "runs/ae", "branch.kind": "dense_short"},
+            "config.branch.kind='dense_short', whose networks differ in size, is not allowed on several hosts",
+        ),
+        (
+            "ae_digits",
+            {"train.log_every": -1},
+            "config.train.log_every=-1: allowed is a whole number of at least 1",
+        ),
     ],
 )
-def test_what_does_not_run_on_several_hosts_yet_is_refused_by_its_field(name, changes, line):
+def test_mistakes_and_what_does_not_run_on_several_hosts_yet_are_refused_before_a_host_waits_for_others(
+    name, changes, line
+):
     config = load_config(name)
-    config.update(changes)
+    config.update_from_flattened_dict(changes)
     with pytest.raises(UserError) as error, hosts.joined(config, "127.0.0.1:1", 2, 0, Stop()):
         pass
     assert str(error.value) == line
@@ -199,3 +237,75 @@ def test_what_does_not_run_on_several_hosts_yet_is_refused_by_its_field(name, ch
 def test_one_host_alone_is_none():
     with hosts.joined(load_config("ae_digits"), None, None, None, Stop()) as together:
         assert together is None
+
+
+KEY = bytes(32)
+
+
+@pytest.mark.parametrize("status", [1, 2])
+def test_the_leader_ends_with_a_line_when_a_follower_has_ended_by_itself(status):
+    own, other = Pipe()
+    told = threading.Event()
+    lines = []
+    stop = Stop(abort=lambda line: (lines.append(line), told.set()))
+    link = links.Link(own, "host 1 (b)", stop, leads=True)
+    other.send((links.END, status))
+    assert told.wait(10)
+    assert lines == [f"host 1 (b) has ended with exit status {status}, and says why"]
+    other.close()
+    assert link.gone.wait(10)
+    assert len(lines) == 1
+
+
+def test_a_leader_that_has_ended_its_followers_takes_their_status_for_no_news():
+    own, other = Pipe()
+    lines = []
+    link = links.Link(own, "host 1 (b)", Stop(abort=lines.append), leads=True)
+    link.end(1)
+    other.send((links.END, 1))
+    other.close()
+    assert link.gone.wait(10)
+    assert lines == []
+
+
+def test_a_connection_that_says_nothing_keeps_no_host_waiting_and_the_port_is_closed_once_all_have_come():
+    server = socket.create_server(("127.0.0.1", 0))
+    port = server.getsockname()[1]
+    came = {}
+    accepting = threading.Thread(target=lambda: came.update(links.accepted(server, KEY, 1, 20)))
+    with socket.create_connection(("127.0.0.1", port)):
+        accepting.start()
+        with links.reached(["127.0.0.1"], port, KEY) as connection:
+            connection.send((1, "b", {"config": {}}))
+            accepting.join(10)
+            assert not accepting.is_alive()
+            assert came[1][1:] == ("b", {"config": {}})
+    with pytest.raises(OSError):
+        Client(("127.0.0.1", port), authkey=KEY)
+
+
+def test_hosts_that_do_not_come_in_time_are_a_line_of_the_leader():
+    with pytest.raises(UserError, match="^not all hosts have reached host 0; allowed is a network without a firewall"):
+        links.accepted(socket.create_server(("127.0.0.1", 0)), KEY, 1, 0.2)
+
+
+def test_a_follower_whose_leader_gives_up_before_all_have_come_ends_in_one_line(monkeypatch):
+    server = socket.create_server(("127.0.0.1", 0))
+    told = links.packed(KEY, server.getsockname()[1], "127.0.0.1:1")
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", lambda _: told)
+    leader = threading.Thread(target=lambda: links.accepted(server, KEY, 1, 20)[1][0].close())
+    leader.start()
+    with pytest.raises(UserError) as error:
+        hosts._connected(load_config("ae_digits"), "127.0.0.1:1", Stop())
+    leader.join()
+    assert str(error.value) == "host 0 has ended before all hosts had come together, and says why"
+
+
+def test_a_network_that_the_other_hosts_do_not_have_is_no_setup_of_theirs(data_directory):
+    config = tiny("ae_digits", data_directory)
+    whole = Setup(config, hosts=hosts.Hosts(0, tuple(jax.devices()), {}))
+    assert Setup(config, like=whole).hosts is whole.hosts
+    config.model.width -= 1
+    with pytest.raises(ValueError, match="the other hosts train the programs of the run's own config only"):
+        Setup(config, like=whole)

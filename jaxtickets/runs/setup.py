@@ -82,6 +82,8 @@ class Setup(Networks):
         self.devices = devices or (like.devices if like else hosts and hosts.devices)
         self._programmed = programmed(config)
         is_same = like and like.devices == self.devices and like._programmed == self._programmed
+        if self.hosts and like and not is_same:
+            raise ValueError("the other hosts train the programs of the run's own config only")
         self._same = (like._same or like) if is_same else None  # The first of a chain, so that others can go.
         self.stopped = like.stopped if like else stopped or Stop()
         self._optimizers = make_optimizers(self.objective, config.optimizer)
