@@ -61,12 +61,17 @@ def run(
 def plan(config, path: str | os.PathLike) -> None:
     """Prints what a run in the workdir `path` would do; starts, downloads and writes nothing.
 
+    JAX's compilation cache stays off in this process, also one that JAX_COMPILATION_CACHE_DIR names.
+
     Raises:
-      UserError: a mistake in the config, or the workdir is another run's or can't be written.
+      UserError: the run would be refused before it reads data.
     """
+    import jax
+
     from jaxtickets import runs
     from jaxtickets.progress import show
 
+    jax.config.update("jax_enable_compilation_cache", False)
     show(runs.dry_run(config, local_path(path, "--workdir")))
 
 

@@ -1,10 +1,14 @@
 """Tests of what a start and `--dry_run` say, and of the progress in log files."""
 
+import subprocess
+import sys
+
+import jax
 import pytest
-from conftest import digests, tiny, untrained_run
+from conftest import ROOT, digests, environment, tiny, untrained_run
 
 from jaxtickets import config as config_lib
-from jaxtickets import main, snapshots
+from jaxtickets import main, runs, snapshots
 from jaxtickets.errors import UserError
 from jaxtickets.progress_lines import Lines, duration
 from jaxtickets.runs import Networks, Setup, dry_run, memory, plan
@@ -31,6 +35,33 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(empty):
     assert "1,501 training images of 16x16x1" in found["data"]
     assert "digits" in found["fetched"] and str(empty / "tfds") in found["fetched"]
     assert "in the 39 steps to do" in found["FLOPs"] and "matrix products" in found["time"]
+
+
+def test_the_command_compiles_without_jax_s_compilation_cache(empty, monkeypatch):
+    monkeypatch.setattr(runs, "dry_run", lambda *_: str(jax.config.jax_enable_compilation_cache))
+    told = []
+    monkeypatch.setattr("jaxtickets.progress.show", told.append)
+    before = jax.config.jax_enable_compilation_cache
+    try:
+        main.plan(None, empty / "run")
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+    assert told == ["False"]
+
+
+@pytest.mark.slow
+def test_a_dry_run_writes_nothing_where_the_environment_names_a_compilation_cache(empty):
+    named = {"JAX_COMPILATION_CACHE_DIR": str(empty / "xla"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    flags = [
+        "--config=ae_digits:quick",
+        f"--workdir={empty / 'run'}",
+        f"--config.data.dir={empty / 'tfds'}",
+        "--dry_run",
+    ]
+    called = [sys.executable, "-m", "jaxtickets.main", "--config=ae_digits:quick", *flags]
+    done = subprocess.run(called, cwd=ROOT, env=environment(**named), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list(empty.iterdir()) == []
 
 
 @pytest.mark.parametrize("flag", [{"from_round": 0}, {"coordinator": "a:1"}, {"hosts": 1}, {"host": 0}])
