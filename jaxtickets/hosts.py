@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxtickets import ending, links, origin
 from jaxtickets.errors import UserError
-from jaxtickets.progress import speaking_as
+from jaxtickets.progress import say, speaking_as
 from jaxtickets.stopping import Stop
 
 START_SECONDS = 300  # That the hosts have to come together.
@@ -90,6 +90,7 @@ def joined(
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # It would take SIGTERM for itself.
+    _say_who_is_awaited(arguments)
     try:
         jax.distributed.initialize(**arguments, initialization_timeout=START_SECONDS)
     except (RuntimeError, ValueError) as error:
@@ -124,9 +125,37 @@ def _arguments(coordinator, count, number) -> dict | None:
         return {} if _are_several() else None
     if not 0 <= number < count:
         raise UserError(f"--host={number}: allowed are 0 to {count - 1}, with --hosts={count}")
-    if not coordinator.rpartition(":")[0] or not coordinator.rpartition(":")[2].isdecimal():
+    address, _, port = coordinator.rpartition(":")
+    if not address or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise UserError(f"--coordinator={coordinator}: allowed is HOST:PORT of host 0, the same on all hosts")
     return {"coordinator_address": coordinator, "num_processes": count, "process_id": number}
+
+
+def _say_who_is_awaited(arguments):
+    """Says it, and with `--coordinator` waits for host 0, because JAX would wait in silence and abort the process.
+
+    Raises:
+      UserError: host 0 does not answer.
+    """
+    if arguments.get("process_id", 0) == 0:
+        if arguments:
+            say(f"waiting for {arguments['num_processes'] - 1} other hosts, for {START_SECONDS} s at most")
+        return
+    address, _, port = arguments["coordinator_address"].rpartition(":")
+    end, is_told = time.monotonic() + START_SECONDS, False
+    while True:
+        try:
+            return socket.create_connection((address, int(port)), timeout=5).close()
+        except OSError as error:
+            if isinstance(error, socket.gaierror) or time.monotonic() > end:
+                raise UserError(
+                    f"--coordinator={address}:{port}: host 0 does not answer there ({error.strerror or error}); "
+                    "allowed is the HOST:PORT that host 0 is started with, reached from here"
+                ) from None
+        if not is_told:
+            say(f"waiting for host 0 at {address}:{port}, for {START_SECONDS} s at most")
+            is_told = True
+        time.sleep(0.5)
 
 
 def _are_several() -> bool:

@@ -163,6 +163,18 @@ def test_a_follower_whose_disk_is_full_ends_both_hosts_with_a_line(data_director
 # In one process.
 
 
+def test_a_host_that_does_not_answer_is_named_and_waited_for_in_words(monkeypatch, capsys):
+    monkeypatch.setattr(hosts, "START_SECONDS", 0.1)
+    arguments = {"coordinator_address": f"127.0.0.1:{free_port()}", "num_processes": 2, "process_id": 1}
+    with pytest.raises(
+        UserError, match=r"^--coordinator=127.0.0.1:\d+: host 0 does not answer there \(Connection refused"
+    ):
+        hosts._say_who_is_awaited(arguments)
+    assert "waiting for host 0 at 127.0.0.1:" in capsys.readouterr().err
+    with pytest.raises(UserError, match="host 0 does not answer there"):
+        hosts._say_who_is_awaited(arguments | {"coordinator_address": "no.such.host.invalid:80"})
+
+
 def of_flags(coordinator=None, count=None, number=None):
     return hosts._arguments(coordinator, count, number)
 
@@ -175,6 +187,7 @@ def of_flags(coordinator=None, count=None, number=None):
         (("a:1", 2, 2), "--host=2: allowed are 0 to 1, with --hosts=2"),
         (("a:1", 0, 0), "--hosts=0: allowed is a whole number of at least 1"),
         (("a", 2, 0), "--coordinator=a: allowed is HOST:PORT of host 0, the same on all hosts"),
+        (("a:99999", 2, 0), "--coordinator=a:99999: allowed is HOST:PORT of host 0, the same on all hosts"),
     ],
 )
 def test_a_mistake_in_the_flags_of_several_hosts_is_one_line(flags, line):
