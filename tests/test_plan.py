@@ -58,7 +58,7 @@ def test_a_dry_run_writes_nothing_where_the_environment_names_a_compilation_cach
         f"--config.data.dir={empty / 'tfds'}",
         "--dry_run",
     ]
-    called = [sys.executable, "-m", "jaxtickets.main", "--config=ae_digits:quick", *flags]
+    called = [sys.executable, "-m", "jaxtickets.main", *flags]
     done = subprocess.run(called, cwd=ROOT, env=environment(**named), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert list(empty.iterdir()) == []
