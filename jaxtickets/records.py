@@ -11,7 +11,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -182,11 +182,6 @@ class Records(Paths):
     def write_references(self, references: dict[str, dict[str, Any]]) -> None:
         """Replaces references.json."""
         self._write_json(self.references, references)
-
-    def copy_weights(self, round_: int, other: Self, theirs: int) -> None:
-        """Takes over the weights that another run has of its round `theirs`, if any, as those of `round_`."""
-        if other.weights(theirs).exists():
-            files.replace(self.weights(round_), other.weights(theirs).read_bytes())
 
     def keep_weights(self, rounds: Collection[int]) -> None:
         """Deletes the weights of all other rounds."""

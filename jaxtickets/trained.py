@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxtickets import files, tensor_files
 from jaxtickets import masks as mask_lib
-from jaxtickets import tensor_files
-from jaxtickets.errors import UserError
+from jaxtickets.errors import DamagedError, UserError
+from jaxtickets.progress import say
 from jaxtickets.tensor_files import expect
 from jaxtickets.workdir import Workdir
 
@@ -81,6 +82,22 @@ def read(path: os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         if about["format"] == FORMAT:
             tensor_files.verify(arrays, about)
         return arrays, about
+
+
+def take_over(place: Workdir, round_: int, other: Workdir, theirs: int) -> None:
+    """Copies the weights that another run has of its round `theirs`, if any, as those of `round_`.
+
+    Damaged ones are left out, which is said.
+    """
+    path = other.weights(theirs)
+    if not path.exists():
+        return
+    try:
+        read(path)
+    except DamagedError as error:
+        say(f"{error}; they are left out here")
+    else:
+        files.replace(place.weights(round_), path.read_bytes())
 
 
 def _reading(path):

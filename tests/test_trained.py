@@ -70,6 +70,20 @@ def test_what_is_read_is_what_was_saved_with_pruned_weights_zero(rows, columns, 
         assert sum(array.nbytes for array in own.values()) == 4 * keep.sum() + -(-keep.size // 8)
 
 
+def test_damaged_weights_of_another_run_are_told_and_not_taken_over(all_kept, tmp_path, capsys):
+    place, _ = all_kept
+    other, own = Workdir(tmp_path / "other"), Workdir(tmp_path / "own")
+    shutil.copytree(place.path, other.path)
+    trained.take_over(own, 0, other, 1)
+    assert own.weights(0).read_bytes() == place.weights(1).read_bytes() and not capsys.readouterr().err
+    content = bytearray(place.weights(2).read_bytes())
+    content[-5] ^= 1
+    other.weights(2).write_bytes(content)
+    trained.take_over(own, 2, other, 2)
+    trained.take_over(own, 3, Workdir(tmp_path / "none"), 3)
+    assert list(own.list_weights()) == [0] and "other/weights/002.safetensors: " in capsys.readouterr().err
+
+
 def test_the_weights_of_each_round_are_what_was_evaluated(all_kept, setup):
     place, _ = all_kept
     assert list(place.list_weights()) == [0, 1, 2, 3]

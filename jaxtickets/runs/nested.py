@@ -2,7 +2,7 @@
 
 from jaxtickets import config as config_lib
 from jaxtickets import masks as mask_lib
-from jaxtickets import snapshots
+from jaxtickets import snapshots, trained
 from jaxtickets.compact import compact
 from jaxtickets.experiments.dense import DENSE
 from jaxtickets.models import parameter_count
@@ -106,7 +106,7 @@ def adopt(run, place: Workdir, row: dict, round_: int, layers: list[dict] | None
     for logged in place.read_scalars(row["round"]):
         scalars = {name: value for name, value in logged.items() if name not in ("round", "step", "split", "seconds")}
         run.log(round_, logged["step"], logged["split"], logged["seconds"], scalars)
-    run.place.copy_weights(round_, place, row["round"])
+    trained.take_over(run.place, round_, place, row["round"])
     if round_ == 0 and (references := place.read_references()):
         run.place.write_references(references)
     samples = place.read_samples(row["round"]) if row.get("diverged_step") is None else None
