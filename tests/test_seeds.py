@@ -147,7 +147,7 @@ def test_a_seeds_run_is_the_run_of_that_seed_alone(whole, base, data_directory, 
     assert {name for name in configs[0] if configs[0][name] != configs[1][name]} <= {"confidence"}
     inner, single = (place.read_verdict() for place in (ours, theirs))
     told = "One seed is an observation; {} tests it.".format
-    assert single["message"].endswith(alone := told("--config.seeds=5"))
+    assert single["message"].endswith(alone := told("--config.seeds=5, in another workdir,"))
     assert inner.pop("message") == single["message"].replace(alone, told("the experiment in the directory above"))
     assert inner == {name: value for name, value in single.items() if name != "message"}
 

@@ -32,7 +32,7 @@ def test_the_winner_is_the_sparsest_round_at_most_a_tenth_below_the_dense_run():
     assert verdict["threshold"] == pytest.approx(18.0)
     assert verdict["message"] == (
         "Round 3 was within tolerance in this run: 87.50% sparsity, psnr 18.1 against the dense run's 20 "
-        "(tolerance 10%). One seed is an observation; --config.seeds=5 tests it."
+        "(tolerance 10%). One seed is an observation; --config.seeds=5, in another workdir, tests it."
     )
 
 
@@ -52,7 +52,7 @@ def test_the_best_of_the_losers_is_the_highest():
     assert verdict["winning_round"] is verdict["sparsity"] is verdict["value"] is None
     assert verdict["message"] == (
         "No pruned round was within tolerance in this run: the best is round 2 with psnr 16 against the dense run's 20 "
-        "(tolerance 10%). One seed is an observation; --config.seeds=5 tests it."
+        "(tolerance 10%). One seed is an observation; --config.seeds=5, in another workdir, tests it."
     )
 
 
@@ -294,7 +294,10 @@ def test_references_over_seeds_are_means_of_what_all_have():
 def test_one_of_several_seed_runs_asks_for_no_more_seeds_but_says_where_it_is_tested():
     for values in ((20.0, 21.0), (20.0, 29.0)):
         alone, inner = one_seed(*values), one_seed(*values, is_alone=False)
-        ends = [f" One seed is an observation; {what} tests it." for what in ("--config.seeds=5", ABOVE)]
+        ends = [
+            f" One seed is an observation; {what} tests it."
+            for what in ("--config.seeds=5, in another workdir,", ABOVE)
+        ]
         assert [one["message"].endswith(end) for one, end in zip((alone, inner), ends, strict=True)] == [True, True]
         assert alone["message"].removesuffix(ends[0]) == inner["message"].removesuffix(ends[1])
         assert alone | {"message": None} == inner | {"message": None}

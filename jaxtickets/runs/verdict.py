@@ -13,7 +13,10 @@ from jaxtickets.tables import bracketed
 TICKET = "ticket"
 MOST_NAMED = 5  # Rounds in a message.
 OBSERVATION = " One seed is an observation; {} tests it."
-ALONE, OF_SEVERAL = (OBSERVATION.format(what) for what in ("--config.seeds=5", "the experiment in the directory above"))
+ALONE, OF_SEVERAL = (
+    OBSERVATION.format(what)
+    for what in ("--config.seeds=5, in another workdir,", "the experiment in the directory above")
+)
 UNLEARNED = "No {subject} is named; train longer, with other settings, or judge by another metric."
 
 
