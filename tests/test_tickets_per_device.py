@@ -210,7 +210,11 @@ def test_a_seed_that_diverges_and_stops_is_named_and_the_others_keep_their_round
         runs.run(config(data_directory), path)
     rounds = {seed: len(place.read_rounds()) for seed, place in places(path).items()}
     assert rounds[6] == 1
-    assert {rounds[5], rounds[7]} <= {1, 2}  # What has not measured yet when the seed ends measures at the next start.
+    assert {rounds[5], rounds[7]} <= {1, 2}  # What has not been measured yet when seed 6 ends is at the next start.
+    for seed in (5, 7):  # But the others have trained, and what they have trained is there.
+        states = sorted(places(path)[seed].snapshot("last").iterdir(), key=lambda state: int(state.name))
+        newest = snapshots.restore_raw(states[-1])
+        assert (int(newest["round"]), int(newest["state"]["step"])) == (1, 12)
     runs.run(config(data_directory), path)  # It does not diverge again.
     assert_same(path, whole)
 

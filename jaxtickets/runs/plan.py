@@ -27,7 +27,7 @@ from jaxtickets.workdir import Workdir
 # The part of the speed of large matrix products that train steps reach, from docs/results.md: small networks less.
 PART_OF_PEAK = 0.25
 STATES = 5  # Train states in a workdir: the initial one, the rewind point, the dense one and the two last ones.
-UNKNOWN = 2**16  # Steps of an epoch of images that nobody has counted: so many that no field is refused.
+UNKNOWN = 2**16  # Steps of an epoch of images that nobody has counted: more than any field asks for.
 MOST_LEVELS = 6  # That are named one by one.
 
 
