@@ -145,7 +145,7 @@ def _say_who_is_awaited(arguments):
     end, is_told = time.monotonic() + START_SECONDS, False
     while True:
         try:
-            return socket.create_connection((address, int(port)), timeout=5).close()
+            return socket.create_connection((address.strip("[]"), int(port)), timeout=5).close()
         except OSError as error:
             if isinstance(error, socket.gaierror) or time.monotonic() > end:
                 raise UserError(
