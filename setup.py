@@ -38,8 +38,8 @@ setup(
     extras_require={
         "cuda12": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
-        # Published data sets, read where they are prepared. An extra, because it brings 250 MB (pyarrow alone 170), which
-        # nobody needs who prunes a network of their own or reads their own files.
+        # Published data sets, read where they are prepared. An extra, because it brings 250 MB (pyarrow alone has 170)
+        # that nobody needs who prunes a network of their own or reads their own files.
         "datasets": [
             "tensorflow-datasets>=4.9.8",
             "importlib_resources>=6.0",  # TFDS imports it and does not ask for it
