@@ -5,7 +5,6 @@ import importlib.util
 import io
 import multiprocessing
 import os
-import struct
 import sys
 import tarfile
 import zipfile
@@ -204,11 +203,13 @@ def replace_downloads(monkeypatch, archives):
     monkeypatch.setattr(download_manager.DownloadManager, "download_and_extract", download_and_extract)
 
 
-@NEEDS_TENSORFLOW
-def test_cifar10_is_read_from_its_binary_archive(tmp_path, data_dir, monkeypatch):
-    classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def write_cifar10(folder):
+    """Writes CIFAR-10's binary archive, with 42 images. Returns its path and `{split: {(image, label)}}`."""
     rng = np.random.default_rng(0)
-    files = {"batches.meta.txt": "\n".join(classes).encode() + b"\n\n"}
+    files = {"batches.meta.txt": "\n".join(CIFAR_CLASSES).encode() + b"\n\n"}
     written = {"train": set(), "test": set()}
     for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
         records = b""
@@ -217,16 +218,22 @@ def test_cifar10_is_read_from_its_binary_archive(tmp_path, data_dir, monkeypatch
             records += bytes([label]) + planes.tobytes()
             written["test" if "test" in name else "train"].add((np.moveaxis(planes, 0, 2).tobytes(), label))
         files[name] = records
-    archive = tmp_path / "cifar-10-binary.tar.gz"
+    archive = folder / "cifar-10-binary.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         for name, content in files.items():
             entry = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
+    return archive, written
+
+
+@NEEDS_TENSORFLOW
+def test_cifar10_is_read_from_its_binary_archive(tmp_path, data_dir, monkeypatch):
+    archive, written = write_cifar10(tmp_path)
     replace_downloads(monkeypatch, {"cifar-10-binary": archive})
     for split in data.SPLITS:
         loaded = data.load("cifar10", split, 32, data_dir)
-        assert loaded.label_names == tuple(classes)
+        assert loaded.label_names == CIFAR_CLASSES
         pairs = {(image.tobytes(), int(label)) for image, label in zip(loaded.images, loaded.labels, strict=True)}
         assert pairs == written[split]
 
@@ -319,35 +326,20 @@ def test_a_data_set_that_tfds_can_not_describe_without_tensorflow_is_one_line(na
     assert not os.path.exists(data_dir)
 
 
-def write_mnist(folder, count):
-    """Writes MNIST's four files for `count` images per split; returns their paths by name."""
-    rng, found = np.random.default_rng(0), {}
-    for part in ("train", "t10k"):
-        pixels, labels = rng.integers(0, 256, (count, 28, 28), np.uint8), rng.integers(0, 10, count, np.uint8)
-        images = struct.pack(">4i", 2051, count, 28, 28) + pixels.tobytes()
-        for kind, content in (
-            ("images-idx3", images),
-            ("labels-idx1", struct.pack(">2i", 2049, count) + labels.tobytes()),
-        ):
-            path = found[f"{part}-{kind}-ubyte"] = folder / f"{part}-{kind}-ubyte"
-            path.write_bytes(content)
-    return found
-
-
 @NEEDS_TENSORFLOW
-@pytest.mark.parametrize("file", ["mnist-test.array_record-00000-of-00001", "dataset_info.json"])
+@pytest.mark.parametrize("file", ["cifar10-test.array_record-00000-of-00001", "dataset_info.json"])
 def test_damaged_prepared_data_are_one_line_that_says_what_to_delete(file, data_dir, tmp_path, monkeypatch):
-    replace_downloads(monkeypatch, write_mnist(tmp_path, 10_000))
-    expected = data.load("mnist", "test", 8, data_dir).digest
+    replace_downloads(monkeypatch, {"cifar-10-binary": write_cifar10(tmp_path)[0]})
+    expected = data.load("cifar10", "test", 8, data_dir).digest
     (path,) = Path(data_dir).rglob(file)
     content = path.read_bytes()
     path.write_bytes(bytes(len(content)))
     monkeypatch.setenv("JAXTICKETS_CACHE", str(tmp_path / "other cache"))
     with pytest.raises(UserError, match=f"{data_dir}.*(delete|remove)") as caught:
-        data.load("mnist", "test", 8, data_dir)
+        data.load("cifar10", "test", 8, data_dir)
     assert "\n" not in str(caught.value)
     path.write_bytes(content)
-    assert data.load("mnist", "test", 8, data_dir).digest == expected
+    assert data.load("cifar10", "test", 8, data_dir).digest == expected
 
 
 # --- folders ---

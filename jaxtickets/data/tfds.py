@@ -54,6 +54,7 @@ class Tfds(Source):
         return dataclasses.replace(self, data_dir=data_dir)
 
     def verify(self) -> None:
+        self._check_installed()
         if self.allowed:
             self._builder()
 
@@ -142,8 +143,8 @@ class Tfds(Source):
         return builder
 
     def _new_builder(self):
+        self._check_installed()  # Some ask for the key or the classes of what nobody has verified.
         config = self.name.partition("/")[2]
-        self._check_installed()
         with quiet():
             try:
                 builder = self.builder_class()(
