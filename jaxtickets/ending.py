@@ -144,6 +144,7 @@ class _Ending:
             say(f"{_cause(self._asked)}: the training saves its state after this step (Ctrl-C again: ends at once)")
         self._wait_for_saves()
         time.sleep(PATIENCE)
+        self._wait_for_saves()  # The end of a training that has just ended may be saved in the background.
         self._leave_as_asked()
 
     def _wait_for_saves(self):

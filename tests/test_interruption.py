@@ -9,9 +9,10 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, untimed_rounds, untimed_scalars
+from conftest import ROOT, tiny, untimed_rounds, untimed_scalars
 
-from jaxtickets import snapshots
+from jaxtickets import main, snapshots
+from jaxtickets.stopping import Stop
 
 GOES_ON = "the same command goes on from the last saved state"
 # Long enough to be interrupted at any moment of it; nothing is saved within a round unless it is asked for.
@@ -92,6 +93,31 @@ def test_a_training_that_is_asked_to_end_saves_its_step_and_goes_on_bit_for_bit(
     assert steps[-1] <= int(snapshots.restore_raw(saved)["state"]["step"]) < 400
     assert not (workdir / ".lock").exists()
     assert_goes_on(workdir, whole, data_directory)
+
+
+def test_an_interrupt_while_the_end_of_a_training_is_saved_loses_no_step(data_directory, tmp_path, monkeypatch):
+    config, save = tiny("ae_digits", data_directory, **{"train.checkpoint_every": 0}), snapshots.save
+
+    def interrupted(path, tree):
+        if path.name == "dense":
+            signal.raise_signal(signal.SIGINT)
+        save(path, tree)
+
+    monkeypatch.setattr(snapshots, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="the state is saved"):
+        main.run(config, tmp_path / "run")
+    newest = max((tmp_path / "run" / "snapshots" / "last").glob("[0-9]*"))
+    assert int(snapshots.restore_raw(newest)["state"]["step"]) == config.train.steps
+
+
+def test_a_process_that_is_asked_to_end_waits_for_a_save_in_the_background(tmp_path, monkeypatch):
+    stop, seen = Stop(), []
+    monkeypatch.setattr(snapshots, "save", lambda *_: seen.append(stop.is_awaited))
+    states = snapshots.LastState(tmp_path, stop.waits)
+    stop.set()
+    states.save(0, {}, {}, 1, 0.0)
+    states.wait()
+    assert seen == [True] and not stop.is_awaited
 
 
 @pytest.mark.slow
