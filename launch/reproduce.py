@@ -87,4 +87,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    ending.run(lambda _: main(), "the same command goes on")
+    ending.run(lambda _: main(), lambda: "the same command goes on")

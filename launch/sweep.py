@@ -298,4 +298,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    ending.run(lambda _: main(), "the same command resumes the sweep")
+    ending.run(lambda _: main(), lambda: "the same command resumes the sweep")

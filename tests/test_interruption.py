@@ -13,8 +13,9 @@ from conftest import ROOT, tiny, untimed_rounds, untimed_scalars
 
 from jaxtickets import main, snapshots
 from jaxtickets.stopping import Stop
+from jaxtickets.workdir import Workdir
 
-GOES_ON = "the same command goes on from the last saved state"
+GOES_ON, BEGINS_AGAIN = main.GOES_ON, main.BEGINS_AGAIN
 # Long enough to be interrupted at any moment of it; nothing is saved within a round unless it is asked for.
 FLAGS = [
     *("--config.model.width=4", "--config.train.batch_size=16", "--config.train.steps=400", "--config.prune.rounds=1"),
@@ -131,7 +132,7 @@ def test_an_interrupt_while_programs_are_compiled_ends_at_once(data_directory, t
     status, lines = end(process)
     assert time.monotonic() - began < 30
     assert status == 130
-    assert lines[-1] == f"jaxtickets: interrupted; {GOES_ON}"
+    assert lines[-1] == f"jaxtickets: interrupted; {BEGINS_AGAIN}"
     assert not [line for line in lines if "compiled" in line]
     assert not (workdir / ".lock").exists()
 
@@ -159,7 +160,8 @@ def test_a_scheduler_waits_ten_seconds_at_most_and_the_run_goes_on_bit_for_bit(
     status, lines = end(process)
     assert time.monotonic() - began < 10
     assert status == 128 + number
-    assert lines[-1] == f"jaxtickets: ended by {signal.Signals(number).name}; {GOES_ON}"
+    goes_on = GOES_ON if Workdir(workdir).has_saved else BEGINS_AGAIN
+    assert lines[-1] == f"jaxtickets: ended by {signal.Signals(number).name}; {goes_on}"
     assert_goes_on(workdir, whole, data_directory)
 
 

@@ -364,7 +364,7 @@ def test_a_run_that_does_not_end_when_it_is_asked_to_is_killed_and_told(training
     monkeypatch.setattr(running, "GRACE_SECONDS", 0)
     assert training("seed=0", box=20, ends="never", ignores="yes") == TIME_OVER
     out = capsys.readouterr().out
-    assert "seed=0: stopped, by force: it goes on from its last saved state" in out
+    assert "seed=0: stopped, by force: it begins again" in out  # Nothing has been saved.
 
 
 def test_failures_within_the_time_are_told_beside_what_is_left(training, capsys):

@@ -239,8 +239,8 @@ def test_a_failed_need_takes_its_point_out_of_a_group_and_the_rest_of_the_group_
     assert capsys.readouterr().out.count(f"{lost.name}: failed: not started, because {failing.name} has failed") == 1
 
 
-@pytest.mark.parametrize(("status", "starts"), [(1, 3), (2, 1)])
-def test_a_run_that_fails_is_started_again_as_often_as_asked_but_not_after_a_users_mistake(
+@pytest.mark.parametrize(("status", "starts"), [(1, 3), (2, 1), (3, 1)])
+def test_a_run_that_fails_is_started_again_as_often_as_asked_but_not_after_a_users_mistake_or_a_divergence(
     place, capsys, status, starts
 ):
     (place.path / "stand_in.py").write_text(
@@ -249,6 +249,15 @@ def test_a_run_that_fails_is_started_again_as_often_as_asked_but_not_after_a_use
     assert place.sweep("seed=0", retry=2) == 1
     assert (place.path / "starts").read_text() == "." * starts
     assert ("it is started again (2 of 2)" in capsys.readouterr().out) == (starts == 3)
+
+
+def test_of_a_run_that_is_killed_the_signal_is_told_and_not_its_last_line(place, capsys):
+    (place.path / "stand_in.py").write_text(
+        "import os\nprint('jaxtickets: data: digits', flush=True)\nos.kill(os.getpid(), 9)"
+    )
+    assert place.sweep("seed=0") == 1
+    told = "seed=0: failed (killed by SIGKILL, perhaps because the memory was full), output in "
+    assert f"{told}{place.sweepdir / 'logs' / 'seed=0.log'}\n" in capsys.readouterr().out
 
 
 def test_runs_that_share_gpus_get_equal_shares_of_their_memory(monkeypatch):

@@ -261,7 +261,7 @@ def run_at_once(
             with jax.default_device((setup.devices or jax.local_devices())[0]):
                 run_seed(seed, setup)
         except UserError as error:
-            raise UserError(f"seed {seed}: {error}") from None
+            raise type(error)(f"seed {seed}: {error}") from None
 
     with ThreadPoolExecutor(len(setups)) as pool:
         futures = [pool.submit(run_where_free, seeds) for seeds in together]
