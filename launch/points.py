@@ -71,7 +71,7 @@ def points(
         for values in _combinations(experiment):
             name = ",".join(filter(None, [experiment.name, directory_name(values)]))
             if name in found:
-                raise UserError(f"--grid: {values} and the point before it would both be stored in {name}")
+                raise UserError(f"--grid: two points have the directory {name}; leave one of them out")
             if len(name) > MAX_NAME:
                 raise UserError(f"--grid: the directory name {name} is longer than {MAX_NAME} characters")
             after: list[str] = []
@@ -108,19 +108,25 @@ def _resolved(value, values, varying, sweepdir, experiment, after):
     if not (match := REFERENCE.fullmatch(value)):
         return value
     name, rest = match[1], match[2] or ""
+    where = f"{experiment.name}: {value}" if experiment.name else value
     if name not in varying or name == experiment.name:
-        known = ", ".join(other for other in varying if other != experiment.name) or "none"
-        raise UserError(f"{experiment.name}: {value} names no experiment before it; allowed are {known}")
+        known = ", ".join(other for other in varying if other != experiment.name)
+        raise UserError(
+            f"{where} names no experiment before it; {f'allowed are {known}' if known else 'it is the first'}"
+        )
+    common = {field for _, theirs in varying[name] for field in theirs.keys() & values.keys()}
     same = [
         other
         for other, theirs in varying[name]
-        if all(theirs[field] == values[field] for field in theirs.keys() & values.keys())
+        if all(theirs[field] == values[field] for field in theirs if field in common)
     ]
-    if len(same) != 1:
-        found = "; ".join(same[:3]) or "none"
-        raise UserError(
-            f"{experiment.name}: {value} must be one run, by the fields that vary in both; it may be {found}"
-        )
+    if not same:
+        own = directory_name({field: values[field] for field in values if field in common})
+        raise UserError(f"{where}: no run of {name} has {own}; give {name} this value too, or leave it out here")
+    if len(same) > 1:
+        more = ", ".join(sorted({field for _, theirs in varying[name] for field in theirs} - common))
+        found = f"{same[0]} or {same[1]}{', ...' if len(same) > 2 else ''}"
+        raise UserError(f"{where} must be one run and may be {found}; vary {more} here too, with the same values")
     after += same
     return f"{sweepdir / same[0]}{rest}"
 

@@ -1,6 +1,8 @@
 """The points of a sweep: which runs its flags or its config file describe, and which are refused before any starts."""
 
 import json
+import math
+import random
 import stat
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from jaxtickets.errors import UserError
 from jaxtickets.workdir import Workdir
 from launch import described, devices, paper, slurm
 from launch.checking import check
-from launch.grid import combinations
+from launch.grid import Drawn, combinations
 from launch.plan import plan
 from launch.points import points
 from launch.running import Runs
@@ -81,10 +83,38 @@ def test_samples_of_the_logarithmic_distribution_have_its_median_and_those_of_th
     assert 420 < sum(float(value["b"]) < 0.5 for value in values) < 580
 
 
+def test_samples_of_whole_numbers_have_both_ends_and_the_shares_of_their_distribution():
+    source = random.Random(0)
+    for name, high, share in (
+        ("int", 4, lambda width: 1 / 4),
+        ("logint", 7, lambda width: math.log2(1 + 1 / width) / 3),
+    ):
+        drawn = [Drawn(name, 1, high).draw(source) for _ in range(4000)]
+        shares = {str(width): share(width) for width in range(1, high + 1)}
+        assert {width: drawn.count(width) / 4000 for width in set(drawn)} == pytest.approx(shares, abs=0.03)
+    (point,) = combinations(["model.width=logint(8,64)"], sample=1)
+    assert 8 <= int(point["model.width"]) <= 64
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"grid": ["seed=4..0"]}, "the range 4..0 is empty"),
+        ({"grid": ["seed=4..0"]}, "the range 4..0 is empty; write LOW..HIGH, here 0..4"),
+        ({"grid": ["seed=0..10000"]}, "the range 0..10000 has 10001 values; allowed are at most 10000"),
+        ({"grid": ["seed=0,1,0"]}, "^--grid=seed=0,1,0: the value 0 is given twice$"),
+        ({"zipped": ["seed=0,0"]}, "^--grid: two points have the directory seed=0; leave one of them out$"),
+        (
+            {"grid": ["prune.rate=unifrom(0.1,0.2)"], "sample": 2},
+            r"is unknown; .*logint\(LOW,HIGH\); did you mean 'unif",
+        ),
+        (
+            {"grid": ["prune.rate=normal(0,1)"], "sample": 2},
+            r"the distribution normal\(0,1\) is unknown; allowed are uni",
+        ),
+        (
+            {"grid": ["model.width=int(1.5,8)"], "sample": 2},
+            r"allowed is int\(LOW,HIGH\) with whole numbers LOW < HIGH",
+        ),
         ({"grid": ["prune.rate=log(0,1)"], "sample": 2}, r"log\(LOW,HIGH\) with 0 < LOW < HIGH"),
         ({"grid": ["prune.rate=uniform(0.1,0.2)"]}, "with --sample=N only"),
         ({"grid": ["seed=0,1"], "sample": 3}, "too few different values; 2 were found"),
@@ -138,8 +168,15 @@ def test_a_config_file_describes_a_sweep_whose_runs_wait_for_those_that_they_nee
         ),
         ("[{'name': 'a'}, {'name': 'a'}]", "names two experiments 'a'"),
         ("[{'values': {'seed': 1}}]", "neither a name nor a grid"),
-        ("[{'name': 'b', 'values': {'branch.of': '{a}'}}]", "b: {a} names no experiment before it; allowed are none"),
-        ("[{'name': 'a', 'grid': 'seed=0,1'}, {'name': 'b', 'values': {'branch.of': '{a}'}}]", "must be one run"),
+        ("[{'name': 'b', 'values': {'branch.of': '{a}'}}]", "b: {a} names no experiment before it; it is the first"),
+        (
+            "[{'name': 'a', 'grid': 'seed=0,1'}, {'name': 'b', 'values': {'branch.of': '{a}'}}]",
+            r"^b: \{a\} must be one run and may be a,seed=0 or a,seed=1; vary seed here too, with the same values$",
+        ),
+        (
+            "[{'name': 'a', 'grid': 'seed=0'}, {'name': 'b', 'grid': 'seed=0,7', 'values': {'branch.of': '{a}'}}]",
+            r"^b: \{a\}: no run of a has seed=7; give a this value too, or leave it out here$",
+        ),
         ("1 / 0", "line 2: ZeroDivisionError"),
     ],
 )
