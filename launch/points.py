@@ -72,7 +72,7 @@ def points(
             name = ",".join(filter(None, [experiment.name, directory_name(values)]))
             if name in found:
                 raise UserError(
-                    f"--grid: two points have the directory {name}; leave one of them out, or give it another --sweepdir"
+                    f"--grid: two points have the directory {name}; leave one out, or give it another --sweepdir"
                 )
             if len(name) > MAX_NAME:
                 raise UserError(f"--grid: the directory name {name} is longer than {MAX_NAME} characters")

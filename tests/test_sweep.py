@@ -143,7 +143,7 @@ def test_a_field_given_twice_is_refused():
 
 
 def test_two_points_with_one_directory_are_refused(place):
-    with pytest.raises(UserError, match="^--grid: two points have the directory x=a_b; leave one of them out, or"):
+    with pytest.raises(UserError, match="^--grid: two points have the directory x=a_b; leave one out, or"):
         points(place.config, place.sweepdir, grid=["x=a/b,a:b"])
 
 

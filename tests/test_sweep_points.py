@@ -102,7 +102,7 @@ def test_samples_of_whole_numbers_have_both_ends_and_the_shares_of_their_distrib
         ({"grid": ["seed=4..0"]}, "the range 4..0 is empty; write LOW..HIGH, here 0..4"),
         ({"grid": ["seed=0..10000"]}, "the range 0..10000 has 10001 values; allowed are at most 10000"),
         ({"grid": ["seed=0,1,0"]}, "^--grid=seed=0,1,0: the value 0 is given twice$"),
-        ({"zipped": ["seed=0,0"]}, "^--grid: two points have the directory seed=0; leave one of them out, or"),
+        ({"zipped": ["seed=0,0"]}, "^--grid: two points have the directory seed=0; leave one out, or"),
         (
             {"grid": ["prune.rate=unifrom(0.1,0.2)"], "sample": 2},
             r"is unknown; .*logint\(LOW,HIGH\); did you mean 'unif",
