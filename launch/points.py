@@ -3,6 +3,7 @@
 `points` makes them from flags or from the `get_sweep()` of a config file; `checking.check` validates them.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -65,6 +66,7 @@ def points(
     else:
         experiments = described.read(file)
     found: dict[str, Point] = {}
+    places: dict[str, str] = {}  # The names of its points by their workdirs.
     varying: dict[str, list[tuple[str, Mapping[str, str]]]] = {}  # By experiment, its points' names and values.
     for experiment in experiments:
         varying[experiment.name] = own = []
@@ -83,9 +85,11 @@ def points(
             }
             _refuse_given_twice(values, extra)
             flags = (f"--config.{field}={value}" for field, value in resolved.items())
+            after += _within(resolved.values(), places)
             workdir = sweepdir / name
             arguments = (f"--config={experiment.config}", f"--workdir={workdir}", *flags, *extra)
             found[name] = Point(name, arguments, workdir, tuple(dict.fromkeys(after)))
+            places[os.path.abspath(workdir)] = name
             own.append((name, values))
     return list(found.values())
 
@@ -131,6 +135,12 @@ def _resolved(value, values, varying, sweepdir, experiment, after):
         raise UserError(f"{where} must be one run and may be {found}; vary {more} here too, with the same values")
     after += same
     return f"{sweepdir / same[0]}{rest}"
+
+
+def _within(values, places):
+    """The names of the points in whose workdirs those values lie that are paths."""
+    paths = [Path(os.path.abspath(value)) for value in values if os.sep in value]
+    return [places[str(path)] for one in paths for path in (one, *one.parents) if str(path) in places]
 
 
 def _refuse_given_twice(values, extra):

@@ -24,7 +24,7 @@ from jaxtickets.errors import UserError
 from jaxtickets.local_paths import local_path
 from jaxtickets.report import compare, levels, summary_table
 from jaxtickets.workdir import Workdir
-from launch import described, paper, sweep
+from launch import described, devices, paper, sweep
 from launch.points import Point, points
 
 TITLE = """# The suite `{suite}`
@@ -81,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if defined.suite is None:
             raise UserError(f"--suite is missing; allowed are {', '.join(paper.SUITES)}")
         out = local_path(defined.out or Path("results") / defined.suite, "--out")
+        devices.leave_to_runs()
         return reproduce(defined.suite, out, extra, **sweep.running_options(defined))
 
     return cli.call(run, defined, arguments, __doc__)

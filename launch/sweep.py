@@ -285,6 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             unpacking.unpack(defined.unpack, sweepdir)
         status = 0
         if runs:
+            devices.leave_to_runs()
             status = sweep(
                 **point_flags.chosen(defined),
                 sweepdir=sweepdir,

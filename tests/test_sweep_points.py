@@ -137,6 +137,14 @@ def test_points_that_cannot_be_read_are_one_line(place, options, message):
         (["seed=0..3", "prune.rte=0.2"], "config.prune.rte: no such field; .* nothing has been started"),
         (["prune.rate=0.2,0.3,2"], "config.prune.rate=2.0: allowed is .*in prune.rate=2; nothing has been started"),
         (["prune.rate=0.2,0.20"], "prune.rate=0.2 and prune.rate=0.20 are the same run"),
+        (
+            ["seed=0,1", "experiment=branch", "branch.of=/no/run"],
+            "^config.branch.of='/no/run': allowed is the workdir of a finished run .* seed 0 .in seed=0,.*nothing has",
+        ),
+        (
+            ["experiment=transfer", "transfer.of=/no/ticket.safetensors"],
+            "/no/ticket.safetensors: .* .in experiment=transfer.*; nothing has been started",
+        ),
     ],
 )
 def test_every_point_is_validated_before_the_first_one_starts(place, grid, message):
@@ -154,6 +162,15 @@ def test_a_config_file_describes_a_sweep_whose_runs_wait_for_those_that_they_nee
         needed = f"imp,{point.name.split(',')[1]}"
         assert point.after == (needed,)
         assert f"--config.branch.of={place.sweepdir / needed}" in point.arguments
+
+
+def test_a_point_waits_for_the_run_in_whose_workdir_a_path_of_it_lies(place):
+    of = place.sweepdir / "imp" / "ticket.safetensors"
+    entries = [{"name": "imp"}, {"name": "there", "values": {"experiment": "transfer", "transfer.of": str(of)}}]
+    Path(place.config).write_text(f"{Path(place.config).read_text()}\ndef get_sweep():\n    return {entries}\n")
+    imp, there = points(place.config, place.sweepdir)
+    assert (imp.after, there.after) == ((), ("imp",))
+    assert [one.levels for one in check([imp, there]).values()][1] == 2  # Nothing is read: the sweep makes it.
 
 
 @pytest.mark.parametrize(
