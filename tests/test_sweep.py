@@ -174,6 +174,17 @@ def test_what_is_finished_is_skipped_and_what_is_new_is_run(place):
     assert len(place.summary()) == 3
 
 
+def test_the_comparison_is_of_all_runs_of_the_directory_but_damaged_ones_of_other_calls(place, capsys):
+    place.sweep("seed=0,1")
+    place.sweep("seed=2")
+    assert {row["name"] for row in place.summary()} == {"seed=0", "seed=1", "seed=2"}
+    assert "comparison.png, of 3 runs, 2 of them from other calls" in capsys.readouterr().out
+    (place.sweepdir / "seed=0" / "config.json").write_text("{")
+    place.sweep("seed=2")
+    assert {row["name"] for row in place.summary()} == {"seed=1", "seed=2"}
+    assert "seed=0: not compared: " in capsys.readouterr().out
+
+
 def test_a_failure_is_quoted_and_stops_no_other_run(place, capsys):
     assert place.sweep("seed=666,1") == 1
     assert [row["status"] for row in place.summary()] == ["failed", "finished"]
@@ -273,8 +284,13 @@ def test_a_file_and_a_directory_with_other_things_are_no_directory_of_a_sweep(pl
 
 def test_a_directory_of_another_sweep_is_refused(place):
     place.sweep("seed=0")
-    with pytest.raises(UserError, match="extra"):
+    with pytest.raises(UserError, match="holds a sweep without --config.tolerance=0.2 after --; give another --sweep"):
         place.sweep("seed=0", extra=["--config.tolerance=0.2"])
+    (stored := place.sweepdir / "sweep.json").write_text(stored.read_text().replace("[]", '["--config.tolerance=0.3"]'))
+    with pytest.raises(UserError, match="with --config.tolerance=0.3 after --, not --config.tolerance=0.2; give"):
+        place.sweep("seed=0", extra=["--config.tolerance=0.2"])
+    with pytest.raises(UserError, match="with --config.tolerance=0.3 after --, which this call lacks; give"):
+        place.sweep("seed=0")
 
 
 def test_a_config_has_one_name_however_it_is_given_and_wherever_it_lies(tmp_path):
@@ -292,7 +308,9 @@ def test_a_config_has_one_name_however_it_is_given_and_wherever_it_lies(tmp_path
     ):
         (sweepdir / "sweep.json").write_text(json.dumps({"config": stored, "extra": []}))
         directory.check_same(sweepdir, directory.about(asked, []))
-        with pytest.raises(UserError, match="holds a sweep with config"):
+        with pytest.raises(
+            UserError, match="holds a sweep with --config=.*, not vae_digits:quick; give another --sweepdir"
+        ):
             directory.check_same(sweepdir, directory.about("vae_digits:quick", []))
 
 
@@ -364,6 +382,12 @@ def test_a_run_that_does_not_end_when_it_is_asked_to_is_killed_and_told(training
     assert training("seed=0", box=20, ends="never", ignores="yes") == TIME_OVER
     out = capsys.readouterr().out
     assert "seed=0: stopped, by force: it begins again" in out  # Nothing has been saved.
+
+
+def test_before_any_round_has_finished_nothing_is_compared(training, place, capsys):
+    assert training("seed=0", box=20, ends="never") == TIME_OVER
+    assert "No round has finished yet: there is nothing to compare." in capsys.readouterr().out
+    assert not (place.sweepdir / "summary.csv").exists()
 
 
 def test_failures_within_the_time_are_told_beside_what_is_left(training, capsys):

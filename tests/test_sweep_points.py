@@ -243,6 +243,15 @@ def test_a_control_goes_on_after_its_run_which_goes_on_with_more_rounds(place, c
     )
     assert place.sweep(dry_run=True) == 0
     assert "6 runs: 6 to go on" in capsys.readouterr().out
+    # The run has come to its new rounds, and the sweep was ended before its controls had.
+    for point in points(place.config, place.sweepdir):
+        config, workdir = cli.read_run(point.arguments)
+        rows = [{"round": number, "sparsity": 0.0} for number in range(3 if point.after else 4)]
+        Workdir(workdir).write_rounds(rows)
+        if not point.after:
+            Workdir(workdir).replace_config(config_lib.to_dict(config), None, [])
+    assert place.sweep(dry_run=True) == 0
+    assert "6 runs: 2 finished, 4 to go on" in capsys.readouterr().out
 
 
 def test_the_plan_of_a_cluster_counts_each_jobs_devices_and_the_training_of_those_that_have_finished(place):
@@ -255,11 +264,13 @@ def test_the_plan_of_a_cluster_counts_each_jobs_devices_and_the_training_of_thos
     for each, hours in ((1, "2"), (4, "8")):
         told = list(plan(all_points, all_points[:1], watch, 2, each, 0))
         assert told[1] == f"By those that have finished, about 60 min and {hours} device hours of training alone"
+    # Of runs that trained together each has the seconds of all.
+    assert "at most 60 min" in list(plan(all_points, all_points[:1], watch, 2, 1, 0, together=2))[1]
     known = Watch(all_points, check(all_points), {"seed=1": 7200.0})
     assert list(plan(all_points, all_points[:1], known, 2, 1, 0))[1].endswith("about 2 h 0 min and 4 device hours")
     table.unlink()
     assert list(plan(all_points, all_points[:1], watch, 2, 1, 0))[1] == "How long they take is not known."
-    assert list(plan(all_points, [], watch, 2, 1, 0))[1].startswith("No run has finished here yet")
+    assert list(plan(all_points, [], watch, 2, 1, 0))[1].startswith("None of these runs has finished yet")
 
 
 def test_jobs_of_slurm_share_no_device(place, monkeypatch, capsys):
