@@ -1,4 +1,7 @@
-"""Runs one experiment: `python -m jaxtickets.main --config=configs/gan_digits.py [--config.field=value ...]`."""
+"""Runs one experiment: `python -m jaxtickets.main --config=configs/gan_digits.py [--config.field=value ...]`.
+
+Instead of flags it takes the other commands of `python -m jaxtickets`, too.
+"""
 
 import os
 from functools import partial
@@ -148,4 +151,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from jaxtickets.__main__ import command
+
+    command()

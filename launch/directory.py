@@ -50,6 +50,21 @@ def read(sweepdir: Path) -> dict:
     return found
 
 
+def make(sweepdir: Path) -> None:
+    """Makes the directory, if it is not there yet.
+
+    Raises:
+      UserError: it can't be made.
+    """
+    try:
+        sweepdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in files.FULL:
+            raise
+        allowed = "allowed is a directory that can be written"
+        raise UserError(f"--sweepdir={sweepdir}: can't be made ({error.strerror}); {allowed}") from None
+
+
 def write(
     sweepdir: Path, asked: dict, groups: Sequence[Sequence[str]], seconds: Mapping[str, float] | None = None
 ) -> None:

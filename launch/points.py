@@ -61,6 +61,10 @@ def points(
     for flag in extra:
         if not flag.startswith("-"):
             raise UserError(f"{flag}: not a flag; allowed after -- are flags, which every run is given")
+        if not re.match(r"--?config\.", flag):
+            raise UserError(
+                f"{flag}: not allowed after --, where flags of the runs' fields stand: --config.FIELD=VALUE"
+            )
     if grid or zipped or sample is not None:
         experiments = [Experiment(config=config, grid=grid, zip=zipped, sample=sample, sample_seed=sample_seed)]
     else:

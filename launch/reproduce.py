@@ -24,7 +24,7 @@ from jaxtickets.errors import UserError
 from jaxtickets.local_paths import local_path
 from jaxtickets.report import compare, levels, summary_table
 from jaxtickets.workdir import Workdir
-from launch import described, devices, paper, sweep
+from launch import described, devices, paper, point_flags, sweep
 from launch.points import Point, points
 
 TITLE = """# The suite `{suite}`
@@ -84,6 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         devices.leave_to_runs()
         return reproduce(defined.suite, out, extra, **sweep.running_options(defined))
 
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if line := point_flags.misplaced(arguments):
+        return cli.fail(UserError(line))
     return cli.call(run, defined, arguments, __doc__)
 
 

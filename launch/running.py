@@ -91,7 +91,7 @@ class Runs:
           finished: the names of points that have finished before.
         """
         self._queue, self._finished, stopped_by = list(groups), set(finished), None
-        with _signals_interrupt(), self._display:
+        with _signals_interrupt() as heard, self._display:
             try:
                 while self._running or (self._queue and self._has_time()):
                     self._give_up()
@@ -107,6 +107,7 @@ class Runs:
             except KeyboardInterrupt as error:
                 stopped_by = error.args[0]
             finally:
+                heard.append(None)
                 _end([job.process for job in self._running.values()])
         for job in self._running.values():
             self._note_seconds(job)
@@ -303,17 +304,24 @@ def _signal_group(process: subprocess.Popen, number: signal.Signals) -> None:
 
 
 @contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Makes the signals that ask the sweep to end raise KeyboardInterrupt and do no more: runs have time to end."""
+def _signals_interrupt() -> Iterator[list]:
+    """Makes the signals that ask the sweep to end raise KeyboardInterrupt and do no more: runs have time to end.
+
+    Once what is yielded holds anything, the sweep ends already, and only Ctrl-C is heard: schedulers and `timeout` may
+    send a signal twice.
+    """
+    heard = []
 
     def interrupt(number, frame):
-        raise KeyboardInterrupt(number)
+        if not heard or number == signal.SIGINT:
+            heard.append(number)
+            raise KeyboardInterrupt(number)
 
-    heard = [number for number in ending.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    previous = {number: signal.signal(number, interrupt) for number in heard}
+    known = [number for number in ending.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, interrupt) for number in known}
     wakeup = signal.set_wakeup_fd(-1)
     try:
-        yield
+        yield heard
     finally:
         signal.set_wakeup_fd(wakeup)
         for number, handler in previous.items():

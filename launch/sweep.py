@@ -173,6 +173,7 @@ def sweep(
         return 0
 
     names = [[point.name for point in group] for group in groups] if together > 1 else []
+    directory.make(sweepdir)
     directory.write(sweepdir, about, names, watch.seconds)
     if on_slurm is not None:
         _submit(sweepdir, waiting, commands, watch, on_slurm, jobs or 0)
@@ -324,6 +325,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             packing.pack(sweepdir, packed, tables=defined.tables, limit=defined.limit)
         return status
 
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if line := point_flags.misplaced(arguments):
+        return cli.fail(UserError(line))
     return cli.call(run, defined, arguments, __doc__)
 
 

@@ -70,7 +70,7 @@ def test_flags_that_a_dry_run_does_not_take_into_account_are_refused(empty, monk
     monkeypatch.setattr(main.cli, "start", lambda called, *_, **__: called(None, empty / "run", **given | flag))
     (name, value), *_ = flag.items()
     with pytest.raises(UserError, match=f"--{name}={value}: not allowed with --dry_run"):
-        main._command(stop=None)
+        main._command(stop=None, started=[])
 
 
 @pytest.fixture

@@ -314,6 +314,31 @@ def test_a_config_has_one_name_however_it_is_given_and_wherever_it_lies(tmp_path
             directory.check_same(sweepdir, directory.about("vae_digits:quick", []))
 
 
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (
+            ["--config.train.steps=3", "--", "--config.seed=1"],
+            "--config.train.steps=3: a flag of the runs; write it behind all others, after --: ... -- --config",
+        ),
+        (
+            ["--", "--workdir=x"],
+            "--workdir=x: not allowed after --, where flags of the runs' fields stand: --config.FI",
+        ),
+        (
+            ["--sweepdir=/proc/x"],
+            "--sweepdir=/proc/x: can't be made (No such file or directory); allowed is a directory",
+        ),
+    ],
+)
+def test_flags_in_the_wrong_place_and_a_directory_that_cannot_be_made_are_one_line(place, capsys, flags, line):
+    where = [f"--config={place.config}:quick", "--grid=seed=0", f"--sweepdir={place.sweepdir}"]
+    assert main([*where, *flags]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"jaxtickets: {line}")
+    assert not place.sweepdir.exists()
+
+
 def test_mistakes_are_found_before_anything_is_written(place):
     for options in ({"jobs": 0}, {"devices_per_job": -1}, {"extra": ["word"]}):
         with pytest.raises(UserError):
@@ -334,6 +359,21 @@ def test_stopping_the_sweep_ends_its_runs_and_keeps_the_rest_for_later(place, nu
     )
     assert place.sweep("seed=0,1") == 128 + number
     assert [log.name for log in (place.sweepdir / "logs").iterdir()] == ["seed=0.log"]
+
+
+def test_a_second_sigterm_leaves_the_runs_the_time_to_save(place, capsys):
+    (place.path / "stand_in.py").write_text(
+        "import os, signal, sys, time\n"
+        "def end(*_):\n"
+        "    os.kill(os.getppid(), signal.SIGTERM)\n"
+        "    time.sleep(0.3)\n"
+        "    os._exit(143)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\n"
+        "signal.pause()\n"
+    )
+    assert place.sweep("seed=0") == 143
+    assert "\nseed=0: stopped\n" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -367,6 +367,12 @@ def test_progress_is_read_from_the_workdir(place):
     assert watch.left("seed=0", found.share, 60) == pytest.approx(60 * 8.5 / 2)  # 2 rounds took a minute.
 
 
+def test_a_suite_that_is_missing_or_misspelt_is_one_line(tmp_path):
+    for suite, line in (("", "the suite is missing; allowed are smoke"), (":smok", "no such suite; .*mean 'smoke'")):
+        with pytest.raises(UserError, match=line):
+            points(f"{paper.__file__}{suite}", tmp_path)
+
+
 @pytest.mark.parametrize("suite", ["smoke", "embedded", "paper"])
 def test_the_suites_of_the_paper_are_valid_and_every_run_stands_in_a_table(tmp_path, suite):
     found = points(f"{paper.__file__}:{suite}", tmp_path)
