@@ -86,8 +86,9 @@ def _entries(entries, flag):
             raise UserError(f"{flag}={entry}: the field {field} is given twice")
         where = f"{flag}={entry}"
         axes[field] = values = [each for value in split_values(text, where) for each in _expanded(value, flag)]
-        if flag == "--grid" and (twice := [value for value in values if values.count(value) > 1]):
-            raise UserError(f"{where}: the value {twice[0]} is given twice")
+        if flag == "--grid" and len(set(values)) < len(values):
+            twice = next(value for value in values if values.count(value) > 1)
+            raise UserError(f"{where}: the value {twice} is given twice")
     return axes
 
 
