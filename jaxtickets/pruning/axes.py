@@ -111,7 +111,7 @@ def find(name: str, ndim: int, said) -> Axes | None:
       UserError: `said` is no pair, or names an axis that is not there, or twice.
     """
     if said is None:
-        kind = name.rpartition("/")[2]
+        kind = mask_lib.kind_of(name)
         is_known = (kind == "kernel" and ndim != 3) or (kind == "embedding" and ndim == 2)
         said = FLAX if is_known else UNKNOWN
     try:
@@ -157,7 +157,7 @@ def to_matrix(leaf: np.ndarray, axes: Axes) -> np.ndarray:
 def from_matrix(matrix: np.ndarray, axes: Axes, shape: tuple[int, ...]) -> np.ndarray:
     """The inverse of `to_matrix` for a leaf of a shape."""
     order = _order(len(shape), axes)
-    return matrix.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
+    return matrix.reshape([shape[axis] for axis in order]).transpose(tuple(np.argsort(order).tolist()))
 
 
 def _order(ndim, axes):

@@ -51,7 +51,7 @@ def _leaves(tree, axis_names):
 
 def _is_kernel(path, names):
     """Whether a leaf makes channels or reads them, as its name tells: `kernel`, or `weight`, but no scale."""
-    return len(names) > 1 and path.rpartition("/")[2] not in NO_KERNELS
+    return len(names) > 1 and mask_lib.kind_of(path) not in NO_KERNELS
 
 
 def groups(params, axis_names) -> dict[str, dict[str, int]]:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -9,12 +10,27 @@ import numpy as np
 
 from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
+from jaxtickets.pruning import traced
 from jaxtickets.pruning.checks import check_count, check_share
-from jaxtickets.pruning.structures import known_axes, n_of_m, parse_structure, unit_ids
+from jaxtickets.pruning.structures import Structure, known_axes, n_of_m, parse_structure, unit_ids
 
 SCOPES = ("global", "component", "layerwise", "uniform", "erk")
 SAMPLE = 1 << 18  # The number of scores that are sorted to guess where the threshold is.
 CHUNK = 1 << 18  # The number of scores that are compared at a time, so that they stay in a core's cache.
+
+
+class Extent(NamedTuple):
+    """What the number of weights that a prunable leaf keeps is decided by: all but its scores."""
+
+    name: str
+    component: str
+    shape: tuple[int, ...]
+    kept_weights: int
+    sizes: None = None  # Its units are taken for single weights.
+
+    @property
+    def weights(self) -> int:
+        return math.prod(self.shape)
 
 
 class _Layer(NamedTuple):
@@ -164,6 +180,19 @@ def densities(shapes, total: int, scope: str = "erk", capacities=None) -> list[i
     return counts.tolist()
 
 
+def extents(masks) -> list[Extent]:
+    """Of each prunable leaf, as if all its weights were kept."""
+    flat = jax.tree_util.tree_flatten_with_path(masks)[0]
+    return [
+        Extent(mask_lib.path_name(path), mask_lib.component_name(path), leaf.shape, leaf.size) for path, leaf in flat
+    ]
+
+
+def protected_units(structure: Structure, min_per_layer: int) -> int:
+    """How many units stay in each layer at least; of filters always one."""
+    return max(min_per_layer, 1) if structure.kind == "filter" else min_per_layer
+
+
 def _protect(layers, n):
     """The layers with the scores of their `n` highest kept units raised above all others."""
     protected = []
@@ -174,8 +203,12 @@ def _protect(layers, n):
     return protected
 
 
-def _pools(layers, sparsity, scope):
-    """`[(name, indices of layers, weights to keep)]`: within a pool one threshold decides."""
+def pools_of(layers: Sequence[Extent] | Sequence[_Layer], sparsity: float, scope: str):
+    """`[(name, indices of layers, weights to keep)]`: within a pool one threshold decides.
+
+    Raises:
+      UserError: there is no such scope, or more is pruned already.
+    """
     if scope not in SCOPES:
         raise UserError(f"prune.scope: {scope!r} is unknown; allowed: {', '.join(SCOPES)}")
     if scope in ("uniform", "erk"):
@@ -215,6 +248,9 @@ def prune(
 
     The count is exact when single weights are pruned; of whole filters or blocks, as many as come nearest to it.
 
+    Within a compiled function, where scores or masks are traced, the masks are the same; what depends on values is not
+    checked there, and no warning is given (`pruning.traced`).
+
     Args:
       scores: a pytree like `masks`, higher where a weight matters more; of a filter or a block the mean counts.
       masks: the masks so far; what they prune stays pruned.
@@ -242,9 +278,13 @@ def prune(
         raise UserError("structure 'channel': channels are selected by jt.channels.select")
     named, kernels = mask_lib.named_leaves(masks), known_axes(masks, structure, axes)
     flat_scores = jax.tree.leaves(scores)
+    only = units.sparsity
+    if only is not None and abs(sparsity - only) > 1e-6:
+        raise UserError(f"sparsity: {sparsity:g} can't be had: it is {only:g} with structure {structure}")
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((scores, masks))):
+        pools = [] if only is not None else pools_of(extents(masks), sparsity, scope)
+        return traced.select(scores, masks, pools, units, kernels, min_per_layer)
     if units.kind == "n:m":
-        if abs(sparsity - units.sparsity) > 1e-6:
-            raise UserError(f"sparsity: {sparsity:g} can't be had: it is {units.sparsity:g} with structure {structure}")
         pruned = [
             n_of_m(np.asarray(mask), _finite(name, leaf), *units.sizes, kernels.get(name))
             for (name, mask), leaf in zip(named.items(), flat_scores, strict=True)
@@ -252,10 +292,10 @@ def prune(
         return _finished(masks, named, pruned)
     flat = jax.tree_util.tree_flatten_with_path(masks)[0]
     layers = [_layer(*leaf, score, units, kernels) for leaf, score in zip(flat, flat_scores, strict=True)]
-    protect = max(min_per_layer, 1) if units.kind == "filter" else min_per_layer
+    protect = protected_units(units, min_per_layer)
     protected = _protect(layers, protect) if protect else layers
     pruned = [None] * len(layers)
-    for where, indices, n_keep in _pools(layers, sparsity, scope):
+    for where, indices, n_keep in pools_of(layers, sparsity, scope):
         pool = [protected[index] for index in indices]
         _check_enough(n_keep, pool, sparsity, where)
         if units.kind == "weight" and n_keep < sum(min(protect, layer.scores.size) for layer in pool):

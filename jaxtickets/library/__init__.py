@@ -1,0 +1,20 @@
+"""The library: pruning in a training loop of one's own, with any network. No config, no flags, no global state."""
+
+from jaxtickets.library.imp import Round, imp
+from jaxtickets.library.networks import axes
+from jaxtickets.library.schedules import Schedule
+from jaxtickets.library.states import rewind
+from jaxtickets.library.transformations import SparseState, masked, masks_of, sparsify, straight_through
+
+__all__ = [
+    "Round",
+    "Schedule",
+    "SparseState",
+    "axes",
+    "imp",
+    "masked",
+    "masks_of",
+    "rewind",
+    "sparsify",
+    "straight_through",
+]
