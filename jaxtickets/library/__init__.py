@@ -1,6 +1,6 @@
 """The library: pruning in a training loop of one's own, with any network. No config, no flags, no global state."""
 
-from jaxtickets.library.imp import Round, imp
+from jaxtickets.library.lottery import Round, imp
 from jaxtickets.library.networks import axes
 from jaxtickets.library.schedules import Schedule
 from jaxtickets.library.states import rewind

@@ -1,7 +1,8 @@
 """Scores of weights: how much each prunable weight matters. The lowest are pruned first.
 
-Each is a function `(params, masks, ...) -> scores` over pytrees `{component: {layer: ...}}`, with `None` on leaves
-that are not prunable. What it needs beside parameters and masks it names as an argument:
+Each is a function `(params, masks, ...) -> scores` over pytrees of any kind, with `None` on leaves that are not
+prunable; of a run they are `{component: {layer: ...}}`. What it needs beside parameters and masks it names as an
+argument:
 
   start: the parameters at the rewind point.
   movement: the sums over training of -gradient * weight, like the parameters.
@@ -11,15 +12,18 @@ that are not prunable. What it needs beside parameters and masks it names as an 
   axes: the input and output axes of kernels, a tree like the parameters (`jaxtickets.pruning.axes`).
   losses: `{names of components: loss}`; `loss(params, batch) -> scalar` takes the parameters of these components. A GAN
     has one per player: the discriminator's weights are scored by the discriminator's loss, with its penalty
-    if it has one, the generator's by the generator's loss; encoder, decoder and codebook share theirs.
+    if it has one, the generator's by the generator's loss; encoder, decoder and codebook share theirs. One loss of all
+    parameters may be given by itself.
   batches: what the losses are evaluated on and averaged over, a sequence of pytrees.
-  flows: `{component: flow}`; see `synflow`.
+  flows: `{component: flow}`, or one of all parameters by itself; see `synflow`.
 
 A score of channels that needs no more than `batch_stats`, `axes`, `initial`, `losses` and `batches` is also called once
 before the run, with stand-ins of the right shapes and batches that are None, to see which channels it is for.
 """
 
 import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -92,12 +96,24 @@ def _mean(function, batches):
     return jax.tree.map(lambda leaf: leaf / len(batches), total)
 
 
+@dataclass(frozen=True)  # Equal ones are one program.
+class _OfAll:
+    """A loss of all parameters as that of the one component ""."""
+
+    loss: Callable
+
+    def __call__(self, params, batch):
+        return self.loss(params[""], batch)
+
+
 def _of_each_loss(score, params, masks, losses):
     """`{component: score}`: `score(loss, own effective weights, own masks)` for each loss that has a prunable weight.
 
     Each loss has a unit of its own, so the scores of its components are divided by the sum of their absolute values
     (Lee, Ajanthan, Torr 2019, equation 6), which makes them comparable over losses and changes no order within one.
     """
+    if callable(losses):
+        return _of_each_loss(score, {"": params}, {"": masks}, {("",): _OfAll(losses)})[""]
     effective = mask_lib.apply(params, masks)
     scores = {name: jax.tree.map(lambda _: None, tree) for name, tree in params.items()}
     for components, loss in losses.items():
@@ -115,6 +131,8 @@ def gradients(params, masks, losses, batches):
 
     Each component's gradient is that of its own loss (Evci et al. 2020, section 3).
     """
+    if callable(losses):
+        return gradients({"": params}, {"": masks}, {("",): _OfAll(losses)}, batches)[""]
     effective = mask_lib.apply(params, masks)
     result = dict(params)
     for components, loss in losses.items():
@@ -171,6 +189,8 @@ def synflow(params, masks, flows):
 
     flows: `{component: flow}`; `flow(params) -> R` takes the component's parameters, already non-negative.
     """
+    if callable(flows):
+        return synflow({"": params}, {"": masks}, {"": flows})[""]
     scores = {name: jax.tree.map(lambda _: None, tree) for name, tree in params.items()}
     for name, flow in flows.items():
         own = jax.tree.map(abs, mask_lib.apply(params[name], masks[name]))

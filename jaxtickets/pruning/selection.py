@@ -265,7 +265,7 @@ def prune(
         1 - N/M). A layer whose inputs M doesn't divide stays as it is.
       axes: the input and output axes of the kernels, where their names do not tell (`pruning.axes`): a function from a
         leaf's slash-joined path to a pair of numbers, such as `lambda path: (1, 0)` for `[out, in, ...]`, or a tree
-        of such pairs like `masks`, such as `flax_axes(module, x)`. Only structures other than "weight" read it.
+        of such pairs like `masks`, such as `jt.axes(module)`. Only structures other than "weight" read it.
 
     Raises:
       UserError: an argument is not what it can be, `sparsity` is below what `masks` prune already, leaves nothing, or
