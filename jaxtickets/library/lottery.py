@@ -4,7 +4,7 @@ import contextlib
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -107,9 +107,14 @@ def imp(
     @cache
     def rewind_point():
         """The rewind point, trained when it is first needed; what is stored has its values."""
-        point = early(_copy(params), _on_device(dense), key) if early else params
+        if not early:
+            return params
+        point = early(_copy(params), _on_device(dense), key)
         _find(point, params, params_of, "early")
-        return store.rewind_point(point) if store and early else point
+        return store.rewind_point(point) if store else point
+
+    def start_of_rounds():
+        return _find(rewind_point(), params, params_of, "early") if early else params
 
     with contextlib.ExitStack() as stack:
         store = None
@@ -129,19 +134,14 @@ def imp(
             }
             store = stack.enter_context(Store.opened(workdir, about))
         done: list[Round] = []
-        for number, level in enumerate(levels):
-            stored = store.round(number, params, dense) if store else None
-            if stored is not None:
-                done.append(Round(number, *stored))
-                continue
+        if store:
+            done = [Round(number, *stored) for number, stored in enumerate(store.rounds(len(levels), params, dense))]
+        for number, level in enumerate(levels[len(done) :], start=len(done)):
             now = dense
             if number:
                 before = done[-1]
-                seed = _seed(key, number)
-                found = {"start": lambda: _find(rewind_point(), params, params_of, "early"), "initial": lambda: params}
-                scores = score(
-                    before.params, before.masks, **{name: seed if name == "seed" else found[name]() for name in offered}
-                )
+                values = {"start": start_of_rounds, "initial": lambda: params, "seed": partial(_seed, key, number)}
+                scores = score(before.params, before.masks, **{name: values[name]() for name in offered})
                 now = pruning.prune(scores, before.masks, level, scope, min_per_layer, structure, axes)
             start = rewind_point() if rewinds or not done else done[-1].params
             on_device = _on_device(now)

@@ -36,7 +36,7 @@ def axes(module: Any, *inputs: Any, like: Any = None, **options: Any) -> Any:
     if nnx and isinstance(module, nnx.Module):
         return _of_nnx(nnx, module, nnx.state(module, nnx.Param) if like is None else like)
     found = _of_equinox(equinox, module) if equinox else None
-    if not jax.tree.leaves(found):
+    if not any(isinstance(own, Axes) for own in jax.tree.leaves(found, is_leaf=lambda own: isinstance(own, Axes))):
         raise UserError(
             f"module: a {type(module).__name__}: allowed are modules of Flax linen, Flax NNX and Equinox that have "
             "layers of these libraries; for others give axes=, such as lambda path: (0, 1) for [in, out]"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxtickets import checksums, files, lock, tensor_files
@@ -26,40 +27,44 @@ def _is_key(leaf):
     return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _arrays(tree) -> dict[str, np.ndarray]:
-    """The arrays of a tree by name, those of types that NumPy does not have as bytes; other leaves are left out."""
-    found = {}
+def _packed(tree) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of a tree by name, and the types of those that NumPy does not have, which are given as bytes.
+
+    Other leaves, such as functions, are left out.
+    """
+    arrays, types = {}, {}
     for name, leaf in tensor_files.named(tree).items():
         if hasattr(leaf, "dtype"):
-            array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else jax.device_get(leaf), order="C")
-            found[name] = array if array.dtype.isbuiltin == 1 else array.reshape(-1).view(np.uint8)
-    return found
+            array = np.asarray(jax.device_get(jax.random.key_data(leaf) if _is_key(leaf) else leaf), order="C")
+            if array.dtype.isbuiltin != 1:
+                types[name], array = array.dtype.name, array.reshape(-1).view(np.uint8)
+            arrays[name] = array
+    return arrays, types
 
 
-def _restored(arrays, like):
+def _unpacked(arrays, types, like):
     """A tree like `like` with these arrays.
 
     Raises:
-      ValueError: one is missing, or is of another shape or type.
+      ValueError: one is missing, or is of another shape.
     """
     leaves = []
     for name, leaf in tensor_files.named(like).items():
         if not hasattr(leaf, "dtype"):
             leaves.append(leaf)
             continue
-        array, expected = arrays[name], jax.random.key_data(leaf) if _is_key(leaf) else leaf
-        dtype = np.dtype(expected.dtype)
-        if dtype.isbuiltin != 1:
-            array = array.view(dtype).reshape(expected.shape)
-        if array.shape != expected.shape or array.dtype != dtype:
-            raise ValueError(f"{name} is {array.dtype}{array.shape} and should be {dtype}{expected.shape}")
+        array, shape = arrays[name], jax.random.key_data(leaf).shape if _is_key(leaf) else leaf.shape
+        if name in types:
+            array = array.view(jnp.dtype(types[name])).reshape(shape)
+        if array.shape != shape:
+            raise ValueError(f"{name} has the shape {array.shape} and not {shape}")
         leaves.append(jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else array)
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def checksum(tree: Any) -> str:
     """The SHA-256 of all arrays of a tree."""
-    return checksums.of_arrays(_arrays(tree))
+    return checksums.of_arrays(_packed(tree)[0])
 
 
 class Store:
@@ -101,36 +106,48 @@ class Store:
         """The stored rewind point, in the structure of `point`; `point` itself, now stored, if there is none."""
         file = self._path / "rewind_point.safetensors"
         if not file.exists():
-            tensor_files.write(file, KEY, _arrays(point), {"format": FORMAT})
+            _write(file, point)
         with tensor_files.reading(file, "a rewind point", "allowed is another directory"):
-            return _restored(_read(file)[0], point)
+            arrays, about = _read(file)
+            return _unpacked(arrays, about["types"], point)
 
     def save_round(self, number: int, masks, params, sparsity: float, metrics: dict) -> None:
         """Writes a round; once this returns, it is complete."""
-        arrays = _arrays({"masks": mask_lib.pack(masks), "params": params})
-        about = {"format": FORMAT, "sparsity": sparsity, "metrics": metrics}
-        tensor_files.write(self._file(number), KEY, arrays, about)
+        _write(
+            self._file(number), {"masks": mask_lib.pack(masks), "params": params}, sparsity=sparsity, metrics=metrics
+        )
 
-    def round(self, number: int, params, masks):
-        """`(masks, params, sparsity, metrics)` of a round, in the structures of these; None if it has to be trained.
+    def rounds(self, n: int, params, masks) -> Iterator[tuple[Any, Any, float, dict]]:
+        """`(masks, params, sparsity, metrics)` of the rounds from 0 on, at most `n`, in the structures of these.
 
-        A round whose file is damaged is trained again, which a warning says.
+        The first round that is not there ends them, and so does one whose file is damaged, which a warning says.
         """
-        file = self._file(number)
-        if not file.exists():
-            return None
-        try:
-            with tensor_files.reading(file, "a round", "it is trained again"):
-                arrays, about = _read(file)
-                packed = _restored(arrays, {"masks": mask_lib.pack(masks), "params": params})
-                own = mask_lib.unpack(packed["masks"], masks)
-                return own, packed["params"], about["sparsity"], about["metrics"]
-        except DamagedError as error:
-            logging.getLogger(__name__).warning("%s", error)
-            return None
+        like = {"masks": mask_lib.pack(masks), "params": params}
+        for number in range(n):
+            if not (file := self._file(number)).exists():
+                return
+            try:
+                with tensor_files.reading(file, "a round", "training goes on from the round before"):
+                    arrays, about = _read(file)
+                    packed = _unpacked(arrays, about["types"], like)
+                    found = (
+                        mask_lib.unpack(packed["masks"], masks),
+                        packed["params"],
+                        about["sparsity"],
+                        about["metrics"],
+                    )
+            except DamagedError as error:
+                logging.getLogger(__name__).warning("%s", error)
+                return
+            yield found
 
     def _file(self, number):
         return self._path / f"round_{number:03}.safetensors"
+
+
+def _write(file, tree, **about):
+    arrays, types = _packed(tree)
+    tensor_files.write(file, KEY, arrays, {"format": FORMAT, "types": types, **about})
 
 
 def _read(file):
