@@ -50,6 +50,7 @@ setup(
             "pytest-xdist",
             "hypothesis",
             "ruff",
+            "mypy",  # checks the types of what users import (pyproject.toml)
             "nbclient",  # runs the notebooks
             "ipykernel",  # their kernel
             "equinox",  # one of the libraries whose networks they prune

@@ -1,4 +1,4 @@
-"""`import jaxtickets as jt`: a dozen documented names, loaded when they are used."""
+"""`import jaxtickets as jt`: documented names, loaded when they are used."""
 
 import inspect
 import subprocess
@@ -43,6 +43,26 @@ print([name for name in ("orbax", "matplotlib", "tensorflow_datasets") if name i
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
     assert result.stdout == "0.5\n[]\n"
+
+
+def test_a_training_loop_of_ones_own_needs_no_tfds_orbax_or_matplotlib():
+    # As in an installation without them: each import of one raises.
+    script = """
+import sys, tempfile
+for name in ("orbax", "orbax.checkpoint", "matplotlib", "tensorflow_datasets", "tensorflow", "array_record"):
+    sys.modules[name] = None
+import jax, numpy as np, optax, jaxtickets as jt
+for name in set(jt.__all__) - {"Workdir", "get_config", "load_ticket", "models", "run", "train"}:
+    getattr(jt, name)
+params = {"w": np.arange(8.0, dtype=np.float32).reshape(2, 4)}
+with tempfile.TemporaryDirectory() as path:
+    found = jt.imp(lambda params, masks, key: params, params, key=jax.random.key(0), rounds=1, rate=0.5, workdir=path)
+tx = jt.sparsify(optax.sgd(0.1), jt.schedules.one_shot(0.5))
+print(found[1].sparsity, jt.masks.sparsity(jt.masks_of(tx.update(params, tx.init(params), params)[1])))
+print([name for name in ("flax", "sklearn", "scipy", "PIL", "ml_collections") if name in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout == "0.5 0.5\n[]\n"
 
 
 def test_the_face_prunes_a_tree_by_magnitude():

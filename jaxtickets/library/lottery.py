@@ -140,7 +140,11 @@ def imp(
             now = dense
             if number:
                 before = done[-1]
-                values = {"start": start_of_rounds, "initial": lambda: params, "seed": partial(_seed, key, number)}
+                values: dict[str, Callable] = {
+                    "start": start_of_rounds,
+                    "initial": lambda: params,
+                    "seed": partial(_seed, key, number),
+                }
                 scores = score(before.params, before.masks, **{name: values[name]() for name in offered})
                 now = pruning.prune(scores, before.masks, level, scope, min_per_layer, structure, axes)
             start = rewind_point() if rewinds or not done else done[-1].params

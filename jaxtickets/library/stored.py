@@ -94,7 +94,7 @@ class Store:
             there = files.read_json(file)
             if there is None or there.get("format") != FORMAT:
                 raise UserError(f"{file}: is not what jt.imp has written; allowed is another directory")
-            here = files.parse_json(files.json_bytes(about))
+            here = files.parse_json(files.json_bytes(about)) or {}  # As it comes back from a file.
             if differing := [name for name in here if there.get(name) != here[name]]:
                 raise UserError(
                     f"{what}: its rounds have another {', '.join(differing)}; allowed are the arguments that they were "

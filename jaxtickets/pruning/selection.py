@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -110,14 +110,14 @@ def _nth_lowest(scores, kept, n):
     them would take longer than all the rest. Where the sample was a bad one, all are candidates.
     """
     for low, high in (_likely_range(scores, kept, n), (-np.inf, np.inf)):
-        below, between = 0, []
+        below, parts = 0, []
         for values, candidates in zip(scores, kept, strict=True):
             for start in range(0, values.size, CHUNK):
                 part, own = values[start : start + CHUNK], candidates[start : start + CHUNK]
                 is_below = part < low
-                below += np.count_nonzero(is_below & own)
-                between.append(part[~(is_below | (part > high)) & own])
-        between = np.concatenate(between)
+                below += int(np.count_nonzero(is_below & own))
+                parts.append(part[~(is_below | (part > high)) & own])
+        between = np.concatenate(parts)
         if below < n <= below + between.size:
             break
     between.partition(n - below - 1)
@@ -126,8 +126,8 @@ def _nth_lowest(scores, kept, n):
 
 def _likely_range(scores, kept, n):
     stride = sum(values.size for values in scores) // SAMPLE + 1
-    sample = [values[::stride][candidates[::stride]] for values, candidates in zip(scores, kept, strict=True)]
-    sample = np.sort(np.concatenate(sample))
+    samples = [values[::stride][candidates[::stride]] for values, candidates in zip(scores, kept, strict=True)]
+    sample = np.sort(np.concatenate(samples))
     place, margin = n * sample.size // sum(map(np.count_nonzero, kept)), 2 * math.isqrt(SAMPLE)
     low = sample[place - margin] if place >= margin else -np.inf
     high = sample[place + margin] if place + margin < sample.size else np.inf
@@ -203,8 +203,11 @@ def _protect(layers, n):
     return protected
 
 
-def pools_of(layers: Sequence[Extent] | Sequence[_Layer], sparsity: float, scope: str):
+def pools_of(layers: Sequence[Any], sparsity: float, scope: str):
     """`[(name, indices of layers, weights to keep)]`: within a pool one threshold decides.
+
+    Args:
+      layers: `Extent`s, or such with scores.
 
     Raises:
       UserError: there is no such scope, or more is pruned already.
@@ -217,7 +220,7 @@ def pools_of(layers: Sequence[Extent] | Sequence[_Layer], sparsity: float, scope
         _check_enough(total, layers, sparsity, "the network")
         counts = densities([layer.shape for layer in layers], min(total, sum(capacities)), scope, capacities)
         return [(layer.name, [index], count) for index, (layer, count) in enumerate(zip(layers, counts, strict=True))]
-    pools = {}
+    pools: dict[str, list[int]] = {}
     for index, layer in enumerate(layers):
         pool = {"global": "the network", "component": f"the {layer.component}", "layerwise": layer.name}[scope]
         pools.setdefault(pool, []).append(index)
@@ -291,7 +294,7 @@ def prune(
         ]
         return _finished(masks, named, pruned)
     flat = jax.tree_util.tree_flatten_with_path(masks)[0]
-    layers = [_layer(*leaf, score, units, kernels) for leaf, score in zip(flat, flat_scores, strict=True)]
+    layers = [_layer(path, mask, score, units, kernels) for (path, mask), score in zip(flat, flat_scores, strict=True)]
     protect = protected_units(units, min_per_layer)
     protected = _protect(layers, protect) if protect else layers
     pruned = [None] * len(layers)

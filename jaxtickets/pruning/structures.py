@@ -64,7 +64,7 @@ def known_axes(masks, structure: str, axes=None) -> dict[str, axes_lib.Axes]:
         if mask is not None and mask.ndim > 1 and (name := mask_lib.path_name(path))
     }
     axes_lib.refuse_unknown([name for name, own in found.items() if own is None], f"structure {structure!r}")
-    return found
+    return {name: own for name, own in found.items() if own is not None}
 
 
 def unit_ids(shape, structure, axes):

@@ -45,23 +45,25 @@ def select(scores, masks, pools, structure, kernels, protect: int = 0):
     values = [jnp.asarray(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(scores)]
     own = [kernels.get(name) for name in named]
     if structure.kind == "n:m":
-        chosen = [n_of_m(*leaf, *structure.sizes, axes, jnp) for *leaf, axes in zip(kept, values, own, strict=True)]
-        return jax.tree.unflatten(jax.tree.structure(masks), chosen)
-    layers = [_units(*leaf, structure) for leaf in zip(kept, values, own, strict=True)]
+        n, m = structure.sizes
+        groups = [n_of_m(mask, leaf, n, m, axes, jnp) for mask, leaf, axes in zip(kept, values, own, strict=True)]
+        return jax.tree.unflatten(jax.tree.structure(masks), groups)
+    layers = [_units(mask, leaf, axes, structure) for mask, leaf, axes in zip(kept, values, own, strict=True)]
     if protect:
-        layers = [_protected(*layer, protect) for layer in layers]
-    chosen = [None] * len(layers)
+        layers = [(_protected(units, its_kept, protect), its_kept, sizes) for units, its_kept, sizes in layers]
+    chosen = dict.fromkeys(range(len(layers)))
     for _, indices, n_keep in pools:
-        unit_scores, unit_kept, sizes = zip(*(layers[index] for index in indices), strict=True)
-        sizes = None if structure.kind == "weight" else sizes
+        unit_scores, unit_kept, unit_sizes = zip(*(layers[index] for index in indices), strict=True)
+        sizes = None if structure.kind == "weight" else unit_sizes
         for index, units in zip(indices, keep_highest(unit_scores, unit_kept, n_keep, sizes), strict=True):
             chosen[index] = _weights(units, kept[index], own[index], structure)
-    return jax.tree.unflatten(jax.tree.structure(masks), chosen)
+    return jax.tree.unflatten(jax.tree.structure(masks), list(chosen.values()))
 
 
-def _protected(scores, kept, sizes, n):
+def _protected(scores, kept, n):
+    """The scores, with those of the `n` highest kept units raised above all others."""
     (best,) = keep_highest([scores], [kept], n)
-    return jnp.where(best, jnp.inf, scores), kept, sizes
+    return jnp.where(best, jnp.inf, scores)
 
 
 def _is_single(leaf, structure):
