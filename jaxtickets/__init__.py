@@ -8,6 +8,7 @@ Masks and pruning, pure functions over the parameters of any network:
   magnitude, snip, grasp, synflow: scores of weights.
   channels: scores of channels -> channel masks -> masks of weights.
   axes: the input and output axes of a module's weights, for structures other than single weights.
+  axis_names: the channels of any network, found in what it computes.
   compact: takes pruned channels out of parameters and train states.
   pruning: all scores, and the sparsities of rounds: `jt.pruning.movement`, `jt.pruning.sparsities`, ...
 
@@ -36,7 +37,17 @@ if TYPE_CHECKING:
     from jaxtickets import compact, masks, models, pruning, train
     from jaxtickets.config import get_config
     from jaxtickets.errors import UserError
-    from jaxtickets.library import axes, imp, masked, masks_of, rewind, schedules, sparsify, straight_through
+    from jaxtickets.library import (
+        axes,
+        axis_names,
+        imp,
+        masked,
+        masks_of,
+        rewind,
+        schedules,
+        sparsify,
+        straight_through,
+    )
     from jaxtickets.main import run
     from jaxtickets.pruning import channels, grasp, magnitude, prune, snip, synflow
     from jaxtickets.tickets import load_ticket
@@ -47,7 +58,7 @@ __version__ = "0.1.0"
 _PLACES = {
     **dict.fromkeys(("compact", "masks", "models", "pruning", "train"), "jaxtickets"),
     **dict.fromkeys(
-        ("axes", "imp", "masked", "masks_of", "rewind", "schedules", "sparsify", "straight_through"),
+        ("axes", "axis_names", "imp", "masked", "masks_of", "rewind", "schedules", "sparsify", "straight_through"),
         "jaxtickets.library",
     ),
     **dict.fromkeys(("channels", "grasp", "magnitude", "prune", "snip", "synflow"), "jaxtickets.pruning"),
@@ -62,6 +73,7 @@ __all__ = [
     "UserError",
     "Workdir",
     "axes",
+    "axis_names",
     "channels",
     "compact",
     "get_config",

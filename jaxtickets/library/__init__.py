@@ -1,5 +1,6 @@
 """The library: pruning in a training loop of one's own, with any network. No config, no flags, no global state."""
 
+from jaxtickets.library.channel_names import axis_names
 from jaxtickets.library.lottery import Round, imp
 from jaxtickets.library.networks import axes
 from jaxtickets.library.schedules import Schedule
@@ -11,6 +12,7 @@ __all__ = [
     "Schedule",
     "SparseState",
     "axes",
+    "axis_names",
     "imp",
     "masked",
     "masks_of",
