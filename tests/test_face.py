@@ -7,6 +7,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import ROOT
 
@@ -85,8 +86,11 @@ def test_the_readmes_example_of_a_network_of_ones_own_runs():
         batch = jnp.ones((3, 4)) if batch is None else batch
         return jnp.square(batch @ params["net"]["a"]["kernel"] @ params["net"]["b"]["kernel"]).mean()
 
-    space = {"params": params, "names": names, "loss_fn": loss_fn, "batches": [jnp.ones((3, 4))]}
+    space = {"params": params, "names": names, "loss_fn": loss_fn, "batches": [jnp.ones((3, 4))], "optax": optax}
+    space |= {"key": key, "train_fn": lambda params, masks, key: params}
     exec(example, space)  # noqa: S102
     assert jt.masks.counts(space["mask"]).kept == round(0.1 * 32) + round(0.1 * 16)
+    assert [len(space["rounds"]), round(space["rounds"][-1].sparsity, 1)] == [11, 0.9]
+    assert jt.masks.sparsity(jt.masks_of(space["tx"].init(params))) == pytest.approx(0.9, abs=0.01)
     assert space["smaller"]["net"]["a"]["kernel"].shape == (4, 4)
     assert space["smaller"]["net"]["b"]["kernel"].shape == (4, 2)
