@@ -182,6 +182,7 @@ def test_the_lottery_loop_takes_the_network_as_it_is(network):
     assert np.isfinite(run(rounds[1].params)).all()
 
 
+@pytest.mark.slow
 def test_scores_take_one_loss_of_the_network_as_it_is(network):
     params, run, _, _ = network
     dense = jt.masks.ones(params)
