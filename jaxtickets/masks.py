@@ -54,7 +54,9 @@ def named_leaves(tree) -> dict[str, Any]:
     return named
 
 
-def ones(params, include: Sequence[str] | None = None, exclude: Sequence[str] = (), components: Sequence[str] = ()):
+def ones(
+    params, include: Sequence[str] | None = None, exclude: Sequence[str] = (), components: Sequence[str] = ()
+) -> Any:
     """The mask that keeps every weight.
 
     A leaf is prunable if some pattern of `include` is found in its path (`re.search`) and none of `exclude` is, and it
@@ -133,7 +135,7 @@ def _weights(params, leaves):
     return {name for name, leaf in leaves.items() if is_weight(name, leaf)}
 
 
-def apply(params, masks):
+def apply(params, masks) -> Any:
     """The effective weights: every prunable leaf of `params` multiplied by its mask.
 
     Called inside a loss, it makes the gradient of every pruned weight zero by the chain rule.
@@ -142,7 +144,7 @@ def apply(params, masks):
         return jax.tree.map(lambda leaf, mask: leaf if mask is None else leaf * mask.astype(leaf.dtype), params, masks)
 
 
-def map_components(function, tree, components):
+def map_components(function, tree, components) -> Any:
     """`tree` with `function` of each subtree in it that is `{component: ...}` with some of these components.
 
     An Optax state holds its moments as such trees, shaped like the parameters that it belongs to.
@@ -194,7 +196,7 @@ def table(masks) -> str:
     return "\n".join(lines)
 
 
-def nonzero(params, include: Sequence[str] | None = None, exclude: Sequence[str] = ()):
+def nonzero(params, include: Sequence[str] | None = None, exclude: Sequence[str] = ()) -> Any:
     """The mask that keeps the weights that are not zero, such as those of a network that was pruned elsewhere.
 
     Args:
@@ -220,7 +222,7 @@ def hamming_distance(first, second) -> float:
     return sum(jax.tree.leaves(differing)) / counts(first).weights
 
 
-def shuffle(masks, seed: int):
+def shuffle(masks, seed: int) -> Any:
     """Each leaf's entries in a random order, which the seed, the leaf's path and its size decide."""
 
     def shuffled(path, mask):
@@ -236,12 +238,12 @@ def is_nested(inner, outer) -> bool:
     return all(jax.tree.leaves(within))
 
 
-def pack(masks):
+def pack(masks) -> Any:
     """Eight weights a byte: the mask with each leaf as a flat uint8 array (`numpy.packbits`)."""
     return jax.tree.map(lambda mask: np.packbits(np.asarray(mask)), masks)
 
 
-def unpack(packed, like):
+def unpack(packed, like) -> Any:
     """The inverse of `pack`; `like` is a mask, or parameters, that gives the leaves' shapes.
 
     Raises:

@@ -114,6 +114,16 @@ def test_channels_without_anything_between_have_a_name():
         assert names == {"a": (None, "channels"), "b": ("channels", None)}
 
 
+def test_attention_has_names_for_its_heads_and_values_and_none_for_queries_and_keys():
+    module = linen.MultiHeadDotProductAttention(num_heads=2, qkv_features=8)
+    params = module.init(KEY, IMAGES[0])["params"]
+    names = jt.axis_names(lambda params, x: module.apply({"params": params}, x), params, IMAGES[0])
+    heads, values = names["value"]["kernel"][1:]
+    assert None not in (heads, values) and heads != values
+    assert names["query"]["kernel"] == names["key"]["kernel"] == (None, heads, None)
+    assert names["out"]["kernel"] == (heads, values, None)
+
+
 def test_embeddings_have_channels_and_entries_without_a_name():
     params = {"table": np.ones((5, 8), np.float32), "out": np.ones((8, 2), np.float32)}
     names = jt.axis_names(lambda params, i: params["table"][i] @ params["out"], params, np.ones(4, int))

@@ -5,7 +5,6 @@ of a kernel, its bias, the scale of the norm behind it, the input axis of each k
 every layer that is added to it. So it does not matter which library the layers are of.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,33 +13,8 @@ import numpy as np
 
 from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
+from jaxtickets.library.channel_rules import RULES, whole
 
-# Functions of each entry, and of entries at the same place.
-ENTRYWISE = (
-    *("abs", "add", "add_any", "and", "atan2", "cbrt", "ceil", "clamp", "convert_element_type", "copy", "cos", "div"),
-    *("eq", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le"),
-    *(
-        "log",
-        "log1p",
-        "logistic",
-        "lt",
-        "max",
-        "min",
-        "mul",
-        "ne",
-        "neg",
-        "nextafter",
-        "not",
-        "or",
-        "pow",
-        "real",
-        "rem",
-    ),
-    *("reduce_precision", "round", "rsqrt", "select_n", "sign", "sin", "sqrt", "square", "stop_gradient", "sub", "tan"),
-    *("tanh", "xor"),
-)
-REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin")
-WINDOWS = ("reduce_window", "reduce_window_sum", "reduce_window_max", "reduce_window_min")
 LOOPS = ("scan", "while", "cond")
 CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
@@ -50,9 +24,9 @@ def axis_names(function: Callable, params: Any, *inputs: Any) -> Any:
 
     Axes of one name are the channels that `jt.channels` prunes together and `jt.compact.take` takes out. An axis has no
     name if it meets an input or an output of the function, or is summed over, sorted, reshaped into others or otherwise
-    used as a whole: pixels, classes, channels of a layer norm or of attention, channels that are flattened together
-    with pixels, those of grouped convolutions and of loops (`scan`). What is pruned by these names can be taken out,
-    and the network computes the same.
+    used as a whole: pixels, classes, channels of a layer norm or of queries and keys (heads have a name), channels that are flattened
+    together with pixels, those of grouped convolutions and of loops (`scan`). What is pruned by these names can be
+    taken out, and the network computes the same, unless it computes with its own shapes.
 
     `jt.channels` takes trees `{component: ...}`, in which each component has its own channels: give batch statistics
     under the component of their parameters, as in `{"net": {"params": ..., "batch_stats": ...}}`.
@@ -72,6 +46,7 @@ def axis_names(function: Callable, params: Any, *inputs: Any) -> Any:
     groups = _Groups()
     variables = [_Variable(var, ()) for var in jaxpr.invars]
     groups.fix(*variables[len(flat) :], *_variables(jaxpr.outvars, ()), *_variables(jaxpr.constvars, ()))
+    groups.data.update(variables[len(flat) :])
     _follow(jaxpr, groups, ())
     names: dict[Any, str] = {}
 
@@ -114,11 +89,18 @@ def _variables(variables, calls):
 
 
 class _Groups:
-    """Sets of axes `(variable, number)` that belong together; those in `fixed` can't be pruned."""
+    """Sets of axes `(variable, number)` that belong together; those in `fixed` can't be pruned.
+
+    data: the variables that depend on the inputs, and not on parameters alone.
+    """
 
     def __init__(self):
+        self.data: set = set()
         self._above: dict = {}
         self.fixed: set = set()
+
+    def is_data(self, var):
+        return _is_variable(var) and var in self.data
 
     def of(self, var, axis):
         """The axis that stands for the set of an axis."""
@@ -143,6 +125,11 @@ class _Groups:
             if roots[1] in self.fixed:
                 self.fixed.add(roots[0])
 
+    def join_all(self, first, second):
+        """Joins the axes of two variables of one shape."""
+        for axis in range(len(first.aval.shape)):
+            self.join((first, axis), (second, axis))
+
     def fix_axis(self, var, axis):
         if _is_variable(var):
             self.fixed.add(self.of(var, axis))
@@ -165,183 +152,23 @@ def _follow(jaxpr, groups, calls):
     """Joins and fixes the axes of all variables of a program."""
     for number, eqn in enumerate(jaxpr.eqns):
         own = _Equation(_variables(eqn.invars, calls), _variables(eqn.outvars, calls), eqn.params)
+        if any(map(groups.is_data, own.invars)):
+            groups.data.update(own.outvars)
         inner = next((eqn.params[name] for name in CALLS if name in eqn.params), None)
         inner = getattr(inner, "jaxpr", inner)
-        if inner is None or eqn.primitive.name in LOOPS or inner.constvars or len(inner.invars) != len(eqn.invars):
-            RULES.get(eqn.primitive.name, _whole)(own, groups)
+        if eqn.primitive.name in (*RULES, *LOOPS) or inner is None or not _is_call(eqn, inner):
+            RULES.get(eqn.primitive.name, whole)(own, groups)
             continue
         within = (*calls, number)
         inside = _variables([*inner.invars, *inner.outvars], within)
         for outer, var in zip([*own.invars, *own.outvars], inside, strict=True):
-            _join_all(groups, outer, var)
+            groups.join_all(outer, var)
+            if groups.is_data(outer):
+                groups.data.add(var)
         _follow(inner, groups, within)
 
 
-def _whole(eqn, groups):
-    groups.fix(*eqn.invars, *eqn.outvars)
-
-
-def _join_all(groups, first, second):
-    for axis in range(len(first.aval.shape)):
-        groups.join((first, axis), (second, axis))
-
-
-def _entrywise(eqn, groups):
-    (out,) = eqn.outvars[:1]
-    for var in (*eqn.invars, *eqn.outvars[1:]):
-        if len(var.aval.shape) == len(out.aval.shape):
-            _join_all(groups, var, out)
-
-
-def _each(eqn, groups):
-    for var, out in zip(eqn.invars, eqn.outvars, strict=True):
-        _join_all(groups, var, out)
-
-
-def _broadcast(eqn, groups):
-    for axis, place in enumerate(eqn.params["broadcast_dimensions"]):
-        if _size(eqn.invars[0], axis) == _size(eqn.outvars[0], place):
-            groups.join((eqn.invars[0], axis), (eqn.outvars[0], place))
-
-
-def _transpose(eqn, groups):
-    for place, axis in enumerate(eqn.params["permutation"]):
-        groups.join((eqn.invars[0], axis), (eqn.outvars[0], place))
-
-
-def _reshape(eqn, groups):
-    """Axes that come through alone are joined; those that are merged or split are fixed."""
-    (var, *_), (out,) = eqn.invars, eqn.outvars
-    before, after = ([(axis, size) for axis, size in enumerate(v.aval.shape) if size != 1] for v in (var, out))
-    while before and after:
-        olds, news = [before.pop(0)], [after.pop(0)]
-        while (old := math.prod(size for _, size in olds)) != (new := math.prod(size for _, size in news)):
-            (olds if old < new else news).append((before if old < new else after).pop(0))
-        if len(olds) == len(news) == 1:
-            groups.join((var, olds[0][0]), (out, news[0][0]))
-            continue
-        for axis, _ in olds:
-            groups.fix_axis(var, axis)
-        for axis, _ in news:
-            groups.fix_axis(out, axis)
-
-
-def _dot(eqn, groups):
-    (left, right), (out,) = eqn.invars, eqn.outvars
-    contracting, batch = eqn.params["dimension_numbers"]
-    for pairs in (contracting, batch):
-        for first, second in zip(*pairs, strict=True):
-            groups.join((left, first), (right, second))
-    place = 0
-    for axis in batch[0]:
-        groups.join((left, axis), (out, place))
-        place += 1
-    for number, var in enumerate((left, right)):
-        for axis in range(len(var.aval.shape)):
-            if axis not in (*contracting[number], *batch[number]):
-                groups.join((var, axis), (out, place))
-                place += 1
-
-
-def _convolution(eqn, groups):
-    (images, kernel), (out,), numbers = eqn.invars, eqn.outvars, eqn.params["dimension_numbers"]
-    if eqn.params["feature_group_count"] != 1 or eqn.params["batch_group_count"] != 1:
-        return _whole(eqn, groups)
-    groups.join((images, numbers.lhs_spec[1]), (kernel, numbers.rhs_spec[1]))
-    groups.join((kernel, numbers.rhs_spec[0]), (out, numbers.out_spec[1]))
-    groups.join((images, numbers.lhs_spec[0]), (out, numbers.out_spec[0]))
-    specs = (images, numbers.lhs_spec), (kernel, numbers.rhs_spec), (out, numbers.out_spec)
-    for var, spec in specs:
-        for axis in spec[2:]:
-            groups.fix_axis(var, axis)
-    return None
-
-
-def _reduction(eqn, groups):
-    for var, out in zip(eqn.invars, eqn.outvars, strict=False):
-        place = 0
-        for axis in range(len(var.aval.shape)):
-            if axis in eqn.params["axes"]:
-                groups.fix_axis(var, axis)
-            else:
-                groups.join((var, axis), (out, place))
-                place += 1
-
-
-def _window(eqn, groups):
-    var, out = eqn.invars[0], eqn.outvars[0]
-    for axis, size in enumerate(eqn.params["window_dimensions"]):
-        if size == 1:
-            groups.join((var, axis), (out, axis))
-        else:
-            groups.fix_axis(var, axis)
-            groups.fix_axis(out, axis)
-
-
-def _slice(eqn, groups):
-    """An axis that is as long as before is all of it."""
-    _join_all(groups, eqn.invars[0], eqn.outvars[0])
-
-
-def _pad(eqn, groups):
-    _join_but(groups, eqn, [axis for axis, config in enumerate(eqn.params["padding_config"]) if any(config)])
-
-
-def _reverse(eqn, groups):
-    _join_but(groups, eqn, eqn.params["dimensions"])
-
-
-def _join_but(groups, eqn, axes):
-    """Joins an operand's axes to those of the result, but fixes some."""
-    (var, *_), (out,) = eqn.invars, eqn.outvars
-    for axis in range(len(var.aval.shape)):
-        if axis in axes:
-            groups.fix_axis(var, axis)
-            groups.fix_axis(out, axis)
-        else:
-            groups.join((var, axis), (out, axis))
-
-
-def _concatenate(eqn, groups):
-    for var in eqn.invars:
-        for axis in range(len(var.aval.shape)):
-            if axis == eqn.params["dimension"]:
-                groups.fix_axis(var, axis)
-                groups.fix_axis(eqn.outvars[0], axis)
-            else:
-                groups.join((var, axis), (eqn.outvars[0], axis))
-
-
-def _gather(eqn, groups):
-    """Of a table that is looked up, the axes that are taken as a whole are joined."""
-    table, indices = eqn.invars
-    (out,), numbers = eqn.outvars, eqn.params["dimension_numbers"]
-    dropped = (*numbers.collapsed_slice_dims, *getattr(numbers, "operand_batching_dims", ()))
-    kept = [axis for axis in range(len(table.aval.shape)) if axis not in dropped]
-    for axis in set(range(len(table.aval.shape))) - set(kept):
-        groups.fix_axis(table, axis)
-    for axis, place in zip(kept, numbers.offset_dims, strict=True):
-        groups.join((table, axis), (out, place))
-    groups.fix(indices)
-    for place in set(range(len(out.aval.shape))) - set(numbers.offset_dims):
-        groups.fix_axis(out, place)
-
-
-RULES = {
-    **dict.fromkeys(ENTRYWISE, _entrywise),
-    **dict.fromkeys(REDUCTIONS, _reduction),
-    **dict.fromkeys(WINDOWS, _window),
-    "optimization_barrier": _each,
-    "broadcast_in_dim": _broadcast,
-    "transpose": _transpose,
-    "reshape": _reshape,
-    "squeeze": _reshape,
-    "expand_dims": _reshape,
-    "dot_general": _dot,
-    "conv_general_dilated": _convolution,
-    "slice": _slice,
-    "pad": _pad,
-    "rev": _reverse,
-    "concatenate": _concatenate,
-    "gather": _gather,
-}
+def _is_call(eqn, inner):
+    """Whether an equation runs the program `inner` once, on its own operands and no constants."""
+    shapes = [[var.aval.shape for var in (*place.invars, *place.outvars)] for place in (eqn, inner)]
+    return not inner.constvars and shapes[0] == shapes[1]

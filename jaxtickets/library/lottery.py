@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtickets import masks as mask_lib
 from jaxtickets import pruning
 from jaxtickets.errors import UserError
-from jaxtickets.library.states import check_fit, rewind, structure
+from jaxtickets.library.states import check_fit, rewind, structure_of
 from jaxtickets.library.stored import Store, checksum
 from jaxtickets.pruning.checks import check_share
 from jaxtickets.pruning.score import needs
@@ -209,7 +209,7 @@ def _find(state, params, params_of, what):
     """
     candidates = [params_of(state)] if params_of else [state, getattr(state, "params", None)]
     for found in candidates:
-        if structure(found) == structure(params):
+        if structure_of(found) == structure_of(params):
             return found
     raise UserError(
         f"{what}: has returned a {type(state).__name__} in which there are no parameters like the given ones; allowed "

@@ -42,7 +42,7 @@ class Schedule(NamedTuple):
       levels: of each change the sparsity to reach, or, if it regrows, the share of a layer's weights to exchange.
       regrows: whether weights make room for others, of which there stay as many (`pruning.drop_and_grow`).
       score: of weights that are pruned the lowest go; of weights that are grown the highest come.
-      initial: the sparsity of the random masks that training starts with.
+      initial: the sparsity of the random masks that training starts with; 0: it starts with what it is given.
       scope, structure, min_per_layer, axes: see `jt.prune`.
       seed: of the random masks and of the keys of scores.
     """
@@ -61,18 +61,18 @@ class Schedule(NamedTuple):
     seed: int = 0
 
 
-def saliency(params, masks, gradients):
+def saliency(params, masks, gradients) -> Any:
     """|w * dL/dw|: how removing a weight changes the loss of this batch, to first order."""
     return jax.tree.map(lambda w, mask, g: None if mask is None else abs(w * g), params, masks, gradients)
 
 
-def gradient(params, masks, gradients):
+def gradient(params, masks, gradients) -> Any:
     """|dL/dw|: how much the loss of this batch wants a weight that is not there (Evci et al. 2020, algorithm 1)."""
     del params
     return pruning.magnitude(gradients, masks)
 
 
-def random(params, masks, key):
+def random(params, masks, key) -> Any:
     """Uniform random numbers, others for each leaf."""
 
     def uniform(path, leaf, mask):
@@ -196,7 +196,6 @@ def _checked(schedule):
 
 
 def _has_default(schedule, name):
-
     return inspect.signature(schedule.score).parameters[name].default is not inspect.Parameter.empty
 
 
@@ -209,7 +208,7 @@ def initial_masks(schedule: Schedule, params, masks):
     if units.kind != "n:m":
         _weights_to_keep(_layers(schedule, masks), schedule)
     known_axes(masks, schedule.structure, schedule.axes)
-    if not schedule.initial or (schedule.levels and not schedule.regrows):
+    if not schedule.initial:
         return masks
     scores = pruning.random(params, masks, schedule.seed)
     how = schedule.scope, schedule.min_per_layer, schedule.structure, schedule.axes

@@ -15,7 +15,7 @@ def is_hole(node: Any) -> bool:
     return node is None or isinstance(node, optax.MaskedNode)
 
 
-def structure(tree: Any):
+def structure_of(tree: Any):
     """The structure of a tree in which `None` is a leaf, as it is in masks."""
     return jax.tree.structure(tree, is_leaf=is_hole)
 
@@ -31,10 +31,10 @@ def rewind(state: Any, masks: Any) -> Any:
       state: any pytree.
       masks: like the parameters in it.
     """
-    like = structure(masks)
+    like = structure_of(masks)
 
     def is_alike(node):
-        return structure(node) == like
+        return structure_of(node) == like
 
     def masked(leaf, mask):
         if mask is None or is_hole(leaf) or np.shape(leaf)[np.ndim(leaf) - np.ndim(mask) :] != np.shape(mask):
@@ -53,7 +53,7 @@ def check_fit(masks: Any, params: Any, what: str) -> None:
     Raises:
       UserError: another structure, or another shape of a leaf.
     """
-    if structure(masks) != structure(params):
+    if structure_of(masks) != structure_of(params):
         raise UserError(f"{what}: they are built unlike the parameters; allowed are such as jt.masks.ones(params)")
     flat = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_hole)[0]
     for (path, leaf), mask in zip(flat, jax.tree.leaves(masks, is_leaf=is_hole), strict=True):

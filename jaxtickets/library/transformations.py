@@ -49,7 +49,8 @@ def sparsify(
     The gradients that it is given should be those of all weights, as they are where the loss reads the parameters
     themselves: RigL grows weights where the gradient is large. The optimiser sees gradients and parameters under the
     masks. The update that is returned brings pruned weights to zero, so nothing may change it afterwards: in
-    `optax.chain` this comes last. Under `optax.MultiSteps` the schedule counts the updates that are made.
+    `optax.chain` this comes last. Under `optax.MultiSteps` the schedule counts the updates that are made. Outside of a
+    compiled function it works too, slowly: each update is then compiled by itself.
 
     Args:
       tx: any Optax optimiser.

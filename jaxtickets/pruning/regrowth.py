@@ -1,6 +1,7 @@
 """Dynamic sparse training: weights are dropped and others grown while the number of weights stays the same."""
 
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ def cosine(fraction: float, progress: float) -> float:
     return fraction / 2 * (1 + math.cos(math.pi * progress))
 
 
-def drop_and_grow(params, masks, growth, fraction: float):
+def drop_and_grow(params, masks, growth, fraction: float) -> Any:
     """In each layer `round(fraction * kept)` weights of the smallest magnitude go, and as many of the others come.
 
     The grown weights have the highest `growth` among all weights that are not kept, dropped ones included. |gradient|

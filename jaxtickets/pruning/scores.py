@@ -25,6 +25,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -43,23 +44,23 @@ def _prunable(function, masks, params, *others):
     )
 
 
-def magnitude(params, masks):
+def magnitude(params, masks) -> Any:
     """|w| (Han et al. 2015; Frankle, Carbin 2019)."""
     return _prunable(abs, masks, params)
 
 
-def magnitude_change(params, masks, start):
+def magnitude_change(params, masks, start) -> Any:
     """|w - w_k|: how far a weight has moved since the rewind point (Zhou et al. 2019, section 4, "movement")."""
     return _prunable(lambda leaf, before: abs(leaf - before), masks, params, start)
 
 
-def movement(params, masks, movement):
+def movement(params, masks, movement) -> Any:
     """The sum over training of -dL/dw * w: weights that move away from zero stay (Sanh et al. 2020, equation 4)."""
     del params
     return _prunable(lambda leaf: leaf, masks, movement)
 
 
-def random(params, masks, seed):
+def random(params, masks, seed) -> Any:
     """Uniform random numbers, the same for the same seed and path: the simplest control."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf, mask: None if mask is None else _uniform(path, leaf.shape, seed), params, masks
@@ -126,7 +127,7 @@ def _of_each_loss(score, params, masks, losses):
     return scores
 
 
-def gradients(params, masks, losses, batches):
+def gradients(params, masks, losses, batches) -> Any:
     """dL/dw at the effective weights, those of pruned weights too, averaged over the batches: RigL's growth criterion.
 
     Each component's gradient is that of its own loss (Evci et al. 2020, section 3).
@@ -141,7 +142,7 @@ def gradients(params, masks, losses, batches):
     return jax.device_get(_prunable(lambda leaf: leaf, masks, result))
 
 
-def snip(params, masks, losses, batches):
+def snip(params, masks, losses, batches) -> Any:
     """|g * w|: how removing a weight changes the loss, to first order (Lee, Ajanthan, Torr 2019, equations 4 and 6).
 
     g is the mean gradient over the batches; the absolute value is taken of the mean.
@@ -154,7 +155,7 @@ def snip(params, masks, losses, batches):
     return _of_each_loss(score, params, masks, losses)
 
 
-def grasp(params, masks, tempered_losses, batches):
+def grasp(params, masks, tempered_losses, batches) -> Any:
     """w * Hg: how much removing a weight weakens the gradient (Wang, Zhang, Grosse 2020, section 4).
 
     Their score is -w * Hg and its *highest* weights are removed (algorithm 1), so its negative ranks weights from the
@@ -180,7 +181,7 @@ def _flow_gradient(flow, params):
     return jax.value_and_grad(flow)(params)
 
 
-def synflow(params, masks, flows):
+def synflow(params, masks, flows) -> Any:
     """|w| dR/d|w| / R, the synaptic flow through a weight (Tanaka et al. 2020, equation 2), without any data.
 
     R is the sum of what a component made linear gives for an input of ones, with the absolute value of every parameter.

@@ -246,7 +246,7 @@ def prune(
     min_per_layer: int = 0,
     structure: str = "weight",
     axes=None,
-):
+) -> Any:
     """The masks, nested in `masks`, that prune `round(sparsity * weights)` of the prunable weights.
 
     The count is exact when single weights are pruned; of whole filters or blocks, as many as come nearest to it.
