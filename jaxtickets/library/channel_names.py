@@ -24,9 +24,9 @@ def axis_names(function: Callable, params: Any, *inputs: Any) -> Any:
 
     Axes of one name are the channels that `jt.channels` prunes together and `jt.compact.take` takes out. An axis has no
     name if it meets an input or an output of the function, or is summed over, sorted, reshaped into others or otherwise
-    used as a whole: pixels, classes, channels of a layer norm or of queries and keys (heads have a name), channels that are flattened
-    together with pixels, those of grouped convolutions and of loops (`scan`). What is pruned by these names can be
-    taken out, and the network computes the same, unless it computes with its own shapes.
+    used as a whole: pixels, classes, channels of a layer norm or of queries and keys (attention's heads have a name),
+    channels that are flattened together with pixels, those of grouped convolutions and of loops (`scan`). What is
+    pruned by these names can be taken out, and the network computes the same, unless it computes with its own shapes.
 
     `jt.channels` takes trees `{component: ...}`, in which each component has its own channels: give batch statistics
     under the component of their parameters, as in `{"net": {"params": ..., "batch_stats": ...}}`.
