@@ -67,6 +67,12 @@ def checksum(tree: Any) -> str:
     return checksums.of_arrays(_packed(tree)[0])
 
 
+def _told(name, there, here):
+    """An argument that differs, with its values if they say something."""
+    is_checksum = isinstance(here, str) and len(here) == 64
+    return name if is_checksum else f"{name} ({there!r:.60} there, {here!r:.60} here)"
+
+
 class Store:
     """A directory of `jt.imp` that this process holds."""
 
@@ -95,9 +101,11 @@ class Store:
             if there is None or there.get("format") != FORMAT:
                 raise UserError(f"{file}: is not what jt.imp has written; allowed is another directory")
             here = files.parse_json(files.json_bytes(about)) or {}  # As it comes back from a file.
-            if differing := [name for name in here if there.get(name) != here[name]]:
+            if differing := [
+                _told(name, there.get(name), here[name]) for name in here if there.get(name) != here[name]
+            ]:
                 raise UserError(
-                    f"{what}: its rounds have another {', '.join(differing)}; allowed are the arguments that they were "
+                    f"{what}: its rounds differ in {', '.join(differing)}; allowed are the arguments that they were "
                     "made with, or another directory"
                 )
             yield cls(path)
