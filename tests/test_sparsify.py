@@ -94,6 +94,15 @@ def test_selection_within_a_compiled_function_gives_the_same_masks(structure, sc
         assert trees_equal(compiled(scores, outer), jt.prune(scores, outer, 0.5, **how)), seed
 
 
+def test_one_filter_of_each_layer_stays_within_a_compiled_function_too():
+    params = {name: {"kernel": scale * np.ones((4, 4), np.float32)} for name, scale in (("a", 1), ("b", 2), ("c", 3))}
+    dense = jt.masks.ones(params)
+    prune = lambda scores: jt.prune(scores, dense, 0.6, structure="filter")  # noqa: E731
+    found = jax.jit(prune)(jt.magnitude(params, dense))
+    assert [kept for _, kept in jt.masks.layer_counts(found).values()] == [4, 4, 12]
+    assert trees_equal(found, prune(jt.magnitude(params, dense)))
+
+
 def test_selection_of_filters_along_given_axes_within_a_compiled_function_gives_the_same_masks():
     params = {"conv": {"weight": RNG.normal(size=(6, 4, 3, 3)).astype(np.float32)}}
     dense = jt.masks.ones(params)

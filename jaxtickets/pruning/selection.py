@@ -251,8 +251,9 @@ def prune(
 
     The count is exact when single weights are pruned; of whole filters or blocks, as many as come nearest to it.
 
-    Within a compiled function, where scores or masks are traced, the masks are the same; what depends on values is not
-    checked there, and no warning is given (`pruning.traced`).
+    Within a compiled function, where scores or masks are traced, the masks are the same (`pruning.traced`). What
+    depends on values is not checked there, no warning is given, and "uniform" and "erk" share as if nothing were
+    pruned yet.
 
     Args:
       scores: a pytree like `masks`, higher where a weight matters more; of a filter or a block the mean counts.
@@ -286,7 +287,7 @@ def prune(
         raise UserError(f"sparsity: {sparsity:g} can't be had: it is {only:g} with structure {structure}")
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((scores, masks))):
         pools = [] if only is not None else pools_of(extents(masks), sparsity, scope)
-        return traced.select(scores, masks, pools, units, kernels, min_per_layer)
+        return traced.select(scores, masks, pools, units, kernels, protected_units(units, min_per_layer))
     if units.kind == "n:m":
         pruned = [
             n_of_m(np.asarray(mask), _finite(name, leaf), *units.sizes, kernels.get(name))
