@@ -376,7 +376,8 @@ def networks() -> Input:
         weights, ticket = Path(folder) / "000.safetensors", Path(folder) / "ticket.safetensors"
         trained.save(weights, params, batch_stats, masks, network)
         metadata = {"config": config, "verdict": {"winning_round": 1, "metric": "fd"}}
-        tickets.save_ticket(ticket, masks, jax.device_get(state), metadata, weights)
+        own = trained.Trained(params, batch_stats, network)
+        tickets.save_ticket(ticket, masks, jax.device_get(state), trained=own, metadata=metadata)
         return {"weights": weights.read_bytes(), "ticket": ticket.read_bytes()}
 
 
