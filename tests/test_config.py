@@ -270,6 +270,7 @@ BAD = [
     ),
     ({"branch.kind": "random"}, ["config.branch.kind='random'", "reinit, random_pruning, shuffled, dense_short"]),
     ({"experiment": "branch"}, ["config.branch.of=''", "the workdir of a finished run"]),
+    ({"experiment": "ticket"}, ["config.ticket.of=''", "a ticket file"]),
     ({"experiment": "transfer"}, ["config.transfer.of=''", "the workdir of a finished run or a ticket file"]),
     (
         {**TRANSFER, "transfer.components": ("critic",)},
@@ -321,6 +322,7 @@ READ_BY = {
     "branch.of": ("runs/there", {"branch"}),
     "branch.kind": ("shuffled", {"branch"}),
     "transfer.of": ("runs/there", {"transfer"}),
+    "ticket.of": ("runs/there.safetensors", {"ticket"}),
     "transfer.components": (("generator",), {"transfer"}),
 }
 ALL_SCORES = {"magnitude", "magnitude_change", "movement", "random", "snip", "grasp", "synflow"}
@@ -350,7 +352,7 @@ def experiment(name, **changes):
     config.experiment = name
     if "early_bird.gamma_penalty" in changes and name == "early_bird":
         config.update_from_flattened_dict(EARLY_BIRD)
-    if name in ("branch", "transfer"):
+    if name in ("branch", "transfer", "ticket"):
         config[name].of = "runs/somewhere"
     config.update_from_flattened_dict(changes)
     return config

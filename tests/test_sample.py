@@ -111,7 +111,7 @@ def test_a_ticket_file_gives_the_samples_of_its_round(gan, data_directory, tmp_p
     point = TrainState(np.int32(0), np.uint32(0), *zeros, {}, {}, {})
     metadata = {"config": networks.json_config, "verdict": {"winning_round": 1}}
     weights = trained.load(gan, 1)
-    masks = jax.tree.map(lambda mask, leaf: leaf != 0, networks.dense_masks, weights.params)
+    masks = jax.tree.map(lambda leaf, mask: mask if mask is None else leaf != 0, weights.params, networks.dense_masks)
     tickets.save_ticket(tmp_path / "t.safetensors", masks, point, trained=weights, metadata=metadata)
     for name, where in (("a", f"--ticket={tmp_path / 't.safetensors'}"), ("b", f"--workdir={gan.path}")):
         assert call(where, "--n=9", f"--out={tmp_path / name}.npz") == 0

@@ -56,7 +56,7 @@ def pack(trees: Mapping[str, Any], masks, axis_names=None) -> tuple[dict[str, np
         mask = name if keep is not None else _mask_of(name, array, keeps)
         if mask is not None and not keeps[mask].all():
             how, content = numbers[mask], array[keeps[mask]]
-        elif not content.view(np.uint8).any():
+        if not content.view(np.uint8).any():
             how = ZERO
         if name.partition("/")[0] not in EXACT and how != ZERO:
             same = known.get((kind, array.shape, content.tobytes()))
@@ -106,10 +106,9 @@ def _mask_of(name, array, keeps):
     Trained weights are masked, whatever they are.
     """
     for mask, keep in keeps.items():
-        is_trained = name == f"trained/{mask}"
-        if (is_trained or name.endswith(f"/{mask.partition('/')[2]}")) and keep.shape == array.shape:
-            if is_trained or not array[~keep].any():
-                return mask
+        is_own = name.endswith(f"/{mask.partition('/')[2]}") and keep.shape == array.shape
+        if is_own and (name == f"trained/{mask}" or not array[~keep].any()):
+            return mask
     return None
 
 
