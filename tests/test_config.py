@@ -307,8 +307,8 @@ BAD = [
 # A value other than the default of every field that not all experiments read, and the experiments that do.
 READ_BY = {
     "rewind": ("none", {"imp", "one_shot", "early_bird"}),
-    "rewind_discriminator": (False, {"imp", "one_shot"}),
-    "objective.distillation": (1.0, {"imp", "one_shot"}),
+    "rewind_discriminator": (False, {"imp", "one_shot", "ticket"}),
+    "objective.distillation": (1.0, {"imp", "one_shot", "ticket"}),
     "prune.update_every": (0.1, {"gradual", "set", "rigl"}),
     "prune.update_until": (0.5, {"gradual", "set", "rigl"}),
     "prune.drop_fraction": (0.1, {"set", "rigl"}),

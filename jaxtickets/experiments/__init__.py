@@ -13,6 +13,8 @@ from jaxtickets.experiments.ticket import TICKET
 from jaxtickets.experiments.transfer import TRANSFER
 from jaxtickets.fields import Registry
 
-METHODS = Registry("experiment", DENSE, IMP, ONE_SHOT, EARLY_BIRD, AT_INIT, GRADUAL, SET, RIGL, BRANCH, TRANSFER, TICKET)
+METHODS = Registry(
+    "experiment", DENSE, IMP, ONE_SHOT, EARLY_BIRD, AT_INIT, GRADUAL, SET, RIGL, BRANCH, TRANSFER, TICKET
+)
 
 __all__ = ["METHODS", "Method", "Run"]

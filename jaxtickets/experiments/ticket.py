@@ -16,8 +16,8 @@ FIELDS = (Field("ticket.of", "", text(), "The ticket file whose ticket is traine
 def ticket(run: Run) -> None:
     """Trains the ticket of `config.ticket.of` from the file alone, after its own dense run.
 
-    Masks, parameters, batch statistics, the optimiser's moments, the step and the seed are those of the file. So round 1
-    is the round that has found the ticket, bit for bit on the same kind of device, and round 0 its dense run.
+    Masks, parameters, batch statistics, the optimiser's moments, the step and the seed are those of the file. So round
+    1 is the round that has found the ticket, bit for bit on the same kind of device, and round 0 its dense run.
     """
     found = source(run.networks, run.seed)
     point = tickets.load_state(found.path, run.initial_state)
@@ -44,7 +44,7 @@ def source(networks, seed: int) -> tickets.Ticket:
     there, here = completed(config, networks.json_defaults), networks.json_config | {"seed": seed}
     if here["eval"]["features"] == "auto":  # No metric reads it, else it would be a network's name.
         here["eval"] = here["eval"] | {"features": there["eval"]["features"]}
-    method = METHODS[there["experiment"]] if there["experiment"] in METHODS else None
+    method = METHODS.get(there["experiment"])
     goes_on = there["rewind"] in ("learning_rate", "none") and not (method and method.search_steps)
     if method is None or method.update_steps or goes_on:
         how = f"experiment={there['experiment']!r} and rewind={there['rewind']!r}"

@@ -5,18 +5,28 @@ from pathlib import Path
 
 from jaxtickets import config as config_lib
 from jaxtickets.experiments.branch import PRUNABLE
+from jaxtickets.tickets.content import NAME
 from jaxtickets.tickets.ticket import load_ticket, run_of
 
-# A config file: `python -m jaxtickets.main --config=THIS`.
-SCRIPT = '''"""Trains the ticket again: `python -m jaxtickets.main --config={name} --workdir=DIR`."""
+SCRIPT = '''"""Trains the ticket again: `python -m jaxtickets.main --config=THIS_FILE --workdir=DIR`."""
+
+from pathlib import Path
 
 from jaxtickets.tickets import retraining
+
+TICKET = {place}
 
 
 def get_config(variant=""):
     del variant
-    return retraining.config({path!r})
+    return retraining.config(TICKET)
 '''
+
+
+def script(path: Path | None) -> str:
+    """A config file that trains the ticket of a file; None: that of the directory in which the config file lies."""
+    place = f"Path(__file__).with_name({NAME!r})" if path is None else f"Path({str(path.resolve())!r})"
+    return SCRIPT.format(place=place)
 
 
 def config(path: str | os.PathLike):
