@@ -106,7 +106,7 @@ def _mask_of(name, array, keeps):
     Trained weights are masked, whatever they are.
     """
     for mask, keep in keeps.items():
-        is_own = name.endswith(f"/{mask.partition('/')[2]}") and keep.shape == array.shape
+        is_own = name.endswith(mask.removeprefix("params")) and keep.shape == array.shape
         if is_own and (name == f"trained/{mask}" or not array[~keep].any()):
             return mask
     return None
