@@ -65,10 +65,12 @@ def _run(given, words):
 
 
 def _info(given, paths):
-    from jaxtickets.tickets import info
+    from jaxtickets.tickets import content, info
 
-    about = info.facts(paths[0])
-    show(files.json_bytes(about).decode() if given.json else info.summary(about))
+    with content.reading(paths[0]):  # A stranger's metadata may be of any type.
+        about = info.facts(paths[0])
+        text = files.json_bytes(about).decode() if given.json else info.summary(about)
+    show(text)
 
 
 def _verify(given, paths):

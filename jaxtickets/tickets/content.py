@@ -123,7 +123,10 @@ def read(path: os.PathLike) -> Content:
     for name in ("nodes", "metadata"):
         expect(about[name], dict, f"`{name}`")
     for name in ("network", "trained"):
-        expect(about[name], (dict, type(None)), f"`{name}`")
+        if network := expect(about[name], (dict, type(None)), f"`{name}`"):
+            expect(network["model"], dict, "`model`")
+            for size in ("channels", "classes"):
+                expect(network[size], int, f"`{size}`")
     leaves, masks = layout.unpack(arrays, about)
     for name in leaves:
         if name.partition("/")[0] not in (*TREES, *STATE):

@@ -45,32 +45,35 @@ def extract(path: str | os.PathLike, out: Path, overwrite: bool = False, license
     Raises:
       UserError: the file is no ticket, a file is there already, or the directory above is missing.
     """
-    ticket = load_ticket(path)
-    made = {
-        MASKS: _tensors({"masks": ticket.masks}, "masks"),
-        REWIND: _tensors({"params": ticket.params, "batch_stats": ticket.batch_stats}),
-        CONFIG: files.json_bytes(_config(ticket)),
-    }
-    is_of_run = isinstance(ticket.metadata.get("config"), dict)
-    if ticket.trained is not None:
-        made[MODEL] = _tensors({"params": ticket.trained.params, "batch_stats": ticket.trained.batch_stats})
-    if license_ is not None:
-        made = {name: content for name, content in made.items() if name in (MODEL, CONFIG)}
-        made[content_lib.NAME] = Path(ticket.path).read_bytes()
-        if picture := _picture(ticket):
-            made[SAMPLE] = picture
-        made[README] = card.text(ticket, license_, out.resolve().name, SAMPLE in made).encode()
-    if is_of_run:
-        made[RETRAIN] = retraining.script(None if license_ is not None else ticket.path).encode()
     if not out.parent.is_dir():
         raise UserError(f"--out={out}: there is no directory {out.parent}")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out}: is a file; allowed is a directory")
+    with content_lib.reading(path):  # A stranger's metadata may be of any type.
+        made = _made(load_ticket(path), out, license_)
     for name in made if out.exists() else ():
         check_place(out / name, overwrite)
     for name, content in made.items():
         files.replace(out / name, content)
     return [out / name for name in made]
+
+
+def _made(ticket, out, license_):
+    """`{name: content}` of the files of `extract`."""
+    made = {CONFIG: files.json_bytes(_config(ticket))}
+    if ticket.trained is not None:
+        made[MODEL] = _tensors({"params": ticket.trained.params, "batch_stats": ticket.trained.batch_stats})
+    if license_ is None:
+        made[MASKS] = _tensors({"masks": ticket.masks}, "masks")
+        made[REWIND] = _tensors({"params": ticket.params, "batch_stats": ticket.batch_stats})
+    else:
+        made[content_lib.NAME] = Path(ticket.path).read_bytes()
+        if picture := _picture(ticket):
+            made[SAMPLE] = picture
+        made[README] = card.text(ticket, license_, out.resolve().name, SAMPLE in made).encode()
+    if isinstance(ticket.metadata.get("config"), dict):
+        made[RETRAIN] = retraining.script(None if license_ is not None else ticket.path).encode()
+    return made
 
 
 def _tensors(trees, prefix=""):

@@ -63,9 +63,10 @@ class Ticket:
         """
         from jaxtickets import opening  # It opens workdirs as well as tickets, and stands above both.
 
+        found = opening.open_loaded(self)
         if self.trained is None:
             say(f"{self.path}: has no trained weights; the network is that of the rewind point")
-        return opening.open_loaded(self)
+        return found
 
     def sample(self, n: int = 64, seed: int | None = None, labels=None) -> np.ndarray:
         """Samples `[n, height, width, channels]`, float32 in [-1, 1].
@@ -103,8 +104,10 @@ class Ticket:
         images = to_float(images) if images.dtype == np.uint8 else images.astype(np.float32)
         return np.asarray(jax.jit(opened.objective.reconstruct)(opened.params, opened.batch_stats, images))
 
-    def apply(self, component: str, inputs, labels=None) -> np.ndarray:
+    def apply(self, component: str, inputs, labels=None):
         """The outputs of one component, such as "generator", for `inputs: [batch, ...]`, in evaluation mode.
+
+        A codebook has two: the nearest codes and their indices.
 
         Raises:
           UserError: there is no such component.
@@ -115,7 +118,12 @@ class Ticket:
         components = opened.objective.components
         if component not in components:
             raise UserError(f"component {component!r}: allowed are {', '.join(components)}")
-        return models.apply(components, opened.params, opened.batch_stats, component, inputs, False, labels)[0]
+
+        @jax.jit
+        def outputs(params, batch_stats, inputs, labels):
+            return models.apply(components, params, batch_stats, component, inputs, False, labels)[0]
+
+        return jax.device_get(outputs(opened.params, opened.batch_stats, inputs, labels))
 
 
 def save_ticket(
