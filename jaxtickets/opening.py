@@ -74,8 +74,9 @@ def open_ticket(path: Path) -> Opened:
     Raises:
       UserError: the file is no ticket, or has no trained weights.
     """
-    tickets.load_trained(path)
-    return tickets.load_ticket(path).opened
+    ticket = tickets.load_ticket(path)
+    ticket.need_trained()
+    return ticket.opened
 
 
 def open_loaded(ticket: tickets.Ticket) -> Opened:

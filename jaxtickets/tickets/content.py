@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtickets import tensor_files
+from jaxtickets import files, tensor_files
 from jaxtickets.errors import UserError
 from jaxtickets.tensor_files import expect
 from jaxtickets.tickets import layout, older
@@ -83,7 +83,7 @@ def write(
     arrays, listed = layout.pack(trees, masks, axis_names)
     nodes = tensor_files.nodes({name: tree for name, tree in trees.items() if name in TREES})
     about = {**listed, "nodes": nodes, "metadata": metadata, "network": network, "trained": trained}
-    text = json.dumps(json.loads(tensor_files.files.json_bytes(about)), separators=(",", ":"))
+    text = json.dumps(json.loads(files.json_bytes(about)), separators=(",", ":"))
     arrays[ABOUT] = np.frombuffer(zlib.compress(text.encode(), 9), np.uint8)
     tensor_files.write(path, KEY, arrays, {"format": FORMAT})
 

@@ -46,8 +46,10 @@ def pack(trees: Mapping[str, Any], masks, axis_names=None) -> tuple[dict[str, np
     keeps = {name: np.asarray(mask) for name, mask in tensor_files.named({"params": masks}).items()}
     axes = {} if axis_names is None else _axes({"params": axis_names})
     numbers = {name: number for number, name in enumerate(keeps)}
-    leaves, values, known = {}, {}, {}
-    for name, leaf in arrays_of(trees).items():
+    leaves, values, known, arrays = {}, {}, {}, {}
+    for name, tree in trees.items():  # In this order: JAX sorts the keys of a dictionary.
+        arrays |= arrays_of({name: tree})
+    for name, leaf in arrays.items():
         array, kind = _stored(name, leaf)
         keep = keeps.get(name)
         if keep is not None and (keep.shape != array.shape or keep.dtype != bool):

@@ -54,6 +54,16 @@ class Ticket:
         """The share of prunable weights that are pruned, in [0, 1)."""
         return mask_lib.sparsity(self.masks)
 
+    def need_trained(self) -> Trained:
+        """What was trained from the ticket.
+
+        Raises:
+          UserError: the file holds the rewind point alone.
+        """
+        if self.trained is None:
+            raise UserError(f"{self.path}: {UNTRAINED}")
+        return self.trained
+
     @cached_property
     def opened(self):
         """The network as `opening.Opened`: the trained one; without trained weights that of the rewind point.
@@ -235,9 +245,7 @@ def load_trained(path: os.PathLike) -> tuple[Trained, dict]:
       DamagedError: it is not what was written.
     """
     ticket = load_ticket(path)
-    if ticket.trained is None:
-        raise UserError(f"{path}: {UNTRAINED}")
-    return ticket.trained, ticket.metadata
+    return ticket.need_trained(), ticket.metadata
 
 
 def load_state(path: os.PathLike, like: TrainState) -> TrainState:
