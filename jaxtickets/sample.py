@@ -4,7 +4,7 @@ Images go to a directory or a zip of PNG files, or to an .npz whose `arr_0` is u
 the eye go to PNG files. With --seed of the run (the default) image k is sample k of the run's own metrics.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np

@@ -35,7 +35,7 @@ def export(path: str | os.PathLike, to: str, out: Path, overwrite: bool = False)
     for place in (out, second) if to == "stablehlo" else (out,):
         check_place(place, overwrite)
     if to == "stablehlo" and find_spec("flatbuffers") is None:
-        raise UserError("--to=stablehlo: needs the package flatbuffers; pip install "jaxtickets[export]"")
+        raise UserError("--to=stablehlo: needs the package flatbuffers; pip install 'jaxtickets[export]'")
     ticket = load_ticket(path)
     opened = ticket.opened
     if to == "torch":
