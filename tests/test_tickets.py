@@ -8,7 +8,6 @@ import re
 from typing import NamedTuple
 
 import chex
-import equinox as eqx
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -160,7 +159,7 @@ TREES = {
     "types": lambda: [jnp.ones((2, 3), jnp.bfloat16), np.arange(6).reshape(2, 3), np.float16([1]), np.complex64([1j])],
     "keys": lambda: {"kernel": jnp.ones((2, 2)), "key": jax.random.key(3)},
     "nnx": lambda: nnx.state(nnx.Sequential(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.Linear(4, 2, rngs=nnx.Rngs(1)))),
-    "equinox": lambda: eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(0)),
+    "equinox": lambda: pytest.importorskip("equinox").nn.MLP(3, 2, 4, 1, key=jax.random.key(0)),
 }
 
 
