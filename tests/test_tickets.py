@@ -27,7 +27,7 @@ from jaxtickets.optimizers import make_optimizers
 from jaxtickets.runs import Networks, Setup
 from jaxtickets.tickets import retraining
 from jaxtickets.tickets.content import NAME
-from jaxtickets.train import init_state
+from jaxtickets.train import TrainState, init_state
 
 VERDICT = {"metric": "fd_digits", "value": 12.5, "dense": 12.0, "better": "lower", "tolerance": 0.1, "winning_round": 4}
 
@@ -119,6 +119,17 @@ def test_moments_are_kept_where_weights_are_and_left_out_on_request(data_directo
         tickets.load_state(tmp_path / "k", point)
     expected = tickets.load_state(tmp_path / "k0", point)
     chex.assert_trees_all_equal(expected, point.replace(params=mask_lib.apply(point.params, masks)))
+
+
+def test_equal_kept_numbers_under_other_masks_are_other_arrays(tmp_path):
+    params = {name: np.ones((2, 2), np.float32) for name in "abc"}
+    masks = {"a": np.eye(2) > 0, "b": np.eye(2) == 0, "c": None}
+    point = TrainState(np.int32(0), np.uint32(1), params, {}, {"p": {"mu": dict(params)}}, {}, {})
+    tickets.save_ticket(tmp_path / NAME, masks, point)
+    state = tickets.load_state(tmp_path / NAME, point)
+    for tree in (state.params, state.opt_state["p"]["mu"]):
+        for name, expected in (("a", np.eye(2)), ("b", 1 - np.eye(2)), ("c", np.ones((2, 2)))):
+            np.testing.assert_array_equal(tree[name], expected)
 
 
 # Trees.

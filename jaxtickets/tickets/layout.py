@@ -3,6 +3,7 @@
 docs/tickets.md specifies the format, so that other programs can read it.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -60,13 +61,11 @@ def pack(trees: Mapping[str, Any], masks, axis_names=None) -> tuple[dict[str, np
             how, content = numbers[mask], array[keeps[mask]]
         if not content.view(np.uint8).any():
             how = ZERO
-        if name.partition("/")[0] not in EXACT and how != ZERO:
-            same = known.get((kind, array.shape, content.tobytes()))
-            how = SAME + same if same else how
-        if how == ZERO or isinstance(how, str) and how.startswith(SAME):
+        first = known.setdefault((kind, array.shape, how, hashlib.sha256(content).digest()), name)
+        if how != ZERO and first != name and name.partition("/")[0] not in EXACT:
+            how = SAME + first
+        if how == ZERO or str(how).startswith(SAME):
             content = content[:0]
-        else:
-            known.setdefault((kind, array.shape, content.tobytes()), name)
         values.setdefault(_tensor(kind), []).append(content)
         own = [names] if any(names := axes.get(name, ())) else []
         leaves[name] = [kind, list(array.shape), how, *own]
