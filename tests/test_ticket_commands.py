@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import ROOT, environment
+from jax import export
 from safetensors.numpy import load_file
 from test_tickets import VERDICT, config_of, state_of, written
 
@@ -17,7 +18,7 @@ import jaxtickets as jt
 from jaxtickets import compact, models, trained
 from jaxtickets import masks as mask_lib
 from jaxtickets.runs import Networks
-from jaxtickets.tickets import torch_export
+from jaxtickets.tickets import stablehlo, torch_export
 from jaxtickets.tickets.__main__ import main
 from jaxtickets.tickets.content import NAME
 
@@ -229,6 +230,24 @@ def test_the_generator_in_stablehlo_makes_the_same_images_in_another_process(kin
     images = np.load(tmp_path / "images.npy")
     assert list(images.shape[1:]) == about["output"]["shape"][1:] and np.abs(expected).max() > 1e-3
     np.testing.assert_allclose(images, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("network", quick((*models.NETWORKS, "conditional"), "conv_ae"))
+def test_every_networks_images_can_be_exported_for_any_batch_size(network, data_directory, tmp_path):
+    pytest.importorskip("flatbuffers")
+    is_conditional = network == "conditional"
+    name = "resnet_dcgan" if is_conditional else network
+    written(tmp_path / NAME, config_of(name, data_directory, **({"model.conditional": True} if is_conditional else {})))
+    ticket = jt.load_ticket(tmp_path)
+    content, about = stablehlo.exported(ticket.opened)
+    call = export.deserialize(bytearray(content)).call
+    shape = ticket.opened.objective.components[about["component"]].input_shape
+    for batch in (1, 3):
+        latents = np.random.default_rng(0).normal(size=(batch, *shape)).astype(np.float32)
+        labels = [np.arange(batch, dtype=np.int32)] if is_conditional else []
+        expected = ticket.apply(about["component"], latents, *labels)
+        np.testing.assert_allclose(call(latents, *labels), expected, atol=1e-4)
+        assert np.abs(expected).max() > 1e-3
 
 
 TWINS = (

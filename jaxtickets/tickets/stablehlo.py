@@ -22,8 +22,8 @@ def exported(opened: Opened) -> tuple[bytes, dict]:
         arguments.append(jax.ShapeDtypeStruct((batch,), jnp.int32))
 
     def images(latents, labels=None):
-        components = opened.objective.components
-        return models.apply(components, opened.params, opened.batch_stats, name, latents, False, labels)[0]
+        trees = jax.tree.map(jnp.asarray, (opened.params, opened.batch_stats))  # Labels index no NumPy array.
+        return models.apply(opened.objective.components, *trees, name, latents, False, labels)[0]
 
     with convolution.computed_as("xla"):  # One computation for all platforms.
         made = export.export(jax.jit(images), platforms=PLATFORMS)(*arguments)
