@@ -157,8 +157,8 @@ def save_ticket(
       metadata: JSON values.
       axis_names: a tree like the parameters: the name of each axis of each leaf, or None.
       network: how the network is built, as in `trained.Trained`; whoever leaves it out can't sample from the ticket.
-      moments: whether all that training goes on from is stored. Without it the file is smaller, and training from it
-        starts with fresh moments.
+      moments: whether the moments, the averages and the step of a train state are stored. Without them the file is
+        smaller, and no run goes on from it.
 
     Raises:
       UserError: the masks prune nothing or do not fit, or an array has a type that the file has no room for.
@@ -167,20 +167,15 @@ def save_ticket(
     path = local_path(path, "ticket") if isinstance(path, str) else path
     if all(np.all(mask) for mask in jax.tree.leaves(masks)):
         raise UserError(f"{path}: a network in which nothing is pruned is no ticket; allowed are masks that prune")
-    trees = {"params": params}
+    trees, state, of_trained = {"params": params}, {}, None
     if isinstance(params, TrainState):
         point = rewind(params, masks)
         trees = {"params": point.params, "batch_stats": point.batch_stats}
+        state = {name: getattr(point, name) for name in content_lib.STATE} if moments else {}
     if trained is not None:
-        is_run = isinstance(trained, Trained)
-        about = trained.network if is_run else {}
-        trees["trained"] = (
-            {"params": trained.params, "batch_stats": trained.batch_stats} if is_run else {"params": trained}
-        )
-    if isinstance(params, TrainState) and moments:
-        trees |= {name: getattr(point, name) for name in content_lib.STATE}
-    about = None if trained is None else about
-    content_lib.write(path, trees, masks, metadata or {}, network, about, axis_names)
+        own = trained if isinstance(trained, Trained) else Trained(trained, {}, {})
+        trees["trained"], of_trained = {"params": own.params, "batch_stats": own.batch_stats}, own.network
+    content_lib.write(path, trees | state, masks, metadata or {}, network, of_trained, axis_names)
 
 
 def load_ticket(path: str | os.PathLike, like=None) -> Ticket:
