@@ -6,13 +6,14 @@ from pathlib import Path
 
 from jaxtickets import files
 from jaxtickets.report.compare import compare
-from jaxtickets.report.drawing import png
 from jaxtickets.report.levels import levels
 from jaxtickets.report.notes import notes
-from jaxtickets.report.page import page
+from jaxtickets.report.overlap import OVERLAP, overlap_figure, overlaps
+from jaxtickets.report.page import Drawn, page
 from jaxtickets.report.plots import figures
 from jaxtickets.report.power import power
 from jaxtickets.report.reading import Results, heading, metric_columns, read
+from jaxtickets.report.svg import svg
 from jaxtickets.report.table import rounds_table, summary_table
 from jaxtickets.tables import MAX_WIDTH, wrapped
 
@@ -29,12 +30,21 @@ def build(workdir: str | os.PathLike) -> Path:
       UserError: `workdir` is not a workdir.
     """
     run = read(workdir)
-    plots = {name: png(figure) for name, figure in figures(run).items()}
-    for name, image in plots.items():
-        files.replace(run.workdir.plot(name), image)
+    drawn = draw(run)
+    for name, text in drawn.plots.items():
+        files.replace(run.workdir.plot(name), text.encode())
     # The name of a directory need not be UTF-8.
-    files.replace(run.workdir.report_page, page(run, plots).encode(errors="backslashreplace"))
+    files.replace(run.workdir.report_page, page(run, drawn).encode(errors="backslashreplace"))
     return run.workdir.report_page
+
+
+def draw(run: Results) -> Drawn:
+    """Draws the plots of a run, and compares its masks."""
+    rows = overlaps(run)
+    drawn = figures(run)
+    if rows and (figure := overlap_figure(run, rows)):
+        drawn[OVERLAP] = figure
+    return Drawn({name: svg(figure) for name, figure in drawn.items()}, rows)
 
 
 def summary(workdir: str | os.PathLike) -> str:
