@@ -49,7 +49,7 @@ h1 { font-size: 1.7rem; line-height: 1.25; margin: 0; }
 h2 { font-size: 1.25rem; margin: 3rem 0 .8rem; }
 h3 { font-size: 1rem; margin: 1.6rem 0 .5rem; }
 p { margin: .6rem 0; }
-.soft, figcaption, caption { color: var(--soft); font-size: .9rem; }
+.soft, figcaption, .caption { color: var(--soft); font-size: .9rem; }
 nav { margin: 1.2rem 0 0; font-size: .9rem; display: flex; flex-wrap: wrap; gap: .2rem 1rem; }
 a { color: var(--accent); }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
@@ -64,8 +64,8 @@ dl.facts dd { margin: 0; font-size: 1.3rem; font-weight: 600; font-variant-numer
 ul.limits { margin: .4rem 0; padding-left: 1.2rem; }
 ul.limits li { margin: .25rem 0; }
 .scroll { overflow-x: auto; position: relative; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; min-width: 100%; }
-caption { text-align: left; padding: 0 0 .4rem; }
+table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; font-size: .9rem; min-width: 100%; }
+.caption { margin: 0 0 .3rem; }
 th, td { padding: .34rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 thead th { font-weight: 600; color: var(--soft); vertical-align: bottom; white-space: normal; overflow-wrap: normal;
   min-width: 4.5rem; max-width: 9rem; line-height: 1.3; }
@@ -83,12 +83,13 @@ figure { margin: 0 0 1.6rem; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; max-width: 40rem; }
 figure img { display: block; max-width: 100%; height: auto; border-radius: 6px; }
 figcaption { margin-top: .5rem; }
-figcaption a, caption a, .get { white-space: nowrap; }
+figcaption a, .caption a, .get { white-space: nowrap; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem 2rem; }
 .plots > :only-child { max-width: 40rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); gap: 1rem 1.6rem; }
 .pair img, .strip img { width: 100%; }
-.strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 14rem), 1fr)); gap: .2rem 1rem; }
+.strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); gap: .2rem 1rem; }
+.strip figure { margin: 0 0 .8rem; }
 .strip figcaption { margin: .3rem 0 0; }
 .strip figure.wins figcaption { color: var(--accent); font-weight: 600; }
 img.grid { image-rendering: pixelated; }
