@@ -1,8 +1,10 @@
 """Reports on one run, or compares several: `python -m jaxtickets.report WORKDIR [WORKDIR ...] [--out=DIR]`.
 
 One run of several seeds: `--power` tells how many seeds each of its rounds would need to be shown to win.
+A run that is still going on: `--serve` shows its report on this machine, and renews it with each round.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,9 +14,25 @@ from jaxtickets import cli, ending
 from jaxtickets.errors import UserError
 from jaxtickets.local_paths import local_path
 from jaxtickets.progress import show
-from jaxtickets.report import build, compare, levels, power, summary, summary_table
+from jaxtickets.report import build, compare, levels, power, serve, summary, summary_table
 
 POWER_HELP = "Print the number of seeds that each round needs, in the place of a report."
+SERVE_HELP = (
+    "Show the report on this machine alone, in a page that renews itself with each round, and write nothing:"
+    " --serve, or --serve=PORT."
+)
+ANY_PORT = -1
+
+
+class _Port(flags.ArgumentParser):
+    """The value of --serve: a port, `ANY_PORT` without a value."""
+
+    def parse(self, argument):
+        if argument == "true":  # absl's word for a flag without a value.
+            return ANY_PORT
+        if not str(argument).isdecimal() or not 0 <= int(argument) < 2**16:
+            raise ValueError("allowed is a port from 0 (any free one) to 65535, or --serve alone")
+        return int(argument)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,16 +43,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overwrites = flags.DEFINE_bool("overwrite", False, "Replace an earlier comparison in --out.", flag_values=defined)
     asks_power = flags.DEFINE_bool("power", None, POWER_HELP, flag_values=defined)
 
+    port = flags.DEFINE_flag(
+        flags.Flag(_Port(), flags.ArgumentSerializer(), "serve", None, SERVE_HELP, boolean=True), defined
+    )
+
     def called(workdirs):
-        return _run(workdirs, out.value, asks_power.value, overwrites.value)
+        return _run(workdirs, out.value, asks_power.value, overwrites.value, port.value)
 
     return cli.call(called, defined, arguments, __doc__)
 
 
-def _run(workdirs: Sequence[str], out_dir: str | None, asks_power: bool | None, overwrites: bool) -> None:
+def _run(
+    workdirs: Sequence[str], out_dir: str | None, asks_power: bool | None, overwrites: bool, port: int | None
+) -> None:
     if not workdirs:
         raise UserError("no workdir is given; give one for its report, or several to compare them")
     workdirs = [local_path(workdir, "WORKDIR") for workdir in workdirs]
+    if port is not None:
+        if len(workdirs) > 1 or out_dir is not None or asks_power:
+            raise UserError("--serve is for one workdir and writes no file; give one workdir and no --out or --power")
+        serve(workdirs[0], None if port == ANY_PORT else port)
+        return
     if asks_power and (len(workdirs) > 1 or out_dir is not None):
         raise UserError("--power is for one workdir and writes no file; give one workdir and no --out")
     if asks_power:
@@ -62,4 +91,5 @@ def _compare(workdirs: Sequence[Path], out_dir: Path, overwrites: bool) -> None:
 
 
 if __name__ == "__main__":
+    os.environ["JAX_PLATFORMS"] = "cpu"  # Masks are read by JAX, which must not take the accelerator of a run.
     ending.run(lambda _: main())

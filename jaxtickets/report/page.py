@@ -56,19 +56,19 @@ class Drawn(NamedTuple):
     overlaps: list[dict[str, Any]]
 
 
-def page(run: Results, drawn: Drawn, state: str | None = None) -> str:
+def page(run: Results, drawn: Drawn, state: str | None = None, has_links: bool = True) -> str:
     """The report's HTML.
 
     Args:
-      state: of a page that is served, what `/state` answers while it is up to date (`serving`). Such a page leads to
-        no other file.
+      state: of a page that is served, what `/state` answers while it is up to date (`serving`).
+      has_links: whether it leads to the pages of seeds, as one beside them does.
     """
     of_seed = f" of seed {min(run.seeds)}" if run.seeds else ""
     parts = [
         section("Metric against sparsity", "metric", _metrics(run, drawn)),
         section(f"Samples{of_seed}", "samples", samples(run)),
         section("Rounds", "rounds", _rounds(run)),
-        section("Seeds", "seeds", _seeds(run, has_links=state is None)),
+        section("Seeds", "seeds", _seeds(run, has_links)),
         section("Costs", "costs", costs(run)),
         section(f"Search for the ticket{of_seed}", "search", _search(run, drawn)),
         section("Training", "training", _curves(run, drawn)),

@@ -64,7 +64,8 @@ dl.facts dd { margin: 0; font-size: 1.3rem; font-weight: 600; font-variant-numer
 ul.limits { margin: .4rem 0; padding-left: 1.2rem; }
 ul.limits li { margin: .25rem 0; }
 .scroll { overflow-x: auto; position: relative; }
-table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; font-size: .9rem; min-width: 100%; }
+table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; font-size: .9rem;
+  min-width: 100%; }
 .caption { margin: 0 0 .3rem; }
 th, td { padding: .34rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 thead th { font-weight: 600; color: var(--soft); vertical-align: bottom; white-space: normal; overflow-wrap: normal;
