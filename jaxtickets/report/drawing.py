@@ -18,6 +18,7 @@ from jaxtickets.report.theme import COLOURS
 PLAIN = {"text.parse_math": False}  # Settings of Matplotlib for figures with names of others: $ is a letter.
 DPI = 130
 WIDTH = 4.8  # inches: as wide as a phone, so that the type is as large as that of the text there.
+WIDE = 9.0  # inches, of a plot that is no part of a page.
 LABEL = 42  # characters per line of y's label
 LEGEND = 62  # characters that fit beside each other in a legend
 MOST_TICKS = 11

@@ -40,9 +40,10 @@ def inline(text: str, name: str, description: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r' (?:width|height)="[^"]*"', "", text, count=2)
     text = re.sub(r"( id=\"|url\(#|href=\"#)", rf"\1{name}-", text)
-    text = re.sub("#[0-9a-f]{6}", lambda found: _variable(found[0]), text)
+    text = re.sub("#[0-9a-f]{6}", lambda found: variable(found[0]), text)
     return text.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1)
 
 
-def _variable(colour: str) -> str:
+def variable(colour: str) -> str:
+    """The CSS variable of a light colour, with it as the value where there is none; another colour as it is."""
     return f"var(--{_NAMES[colour]},{colour})" if colour in _NAMES else colour

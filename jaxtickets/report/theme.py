@@ -99,6 +99,8 @@ img.grid { image-rendering: pixelated; }
 .slider.ready .frame figcaption { display: none; }
 .slider input { flex: 1; min-width: 6rem; height: 1.8rem; accent-color: var(--accent); }
 .slider output { display: block; font-size: .9rem; color: var(--soft); min-height: 1.5em; }
+ul.legend { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; font-size: .9rem; }
+ul.legend span { display: inline-block; width: .8rem; height: .8rem; border-radius: 2px; margin-right: .45rem; }
 pre { background: var(--card); padding: .9rem 1.1rem; border-radius: 8px; overflow-x: auto; font-size: .85rem;
   overflow-wrap: normal; }
 summary { cursor: pointer; }
