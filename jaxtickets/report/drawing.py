@@ -41,7 +41,7 @@ def png(figure: Figure) -> bytes:
 def metric_axis(axes: Axes, label: str, direction: str) -> None:
     """Labels y with a metric's name, in lines that fit the figure, and with its direction, if that is known."""
     lines = [*textwrap.wrap(label, LABEL), *([f"({direction})"] if direction else [])]
-    axes.set_ylabel("\n".join(lines), color=INK, fontsize=9)
+    axes.set_ylabel("\n".join(lines), color=INK, fontsize=8.5)
 
 
 def legend(figure: Figure) -> None:

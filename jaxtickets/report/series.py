@@ -151,8 +151,10 @@ def _draw(
         shown = [point for point in points if is_finite(point.places[axis]) and point.places[axis] > 0]
         x, y = [point.places[axis] for point in shown], [point.mean for point in shown]
         known = label if list(found).index(label) < MAX_LEGEND else None
-        axes.plot(x, y, color=colour[label], linewidth=1.5, marker="o", markersize=3.5, label=known)
-        if len(found) <= MAX_BANDS and any(point.seeds > 1 for point in shown):
+        # Rounds that do not need one another come in no order of their seconds.
+        line = "-" if axis != "seconds" or x == sorted(x) else "none"
+        axes.plot(x, y, color=colour[label], linewidth=1.5, linestyle=line, marker="o", markersize=3.5, label=known)
+        if len(found) <= MAX_BANDS and line == "-" and any(point.seeds > 1 for point in shown):
             ends = [[point.low for point in shown], [point.high for point in shown]]
             axes.fill_between(x, *ends, color=colour[label], alpha=0.16, linewidth=0, zorder=2)
             values += [*ends[0], *ends[1]]

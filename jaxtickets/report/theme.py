@@ -67,6 +67,7 @@ ul.limits li { margin: .25rem 0; }
 table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; font-size: .9rem;
   min-width: 100%; }
 .caption { margin: 0 0 .3rem; }
+.scroll + .caption { margin-top: 1.4rem; }
 th, td { padding: .34rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 thead th { font-weight: 600; color: var(--soft); vertical-align: bottom; white-space: normal; overflow-wrap: normal;
   min-width: 4.5rem; max-width: 9rem; line-height: 1.3; }
