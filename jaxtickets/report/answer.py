@@ -33,7 +33,8 @@ def answer(run: Results) -> Iterator[str]:
         return
     wins = winning_round(run.verdict) is not None
     yield f'<p class="verdict{" wins" if wins else ""}">{escape(str(run.verdict.get("message", "")))}</p>'
-    yield from facts(verdict_facts(run))
+    metric = main_metric(run.rounds, run.verdict, run.about)
+    yield from facts(verdict_facts(run.verdict, run.references.get(metric, {})))
     note = heading(run)
     if run.seed_rounds:
         note += " " + test_note(run.verdict)
@@ -81,9 +82,9 @@ def test_note(verdict: Mapping[str, Any]) -> str:
     )
 
 
-def verdict_facts(run: Results) -> Iterator[tuple[str, str]]:
-    """The figures of a finished run and their references, by name."""
-    verdict, wins = run.verdict, winning_round(run.verdict) is not None
+def verdict_facts(verdict: Mapping[str, Any], reference: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The figures of a finished run and the references of its metric, by name."""
+    wins = winning_round(verdict) is not None
     metric = str(verdict.get("metric"))
     if wins and is_finite(verdict.get("sparsity")):
         yield "weights pruned", f"{percent(verdict['sparsity'])} %"
@@ -100,7 +101,6 @@ def verdict_facts(run: Results) -> Iterator[tuple[str, str]]:
         yield f"ratio within tolerance {way} to", f"{ratio_limit(verdict['tolerance'], verdict['better']):g}"
     else:
         yield f"within tolerance {way} to", significant(verdict.get("threshold"))
-    known = run.references.get(main_metric(run.rounds, verdict, run.about) or metric, {})
     for kind, name in REFERENCES.items():
-        if is_finite(known.get(kind)):
-            yield f"{metric}, {name}", significant(known[kind])
+        if is_finite(reference.get(kind)):
+            yield f"{metric}, {name}", significant(reference[kind])

@@ -44,7 +44,7 @@ from jaxtickets.report.reading import (
     winning_round,
     wins,
 )
-from jaxtickets.report.search import search_figure, search_title, shown_searches
+from jaxtickets.report.search import largest_distance, search_figure, search_title, shown_searches
 from jaxtickets.report.svg import PAPER
 from jaxtickets.report.theme import ROUNDS
 
@@ -69,8 +69,9 @@ def figures(run: Results) -> dict[str, Figure]:
     if run.layers:
         drawn[LAYERS] = layers_figure(run.layers)
     sparsities = {row["round"]: row["sparsity"] for row in run.rounds}
-    for number, search in shown_searches(run.searches).items():
-        drawn[search_plot(number)] = search_figure(search, search_title(number, search, sparsities.get(number)))
+    for number, search in (searches := shown_searches(run.searches)).items():
+        title = search_title(number, search, sparsities.get(number))
+        drawn[search_plot(number)] = search_figure(search, title, largest_distance(searches))
     return drawn
 
 

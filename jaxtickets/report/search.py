@@ -16,19 +16,19 @@ from jaxtickets.report.reading import is_finite, percent, short
 MAX_SEARCHES = 4
 
 
-def search_figure(search: Mapping[str, Any], title: str) -> Figure:
+def search_figure(search: Mapping[str, Any], title: str, largest: float) -> Figure:
     """The distances between the masks of all pairs of epochs (You et al. 2020, figure 3).
 
     Below is how far the masks have moved from the mask of step 0, where the search has noted it.
 
     Args:
       search: `distances` is [n, n] in [0, 1], `epochs` is [n], `moved`, if there, is [n].
+      largest: the distance at the dark end of the colours.
     """
     figure = Figure(figsize=(WIDTH, (1 + 0.22 * _knows_moved(search)) * 0.86 * WIDTH), layout="compressed")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     axes = figure.subplots()
     threshold = search["threshold"]
-    largest = max(2 * threshold, np.max(search["distances"]))
     # Light where masks are alike.
     colours = ScalarMappable(Normalize(0, largest), "viridis_r")
     _distances(axes, search, colours)
@@ -46,6 +46,12 @@ def search_figure(search: Mapping[str, Any], title: str) -> Figure:
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=8.5, labelcolor=INK)
     return figure
+
+
+def largest_distance(searches: Mapping[int, Mapping[str, Any]]) -> float:
+    """The end of the colours that the plots of several searches share."""
+    threshold = max(search["threshold"] for search in searches.values())
+    return max(2 * threshold, *(np.max(search["distances"]) for search in searches.values()))
 
 
 def search_title(round_: int, search: Mapping[str, Any], sparsity: float | None) -> str:
