@@ -103,7 +103,7 @@ def slider(key: str, name: str, frames: Sequence[Frame], start: int = 0) -> str:
     """Pictures of which a slider shows one at a time, by mouse, touch or arrow keys; without a script, all of them.
 
     Args:
-      key: the slider's `id`, unlike any other on the page.
+      key: of the slider's `id`, unlike that of any other slider on the page.
       name: of what changes from picture to picture, in words.
       start: the place of the picture that is shown first.
     """
@@ -113,9 +113,9 @@ def slider(key: str, name: str, frames: Sequence[Frame], start: int = 0) -> str:
         for frame in frames
     ]
     control = (
-        f'<div class="steps"><label for="{key}">{escape(name)}</label>'
-        f'<input type="range" id="{key}" min="0" max="{len(frames) - 1}" value="{start}" step="1"></div>'
-        f'<output for="{key}" aria-live="polite">{escape(frames[start].label)}</output>'
+        f'<div class="steps"><label for="slider-{key}">{escape(name)}</label>'
+        f'<input type="range" id="slider-{key}" min="0" max="{len(frames) - 1}" value="{start}" step="1"></div>'
+        f'<output for="slider-{key}" aria-live="polite">{escape(frames[start].label)}</output>'
     )
     return "\n".join(['<figure class="slider">', *shown, control, "</figure>"])
 
