@@ -50,7 +50,7 @@ def limits(run: Results) -> Iterator[str]:
     if run.config.get("experiment") in ("imp", "one_shot", "early_bird"):
         yield (
             "Whether this mask is better than a random one with the same sparsity in each layer takes controls"
-            " (--config.experiment=branch)."
+            " (the experiment branch)."
         )
     structure = (run.config.get("prune") or {}).get("structure")
     if structure != "channel" and run.config.get("experiment") not in ("dense", None):

@@ -109,7 +109,7 @@ def _of_seeds(run: Results, rows: Sequence[Mapping[str, Any]]) -> Figure:
     if pairs > 1:
         axes.fill_between(x, shares.min(axis=1), shares.max(axis=1), color=LINE, alpha=0.16, linewidth=0)
     random = 100 * found["overlap_of_random"].mean(axis=1)
-    axes.plot(x, random, color=DENSE, linewidth=1.4, linestyle="--", label="random masks of the same layers")
+    axes.plot(x, random, color=DENSE, linewidth=1.4, linestyle="--", zorder=3, label="random masks of the same layers")
     axes.set_ylabel("kept weights that the other\nseed keeps too [%]", color=INK, fontsize=9)
     axes.set_ylim(0, 100)
     sparsity_axis(axes, x)

@@ -68,9 +68,10 @@ table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabu
   min-width: 100%; }
 .caption { margin: 0 0 .3rem; }
 .scroll + .caption { margin-top: 1.4rem; }
-th, td { padding: .34rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: 6px .7rem; line-height: 22px; text-align: right; border-bottom: 1px solid var(--line);
+  white-space: nowrap; }
 thead th { font-weight: 600; color: var(--soft); vertical-align: bottom; white-space: normal; overflow-wrap: normal;
-  min-width: 4.5rem; max-width: 9rem; line-height: 1.3; }
+  min-width: 4.5rem; max-width: 9rem; line-height: 19px; }
 thead th.long { min-width: 8rem; }
 :is(thead, tbody) th:first-child { position: sticky; left: 0; background: var(--page); min-width: 0; z-index: 1; }
 tbody th { font-weight: 400; }
