@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 from pages import other_files, parsed, table_in
-from report_workdirs import DISTANCES, WINNER, read_rows, write_csv, write_references, write_seeds, write_workdir
+from report_workdirs import DISTANCES, WINNER, read_rows, write_references, write_seeds, write_workdir
 
 from jaxtickets import report
 from jaxtickets.report.__main__ import main
@@ -85,9 +85,8 @@ def test_the_papers_figure_stands_beside_runs_of_its_setting_alone(tmp_path):
     record["config"] |= {"data": {"name": "celeb_a"}, "model": {"name": "conv_vae", "image_size": 32}}
     record["config"]["prune"] |= {"score": "magnitude", "rate": 0.2, "structure": "weight"}
     (ours / "config.json").write_text(json.dumps(record))
-    write_csv(
-        ours / "rounds.csv", [{"fid" if k == "fd_digits" else k: v for k, v in row.items()} for row in read_rows(ours)]
-    )
+    rounds = (ours / "rounds.csv").read_text()
+    (ours / "rounds.csv").write_text(rounds.replace("fd_digits", "fid"))
     verdict = json.loads((ours / "verdict.json").read_text())
     (ours / "verdict.json").write_text(json.dumps(verdict | {"metric": "fid"}))
     report.compare([ours, other], tmp_path / "out")

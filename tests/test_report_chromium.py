@@ -1,6 +1,7 @@
 """The report in a real browser: it complains of nothing, its slider moves, and it fits a phone."""
 
 import json
+import threading
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
@@ -9,6 +10,9 @@ import pytest
 from report_workdirs import write_references, write_searches, write_seeds, write_workdir
 
 from jaxtickets import report
+from jaxtickets.report import serving
+from jaxtickets.report.page import page
+from jaxtickets.workdir import Workdir
 
 pytestmark = [
     pytest.mark.slow,
@@ -145,6 +149,31 @@ def test_wide_tables_scroll_in_boxes_of_their_own_with_the_round_in_sight(tab, u
     tab.run(f"{box}.scrollLeft = 200")
     left = "getBoundingClientRect().left"
     assert abs(tab.run(f"{box}.querySelector('tbody th').{left} - {box}.{left}")) < 1
+
+
+def test_a_served_page_renews_itself_when_a_round_has_finished(tab, tmp_path):
+    path = write_workdir(tmp_path / "run", rounds=3, finished=False)
+    rows = (path / "rounds.csv").read_text().splitlines(keepends=True)
+    (path / "rounds.csv").write_text("".join(rows[:3]))
+
+    def make(state):
+        run = report.read(path)
+        return page(run, report.draw(run), state, has_links=False)
+
+    with serving.server(serving.Page(Workdir(path), make), 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        tab.complaints.clear()
+        own, said = f"http://127.0.0.1:{server.server_port}", "document.querySelector('.verdict').textContent"
+        start = len(tab.events)
+        tab.open(f"{own}/")
+        assert "Rounds complete so far: 2." in tab.run(said)
+        (path / "rounds.csv").write_text("".join(rows))
+        tab.wait_for("Page.loadEventFired")
+        assert "Rounds complete so far: 3." in tab.run(said)
+        sent = [event["request"]["url"] for name, event in tab.events[start:] if name == "Network.requestWillBeSent"]
+        assert {url for url in sent if not url.startswith("data:")} == {f"{own}/", f"{own}/state"}
+        server.shutdown()
+    assert tab.complaints == []
 
 
 # The resolved style of a few elements around the report, and the place of one of them.

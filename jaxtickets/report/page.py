@@ -95,6 +95,7 @@ def document(title: str, first: Iterable[str], parts: Iterable[list[str]], state
             "<!doctype html>",
             '<html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<link rel="icon" href="data:,">',  # Else a browser asks a server for one.
             f"<title>{escape(title)}</title><style>{STYLE}</style></head><body{served}><main>",
             f"<h1>{escape(title)}</h1>",
             *first,

@@ -32,9 +32,22 @@ TAGS |= {"main", "nav", "section", "h3", "ul", "li", "label", "input", "output",
 TAGS |= {"svg", "g", "defs", "path", "text", "use", "rect", "clippath", "image", "tspan"}
 ATTRIBUTES = {"lang", "charset", "name", "content", "class", "alt", "src", "href", "id", "style", "hidden", "download"}
 ATTRIBUTES |= {"role", "tabindex", "aria-label", "aria-live", "scope", "for", "type", "min", "max", "value", "step"}
-ATTRIBUTES |= {"data-svg", "d", "x", "y", "width", "height", "viewbox", "version", "xmlns", "xmlns:xlink", "xlink:href"}
+ATTRIBUTES |= {
+    "data-svg",
+    "rel",
+    "d",
+    "x",
+    "y",
+    "width",
+    "height",
+    "viewbox",
+    "version",
+    "xmlns",
+    "xmlns:xlink",
+    "xlink:href",
+}
 ATTRIBUTES |= {"transform", "clip-path", "stroke-linejoin", "stroke-linecap", "preserveaspectratio"}
-ADDRESS = r"data:(image/webp|text/csv|application/json);base64,[\w+/=]*|#[a-z]+"
+ADDRESS = r"data:(image/webp|text/csv|application/json);base64,[\w+/=]*|data:,|#[a-z]+"
 
 
 class Page(html.parser.HTMLParser):
