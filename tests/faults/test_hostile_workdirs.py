@@ -46,7 +46,7 @@ ATTRIBUTES |= {
     "xmlns:xlink",
     "xlink:href",
 }
-ATTRIBUTES |= {"transform", "clip-path", "stroke-linejoin", "stroke-linecap", "preserveaspectratio"}
+ATTRIBUTES |= {"transform", "clip-path", "stroke-linejoin", "stroke-linecap", "preserveaspectratio", "rel"}
 ADDRESS = r"data:(image/webp|text/csv|application/json);base64,[\w+/=]*|data:,|#[a-z]+"
 
 
