@@ -87,7 +87,7 @@ figure svg { display: block; width: 100%; height: auto; max-width: 40rem; }
 figure img { display: block; max-width: 100%; height: auto; border-radius: 6px; }
 figcaption { margin-top: .5rem; }
 figcaption a, .caption a, .get { white-space: nowrap; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem 2rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1rem 2rem; }
 .plots > :only-child { max-width: 40rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); gap: 1rem 1.6rem; }
 .pair img, .strip img { width: 100%; }
