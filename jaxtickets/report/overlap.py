@@ -52,7 +52,11 @@ def _read(places: Mapping[int, tuple[Workdir, int]]) -> dict[int, Masks]:
     from jaxtickets import snapshots  # Loads JAX, which a report without masks does not need.
 
     found = {key: damage.intact(partial(snapshots.restore_raw, path)) for key, path in there.items()}
-    return {key: masks for key, masks in found.items() if masks is not None}
+    return {key: masks for key, masks in found.items() if masks is not None and all(map(_is_packed, masks.values()))}
+
+
+def _is_packed(leaf: Any) -> bool:
+    return isinstance(leaf, np.ndarray) and leaf.dtype == np.uint8 and leaf.ndim == 1
 
 
 def _pair(first: int, second: int, round_: int, one: Masks, other: Masks, sizes: Mapping[str, int]) -> dict[str, Any]:

@@ -21,10 +21,9 @@ COLOURS = {  # Each in light and in dark. Light ones differ from one another, so
     "held-out": ("#2f7d3b", "#8ad096"),
     "untrained": ("#8e44ad", "#cf9be6"),
     "mean-image": ("#8a5f00", "#d9ab48"),
-    "paper": ("#b5195c", "#f583b0"),
 }
 TEXT_ON = {  # The texts that stand on each background.
-    "page": ("ink", "soft", "accent", "good", "held-out", "untrained", "mean-image", "paper", "dense"),
+    "page": ("ink", "soft", "accent", "good", "held-out", "untrained", "mean-image", "dense"),
     "card": ("ink", "soft", "accent"),
     "win": ("ink", "accent"),
     "bar": ("ink",),
