@@ -44,7 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = flags.DEFINE_string("out", None, "Where a comparison is written (default: .).", flag_values=defined)
     overwrites = flags.DEFINE_bool("overwrite", False, "Replace an earlier comparison in --out.", flag_values=defined)
     asks_power = flags.DEFINE_bool("power", None, POWER_HELP, flag_values=defined)
-
     tables = flags.DEFINE_list("tables", [], TABLES_HELP, flag_values=defined)
     port = flags.DEFINE_flag(
         flags.Flag(_Port(), flags.ArgumentSerializer(), "serve", None, SERVE_HELP, boolean=True), defined
