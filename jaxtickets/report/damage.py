@@ -25,6 +25,18 @@ def intact_samples(workdir: Workdir) -> dict[int, Path]:
     return {round_: path for round_, path in found if intact(partial(workdir.read_samples, round_)) is not None}
 
 
+def intact_pictures(workdir: Workdir) -> dict[str, dict[int, Path]]:
+    """The pictures of the latent space that can be read, by kind and round; one line for each other one."""
+    return {
+        kind: {
+            round_: path
+            for round_, path in found.items()
+            if intact(partial(workdir.read_picture, kind, round_)) is not None
+        }
+        for kind, found in workdir.list_pictures().items()
+    }
+
+
 def tell(workdir: Workdir, rounds: Sequence[Mapping[str, Any]], scalars: Sequence[Mapping[str, Any]]) -> None:
     """Says which pictures and searches are gone, and of which finished rounds the last row of the scalars is.
 
@@ -32,7 +44,7 @@ def tell(workdir: Workdir, rounds: Sequence[Mapping[str, Any]], scalars: Sequenc
       rounds: the rows of `rounds.csv`; [] over several seeds, which have their scalars in workdirs of their own.
       scalars: the rows of `metrics.jsonl`.
     """
-    parts = (workdir.samples(0).parent, workdir.search(0).parent)
+    parts = (workdir.samples(0).parent, workdir.picture("", 0).parent, workdir.search(0).parent)
     if gone := [path.name for path in workdir.lost() if path.parent in parts]:
         say(f"{workdir.path}: {', '.join(gone)} were written and are gone")
     tested = {row["round"] for row in scalars if row["split"] == "test"}

@@ -10,6 +10,7 @@ from jaxtickets.report import descriptions
 from jaxtickets.report.answer import answer
 from jaxtickets.report.costs import costs
 from jaxtickets.report.elements import Row, csv_link, paragraph, plot, plots, save_link, section, table
+from jaxtickets.report.latent import latent
 from jaxtickets.report.notes import notes
 from jaxtickets.report.overlap import OVERLAP, overlap_words
 from jaxtickets.report.plots import (
@@ -67,6 +68,7 @@ def page(run: Results, drawn: Drawn, state: str | None = None, has_links: bool =
     parts = [
         section("Metric against sparsity", "metric", _metrics(run, drawn)),
         section(f"Samples{of_seed}", "samples", samples(run)),
+        section(f"Latent space{of_seed}", "latent-space", latent(run)),
         section("Rounds", "rounds", _rounds(run)),
         section("Seeds", "seeds", _seeds(run, has_links)),
         section("Costs", "costs", costs(run)),

@@ -76,6 +76,7 @@ class Results(NamedTuple):
       verdict: the content of `verdict.json`; None while the run is unfinished.
       references: the content of `references.json`; over several seeds, the means of the seeds that have one.
       samples: the sample grids by round; over several seeds, those of the first one.
+      pictures: those of the latent space, by kind and round; over several seeds, of the first seed's networks.
       seeds: the workdirs of the seeds.
       searches: how the masks of each early-bird search moved, by round; over several seeds, those of the first one.
     """
@@ -91,6 +92,7 @@ class Results(NamedTuple):
     verdict: dict[str, Any] | None
     references: dict[str, dict[str, Any]]
     samples: dict[int, Path]
+    pictures: dict[str, dict[int, Path]]
     seeds: dict[int, Workdir]
     searches: dict[int, dict[str, Any]]
 
@@ -135,6 +137,7 @@ def read(path: str | os.PathLike) -> Results:
         verdict=forms.usable_verdict(workdir.verdict, damage.intact(workdir.read_verdict)),
         references=reference_lib.mean(list(filter(None, map(_references, (seeds or {0: workdir}).values())))),
         samples=damage.intact_samples(shown),
+        pictures=damage.intact_pictures(workdir),
         seeds=seeds,
         searches={round_: search for round_, search in shown.read_searches().items() if _is_search(search)},
     )
