@@ -1,11 +1,13 @@
 """Pictures of the latent space: what their rows show, when a run draws them, and what becomes of them."""
 
+import re
+
 import numpy as np
 import pytest
 from conftest import digests, tiny, untrained_run
 from PIL import Image
 
-from jaxtickets import latent_space, opening
+from jaxtickets import latent_space, opening, report
 from jaxtickets.latent_space import WIDEST
 from jaxtickets.metrics.grid import GRID
 from jaxtickets.paths import PICTURES
@@ -32,6 +34,18 @@ def images(grid):
 
 def test_a_run_has_each_picture_of_its_dense_network_and_of_its_winner(vae):
     assert {kind: list(found) for kind, found in vae.list_pictures().items()} == {kind: [0, 1] for kind in PICTURES}
+
+
+def test_the_report_shows_both_networks_side_by_side(vae):
+    sections = report.build(vae.path).read_text().split("<section ")
+    (shown,) = [part for part in sections if part.startswith('id="latent-space"')]
+    assert re.findall("<h3>(.*?)</h3>", shown) == [
+        "Interpolations",
+        "Traversals",
+        "Reconstructions",
+        "Nearest training images",
+    ]
+    assert [alt.count("Round 0") for alt in re.findall('alt="(.*?)"', shown)] == [1, 0] * 4
 
 
 def test_only_what_is_missing_is_drawn_and_equal(vae):

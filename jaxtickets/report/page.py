@@ -68,7 +68,6 @@ def page(run: Results, drawn: Drawn, state: str | None = None, has_links: bool =
     parts = [
         section("Metric against sparsity", "metric", _metrics(run, drawn)),
         section(f"Samples{of_seed}", "samples", samples(run)),
-        section(f"Latent space{of_seed}", "latent-space", latent(run)),
         section("Rounds", "rounds", _rounds(run)),
         section("Seeds", "seeds", _seeds(run, has_links)),
         section("Costs", "costs", costs(run)),
@@ -76,6 +75,7 @@ def page(run: Results, drawn: Drawn, state: str | None = None, has_links: bool =
         section("Training", "training", _curves(run, drawn)),
         section("Sparsity by layer", "layers", _layers(run, drawn)),
         section("Overlap of the masks", "overlap", _overlap(run, drawn)),
+        section(f"Latent space{of_seed}", "latent-space", latent(run)),
         section("How to reproduce", "reproduce", _origin(run)),
     ]
     first = [paragraph(str(run.workdir.path)), *answer(run)]
