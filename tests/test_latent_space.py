@@ -1,16 +1,18 @@
 """Pictures of the latent space: what their rows show, when a run draws them, and what becomes of them."""
 
 import re
+from argparse import Namespace
 
 import numpy as np
 import pytest
 from conftest import digests, tiny, untrained_run
 from PIL import Image
 
-from jaxtickets import latent_space, opening, report
+from jaxtickets import latent_space, opening
 from jaxtickets.latent_space import WIDEST
 from jaxtickets.metrics.grid import GRID
 from jaxtickets.paths import PICTURES
+from jaxtickets.report.latent import latent
 
 pytestmark = pytest.mark.usefixtures("digits_metric")
 SMALL = {"model.width": 4, "model.latent_size": 3, "eval.batch_size": 16, "seed": 3}
@@ -36,16 +38,12 @@ def test_a_run_has_each_picture_of_its_dense_network_and_of_its_winner(vae):
     assert {kind: list(found) for kind, found in vae.list_pictures().items()} == {kind: [0, 1] for kind in PICTURES}
 
 
-def test_the_report_shows_both_networks_side_by_side(vae):
-    sections = report.build(vae.path).read_text().split("<section ")
-    (shown,) = [part for part in sections if part.startswith('id="latent-space"')]
-    assert re.findall("<h3>(.*?)</h3>", shown) == [
-        "Interpolations",
-        "Traversals",
-        "Reconstructions",
-        "Nearest training images",
-    ]
-    assert [alt.count("Round 0") for alt in re.findall('alt="(.*?)"', shown)] == [1, 0] * 4
+def test_the_page_shows_both_networks_side_by_side(vae):
+    run = Namespace(pictures=vae.list_pictures(), rounds=[], verdict=vae.read_verdict(), seeds={})
+    page = "\n".join(latent(run))
+    titles = ["Interpolations", "Traversals", "Reconstructions", "Nearest training images"]
+    assert re.findall("<h3>(.*?)</h3>", page) == titles
+    assert ["Round 0" in alt for alt in re.findall('alt="(.*?)"', page)] == [True, False] * 4
 
 
 def test_only_what_is_missing_is_drawn_and_equal(vae):
