@@ -1,0 +1,63 @@
+"""What MkDocs does not do by itself: links to files outside docs/, the README's beginning, formulas without scripts."""
+
+import html
+import logging
+import os
+import posixpath
+import re
+from pathlib import Path
+
+import latex2mathml.converter
+
+ROOT = Path(__file__).parent.parent
+README = "<!-- The beginning of README.md -->"  # The line of index.md in whose place it comes.
+README_ENDS = "\n## Configs\n"
+SCHEME = "repository:"
+log = logging.getLogger("mkdocs.hooks")  # With --strict, a warning fails the build.
+
+
+def on_page_markdown(markdown: str, page, config, files) -> str:
+    """The Markdown of a page, in which each link out of docs/ has the scheme `repository:`."""
+    folder = posixpath.dirname(page.file.src_uri)
+    if README in markdown:
+        markdown = markdown.replace(README, _beginning_of_readme())
+
+    def target(match):
+        path = os.path.normpath(posixpath.join("docs", folder, match[1]))
+        if path.startswith("docs") or re.match(r"[a-z]+:", match[1]):
+            return match[0]
+        if not (ROOT / path).exists():
+            log.warning("%s: a link to %s, which does not exist", page.file.src_uri, path)
+        return f"]({SCHEME}{path}{match[2] or ''})"
+
+    return re.sub(r"\]\(([^)\s#]+)(#[^)\s]*)?\)", target, markdown)
+
+
+def on_page_content(content: str, page, config, files) -> str:
+    """The HTML of a page with MathML in the place of TeX, and with links to the repository's files."""
+    content = re.sub(
+        r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</\1>',
+        lambda match: _formula(html.unescape(match[2]), match[1] == "div"),
+        content,
+        flags=re.DOTALL,
+    )
+    url = config.extra["files_url"]
+
+    def link(match):
+        path, text = match.groups()
+        return f'<a href="{url}/{path}">{text}</a>' if url else f'<span title="in the repository: {path}">{text}</span>'
+
+    return re.sub(rf'<a href="{SCHEME}([^"]*)">(.*?)</a>', link, content, flags=re.DOTALL)
+
+
+def _beginning_of_readme() -> str:
+    """The README up to its list of configs, with links as from docs/."""
+    text, _, _ = (ROOT / "README.md").read_text().partition(README_ENDS)
+    return re.sub(r"\]\((?![a-z]+:|#)([^)\s]+)\)", lambda match: f"]({os.path.relpath(match[1], 'docs')})", text)
+
+
+def _formula(tex: str, is_block: bool) -> str:
+    """MathML, which browsers show by themselves; the TeX is there for whoever copies it."""
+    tex = " ".join(tex.split())
+    mathml = latex2mathml.converter.convert(tex, display="block" if is_block else "inline")
+    return f'<div class="formula" title="{html.escape(tex)}">{mathml}</div>' if is_block else mathml
