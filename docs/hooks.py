@@ -26,6 +26,8 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
         path = os.path.normpath(posixpath.join("docs", folder, match[1]))
         if path.startswith("docs") or re.match(r"[a-z]+:", match[1]):
             return match[0]
+        if path == "README.md" and (match[2] or "") in ("", "#ten-minutes"):
+            return f"]({posixpath.relpath('index.md', folder or '.')}{match[2] or ''})"
         if not (ROOT / path).exists():
             log.warning("%s: a link to %s, which does not exist", page.file.src_uri, path)
         return f"]({SCHEME}{path}{match[2] or ''})"

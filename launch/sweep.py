@@ -11,7 +11,7 @@ A value `0..4` is all whole numbers from 0 to 4. Fields in `--zip` advance toget
 with each of their values: `--zip=seed=0,1,2 --zip=model.width=16,32,48`. With `--sample=20` the values of --grid are
 not combined but drawn, 20 times, from lists, from `uniform(0.1,0.5)` and from `log(1e-4,1e-2)`; the same flags draw the
 same points, a larger number draws more of them, and `--sample_seed` others. Without any of these flags the function
-`get_sweep` of the config file describes the sweep (docs/guide.md).
+`get_sweep` of the config file describes the sweep (docs/sweeps.md).
 
 With `--retry=2` a run that has failed is started again, up to twice; it goes on from its last saved state.
 

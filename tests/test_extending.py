@@ -1,4 +1,4 @@
-"""The code of docs/extending.md, executed, and experiments with what it adds, in a process of its own."""
+"""The plug-ins of the documentation, executed, and experiments with what they add, in a process of its own."""
 
 import json
 import os
@@ -44,11 +44,25 @@ print(config_lib.readers("objective.integration_steps"), file=sys.stderr)
 """
 
 
+# The pages whose Python code this is, in the order of its execution, and the heading that it stands below.
+PAGES = (
+    ("criterion", "## In experiments"),
+    ("extending", "## A method"),
+    ("data", "## Images that code makes"),
+    ("network", "## A network and a game"),
+)
+
+
+def code(page, heading):
+    _, _, text = (ROOT / "docs" / f"{page}.md").read_text().partition(f"\n{heading}\n")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
 @pytest.fixture(scope="module")
 def extended(digits_metric, tmp_path_factory, data_directory):
-    """The workdirs of two experiments with the plug-ins of the page, and what the process printed on standard error."""
+    """The workdirs of two experiments with these plug-ins, and what the process printed on standard error."""
     out = tmp_path_factory.mktemp("extended")
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
+    blocks = [block for page, after in PAGES for block in code(page, after)]
     (out / "blocks").write_text("\0".join(blocks))
     (out / "my_plugins.py").write_text("\n".join(blocks))
     (out / "mine.py").write_text("from my_plugins import get_config\n")
