@@ -13,6 +13,8 @@ ROOT = Path(__file__).parent.parent
 README = "<!-- The beginning of README.md -->"  # The line of index.md in whose place it comes.
 README_ENDS = "\n## Configs\n"
 SCHEME = "repository:"
+# What latex2mathml gives no size or form to.
+TEX = {r"\\lvert\b": r"\\left|", r"\\rvert\b": r"\\right|", r"\\lVert\b": r"\\left\\|", r"\\rVert\b": r"\\right\\|", r"\\!": "", r"\\(log|exp)\b": r"\\\1\\,"}
 log = logging.getLogger("mkdocs.hooks")  # With --strict, a warning fails the build.
 
 
@@ -36,18 +38,23 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
 
 
 def on_page_content(content: str, page, config, files) -> str:
-    """The HTML of a page with MathML in the place of TeX, and with links to the repository's files."""
+    """The HTML of a page: formulas as MathML, links to the API's pages and to the repository's files."""
     content = re.sub(
         r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</\1>',
         lambda match: _formula(html.unescape(match[2]), match[1] == "div"),
         content,
         flags=re.DOTALL,
     )
+    content = re.sub(
+        r"<code>(jaxtickets\.[\w.]+)</code>",
+        lambda match: f'<autoref optional identifier="{match[1]}"><code>{match[1].replace(".", ".<wbr>")}</code></autoref>',
+        content,
+    )
     url = config.extra["files_url"]
 
     def link(match):
         path, text = match.groups()
-        return f'<a href="{url}/{path}">{text}</a>' if url else f'<span title="in the repository: {path}">{text}</span>'
+        return f'<a href="{url}/{path}">{text}</a>' if url else f'<span class="file" title="in the repository: {path}">{text}</span>'
 
     return re.sub(rf'<a href="{SCHEME}([^"]*)">(.*?)</a>', link, content, flags=re.DOTALL)
 
@@ -61,5 +68,9 @@ def _beginning_of_readme() -> str:
 def _formula(tex: str, is_block: bool) -> str:
     """MathML, which browsers show by themselves; the TeX is there for whoever copies it."""
     tex = " ".join(tex.split())
+    for command, better in TEX.items():
+        tex = re.sub(command, better, tex)
+    if is_block:
+        tex = re.sub(r"\\(sum|prod|bigcup)(?=_)", r"\\\1\\limits", tex)
     mathml = latex2mathml.converter.convert(tex, display="block" if is_block else "inline")
     return f'<div class="formula" title="{html.escape(tex)}">{mathml}</div>' if is_block else mathml
