@@ -14,7 +14,14 @@ README = "<!-- The beginning of README.md -->"  # The line of index.md in whose 
 README_ENDS = "\n## Configs\n"
 SCHEME = "repository:"
 # What latex2mathml gives no size or form to.
-TEX = {r"\\lvert\b": r"\\left|", r"\\rvert\b": r"\\right|", r"\\lVert\b": r"\\left\\|", r"\\rVert\b": r"\\right\\|", r"\\!": "", r"\\(log|exp)\b": r"\\\1\\,"}
+TEX = {
+    r"\\lvert\b": r"\\left|",
+    r"\\rvert\b": r"\\right|",
+    r"\\lVert\b": r"\\left\\|",
+    r"\\rVert\b": r"\\right\\|",
+    r"\\!": "",
+    r"\\(log|exp)\b": r"\\\1\\,",
+}
 log = logging.getLogger("mkdocs.hooks")  # With --strict, a warning fails the build.
 
 
@@ -47,14 +54,20 @@ def on_page_content(content: str, page, config, files) -> str:
     )
     content = re.sub(
         r"<code>(jaxtickets\.[\w.]+)</code>",
-        lambda match: f'<autoref optional identifier="{match[1]}"><code>{match[1].replace(".", ".<wbr>")}</code></autoref>',
+        lambda match: (
+            f'<autoref optional identifier="{match[1]}"><code>{match[1].replace(".", ".<wbr>")}</code></autoref>'
+        ),
         content,
     )
     url = config.extra["files_url"]
 
     def link(match):
         path, text = match.groups()
-        return f'<a href="{url}/{path}">{text}</a>' if url else f'<span class="file" title="in the repository: {path}">{text}</span>'
+        return (
+            f'<a href="{url}/{path}">{text}</a>'
+            if url
+            else f'<span class="file" title="in the repository: {path}">{text}</span>'
+        )
 
     return re.sub(rf'<a href="{SCHEME}([^"]*)">(.*?)</a>', link, content, flags=re.DOTALL)
 

@@ -139,3 +139,16 @@ def test_fields_from_outside_are_flags_of_a_config_file_that_imports_them(extend
         2,
         "jaxtickets: config.objective.integration_steps=0: allowed is a whole number of at least 1\n",
     )
+
+
+@pytest.mark.slow
+def test_a_score_from_outside_is_a_point_of_a_sweep(extended, tmp_path):
+    page, how_to = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("extending", "criterion"))
+    (tmp_path / "mine.py").write_text(re.search(r"```python\n(# configs/mine.py.*?)```", page, re.DOTALL)[1])
+    (command,) = re.findall(r"^python (-m launch.sweep --config=configs/mine.py .*)$", how_to, re.MULTILINE)
+    arguments = command.replace("configs/mine.py", "mine.py").split()
+    paths = {"PYTHONPATH": os.pathsep.join([str(extended[0]), str(ROOT)])}
+    command = [sys.executable, *arguments, "--dry_run"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | paths)
+    assert result.returncode == 0, result.stderr
+    assert len(re.findall(r"^\S*python\S* .*prune.score=magnitude_per_layer", result.stdout, re.MULTILINE)) == 5
