@@ -10,8 +10,11 @@ from pathlib import Path
 import latex2mathml.converter
 
 ROOT = Path(__file__).parent.parent
-README = "<!-- The beginning of README.md -->"  # The line of index.md in whose place it comes.
-README_ENDS = "\n## Configs\n"
+# A line of a page -> the file of the repository that comes in its place, up to a heading.
+INCLUDED = {
+    "<!-- The beginning of README.md -->": ("README.md", "\n## Configs\n"),
+    "<!-- CHANGELOG.md -->": ("CHANGELOG.md", None),
+}
 SCHEME = "repository:"
 # What latex2mathml gives no size or form to.
 TEX = {
@@ -28,8 +31,9 @@ log = logging.getLogger("mkdocs.hooks")  # With --strict, a warning fails the bu
 def on_page_markdown(markdown: str, page, config, files) -> str:
     """The Markdown of a page, in which each link out of docs/ has the scheme `repository:`."""
     folder = posixpath.dirname(page.file.src_uri)
-    if README in markdown:
-        markdown = markdown.replace(README, _beginning_of_readme())
+    for line, (file, end) in INCLUDED.items():
+        if line in markdown:
+            markdown = markdown.replace(line, _included(file, end))
 
     def target(match):
         path = os.path.normpath(posixpath.join("docs", folder, match[1]))
@@ -72,9 +76,9 @@ def on_page_content(content: str, page, config, files) -> str:
     return re.sub(rf'<a href="{SCHEME}([^"]*)">(.*?)</a>', link, content, flags=re.DOTALL)
 
 
-def _beginning_of_readme() -> str:
-    """The README up to its list of configs, with links as from docs/."""
-    text, _, _ = (ROOT / "README.md").read_text().partition(README_ENDS)
+def _included(file: str, end: str | None) -> str:
+    """A file of the repository's root up to a heading, None is all of it, with links as from docs/."""
+    text = (ROOT / file).read_text().partition(end)[0] if end else (ROOT / file).read_text()
     return re.sub(r"\]\((?![a-z]+:|#)([^)\s]+)\)", lambda match: f"]({os.path.relpath(match[1], 'docs')})", text)
 
 

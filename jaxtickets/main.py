@@ -49,6 +49,10 @@ def run(
     place.check_writable()
     with lock.hold(place.lock, f"--workdir={place.path}", lost=stop.abort):
         verdict = runs.run(config, place.path, from_round, stop, hosts=hosts)
+        if config.latent_pictures:
+            from jaxtickets import latent_space
+
+            latent_space.draw(place)
         from jaxtickets import report  # Imports Matplotlib, which is slow; training does not wait for it.
         from jaxtickets.progress import show
 

@@ -6,11 +6,13 @@ Importing this module loads neither JAX nor Orbax nor TensorBoard.
 import os
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 from jaxtickets.local_paths import local_path
 
+PICTURES = ("interpolation", "traversal", "reconstruction", "nearest")  # Of the latent space.
 SNAPSHOTS = ("init", "rewind", "dense", "start", "last", "search")
 
 
@@ -87,6 +89,10 @@ class Paths:
         """The PNG file of a round's sample grid."""
         return self.path / "samples" / f"round_{_number(round_)}.png"
 
+    def picture(self, kind: str, round_: int) -> Path:
+        """The PNG file of a picture of a round's latent space; the kinds are those of `PICTURES`."""
+        return self.path / "latent" / f"{kind}_{_number(round_)}.png"
+
     def plot(self, name: str) -> Path:
         """The PNG file of one of the report's plots."""
         return self.path / "plots" / f"{name}.png"
@@ -104,6 +110,10 @@ class Paths:
     def list_samples(self) -> dict[int, Path]:
         """The sample grids."""
         return numbered(self.samples)
+
+    def list_pictures(self) -> dict[str, dict[int, Path]]:
+        """The pictures of the latent space, by kind and round."""
+        return {kind: numbered(partial(self.picture, kind)) for kind in PICTURES}
 
     def list_searches(self, suffix: str = ".json") -> dict[int, Path]:
         """The files of the searches that end in `suffix`."""
@@ -124,7 +134,7 @@ class Paths:
         on, and controls start. What is made again from these is in none of them.
         """
         tables = [self.config, self.checksums, self.scalars, self.rounds, self.layers, self.references, self.verdict]
-        tables += [self.transfer, self.samples(0).parent, self.search(0).parent]
+        tables += [self.transfer, self.samples(0).parent, self.picture(PICTURES[0], 0).parent, self.search(0).parent]
         found = {
             "tables": tables,
             "networks": [self.weights(0).parent, self.ticket],

@@ -110,9 +110,23 @@ class Records(Paths):
           OSError: there is none.
           DamagedError: it can't be read as an image, or is not what was written.
         """
+        return self._read_image(self.samples(round_))
+
+    def write_samples(self, round_: int, grid: np.ndarray) -> None:
+        """Replaces a round's sample grid, `[height, width, 3]` uint8."""
+        self._write_image(self.samples(round_), grid)
+
+    def read_picture(self, kind: str, round_: int) -> np.ndarray:
+        """A picture of a round's latent space, `[height, width, 3]` uint8; raises as `read_samples` does."""
+        return self._read_image(self.picture(kind, round_))
+
+    def write_picture(self, kind: str, round_: int, picture: np.ndarray) -> None:
+        """Replaces a picture of a round's latent space, `[height, width, 3]` uint8."""
+        self._write_image(self.picture(kind, round_), picture)
+
+    def _read_image(self, path):
         from PIL import Image
 
-        path = self.samples(round_)
         content = self._verified.read(path)
         if content is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
@@ -121,13 +135,12 @@ class Records(Paths):
         except Exception as error:  # Pillow raises several for damaged images.
             raise DamagedError(f"{path}: can't be read as an image ({error})") from None
 
-    def write_samples(self, round_: int, grid: np.ndarray) -> None:
-        """Replaces a round's sample grid, `[height, width, 3]` uint8."""
+    def _write_image(self, path, image):
         from PIL import Image
 
         content = io.BytesIO()
-        Image.fromarray(grid).save(content, "png")
-        self._write(self.samples(round_), content.getvalue())
+        Image.fromarray(image).save(content, "png")
+        self._write(path, content.getvalue())
 
     def read_search(self, round_: int) -> tuple[dict, np.ndarray] | None:
         """A round's search as `write_search` has saved it.
@@ -198,8 +211,11 @@ class Records(Paths):
         self._write_json(self.verdict, verdict)
 
     def remove_verdict(self) -> None:
-        """Removes the verdict; the run is unfinished then."""
+        """Removes the verdict, and the pictures of the rounds that it compares; the run is unfinished then."""
         self._verified.remove(self.verdict)
+        for by_round in self.list_pictures().values():
+            for path in by_round.values():
+                self._verified.remove(path)
 
     def lost(self) -> list[Path]:
         """The files that have been written and are gone, of those that have checksums."""

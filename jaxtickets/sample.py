@@ -4,21 +4,20 @@ Images go to a directory or a zip of PNG files, or to an .npz whose `arr_0` is u
 the eye go to PNG files. With --seed of the run (the default) image k is sample k of the run's own metrics.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
-import jax
 import numpy as np
 from absl import flags
 
 from jaxtickets import cli, ending, files, image_writing, opening
 from jaxtickets.errors import UserError
 from jaxtickets.examples import to_float, to_uint8
+from jaxtickets.latent_space import PICTURES
 from jaxtickets.local_paths import local_path
 from jaxtickets.metrics import generation
 from jaxtickets.metrics.grid import GRID, image_grid
 from jaxtickets.metrics.spread import in_batches, replicated, spread
-from jaxtickets.objectives import normal
 from jaxtickets.opening import Opened
 from jaxtickets.progress import show
 from jaxtickets.workdir import Workdir
@@ -31,6 +30,7 @@ TEXTS = {
     "labels": "Conditional networks: the classes that are sampled in turn, as in 0,3,5 (default: as in the metrics).",
     "grid": "A PNG file for a grid of the first 64 samples.",
     "interpolate": "A PNG file: rows that go from one image to another, through the latents.",
+    "traverse": "A PNG file, of a VAE: rows in each of which one latent goes from -2 to 2, the most used first.",
     "reconstruct": "A PNG file: rows of held-out images, each above its reconstructions.",
     "nearest": "A PNG file: samples, each beside its nearest training images in the features of the run's metrics.",
 }
@@ -40,7 +40,13 @@ NUMBERS = {
     "batch_size": "The number of images that are made at a time (default: config.eval.batch_size).",
 }
 OVERWRITE = "Replace what is there; a directory only if it holds nothing but samples."
-GRIDS = ("grid", "interpolate", "reconstruct", "nearest")
+KINDS = {  # Of pictures, by the names of their flags.
+    "interpolate": "interpolation",
+    "traverse": "traversal",
+    "reconstruct": "reconstruction",
+    "nearest": "nearest",
+}
+GRIDS = ("grid", *KINDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,7 +87,8 @@ def _run(given, others):
         show(f"{n:,} samples: {wanted['out']}")
     for name in GRIDS:
         if name in wanted:
-            files.replace(wanted[name], image_writing.png(MAKERS[name](opened, seed, labels)))
+            make = PICTURES[KINDS[name]].make if name in KINDS else grid
+            files.replace(wanted[name], image_writing.png(make(opened, seed, labels)))
             show(f"{name}: {wanted[name]}")
 
 
@@ -123,15 +130,10 @@ def _classes(labels, n, objective):
 
 def _check_possible(name, path, objective, config):
     """Refuses what the network can't make."""
-    needs = {
-        "reconstruct": objective.reconstruct,
-        "interpolate": objective.decode and (objective.latents or objective.encode),
-    }
-    if not needs.get(name, objective.sample):
-        able = {"reconstruct": "reconstruct", "interpolate": "make images from a vector of latents"}
-        what = able.get(name, "be sampled")
+    needed = PICTURES[KINDS.get(name, "nearest")]  # Nearest images are those of samples, which --out and --grid need.
+    if not needed.is_possible(objective):
         others, game = "--out and --grid" if objective.sample else "--reconstruct", config.objective.name
-        raise UserError(f"--{name}={path}: config.objective.name={game!r} can't {what}; allowed are {others}")
+        raise UserError(f"--{name}={path}: config.objective.name={game!r} can't {needed.able}; allowed are {others}")
 
 
 # Images.
@@ -160,67 +162,6 @@ def samples(opened: Opened, seed: int, n: int, labels: np.ndarray | None = None)
 def grid(opened: Opened, seed: int, labels) -> np.ndarray:
     """The first 64 samples as a grid `[h, w, 3]` uint8."""
     return image_grid(to_float(np.concatenate(list(samples(opened, seed, GRID * GRID, labels)))))
-
-
-def interpolation(opened: Opened, seed: int, labels) -> np.ndarray:
-    """A grid `[h, w, 3]` uint8 whose rows go from one image to another in equal steps.
-
-    Where latents are standard normal, both ends of a row are drawn, and the way is spherical (White 2016, "Sampling
-    Generative Networks", section 2): straight lines pass through latents that are shorter than those of training.
-    Autoencoders without a prior go straight from the code of one held-out image to that of another.
-    """
-    objective, shares = opened.objective, np.linspace(0, 1, GRID, dtype=np.float32)
-    trees = opened.params, opened.batch_stats
-    if objective.latents:
-        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(np.arange(2 * GRID))
-        ends, between = np.asarray(normal(keys, objective.latents)), spherical
-    else:
-        ends = np.asarray(jax.jit(objective.encode)(*trees, to_float(_held_out(opened, 2 * GRID))))
-        between = lambda first, second, share: (1 - share) * first + share * second  # noqa: E731
-    rows = [between(*pair, share) for pair in ends.reshape(GRID, 2, *ends.shape[1:]) for share in shares]
-    classes = None
-    if objective.classes:  # One class per row.
-        of_rows = np.arange(GRID) % objective.classes if labels is None else np.resize(labels, GRID)
-        classes = np.repeat(of_rows, GRID).astype(np.int32)
-    return image_grid(np.asarray(jax.jit(objective.decode)(*trees, np.stack(rows), classes)))
-
-
-def spherical(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
-    """The point on the arc from one vector to another; its length goes evenly from one's to the other's.
-
-    sin((1 - t) a) / sin(a) u + sin(t a) / sin(a) v for the unit vectors u and v and the angle a between them
-    (Shoemake 1985, section 3.3). Vectors that point the same or opposite ways have a straight line.
-    """
-    lengths = np.linalg.norm(first), np.linalg.norm(second)
-    units = first / lengths[0], second / lengths[1]
-    angle = np.arccos(np.clip(np.dot(*units), -1, 1))
-    if np.sin(angle) < 1e-6:
-        return (1 - share) * first + share * second
-    direction = (np.sin((1 - share) * angle) * units[0] + np.sin(share * angle) * units[1]) / np.sin(angle)
-    return direction * ((1 - share) * lengths[0] + share * lengths[1])
-
-
-def reconstructions(opened: Opened, seed: int, labels) -> np.ndarray:
-    """A grid `[h, w, 3]` uint8: rows of held-out images, each above its reconstructions."""
-    del labels
-    held_out = opening.dataset(opened, "test").images
-    return generation.reconstructions_grid(opened.objective, held_out)(opened.params, opened.batch_stats, seed)
-
-
-def nearest(opened: Opened, seed: int, labels) -> np.ndarray:
-    """A grid `[h, w, 3]` uint8: samples, each beside its nearest training images (`metrics.Evaluator.nearest`)."""
-    from jaxtickets import evaluate
-
-    del labels
-    return evaluate.evaluator(opened).nearest(opened.params, opened.batch_stats, seed)
-
-
-MAKERS: dict[str, Callable] = dict(zip(GRIDS, (grid, interpolation, reconstructions, nearest), strict=True))
-
-
-def _held_out(opened, n):
-    images = opening.dataset(opened, "test").images
-    return np.asarray(images[np.arange(n) % len(images)])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 from jaxtickets import files
 from jaxtickets.errors import DamagedError, UserError
 from jaxtickets.origin import completed, differences, differing, origin
-from jaxtickets.paths import SNAPSHOTS, beyond
+from jaxtickets.paths import PICTURES, SNAPSHOTS, beyond
 from jaxtickets.records import Records
 
 # The columns of rounds.csv that every run has, beside those of its metrics and of its method.
@@ -117,6 +117,7 @@ class Workdir(Records):
         """Removes what runs that were killed have left of files that they wrote and directories that they removed."""
         own = [path for path in vars(self).values() if isinstance(path, Path) and path.parent == self.path]
         of_rounds = [self.samples(0), self.weights(0), self.search(0), self.search(0).with_suffix(".npz")]
+        of_rounds.append(self.picture(PICTURES[0], 0))
         for path in (*own, *(path.with_stem("*") for path in of_rounds), self.plot("*")):
             for leftover in files.temporaries(path):
                 leftover.unlink(missing_ok=True)
@@ -193,5 +194,6 @@ class Workdir(Records):
             *(map(self.snapshot, ("start", "search", "last")) if round_ else [self.snapshot("last").parent]),
         ]
         of_dense = () if round_ else (self.references,)
-        for path in (self.verdict, self.ticket, *results, *of_dense, *masks, *searches, *states):
+        self.remove_verdict()
+        for path in (self.ticket, *results, *of_dense, *masks, *searches, *states):
             self._verified.remove(path)

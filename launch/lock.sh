@@ -13,4 +13,4 @@ lock() {
 }
 
 lock requirements.lock --extra test "$@"
-lock requirements-cuda12.lock --extra cuda12 --constraint requirements.lock
+lock requirements-cuda12.lock --extra cuda12 --extra datasets --constraint requirements.lock

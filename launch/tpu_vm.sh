@@ -120,7 +120,7 @@ mkdir -p jaxtickets && tar -xzf jaxtickets.tar.gz -C jaxtickets && cd jaxtickets
 command -v uv > /dev/null || python3 -m pip install --quiet --user uv
 export PATH=$HOME/.local/bin:$PATH
 test -d ~/venv || uv venv --quiet --python 3.11 ~/venv
-uv pip install --quiet --python ~/venv/bin/python -e ".[tpu]"
+uv pip install --quiet --python ~/venv/bin/python -e ".[tpu,datasets]"
 ~/venv/bin/python -c "import jax; print(jax.local_device_count(), \"devices of\", jax.device_count())"'
 }
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from jaxtickets import cache, data, files
-from jaxtickets.data import decoding, faces, painting
+from jaxtickets.data import decoding, faces, painting, synthetic_faces, tfds
 from jaxtickets.errors import UserError
 from jaxtickets.fields import Registry
 
@@ -84,11 +84,12 @@ def test_digits_are_resized_to_the_asked_size(data_dir):
     np.testing.assert_array_equal(large[0, ..., 0], np.asarray(expected))
 
 
-def test_preparing_prints_one_line_on_standard_error_only(data_dir, capfd):
-    data.load("digits", "train", 8, data_dir)
+def test_painting_prints_one_line_on_standard_error_only(monkeypatch, capfd):
+    monkeypatch.setattr(synthetic_faces, "COUNTS", {"train": 12, "test": 5})
+    data.load("synthetic_faces", "train", 64)
     out, err = capfd.readouterr()
     assert out == ""
-    assert err.count("\n") == 1 and "preparing digits" in err
+    assert err.count("\n") == 1 and "painting the train images of synthetic_faces" in err
 
 
 def load_digits_in_a_process(directory, queue):
@@ -154,9 +155,7 @@ def test_attributes_can_be_seen_in_the_pixels():
 
 
 def test_synthetic_faces_have_the_attribute_interface_of_celeb_a(data_dir, monkeypatch):
-    from jaxtickets.data.synthetic_faces import SyntheticFaces
-
-    monkeypatch.setattr(SyntheticFaces, "COUNTS", {"train": 12, "test": 5})
+    monkeypatch.setattr(synthetic_faces, "COUNTS", {"train": 12, "test": 5})
     train, test = (data.load("synthetic_faces", split, 64, data_dir) for split in data.SPLITS)
     assert train.images.shape == (12, 64, 64, 3) and test.images.shape == (5, 64, 64, 3)
     assert train.labels.dtype == np.uint8 and train.labels.shape == (12, len(train.label_names))
@@ -204,11 +203,13 @@ def replace_downloads(monkeypatch, archives):
     monkeypatch.setattr(download_manager.DownloadManager, "download_and_extract", download_and_extract)
 
 
-@NEEDS_TENSORFLOW
-def test_cifar10_is_read_from_its_binary_archive(tmp_path, data_dir, monkeypatch):
-    classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def write_cifar10(folder):
+    """Writes CIFAR-10's binary archive, with 42 images. Returns its path and `{split: {(image, label)}}`."""
     rng = np.random.default_rng(0)
-    files = {"batches.meta.txt": "\n".join(classes).encode() + b"\n\n"}
+    files = {"batches.meta.txt": "\n".join(CIFAR_CLASSES).encode() + b"\n\n"}
     written = {"train": set(), "test": set()}
     for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
         records = b""
@@ -217,16 +218,22 @@ def test_cifar10_is_read_from_its_binary_archive(tmp_path, data_dir, monkeypatch
             records += bytes([label]) + planes.tobytes()
             written["test" if "test" in name else "train"].add((np.moveaxis(planes, 0, 2).tobytes(), label))
         files[name] = records
-    archive = tmp_path / "cifar-10-binary.tar.gz"
+    archive = folder / "cifar-10-binary.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         for name, content in files.items():
             entry = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
+    return archive, written
+
+
+@NEEDS_TENSORFLOW
+def test_cifar10_is_read_from_its_binary_archive(tmp_path, data_dir, monkeypatch):
+    archive, written = write_cifar10(tmp_path)
     replace_downloads(monkeypatch, {"cifar-10-binary": archive})
     for split in data.SPLITS:
         loaded = data.load("cifar10", split, 32, data_dir)
-        assert loaded.label_names == tuple(classes)
+        assert loaded.label_names == CIFAR_CLASSES
         pairs = {(image.tobytes(), int(label)) for image, label in zip(loaded.images, loaded.labels, strict=True)}
         assert pairs == written[split]
 
@@ -319,18 +326,20 @@ def test_a_data_set_that_tfds_can_not_describe_without_tensorflow_is_one_line(na
     assert not os.path.exists(data_dir)
 
 
-@pytest.mark.parametrize("file", ["digits-test.array_record-00000-of-00001", "dataset_info.json"])
+@NEEDS_TENSORFLOW
+@pytest.mark.parametrize("file", ["cifar10-test.array_record-00000-of-00001", "dataset_info.json"])
 def test_damaged_prepared_data_are_one_line_that_says_what_to_delete(file, data_dir, tmp_path, monkeypatch):
-    expected = data.load("digits", "test", 8, data_dir).digest
+    replace_downloads(monkeypatch, {"cifar-10-binary": write_cifar10(tmp_path)[0]})
+    expected = data.load("cifar10", "test", 8, data_dir).digest
     (path,) = Path(data_dir).rglob(file)
     content = path.read_bytes()
     path.write_bytes(bytes(len(content)))
     monkeypatch.setenv("JAXTICKETS_CACHE", str(tmp_path / "other cache"))
     with pytest.raises(UserError, match=f"{data_dir}.*(delete|remove)") as caught:
-        data.load("digits", "test", 8, data_dir)
+        data.load("cifar10", "test", 8, data_dir)
     assert "\n" not in str(caught.value)
     path.write_bytes(content)
-    assert data.load("digits", "test", 8, data_dir).digest == expected
+    assert data.load("cifar10", "test", 8, data_dir).digest == expected
 
 
 # --- folders ---
@@ -631,13 +640,9 @@ def test_a_second_load_reads_the_cache_alone(tmp_path, data_dir, monkeypatch):
     first = data.load(f"folder:{root}", "train", 16)
     digits = data.load("digits", "test", 16, data_dir)
     monkeypatch.setattr(decoding, "decode", lambda *_: pytest.fail("decoded again"))
-    monkeypatch.setattr(data.Tfds, "_prepare", lambda *_: pytest.fail("prepared again"))
     again = data.load(f"folder:{root}", "train", 16)
     np.testing.assert_array_equal(first.images, again.images)
     assert isinstance(again.images, np.memmap) and not again.images.flags.writeable
-    import shutil
-
-    shutil.rmtree(data_dir)
     np.testing.assert_array_equal(data.load("digits", "test", 16, data_dir).labels, digits.labels)
 
 
@@ -794,7 +799,7 @@ def test_every_source_can_be_found_by_its_name(data_dir):
         source = data.find(name, data_dir)
         assert source.name == name and source.channels in (1, 3)
     assert data.find("folder:somewhere", data_dir).name == "folder:somewhere"
-    assert data.find("digits", data_dir).data_dir == data_dir
+    assert data.find("mnist", data_dir).data_dir == data_dir
 
 
 def test_keys_of_decoded_images_stay_what_they_were(data_dir):
@@ -812,6 +817,30 @@ def test_unknown_names_are_refused_with_the_allowed_ones():
         data.check("lsun")
     with pytest.raises(UserError, match="allowed"):
         data.check("")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("cifar10", "comes through TFDS, which is not installed: pip install.*files:PATH.*synthetic_faces"),
+        ("digit", "is unknown; did you mean 'digits'.*allowed: digits.*once TFDS is installed: pip install"),
+    ],
+)
+def test_without_tfds_the_error_names_the_extra(name, said, data_dir, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if "tensorflow" in name else find(name))
+    monkeypatch.setattr(tfds, "_BUILDERS", {})
+    with pytest.raises(UserError, match=said) as caught:
+        data.load(name, "train", 32, data_dir)
+    assert "\n" not in str(caught.value) and not os.path.exists(data_dir)
+
+
+def test_embedded_data_are_read_without_tfds(tmp_path):
+    import subprocess
+
+    code = "import sys, jaxtickets.data as d; d.load('digits', 'train', 8); print('tensorflow_datasets' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "False\n"
 
 
 def test_checking_prepares_nothing(tmp_path, data_dir):

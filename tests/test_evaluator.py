@@ -16,6 +16,7 @@ from jaxtickets.errors import UserError
 from jaxtickets.examples import to_float
 from jaxtickets.metrics import FEATURE_NETWORKS, METRICS, FeatureNetwork, Metric
 from jaxtickets.metrics.features import features_of_images
+from jaxtickets.metrics.generation import nearest_grid
 from jaxtickets.metrics.grid import image_grid
 from jaxtickets.metrics.spread import in_batches, replicated, spread
 from jaxtickets.objectives import OBJECTIVES, Objective, normal
@@ -108,7 +109,6 @@ def test_metrics_on_held_out_images_have_a_ceiling_and_no_floor(data_directory):
     judged = metrics.make_evaluator(objective, config, TRAINING, HELD_OUT)
     references = judged.references({}, {}, 0)
     assert references == {"psnr": {"untrained": judged.evaluate({}, {}, 0)["psnr"]}}
-    assert judged.nearest is None
 
 
 def test_a_reconstruction_error_has_the_best_possible_number_and_that_of_the_mean_training_image(data_directory):
@@ -124,9 +124,9 @@ def test_a_reconstruction_error_has_the_best_possible_number_and_that_of_the_mea
     assert judged.references({}, {}, 0) == {"reconstruction_error": expected}
 
 
-def test_a_grid_shows_samples_beside_their_nearest_training_images(data_directory):
+def test_a_grid_shows_samples_beside_their_nearest_training_images():
     copied = TRAINING[::20][:16]
-    judged = evaluator(data_directory, lambda params, batch_stats, keys, labels: to_float(jnp.asarray(copied)))
+    objective = Objective({}, {}, sample=lambda params, batch_stats, keys, labels: to_float(jnp.asarray(copied)))
     near = (
         np.square(projection()(to_float(copied))[:, None] - projection()(to_float(TRAINING))[None])
         .sum(axis=-1)
@@ -134,8 +134,9 @@ def test_a_grid_shows_samples_beside_their_nearest_training_images(data_director
     )
     rows = [np.concatenate([image[None], TRAINING[others]]) for image, others in zip(copied, near, strict=True)]
     expected = image_grid(np.concatenate(rows) / 127.5 - 1)
+    features = features_of_images(projection(), TRAINING, 64, is_kept=False)
     np.testing.assert_array_equal(near[:, 0], np.arange(16) * 20)  # The nearest image of a copy is what it copies.
-    np.testing.assert_array_equal(judged.nearest({}, {}, 0), expected)
+    np.testing.assert_array_equal(nearest_grid(objective, TRAINING)(projection(), features, {}, {}, 0), expected)
 
 
 def test_intervals_stand_beside_each_metric_on_samples(data_directory):

@@ -12,7 +12,7 @@ import pytest
 from conftest import digests, tiny, untrained_run
 from PIL import Image
 
-from jaxtickets import image_writing, opening, sample, tickets, trained
+from jaxtickets import image_writing, latent_space, opening, sample, tickets, trained
 from jaxtickets.errors import UserError
 from jaxtickets.metrics.grid import GRID
 from jaxtickets.runs import Networks
@@ -159,12 +159,12 @@ def test_a_spherical_way_has_equal_angles_and_keeps_the_length():
     rng = np.random.default_rng(0)
     first, second = rng.normal(size=(2, 20))
     first, second = (3 * vector / np.linalg.norm(vector) for vector in (first, second))
-    way = np.stack([sample.spherical(first, second, share) for share in np.linspace(0, 1, 6)])
+    way = np.stack([latent_space.spherical(first, second, share) for share in np.linspace(0, 1, 6)])
     np.testing.assert_allclose(way[[0, -1]], [first, second])
     np.testing.assert_allclose(np.linalg.norm(way, axis=1), 3)
     angles = np.arccos(np.sum(way[1:] * way[:-1], axis=1) / 9)
     np.testing.assert_allclose(angles, np.arccos(first @ second / 9) / 5)
-    np.testing.assert_allclose(sample.spherical(first, 2 * first, 0.5), 1.5 * first)
+    np.testing.assert_allclose(latent_space.spherical(first, 2 * first, 0.5), 1.5 * first)
 
 
 def test_reconstructions_stand_below_their_held_out_images(autoencoder, tmp_path):

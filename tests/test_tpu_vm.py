@@ -71,7 +71,7 @@ def test_a_dry_run_prints_the_commands_and_needs_no_gcloud():
     assert dry_run("delete", *WHERE) == [[*tpu, "delete", "t", *where]]
     archive, copy, install = dry_run("install", *WHERE)
     assert archive[:2] == ["git", "-C"] and copy[:5] == [*tpu, "scp"] and "--worker=all" in copy
-    assert install[:7] == [*tpu, "ssh", "t", "--worker=all"] and '-e ".[tpu]"' in install[7]
+    assert install[:7] == [*tpu, "ssh", "t", "--worker=all"] and '-e ".[tpu,datasets]"' in install[7]
     ((*_, command, _, _),) = dry_run("run", *WHERE, *RUN)
     assert f"jaxtickets.main {shlex.join(RUN[1:]).split()[0]} " in command
     parts = dry_run("resume", *WHERE, *TYPE, "--bucket=gs://b", *RUN)

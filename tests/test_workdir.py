@@ -13,6 +13,7 @@ import pytest
 from jaxtickets import files
 from jaxtickets.errors import UserError
 from jaxtickets.origin import completed, differences, flat
+from jaxtickets.paths import PICTURES
 from jaxtickets.workdir import SNAPSHOTS, Workdir
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +26,7 @@ def paths(workdir):
     attributes = [path for path in vars(workdir).values() if isinstance(path, Path) and path != workdir.path]
     search = workdir.search(7)
     of_rounds = [workdir.masks(7), workdir.weights(7), workdir.samples(7)]
+    of_rounds += [workdir.picture(kind, 7) for kind in PICTURES]
     of_rounds += [search, search.with_suffix(".npz"), workdir.search_end(7)]
     inner = [place.path for place in (workdir.compact(7), workdir.narrow(7), workdir.seed_dir(7))]
     snapshots = [workdir.snapshot(name) for name in SNAPSHOTS]
@@ -39,7 +41,19 @@ def test_the_files_of_the_page_are_those_of_the_class():
 
 
 def test_no_other_module_has_the_file_names():
-    directories = ["masks", "weights", "snapshots", "samples", "search", "plots", "tb", "compact_", "dense_", "seed_"]
+    directories = [
+        "masks",
+        "weights",
+        "snapshots",
+        "samples",
+        "latent",
+        "search",
+        "plots",
+        "tb",
+        "compact_",
+        "dense_",
+        "seed_",
+    ]
     names = sorted({path.name for path in paths(Workdir("run")) if "7" not in path.name and path.suffix} - {"*.png"})
     pattern = re.compile(rf"""/ f?["']({"|".join(map(re.escape, names + directories))})""")
     assert pattern.search('path / "rounds.csv"') and pattern.search('path / f"seed_{seed}"')

@@ -111,6 +111,13 @@ CORE = (
         choice("ends", "all"),
         "The rounds whose trained weights stay once the verdict is there: the dense, the winning and the last, or all.",
     ),
+    Field(
+        "latent_pictures",
+        True,
+        switch(),
+        "Whether a run ends with pictures of the latent space: ways through it, reconstructions, nearest images.",
+        may_change=ANY,
+    ),
     Field("model.name", "dcgan", choice(NETWORKS), "The networks."),
     Field("model.width", 128, whole(1), "The number of channels of a convolution at half the image size, or of units."),
     Field("model.latent_size", 32, whole(1), "The number of latents of one image."),

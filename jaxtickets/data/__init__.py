@@ -20,6 +20,7 @@ from jaxtickets.data import decoding, readers
 from jaxtickets.data.arrays import Arrays
 from jaxtickets.data.decoding import Recipe
 from jaxtickets.data.directories import stamp
+from jaxtickets.data.embedded import Embedded
 from jaxtickets.data.folders import ImageTree
 from jaxtickets.data.source import Examples, Source
 from jaxtickets.data.tfds import Tfds
@@ -53,22 +54,8 @@ _IDX = "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3
 
 SOURCES = Registry(
     "data.name",
-    Tfds(
-        "digits",
-        count=1_501,
-        is_gray=True,
-        builder="jaxtickets.data.digits:Digits",
-        needs_tensorflow=False,
-        how_long="a second",
-    ),
-    Tfds(
-        "synthetic_faces",
-        count=20_000,
-        is_gray=False,
-        builder="jaxtickets.data.synthetic_faces:SyntheticFaces",
-        needs_tensorflow=False,
-        how_long="about a minute",
-    ),
+    Embedded("digits", "jaxtickets.data.digits:examples", channels=1, classes=10, count=1_501),
+    Embedded("synthetic_faces", "jaxtickets.data.synthetic_faces:examples", how_long="about a minute", count=20_000),
     Tfds(
         "cifar10",
         count=50_000,

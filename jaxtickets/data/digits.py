@@ -1,9 +1,12 @@
-"""scikit-learn's handwritten digits as a TFDS data set that needs neither a network nor TensorFlow."""
+"""scikit-learn's handwritten digits: 1,797 images of 8x8 pixels from 43 people, in a train and a test split.
 
-import io
+They are the test part of UCI's "Optical Recognition of Handwritten Digits"
+(https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits).
+"""
 
 import numpy as np
-import tensorflow_datasets as tfds
+
+from jaxtickets.data.source import Examples
 
 TEST_EVERY = 6
 
@@ -24,45 +27,18 @@ def is_test(labels: np.ndarray) -> np.ndarray:
     return marks
 
 
-class Digits(tfds.core.GeneratorBasedBuilder):
-    """1,797 8x8 digits from 43 people (UCI "Optical Recognition of Handwritten Digits", its test part).
+def examples(split: str) -> Examples:
+    """The 1,501 train or the 296 test images (29 or 30 of each class), gray levels stretched to 0..255.
 
-    1,501 train and 296 test images; each class has 29 or 30 test images. Within a split the order is scikit-learn's.
+    Within a split the order is scikit-learn's.
     """
+    from sklearn import datasets
 
-    VERSION = tfds.core.Version("1.0.0")
+    digits = datasets.load_digits()
+    chosen = is_test(digits.target) == (split == "test")
+    images, labels = to_bytes(digits.images[chosen])[..., None], digits.target[chosen].tolist()
 
-    def _info(self):
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="The handwritten digits that scikit-learn ships, gray levels stretched to 0..255.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(8, 8, 1), encoding_format="png"),
-                    "label": tfds.features.ClassLabel(num_classes=10),
-                }
-            ),
-            supervised_keys=("image", "label"),
-            homepage="https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
-            disable_shuffling=True,
-        )
+    def read(start, stop):
+        return [(images[i], labels[i], f"image {i}") for i in range(start, stop)]
 
-    def _split_generators(self, dl_manager):
-        from sklearn import datasets
-
-        digits = datasets.load_digits()
-        test = is_test(digits.target)
-        return {
-            "train": self._generate_examples(digits.images[~test], digits.target[~test]),
-            "test": self._generate_examples(digits.images[test], digits.target[test]),
-        }
-
-    def _generate_examples(self, images, labels):
-        from PIL import Image
-
-        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-            # TFDS encodes arrays with TensorFlow; a stream that is a PNG already is stored as it is.
-            stream = io.BytesIO()
-            Image.fromarray(to_bytes(image)).save(stream, "png")
-            stream.seek(0)
-            yield index, {"image": stream, "label": int(label)}
+    return Examples(len(images), read, tuple("0123456789"))

@@ -1,4 +1,4 @@
-"""Data sets of TFDS: published ones by name, and those of builders that this package brings."""
+"""Data sets of TFDS by name. TFDS is an extra of this package, and imported on first use."""
 
 import contextlib
 import dataclasses
@@ -7,7 +7,6 @@ import io
 import logging
 import os
 import pathlib
-import pkgutil
 import shutil
 from collections.abc import Iterator
 
@@ -19,6 +18,7 @@ from jaxtickets.errors import UserError
 from jaxtickets.names import near
 from jaxtickets.progress import say
 
+INSTALL = 'pip install -e ".[tfds]" in a clone, else pip install "jaxtickets[tfds]"'
 ALTERNATIVES = (
     "use --config.data.name=synthetic_faces (no download), --config.data.name=files:PATH (images or a data set on this"
     " machine), or the small variant of the config, --config=<config>.py:quick"
@@ -34,9 +34,6 @@ class Tfds(Source):
     Attributes:
       name: TFDS's name, with the variant after a slash if there are several.
       is_gray: whether its images have one channel; None: as TFDS describes them.
-      builder: where its builder class is, as "module:class", if TFDS does not have it; imported on first use.
-      needs_tensorflow: whether preparing it needs TensorFlow. Reading what is prepared never does.
-      how_long: how long preparing it takes, in the message that announces it.
       needs_variant: whether the name must give a variant.
       allowed: the names that errors offer instead, for a name that TFDS may not have; `verify` leaves a source without
         them alone.
@@ -47,9 +44,6 @@ class Tfds(Source):
 
     name: str
     is_gray: bool | None = None
-    builder: str = ""
-    needs_tensorflow: bool = True
-    how_long: str = "with a download"
     needs_variant: bool = False
     allowed: str = ""
     by_hand: str = ""
@@ -60,6 +54,7 @@ class Tfds(Source):
         return dataclasses.replace(self, data_dir=data_dir)
 
     def verify(self) -> None:
+        self._check_installed()
         if self.allowed:
             self._builder()
 
@@ -71,8 +66,7 @@ class Tfds(Source):
         builder = self._builder()
         if builder.is_prepared():
             return ""
-        by_tensorflow = " by TensorFlow" if self.needs_tensorflow else ""
-        return f"{self.name}, prepared{by_tensorflow} once ({self.how_long}) in {builder.data_dir}"
+        return f"{self.name}, prepared by TensorFlow once (with a download) in {builder.data_dir}"
 
     @property
     def channels(self) -> int:
@@ -119,8 +113,6 @@ class Tfds(Source):
 
     def builder_class(self):
         """Returns the TFDS builder class. Raises UserError for a name that TFDS does not have."""
-        if self.builder:
-            return pkgutil.resolve_name(self.builder)
         import tensorflow_datasets as tfds
 
         dataset, _, config = self.name.partition("/")
@@ -151,6 +143,7 @@ class Tfds(Source):
         return builder
 
     def _new_builder(self):
+        self._check_installed()  # Some ask for the key or the classes of what nobody has verified.
         config = self.name.partition("/")[2]
         with quiet():
             try:
@@ -166,6 +159,19 @@ class Tfds(Source):
             raise UserError(f"data.name={self.name!r} has no 'image' feature; allowed: {self.allowed}")
         return builder
 
+    def _check_installed(self):
+        if importlib.util.find_spec("tensorflow_datasets"):
+            return
+        if self.allowed:
+            suggestion = near(self.name, self.allowed.split(", "))
+            raise UserError(
+                f"data.name={self.name!r} is unknown{suggestion}; allowed: {self.allowed}, once TFDS is "
+                f"installed: {INSTALL}"
+            )
+        raise UserError(
+            f"data.name={self.name!r} comes through TFDS, which is not installed: {INSTALL}; or {self._other_ways()}"
+        )
+
     def _why_no_builder(self, error):
         name, place = f"data.name={self.name!r}", self.data_dir or "the TFDS directory"
         if "File format is already set" in str(error):
@@ -174,7 +180,7 @@ class Tfds(Source):
                 " --config.data.dir"
             )
         if isinstance(error, ModuleNotFoundError):
-            needs = 'TensorFlow: pip install -e ".[tfds]"' if error.name == "tensorflow" else reason(error)
+            needs = f"TensorFlow: {INSTALL}" if error.name == "tensorflow" else reason(error)
             return f"{name}: TFDS can't describe it without {needs}; or {self._other_ways()}"
         return f"{name} can't be opened in {place}: {reason(error)}; remove what is there of it, or {ALTERNATIVES}"
 
@@ -191,26 +197,23 @@ class Tfds(Source):
         return f"fetch {self.by_hand}; or {ALTERNATIVES}" if self.by_hand else ALTERNATIVES
 
     def _prepare(self, builder) -> None:
-        if self.needs_tensorflow and importlib.util.find_spec("tensorflow") is None:
+        if importlib.util.find_spec("tensorflow") is None:
             raise UserError(
                 f"data.name={self.name!r} is not prepared in {builder.data_dir}, and preparing it needs TensorFlow:"
-                f' pip install -e ".[tfds]"; or {self._other_ways()}'
+                f" {INSTALL}; or {self._other_ways()}"
             )
-        say(f"preparing {self.name} (once, {self.how_long}) in {builder.data_dir}")
+        say(f"preparing {self.name} (once, with a download) in {builder.data_dir}")
         import tensorflow_datasets as tfds
 
         try:
             # Google's bucket holds no array_record files, so asking there costs time and never helps.
             config = tfds.download.DownloadConfig(try_download_gcs=False)
-            if self.needs_tensorflow:
-                _keep_tensorflow_off_accelerators()
+            _keep_tensorflow_off_accelerators()
             with _few_retries():
                 builder.download_and_prepare(download_config=config)
         except BaseException as error:
             _remove_leftovers(builder)
             if not isinstance(error, Exception):
-                raise
-            if self.builder and not isinstance(error, OSError):
                 raise
             raise UserError(
                 f"data.name={self.name!r} could not be prepared: {reason(error)}; {self._other_ways()}"

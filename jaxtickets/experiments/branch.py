@@ -25,7 +25,7 @@ FIELDS = (
 # Fields in which a control may differ from its run, because they change no number of its training. Fields that say how
 # tickets were found are free too.
 FREE = (
-    *("experiment", "rewind_step", "seeds", "confidence", "tolerance", "keep_weights"),
+    *("experiment", "rewind_step", "seeds", "confidence", "tolerance", "keep_weights", "latent_pictures"),
     *("tickets_per_host", "tickets_per_device"),
     *("data.dir", "data.placement"),
     *("train.log_every", "train.checkpoint_every", "train.rematerialize", "train.steps_per_call"),

@@ -11,7 +11,7 @@ from jaxtickets.devices import Devices
 from jaxtickets.metrics import diversity
 from jaxtickets.metrics.choosing import chosen
 from jaxtickets.metrics.features import features_of_images
-from jaxtickets.metrics.generation import features_of_samples, nearest_grid, samples_grid
+from jaxtickets.metrics.generation import features_of_samples, samples_grid
 from jaxtickets.metrics.held_out import OBJECTIVE, error_of_mean_image, held_out_means
 from jaxtickets.metrics.measuring import described, measured
 from jaxtickets.metrics.metric import HELD_OUT, SAMPLES, Metric, Sets
@@ -37,8 +37,6 @@ class Evaluator(NamedTuple):
         parameters: the metrics on samples of held-out images in place of samples, the floor, and all metrics of the
         untrained network, the ceiling. Metrics on held-out images have no floor, but may have `best`, their best
         possible number, and `mean_image`, that of a network that answers every image with the mean training image.
-      nearest: `(params, batch_stats, seed) -> [h, w, 3] uint8`, samples beside their nearest training images; None if
-        nothing is sampled.
     """
 
     metric: str
@@ -49,7 +47,6 @@ class Evaluator(NamedTuple):
     evaluate: Callable
     samples: Callable
     references: Callable
-    nearest: Callable | None
 
 
 def make_evaluator(
@@ -74,7 +71,6 @@ def make_evaluator(
     of_samples = [metric for metric in metrics if metric.needs == SAMPLES]
     of_held_out = [metric for metric in metrics if metric.needs == HELD_OUT]
     kept_images = evenly_spaced(test_images, config.eval.samples)
-    grid_beside = nearest_grid(objective, train_images)
 
     @cache
     def load(name):
@@ -134,10 +130,6 @@ def make_evaluator(
                 entry["mean_image"] = metric.of_mean_image(mean_image_error(), test_images[0].size)
         return {column: found[column] for metric in metrics for column in metric.columns_of(config)}
 
-    def nearest(params, batch_stats, seed):
-        name = config.eval.features
-        return grid_beside(load(name), features_of(name), params, batch_stats, seed)
-
     return Evaluator(
         metric=metrics[0].main_of(config),
         label=metrics[0].labels_of(config, len(test_images))[metrics[0].main_of(config)],
@@ -148,7 +140,6 @@ def make_evaluator(
         evaluate=evaluate,
         samples=samples_grid(objective, test_images),
         references=references,
-        nearest=nearest if objective.sample else None,
     )
 
 

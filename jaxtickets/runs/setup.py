@@ -38,6 +38,7 @@ NO_PROGRAM = {
         "tolerance",
         "rewind_step",
         "keep_weights",
+        "latent_pictures",
     ),
     *("train.log_every", "train.checkpoint_every", "train.on_divergence"),
     *("prune.score", "prune.rounds", "prune.rate", "prune.schedule", "prune.sparsities", "prune.scope"),

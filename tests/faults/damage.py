@@ -52,7 +52,7 @@ READERS = {
     r"snapshots/rewind": "resume from_round branch transfer",
     r"snapshots/": "resume from_round branch",
     r"search/": "report resume from_round",
-    r"plots/|report.html|(^|/)tb/": "report resume",
+    r"latent/|plots/|report.html|(^|/)tb/": "report resume",
     r"(layers.csv|metrics.jsonl|references.json|samples/.*)$": "report resume from_round branch",
     r"ticket.safetensors|transfer.json": "report resume",
 }

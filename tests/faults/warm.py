@@ -24,7 +24,7 @@ ACTIONS = {"count": 0, "before": 1, "after": 2, "torn": 3, "fail_from": 4, "fail
 KILLS = ("before", "after", "torn")
 HEAVY = (
     *("jaxtickets.main", "jaxtickets.report.__main__", "jaxtickets.evaluate", "jaxtickets.sample", "jaxtickets.runs"),
-    *("orbax.checkpoint", "tensorboardX", "matplotlib.pyplot", "tensorflow_datasets", "scipy.linalg", "PIL.Image"),
+    *("orbax.checkpoint", "tensorboardX", "matplotlib.pyplot", "scipy.linalg", "PIL.Image"),
 )
 
 
