@@ -1,4 +1,4 @@
-"""What MkDocs does not do by itself: links to files outside docs/, the README's beginning, formulas without scripts."""
+"""What MkDocs does not do itself: links to files outside docs/, pages that are such files, formulas without scripts."""
 
 import html
 import logging
@@ -56,24 +56,26 @@ def on_page_content(content: str, page, config, files) -> str:
         content,
         flags=re.DOTALL,
     )
-    content = re.sub(
-        r"<code>(jaxtickets\.[\w.]+)</code>",
-        lambda match: (
-            f'<autoref optional identifier="{match[1]}"><code>{match[1].replace(".", ".<wbr>")}</code></autoref>'
-        ),
+    content = re.sub(r"<code>(jaxtickets\.[\w.]+)</code>", lambda match: _name(match[1]), content)
+    address = config.extra["files_url"]
+    return re.sub(
+        rf'<a href="{SCHEME}([^"]*)">(.*?)</a>',
+        lambda match: _file(address, *match.groups()),
         content,
+        flags=re.DOTALL,
     )
-    url = config.extra["files_url"]
 
-    def link(match):
-        path, text = match.groups()
-        return (
-            f'<a href="{url}/{path}">{text}</a>'
-            if url
-            else f'<span class="file" title="in the repository: {path}">{text}</span>'
-        )
 
-    return re.sub(rf'<a href="{SCHEME}([^"]*)">(.*?)</a>', link, content, flags=re.DOTALL)
+def _name(name: str) -> str:
+    """A name of the package, with a link to its entry in the API reference if it has one; lines break at its dots."""
+    return f'<autoref optional identifier="{name}"><code>{name.replace(".", ".<wbr>")}</code></autoref>'
+
+
+def _file(address: str | None, path: str, text: str) -> str:
+    """A link to a file of the repository; its text alone, if the repository has no address."""
+    if address:
+        return f'<a href="{address}/{path}">{text}</a>'
+    return f'<span class="file" title="in the repository: {path}">{text}</span>'
 
 
 def _included(file: str, end: str | None) -> str:
