@@ -201,6 +201,12 @@ def test_every_name_of_the_package_on_a_page_exists():
                 resolve(name)
 
 
+def test_every_public_name_is_on_the_first_page_of_the_api():
+    named = set(re.findall(r"`jt\.(\w+)`", (ROOT / "docs" / "api" / "index.md").read_text()))
+    missing = set(jt.__all__) - named
+    assert not missing, f"give {', '.join(sorted(missing))} a place in docs/api/index.md and a page in docs/api/"
+
+
 def resolve(name):
     """What a dotted name means."""
     first, *others = name.split(".")
