@@ -57,6 +57,7 @@ def on_page_content(content: str, page, config, files) -> str:
         flags=re.DOTALL,
     )
     content = re.sub(r"<code>(jaxtickets\.[\w.]+)</code>", lambda match: _name(match[1]), content)
+    content = re.sub(r"<code>([^<]*--\w[^<]*)</code>", lambda match: f"<code>{_unbroken(match[1])}</code>", content)
     address = config.extra["files_url"]
     return re.sub(
         rf'<a href="{SCHEME}([^"]*)">(.*?)</a>',
@@ -69,6 +70,11 @@ def on_page_content(content: str, page, config, files) -> str:
 def _name(name: str) -> str:
     """A name of the package, with a link to its entry in the API reference if it has one; lines break at its dots."""
     return f'<autoref optional identifier="{name}"><code>{name.replace(".", ".<wbr>")}</code></autoref>'
+
+
+def _unbroken(code: str) -> str:
+    """Inline code in which no line breaks within the two hyphens of a flag."""
+    return re.sub(r"--\w+", lambda match: f'<span class="flag">{match[0]}</span>', code)
 
 
 def _file(address: str | None, path: str, text: str) -> str:
