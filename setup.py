@@ -56,6 +56,7 @@ setup(
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "ruff>=0.12",
+            "mypy>=2.4",  # checks the types of what users import (pyproject.toml)
             "nbclient>=0.10",  # runs the notebooks
             "ipykernel>=6.29",  # their kernel
             "equinox>=0.13",  # one of the libraries whose networks they prune

@@ -2,13 +2,23 @@
 
 `import jaxtickets as jt` loads nothing else; each name is loaded when it is first used.
 
-Masks and pruning, pure functions over any Flax parameters:
+Masks and pruning, pure functions over the parameters of any network:
   masks: the algebra of masks: `jt.masks.ones(params)`, `jt.masks.apply(params, masks)`, `jt.masks.sparsity(masks)`, ...
   prune: scores and a sparsity -> masks.
   magnitude, snip, grasp, synflow: scores of weights.
   channels: scores of channels -> channel masks -> masks of weights.
-  flax_axes: the input and output axes of a Flax module's kernels, for structures other than single weights.
+  axes: the input and output axes of a module's weights, for structures other than single weights.
+  axis_names: the channels of any network, found in what it computes.
   compact: takes pruned channels out of parameters and train states.
+  pruning: all scores, and the sparsities of rounds: `jt.pruning.movement`, `jt.pruning.sparsities`, ...
+
+In a training loop of one's own:
+  imp: the lottery loop around a training function.
+  rewind: a train state whose pruned weights and their moments are zero.
+  masked, sparsify: Optax transformations with fixed masks, and with masks that change by one of `schedules`.
+  schedules: gradual, one_shot, static, rigl, sparse_evolutionary.
+  masks_of: the masks in an Optax state.
+  straight_through: effective weights whose gradients pass as if nothing were pruned.
 
 Training and experiments:
   models: networks by name, and what can be asked of them.
@@ -24,19 +34,34 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jaxtickets import compact, masks, models, train
+    from jaxtickets import compact, masks, models, pruning, train
     from jaxtickets.config import get_config
     from jaxtickets.errors import UserError
+    from jaxtickets.library import (
+        axes,
+        axis_names,
+        imp,
+        masked,
+        masks_of,
+        rewind,
+        schedules,
+        sparsify,
+        straight_through,
+    )
     from jaxtickets.main import run
-    from jaxtickets.pruning import channels, flax_axes, grasp, magnitude, prune, snip, synflow
+    from jaxtickets.pruning import channels, grasp, magnitude, prune, snip, synflow
     from jaxtickets.tickets import load_ticket
     from jaxtickets.workdir import Workdir
 
 __version__ = "0.1.0"
 
 _PLACES = {
-    **dict.fromkeys(("compact", "masks", "models", "train"), "jaxtickets"),
-    **dict.fromkeys(("channels", "flax_axes", "grasp", "magnitude", "prune", "snip", "synflow"), "jaxtickets.pruning"),
+    **dict.fromkeys(("compact", "masks", "models", "pruning", "train"), "jaxtickets"),
+    **dict.fromkeys(
+        ("axes", "axis_names", "imp", "masked", "masks_of", "rewind", "schedules", "sparsify", "straight_through"),
+        "jaxtickets.library",
+    ),
+    **dict.fromkeys(("channels", "grasp", "magnitude", "prune", "snip", "synflow"), "jaxtickets.pruning"),
     "UserError": "jaxtickets.errors",
     "Workdir": "jaxtickets.workdir",
     "get_config": "jaxtickets.config",
@@ -47,18 +72,27 @@ _PLACES = {
 __all__ = [
     "UserError",
     "Workdir",
+    "axes",
+    "axis_names",
     "channels",
     "compact",
-    "flax_axes",
     "get_config",
     "grasp",
+    "imp",
     "load_ticket",
     "magnitude",
+    "masked",
     "masks",
+    "masks_of",
     "models",
     "prune",
+    "pruning",
+    "rewind",
     "run",
+    "schedules",
     "snip",
+    "sparsify",
+    "straight_through",
     "synflow",
     "train",
 ]
@@ -68,7 +102,7 @@ def __getattr__(name: str):
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     place = _PLACES[name]
-    is_module = place == __name__ or name == "channels"
+    is_module = place == __name__ or name in ("channels", "schedules")
     return importlib.import_module(f"{place}.{name}") if is_module else getattr(importlib.import_module(place), name)
 
 

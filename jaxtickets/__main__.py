@@ -2,8 +2,10 @@
 
 jaxtickets --config=gan_digits:quick [--config.field=value ...]   runs an experiment, as `jaxtickets.main` does
 jaxtickets configs                                                lists the configs that come with the package
-jaxtickets evaluate|flops|report|sample|sweep ...                 the command of this name, with its own --help
+jaxtickets evaluate|flops|report|reproduce|sample|sweep ...       the command of this name, with its own --help
 jaxtickets --version
+
+`python -m jaxtickets` and `python -m jaxtickets.main` are the same command.
 """
 
 import runpy
@@ -16,7 +18,7 @@ from jaxtickets.progress import show
 
 MODULES = {
     **{name: f"jaxtickets.{name}" for name in ("evaluate", "flops", "report", "sample")},
-    "sweep": "launch.sweep",
+    **{name: f"launch.{name}" for name in ("reproduce", "sweep")},
 }
 
 
@@ -29,7 +31,7 @@ def command() -> None:
         if name in cli.HELP:
             print(__doc__)
         main.main()
-    ending.run(lambda _: _show(name))
+    ending.run(lambda _: _show(*sys.argv[1:]))
 
 
 def sweep() -> None:
@@ -37,7 +39,9 @@ def sweep() -> None:
     _run_module("launch.sweep", sys.argv[1:])
 
 
-def _show(name):
+def _show(name, *others):
+    if others and name in ("--version", "configs"):
+        raise UserError(f"{others[0]}: not allowed after {name}, which takes nothing")
     if name == "--version":
         show(f"jaxtickets {__version__}")
     elif name == "configs":

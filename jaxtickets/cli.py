@@ -16,7 +16,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from jaxtickets import named_configs
-from jaxtickets.ending import MISTAKE, PREFIX
+from jaxtickets.ending import PREFIX
 from jaxtickets.errors import UserError
 from jaxtickets.fields import refuse
 from jaxtickets.local_paths import local_path
@@ -34,9 +34,9 @@ chosen config reads must keep its default."""
 
 
 def fail(error: UserError) -> int:
-    """Prints a user's mistake on standard error; returns the exit status."""
+    """Prints a user's mistake, or what else is one line, on standard error; returns the exit status."""
     print(f"{PREFIX}{error}", file=sys.stderr)
-    return MISTAKE
+    return error.status
 
 
 def call(
@@ -54,7 +54,7 @@ def call(
       usage: what the command does, for `--help`.
 
     Returns:
-      The exit status: that of `function`, or 2 for a mistake.
+      The exit status: that of `function`, or of a `UserError`: 2 for a mistake.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if _wants_help(arguments):

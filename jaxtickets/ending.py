@@ -5,6 +5,7 @@
 | 0 | success |
 | 1 | the machine failed (a full disk, a directory that has gone, ...), or there is a bug, with its traceback |
 | 2 | a mistake of the user's |
+| 3 | a training has diverged, and `config.train.on_divergence` says that the run stops |
 | 128 + n | signal n: 130 for Ctrl-C (SIGINT), 143 for SIGTERM, 138 for SIGUSR1 (on Linux) |
 
 After a signal, trainings save their state and end (`stopping.Stop`); other work is given up. A process that does not
@@ -26,19 +27,19 @@ from jaxtickets.progress import say
 from jaxtickets.stopping import Stop
 
 PREFIX = "jaxtickets: "
-FAILURE, MISTAKE = 1, 2  # Exit statuses.
+FAILURE, MISTAKE = 1, UserError.status  # Exit statuses.
 PATIENCE = 2.0  # Seconds that a process has to end by itself, once no training is saving.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 _ONE_LEAVES = threading.Lock()
 _BEFORE: list[Callable[[int], None]] = []  # Called with the exit status by a process that ends at once.
 
 
-def run(command: Callable[[Stop], int | None], goes_on: str = "") -> NoReturn:
+def run(command: Callable[[Stop], int | None], goes_on: Callable[[], str] = lambda: "") -> NoReturn:
     """Calls `command(stop)` as the program of this process, and ends the process.
 
     Args:
       command: returns an exit status, None for success. `stop` is set when a signal asks the process to end.
-      goes_on: what a user may do after a failure or a signal, for the line that is printed then.
+      goes_on: tells at the end what a user may do after a failure or a signal, for the line that is printed then.
     """
     if os.name != "posix":
         leave(MISTAKE, "this system is not supported; allowed are Linux and macOS, and WSL 2 on Windows")
@@ -90,9 +91,9 @@ def before_leaving(act: Callable[[int], None]) -> None:
 class _Ending:
     """Watches the signals of a process; see `run`."""
 
-    def __init__(self, goes_on: str):
+    def __init__(self, goes_on: Callable[[], str]):
         self.stop = Stop(abort=lambda line: leave(FAILURE, line))
-        self._goes_on = f"; {goes_on}" if goes_on else ""
+        self._goes_on = goes_on
         self._asked: signal.Signals | None = None  # The first signal.
         self._may_raise = True  # Once, and not while the process ends already.
         self._main = threading.main_thread()
@@ -144,6 +145,7 @@ class _Ending:
             say(f"{_cause(self._asked)}: the training saves its state after this step (Ctrl-C again: ends at once)")
         self._wait_for_saves()
         time.sleep(PATIENCE)
+        self._wait_for_saves()  # The end of a training that has just ended may be saved in the background.
         self._leave_as_asked()
 
     def _wait_for_saves(self):
@@ -151,7 +153,10 @@ class _Ending:
             time.sleep(0.02)
 
     def _leave_as_asked(self) -> NoReturn:
-        leave(128 + self._asked, f"{_cause(self._asked)}{self._goes_on}")
+        leave(128 + self._asked, self._going_on(_cause(self._asked)))
+
+    def _going_on(self, line):
+        return "; ".join(filter(None, (line, self._goes_on())))
 
     def end_after(self, error: BaseException) -> NoReturn:
         """Ends the process after an error that nothing has caught."""
@@ -163,11 +168,11 @@ class _Ending:
             self._wait_for_saves()
             self._leave_as_asked()
         if isinstance(error, UserError):
-            leave(MISTAKE, str(error))
+            leave(error.status, str(error))
         if isinstance(error, BrokenPipeError) and not error.filename:  # Nobody reads the output: `| head`.
             leave(128 + signal.SIGPIPE)
         if (line := failure(error)) is not None:
-            leave(FAILURE, line + self._goes_on)
+            leave(FAILURE, self._going_on(line))
         sys.excepthook(type(error), error, error.__traceback__)
         leave(FAILURE)
 

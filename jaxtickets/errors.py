@@ -12,8 +12,10 @@ def printable(text: object) -> str:
 class UserError(Exception):
     """One line that says what was wrong, where, and what is allowed; `printable`, whatever it quotes.
 
-    Every command prints it without a traceback and exits with status 2 (`jaxtickets.cli`).
+    Every command prints it without a traceback and exits with its `status` (`jaxtickets.ending`): 2, a mistake.
     """
+
+    status = 2
 
     def __str__(self) -> str:
         return printable(super().__str__())
@@ -25,3 +27,9 @@ class DamagedError(UserError):
     A reader that has something else to go on from catches it, says so, and goes on; every other one lets it end the
     command. The message names the file, what is wrong with it, and what to do.
     """
+
+
+class DivergenceError(UserError):
+    """A training has diverged and the run stops: no mistake in the command, and the same command would do it again."""
+
+    status = 3

@@ -10,6 +10,7 @@ import hashlib
 import os
 import secrets
 import socket
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -92,7 +93,8 @@ def joined(
     jax.config.update("jax_enable_preemption_service", False)  # It would take SIGTERM for itself.
     _say_who_is_awaited(arguments)
     try:
-        jax.distributed.initialize(**arguments, initialization_timeout=START_SECONDS)
+        with _leaves_in_time():
+            jax.distributed.initialize(**arguments, initialization_timeout=2 * START_SECONDS)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the hosts have not come together: {reason}; start the same command on all of them") from None
@@ -139,7 +141,9 @@ def _say_who_is_awaited(arguments):
     """
     if arguments.get("process_id", 0) == 0:
         if arguments:
-            say(f"waiting for {arguments['num_processes'] - 1} other hosts, for {START_SECONDS} s at most")
+            others = arguments["num_processes"] - 1
+            what = "another host" if others == 1 else f"{others} other hosts"
+            say(f"waiting for {what}, for {START_SECONDS} s at most")
         return
     address, _, port = arguments["coordinator_address"].rpartition(":")
     end, is_told = time.monotonic() + START_SECONDS, False
@@ -156,6 +160,19 @@ def _say_who_is_awaited(arguments):
             say(f"waiting for host 0 at {address}:{port}, for {START_SECONDS} s at most")
             is_told = True
         time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def _leaves_in_time() -> Iterator[None]:
+    """Ends the process in a line if its block takes more than `START_SECONDS`: JAX would abort it with a C++ stack."""
+    line = f"not all hosts have come within {START_SECONDS} s; start the same command on all of them"
+    timer = threading.Timer(START_SECONDS, ending.leave, (ending.MISTAKE, line))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _are_several() -> bool:

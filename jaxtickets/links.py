@@ -76,7 +76,7 @@ class Link:
             loss = "has gone"
         self.gone.set()
         if not self._is_closing and not (self._leads and self._stop.is_set()):
-            self._stop.abort(f"{self._name} {loss}; the same command on all hosts goes on from the last saved state")
+            self._stop.abort(f"{self._name} {loss}; start the same command on all hosts again")
 
     def _pass_on(self, is_told):
         """A signal that another host was sent is as one to the leader, which saves."""

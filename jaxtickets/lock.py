@@ -54,7 +54,8 @@ def hold(path: Path, what: str, *, waits: bool = False, lost: Callable[[str], No
     except OSError as error:
         if error.errno in files.FULL:
             raise OSError(error.errno, error.strerror, str(path)) from None
-        raise UserError(f"{what}: {path}: {error.strerror}; allowed is a directory that can be written") from None
+        reason = f"{path}: {error.strerror}" if path.parent.is_dir() else f"can't be made ({error.strerror})"
+        raise UserError(f"{what}: {reason}; allowed is a directory that can be written") from None
     _held.add(lock)
     try:
         lock.keep_beating(lost)

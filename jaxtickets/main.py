@@ -1,6 +1,10 @@
-"""Runs one experiment: `python -m jaxtickets.main --config=configs/gan_digits.py [--config.field=value ...]`."""
+"""Runs one experiment: `python -m jaxtickets.main --config=configs/gan_digits.py [--config.field=value ...]`.
+
+Instead of flags it takes the other commands of `python -m jaxtickets`, too.
+"""
 
 import os
+from functools import partial
 
 from jaxtickets import cli, ending
 from jaxtickets.errors import UserError
@@ -10,6 +14,7 @@ from jaxtickets.stopping import Stop, saved_by_interrupt
 
 SWITCHES = {"dry_run": "Print what would run, with its FLOPs, memory, time and downloads, and start nothing."}
 GOES_ON = "the same command goes on from the last saved state"
+BEGINS_AGAIN = "nothing is saved yet, and the same command begins again"
 
 
 def run(
@@ -111,7 +116,9 @@ def _check_alone(**flags) -> None:
             raise UserError(f"--{name}={value}: not allowed with --dry_run, which plans a run on this host as it is")
 
 
-def _command(stop: Stop) -> None:
+def _command(stop: Stop, started: list) -> None:
+    """Runs what the command line says; a run that may be gone on with puts its workdir into `started`."""
+
     def called(config, path, dry_run, from_round, coordinator, hosts, host):
         path = path or cli.default_directory("runs")
         if dry_run:
@@ -120,6 +127,7 @@ def _command(stop: Stop) -> None:
         prepare()
         with joined(config, coordinator, hosts, host, stop) as together:
             if together is None or together.leads:
+                started.append(path)
                 run(config, path, from_round, stop, together)
             else:
                 follow(config, stop, together)
@@ -136,8 +144,17 @@ def _command(stop: Stop) -> None:
 
 def main() -> None:
     """The command line; see `cli.start`."""
-    ending.run(_command, GOES_ON)
+    started = []
+
+    def goes_on():
+        from jaxtickets.workdir import Workdir
+
+        return GOES_ON if any(Workdir(path).has_saved for path in started) else BEGINS_AGAIN if started else ""
+
+    ending.run(partial(_command, started=started), goes_on)
 
 
 if __name__ == "__main__":
-    main()
+    from jaxtickets.__main__ import command
+
+    command()

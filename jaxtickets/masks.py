@@ -1,18 +1,25 @@
 """The algebra of masks: pytrees of booleans with the structure of the parameters.
 
 A mask has a boolean array where a leaf is prunable and `None` where it is not; True keeps the weight.
-Everything here is a pure function over pytrees and works with any Flax parameters.
+Everything here is a pure function over pytrees and works with the parameters of any library: Flax linen and NNX,
+Equinox, Haiku, or lists, tuples, dictionaries and dataclasses of one's own.
 """
 
 import math
 import re
+import sys
 import zlib
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxtickets.errors import UserError
+
+# What weights are called, beside Flax's `kernel` and `embedding`: Equinox's, Haiku's. Scales of norms may be called so
+# too, but have one axis.
+NAMES = ("weight", "weight_ih", "weight_hh", "w", "W", "w_i", "w_h", "embeddings")
 
 
 def path_name(path) -> str:
@@ -28,7 +35,12 @@ def component_name(path) -> str:
     return path_name(path[:1])
 
 
-def named_leaves(tree) -> dict:
+def kind_of(name: str) -> str:
+    """The last key of a slash-joined path; the leaf `.../kernel/value` of an NNX state is a `kernel`."""
+    return name.removesuffix("/value").rpartition("/")[2]
+
+
+def named_leaves(tree) -> dict[str, Any]:
     """`{slash-joined path: leaf}` in the tree's own order; a mask's `None` leaves are left out.
 
     Raises:
@@ -42,40 +54,42 @@ def named_leaves(tree) -> dict:
     return named
 
 
-def ones(params, include=(r"(^|/)(kernel|embedding)$",), exclude=(), components=()):
+def ones(
+    params, include: Sequence[str] | None = None, exclude: Sequence[str] = (), components: Sequence[str] = ()
+) -> Any:
     """The mask that keeps every weight.
 
     A leaf is prunable if some pattern of `include` is found in its path (`re.search`) and none of `exclude` is, and it
     belongs to one of `components`.
 
     Args:
-      params: the parameters, a nested dict of arrays.
-      include: regular expressions over slash-joined paths.
-      exclude: the same.
+      params: the parameters, a pytree of arrays; other leaves, such as the functions in an Equinox module, and `None`
+        are not prunable.
+      include: regular expressions over slash-joined paths. None: every leaf called `kernel` or `embedding` (Flax), and
+        those of two axes or more that are called `weight` (Equinox, PyTorch), `w` or `embeddings` (Haiku) or
+        the like (`NAMES`), or have no name because they are entries of a list or a tuple. Biases are not, nor are the
+        scales of norms.
+      exclude: regular expressions too.
       components: top-level keys of `params`; none named: all.
 
     Raises:
       UserError: a pattern is no regular expression or matches no path, or nothing is left to prune.
     """
-    names, hits = list(named_leaves(params)), {}
-    for field, patterns in (("include", include), ("exclude", exclude)):
-        hits[field] = set()
-        for pattern in patterns:
-            try:
-                found = {name for name in names if re.search(pattern, name)}
-            except re.error as error:
-                raise UserError(
-                    f"prune.{field}: {pattern!r} is not a regular expression ({error}); "
-                    "allowed: regular expressions over paths such as generator/up_16/conv/kernel"
-                ) from None
-            if not found:
-                raise UserError(f"prune.{field}: {pattern!r} matches no parameter; the paths are {', '.join(names)}")
-            hits[field] |= found
-    prunable = hits["include"] - hits["exclude"]
+    leaves = named_leaves(params)
+    if include is None:
+        included = _weights(params, leaves)
+        if not included:
+            raise UserError(
+                f"include: no parameter has the name of a weight (kernel, embedding, {', '.join(NAMES)}); allowed are "
+                f"regular expressions over the paths, which are {', '.join(leaves)}"
+            )
+    else:
+        included = _matching("include", include, leaves)
+    prunable = included - _matching("exclude", exclude, leaves)
 
     def mask(path, leaf):
         is_chosen = path_name(path) in prunable and (not components or component_name(path) in components)
-        return np.ones(leaf.shape, bool) if is_chosen else None
+        return np.ones(leaf.shape, bool) if is_chosen and _is_array(leaf) else None
 
     masks = jax.tree_util.tree_map_with_path(mask, params)
     if not jax.tree.leaves(masks):
@@ -83,7 +97,45 @@ def ones(params, include=(r"(^|/)(kernel|embedding)$",), exclude=(), components=
     return masks
 
 
-def apply(params, masks):
+def _is_array(leaf):
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def _matching(field, patterns, names):
+    """The names in which one of the patterns is found; each must be found in some."""
+    hits = set()
+    for pattern in patterns:
+        try:
+            found = {name for name in names if re.search(pattern, name)}
+        except re.error as error:
+            raise UserError(
+                f"prune.{field}: {pattern!r} is not a regular expression ({error}); "
+                "allowed: regular expressions over paths such as generator/up_16/conv/kernel"
+            ) from None
+        if not found:
+            raise UserError(f"prune.{field}: {pattern!r} matches no parameter; the paths are {', '.join(names)}")
+        hits |= found
+    return hits
+
+
+def _weights(params, leaves):
+    """The names of the leaves that are weights, as `ones` says."""
+    equinox = sys.modules.get("equinox")  # Who has such modules has imported it.
+    norms = (equinox.nn.LayerNorm, equinox.nn.RMSNorm, equinox.nn.GroupNorm) if equinox else ()
+    nodes = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda node: isinstance(node, norms))[0]
+    inside = tuple(f"{path_name(path)}/" for path, node in nodes if isinstance(node, norms))
+
+    def is_weight(name, leaf):
+        kind = kind_of(name)
+        if kind in ("kernel", "embedding"):
+            return True
+        is_matrix = _is_array(leaf) and len(leaf.shape) > 1 and jax.dtypes.issubdtype(leaf.dtype, np.inexact)
+        return is_matrix and (kind in NAMES or not kind or kind.isdigit()) and not name.startswith(inside)
+
+    return {name for name, leaf in leaves.items() if is_weight(name, leaf)}
+
+
+def apply(params, masks) -> Any:
     """The effective weights: every prunable leaf of `params` multiplied by its mask.
 
     Called inside a loss, it makes the gradient of every pruned weight zero by the chain rule.
@@ -92,7 +144,7 @@ def apply(params, masks):
         return jax.tree.map(lambda leaf, mask: leaf if mask is None else leaf * mask.astype(leaf.dtype), params, masks)
 
 
-def map_components(function, tree, components):
+def map_components(function, tree, components) -> Any:
     """`tree` with `function` of each subtree in it that is `{component: ...}` with some of these components.
 
     An Optax state holds its moments as such trees, shaped like the parameters that it belongs to.
@@ -134,13 +186,43 @@ def sparsity_all(masks, params) -> float:
     return (weights - kept) / sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
+def table(masks) -> str:
+    """The weights, kept weights and sparsity of each prunable leaf and of all, as lines of text."""
+    rows = {**layer_counts(masks), "all": counts(masks)}
+    width = max(map(len, rows))
+    lines = [f"{'':{width}}  {'weights':>12}  {'kept':>12}  sparsity"]
+    for name, (weights, kept) in rows.items():
+        lines.append(f"{name:{width}}  {weights:12,}  {kept:12,}  {1 - kept / max(weights, 1):8.2%}")
+    return "\n".join(lines)
+
+
+def nonzero(params, include: Sequence[str] | None = None, exclude: Sequence[str] = ()) -> Any:
+    """The mask that keeps the weights that are not zero, such as those of a network that was pruned elsewhere.
+
+    Args:
+      include, exclude: which leaves are prunable, as in `ones`.
+
+    Raises:
+      UserError: see `ones`.
+    """
+    dense = ones(params, include, exclude)
+    return jax.tree.map(lambda leaf, mask: None if mask is None else np.asarray(leaf) != 0, params, dense)
+
+
+def overlap(first, second) -> float:
+    """The share of the weights that `first` keeps which `second` keeps too, in [0, 1]; 1 if `first` keeps none."""
+    both = jax.tree.map(lambda a, b: int(np.count_nonzero(np.asarray(a) & np.asarray(b))), first, second)
+    kept = counts(first).kept
+    return sum(jax.tree.leaves(both)) / kept if kept else 1.0
+
+
 def hamming_distance(first, second) -> float:
     """The share of prunable weights on which two masks differ, in [0, 1]."""
     differing = jax.tree.map(lambda a, b: int(np.count_nonzero(np.asarray(a) != np.asarray(b))), first, second)
     return sum(jax.tree.leaves(differing)) / counts(first).weights
 
 
-def shuffle(masks, seed: int):
+def shuffle(masks, seed: int) -> Any:
     """Each leaf's entries in a random order, which the seed, the leaf's path and its size decide."""
 
     def shuffled(path, mask):
@@ -156,12 +238,12 @@ def is_nested(inner, outer) -> bool:
     return all(jax.tree.leaves(within))
 
 
-def pack(masks):
+def pack(masks) -> Any:
     """Eight weights a byte: the mask with each leaf as a flat uint8 array (`numpy.packbits`)."""
     return jax.tree.map(lambda mask: np.packbits(np.asarray(mask)), masks)
 
 
-def unpack(packed, like):
+def unpack(packed, like) -> Any:
     """The inverse of `pack`; `like` is a mask, or parameters, that gives the leaves' shapes.
 
     Raises:

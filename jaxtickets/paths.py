@@ -77,6 +77,12 @@ class Paths:
             raise ValueError(f"snapshot {name!r}: allowed are {', '.join(SNAPSHOTS)}")
         return self.path / "snapshots" / name
 
+    @property
+    def has_saved(self) -> bool:
+        """Whether a train state has been saved from which a run goes on, of any seed."""
+        states = (path for name in ("last", "search") for path in self.path.rglob(f"{self.snapshot(name).name}/*"))
+        return any(path.name.isdecimal() and path.parts[-3] == "snapshots" for path in states)
+
     def search_end(self, round_: int) -> Path:
         """The Orbax directory of the train state at the end of a round's early-bird search."""
         return self.path / "snapshots" / f"search_{_number(round_)}"

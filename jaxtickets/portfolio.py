@@ -5,7 +5,7 @@
     python -m jaxtickets.portfolio FLAGS -- FLAGS -- ...
 
 Each FLAGS are those of `jaxtickets.main` for one run. A run that fails leaves the others going; the exit status is then
-1.
+that of the failures if they have one in common, else 1.
 """
 
 import sys
@@ -127,8 +127,9 @@ def _command(stop: Stop) -> int:
                 say(str(error))
             elif error is not None:
                 say(ending.failure(error) or "".join(traceback.format_exception(error)))
-    return ending.FAILURE if any(failures) else 0
+    statuses = {getattr(error, "status", ending.FAILURE) for error in failures if error is not None}
+    return statuses.pop() if len(statuses) == 1 else ending.FAILURE if statuses else 0
 
 
 if __name__ == "__main__":
-    ending.run(_command, main.GOES_ON)
+    ending.run(_command, lambda: "the same command goes on")

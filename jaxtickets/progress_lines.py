@@ -47,8 +47,9 @@ class Lines:
         parts = [f"{self._name}: step {step:,} of {stop:,}"]
         parts += [f"{name.replace('_', ' ')} {value:.3f}" for name, value in losses.items()]
         if (speed := _speed(self._round_begin, now, step)) and (of_all := _speed(self._begin, now, done)):
-            parts += [f"{speed:.3g} steps/s", f"{duration((stop - step) / speed)} left of the round"]
-            parts.append(f"{duration((total - done) / of_all)} of all")
+            parts.append(f"{speed:.3g} steps/s")
+            if (left := (total - done) / of_all) >= 1:  # What comes after the last step takes time too.
+                parts += [f"{duration((stop - step) / speed)} left of the round", f"{duration(left)} of all"]
         self._write(", ".join(parts))
 
 

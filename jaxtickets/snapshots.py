@@ -252,9 +252,9 @@ class Last(NamedTuple):
 class LastState:
     """Keeps the two newest train states in a directory; saving goes on in the background."""
 
-    def __init__(self, directory: os.PathLike):
-        """Opens the directory, and creates it if there is none."""
-        self._directory = Path(directory).resolve()
+    def __init__(self, directory: os.PathLike, saves=contextlib.nullcontext):
+        """Opens the directory, and creates it if there is none; `saves()` is a context in which the thread saves."""
+        self._directory, self._saves = Path(directory).resolve(), saves
         self._directory.mkdir(parents=True, exist_ok=True)
         recover(self._directory)
         self._thread, self._error, self._damaged = None, None, set()
@@ -277,7 +277,8 @@ class LastState:
 
     def _save(self, number, saved):
         try:
-            save(self._directory / str(number), saved)
+            with self._saves():
+                save(self._directory / str(number), saved)
             intact = [number for number in self._numbers() if number not in self._damaged]
             for older in set(self._numbers()) - set(intact[-2:]):
                 files.remove(self._directory / str(older))

@@ -18,7 +18,7 @@ class Stop(threading.Event):
     def __init__(self, abort: Callable[[str], None] | None = None):
         """abort: ends the process at once, with a line that says why; without it the request is all there is."""
         super().__init__()
-        self._saving = set()  # Adding and discarding is atomic; a lock could be held by what a signal interrupts.
+        self._saving = []  # Each append and remove is atomic; a lock could be held by what a signal interrupts.
         self._abort = abort
 
     def abort(self, line: str) -> None:
@@ -35,14 +35,20 @@ class Stop(threading.Event):
         Raises:
           StoppedError: at the end of the block, if the request is there.
         """
+        with self.waits():
+            yield
+        if self.is_set():
+            raise StoppedError
+
+    @contextlib.contextmanager
+    def waits(self) -> Iterator[None]:
+        """A process that is asked to end waits until the thread has left this block."""
         thread = threading.get_ident()
-        self._saving.add(thread)
+        self._saving.append(thread)
         try:
             yield
         finally:
-            self._saving.discard(thread)
-        if self.is_set():
-            raise StoppedError
+            self._saving.remove(thread)
 
     @property
     def is_awaited(self) -> bool:

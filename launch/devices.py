@@ -62,6 +62,13 @@ def _shared(jobs, per_device):
     return [{VISIBLE: devices[slot % len(devices)], name: share} for slot in range(jobs or most)]
 
 
+def leave_to_runs() -> None:
+    """Keeps JAX in this process to the CPU, because it would take the memory of the GPUs that the runs train on."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+
+
 def described(each: Sequence[dict[str, str]], jobs_per_device: int) -> str:
     """How the runs share GPUs, in a line; "" where they share none."""
     if not jobs_per_device:

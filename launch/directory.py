@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -47,6 +48,21 @@ def read(sweepdir: Path) -> dict:
     if not isinstance(found, dict):
         raise UserError(f"--sweepdir={sweepdir}: has no readable {SWEEP}; allowed is the directory of a sweep")
     return found
+
+
+def make(sweepdir: Path) -> None:
+    """Makes the directory, if it is not there yet.
+
+    Raises:
+      UserError: it can't be made.
+    """
+    try:
+        sweepdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in files.FULL:
+            raise
+        allowed = "allowed is a directory that can be written"
+        raise UserError(f"--sweepdir={sweepdir}: can't be made ({error.strerror}); {allowed}") from None
 
 
 def write(
@@ -99,15 +115,27 @@ def check_same(sweepdir: Path, asked: dict) -> None:
     stored = files.read_json(sweepdir / SWEEP)
     if not isinstance(stored, dict):
         raise UserError(f"{flag}: its {SWEEP} is damaged; remove that file if the flags are those of this sweep")
-    for key, default in (("config", ""), ("extra", []), ("together", 1)):
-        there, here = stored.get(key, default), asked.get(key, default)
-        if key == "config":
-            there, here = _stable(str(there)), _stable(here)
-        if there != here:
-            raise UserError(
-                f"{flag}: holds a sweep with {key} {there}, not {here}; "
-                "give another --sweepdir, or the same flags to resume"
-            )
+    there, here = _stable(str(stored.get("config", ""))), _stable(asked["config"])
+    told = "" if there == here else f"with --config={there}, not {here}"
+    there, here = stored.get("together", 1), asked.get("together", 1)
+    told = told or ("" if there == here else f"with --together={there}, not {here}")
+    told = told or _differing_flags(stored.get("extra", []), asked["extra"])
+    if told:
+        raise UserError(f"{flag}: holds a sweep {told}; give another --sweepdir, or the same flags to resume")
+
+
+def _differing_flags(there, here):
+    """How the flags after -- of two calls differ, in words; "" if they are the same."""
+    lacking, more = (
+        shlex.join(flag for flag in one if flag not in other) for one, other in ((there, here), (here, there))
+    )
+    if lacking and more:
+        return f"with {lacking} after --, not {more}"
+    if lacking:
+        return f"with {lacking} after --, which this call lacks"
+    if more:
+        return f"without {more} after --"
+    return "" if there == here else "with the flags after -- in another order"
 
 
 def going_on(finished: Mapping[Path, Sequence[str]]) -> set[Path]:

@@ -96,7 +96,12 @@ class Display:
         for row in rows[:most]:
             bar = rich.progress_bar.ProgressBar(total=1, completed=row.share, width=16)
             table.add_row(
-                rich.text.Text(row.name), row.state, row.rounds, bar, duration(row.left) if row.left else "", row.best
+                rich.text.Text(row.name),
+                row.state,
+                row.rounds,
+                bar,
+                duration(row.left) if (row.left or 0) >= 1 else "",
+                row.best,
             )
         if len(rows) > most:
             table.add_row(f"and {len(rows) - most} more", "", "", "", "", "")

@@ -8,28 +8,38 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from jaxtickets.errors import UserError
+from jaxtickets.names import near
 
 CLOSING = {"(": ")", "[": "]", "{": "}"}
 EXAMPLE = "prune.rate=0.2,0.5, seed=0..4 or, with --sample, optimizer.learning_rate=log(1e-4,1e-2)"
 MOST_VALUES = 10_000  # Of a range, and of a sweep.
 DIGITS = 3  # Of a number that is drawn: its directory is to be readable.
+# Each with what it allows; `log` and `logint` are uniform in the logarithm.
+DISTRIBUTIONS = {
+    "uniform": "LOW < HIGH",
+    "log": "0 < LOW < HIGH",
+    "int": "whole numbers LOW < HIGH, both included",
+    "logint": "whole numbers 0 < LOW < HIGH, both included",
+}
 TRIES = 100  # Per point that is asked for, until one is drawn that is not there yet.
 
 
 class Drawn(NamedTuple):
-    """A distribution of numbers: `uniform(low,high)`, or `log(low,high)`, uniform in the logarithm."""
+    """A distribution of numbers from `low` to `high`; its name is one of `DISTRIBUTIONS`."""
 
     name: str
     low: float
     high: float
 
     def draw(self, source: random.Random) -> str:
-        """A number of it, as text, rounded to `DIGITS` digits."""
-        if self.name == "log":
-            value = math.exp(source.uniform(math.log(self.low), math.log(self.high)))
-        else:
-            value = source.uniform(self.low, self.high)
-        return f"{value:.{DIGITS}g}"
+        """A number of it, as text; one that is not whole is rounded to `DIGITS` digits."""
+        if self.name == "int":
+            return str(source.randint(int(self.low), int(self.high)))
+        if self.name == "uniform":
+            return f"{source.uniform(self.low, self.high):.{DIGITS}g}"
+        above = self.high + 1 if self.name == "logint" else self.high  # A whole number stands for all up to the next.
+        value = math.exp(source.uniform(math.log(self.low), math.log(above)))
+        return str(min(int(value), int(self.high))) if self.name == "logint" else f"{value:.{DIGITS}g}"
 
 
 def combinations(
@@ -74,7 +84,11 @@ def _entries(entries, flag):
             raise UserError(f"{flag}={entry}: write FIELD=VALUE,VALUE,... such as {EXAMPLE}")
         if field in axes:
             raise UserError(f"{flag}={entry}: the field {field} is given twice")
-        axes[field] = [each for value in split_values(text, f"{flag}={entry}") for each in _expanded(value, flag)]
+        where = f"{flag}={entry}"
+        axes[field] = values = [each for value in split_values(text, where) for each in _expanded(value, flag)]
+        if flag == "--grid" and len(set(values)) < len(values):
+            twice = next(value for value in values if values.count(value) > 1)
+            raise UserError(f"{where}: the value {twice} is given twice")
     return axes
 
 
@@ -82,20 +96,34 @@ def _expanded(value, flag):
     """The values that one text stands for: those of a range, or a distribution; else itself."""
     if match := re.fullmatch(r"(-?\d+)\.\.(-?\d+)", value):
         low, high = map(int, match.groups())
-        if not low <= high < low + MOST_VALUES:
-            raise UserError(f"{flag}: the range {value} is empty or too long; allowed is LOW..HIGH, both included")
+        if low > high:
+            raise UserError(f"{flag}: the range {value} is empty; write LOW..HIGH, here {high}..{low}")
+        if high - low >= MOST_VALUES:
+            raise UserError(f"{flag}: the range {value} has {high - low + 1} values; allowed are at most {MOST_VALUES}")
         return [str(number) for number in range(low, high + 1)]
-    if match := re.fullmatch(r"(uniform|log)\((.*)\)", value):
-        try:
-            low, high = map(float, match[2].split(","))
-        except ValueError:
-            low = high = math.nan
-        lowest = 0 if match[1] == "log" else -math.inf
-        if not lowest < low < high < math.inf:
-            above = "0 < LOW < HIGH" if match[1] == "log" else "LOW < HIGH"
-            raise UserError(f"{flag}: the distribution {value}; allowed is {match[1]}(LOW,HIGH) with {above}")
-        return [Drawn(match[1], low, high)]
+    if (match := re.fullmatch(r"([A-Za-z_]\w*)\((.*)\)", value)) and _is_distribution(*match.groups()):
+        return [_distribution(*match.groups(), f"{flag}: the distribution {value}")]
     return [value]
+
+
+def _is_distribution(name, inside):
+    """Whether `name(inside)` is meant as one, perhaps misspelt: a text such as a path may have brackets too."""
+    number = r"\s*[-+]?[\d.]+(e[-+]?\d+)?\s*"
+    return name in DISTRIBUTIONS or bool(near(name, DISTRIBUTIONS) or re.fullmatch(f"{number},{number}", inside))
+
+
+def _distribution(name, inside, where):
+    if name not in DISTRIBUTIONS:
+        known = ", ".join(f"{one}(LOW,HIGH)" for one in DISTRIBUTIONS)
+        raise UserError(f"{where} is unknown; allowed are {known}{near(name, DISTRIBUTIONS)}")
+    try:
+        low, high = map(float, inside.split(","))
+    except ValueError:
+        low = high = math.nan
+    is_whole = "int" not in name or (low.is_integer() and high.is_integer())
+    if not ((0 if "log" in name else -math.inf) < low < high < math.inf and is_whole):
+        raise UserError(f"{where}; allowed is {name}(LOW,HIGH) with {DISTRIBUTIONS[name]}")
+    return Drawn(name, low, high)
 
 
 def _refuse_distributions(axes, flag, where):

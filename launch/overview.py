@@ -34,7 +34,8 @@ def overview(watch: Watch, states: Mapping[str, tuple[str, float]], at_once: int
     needed = watch.needed([name for name, (state, _) in states.items() if state == WAITING])
     if needed is not None and None not in left.values():
         # Not sooner than the longest of those that run, and not sooner than all of them, evenly spread.
-        text += f" about {duration(max([*left.values(), (sum(left.values()) + needed) / at_once]))} left"
+        seconds = max([*left.values(), (sum(left.values()) + needed) / at_once])
+        text += f" about {duration(seconds)} left" if seconds >= 1 else ""
     if best := best_of(found):
         text += f"; best so far: {best[0]}, {best[1]}"
     return rows, text

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtickets import named_configs
+from jaxtickets.errors import UserError
+from jaxtickets.names import near
 
 CONTROLS = "branch.kind=reinit,random_pruning,shuffled,dense_short"
 SCORES = "prune.score=snip,grasp,synflow,random"
@@ -119,8 +121,15 @@ SUITES = {
 }
 
 
-def get_sweep(suite: str) -> list[dict[str, Any]]:
-    """The experiments of a suite, each after those whose tickets it needs."""
+def get_sweep(suite: str = "") -> list[dict[str, Any]]:
+    """The experiments of a suite, each after those whose tickets it needs.
+
+    Raises:
+      UserError: there is no such suite.
+    """
+    if suite not in SUITES:
+        named = f"launch/paper.py:{suite}: no such suite" if suite else "launch/paper.py: the suite is missing"
+        raise UserError(f"--config={named}; allowed are {', '.join(SUITES)}{near(suite, SUITES)}")
     chosen = SUITES[suite]
     found = []
 

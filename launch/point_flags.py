@@ -1,5 +1,7 @@
 """The flags that say which points a sweep has, for every command that starts one."""
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -36,3 +38,10 @@ def has_points(defined: flags.FlagValues) -> bool:
     """Whether the flags, or the config file that they name, say which points there are."""
     given = defined.grid or defined.zip or defined.sample is not None
     return bool(given or (defined.config and described.describes(defined.config)))
+
+
+def misplaced(arguments: Sequence[str]) -> str:
+    """A line about a flag of the runs that stands before --, where the sweep's own stand; "" if there is none."""
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    found = next((one for one in own if re.match(r"--?config\.", one)), None)
+    return f"{found}: a flag of the runs; write it behind all others, after --: ... -- {found}" if found else ""

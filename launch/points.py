@@ -3,6 +3,7 @@
 `points` makes them from flags or from the `get_sweep()` of a config file; `checking.check` validates them.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -60,18 +61,25 @@ def points(
     for flag in extra:
         if not flag.startswith("-"):
             raise UserError(f"{flag}: not a flag; allowed after -- are flags, which every run is given")
+        if not re.match(r"--?config\.", flag):
+            raise UserError(
+                f"{flag}: not allowed after --, where flags of the runs' fields stand: --config.FIELD=VALUE"
+            )
     if grid or zipped or sample is not None:
         experiments = [Experiment(config=config, grid=grid, zip=zipped, sample=sample, sample_seed=sample_seed)]
     else:
         experiments = described.read(file)
     found: dict[str, Point] = {}
+    places: dict[str, str] = {}  # The names of its points by their workdirs.
     varying: dict[str, list[tuple[str, Mapping[str, str]]]] = {}  # By experiment, its points' names and values.
     for experiment in experiments:
         varying[experiment.name] = own = []
         for values in _combinations(experiment):
             name = ",".join(filter(None, [experiment.name, directory_name(values)]))
             if name in found:
-                raise UserError(f"--grid: {values} and the point before it would both be stored in {name}")
+                raise UserError(
+                    f"--grid: two points have the directory {name}; leave one out, or give it another --sweepdir"
+                )
             if len(name) > MAX_NAME:
                 raise UserError(f"--grid: the directory name {name} is longer than {MAX_NAME} characters")
             after: list[str] = []
@@ -81,9 +89,11 @@ def points(
             }
             _refuse_given_twice(values, extra)
             flags = (f"--config.{field}={value}" for field, value in resolved.items())
+            after += _within(resolved.values(), places)
             workdir = sweepdir / name
             arguments = (f"--config={experiment.config}", f"--workdir={workdir}", *flags, *extra)
             found[name] = Point(name, arguments, workdir, tuple(dict.fromkeys(after)))
+            places[os.path.abspath(workdir)] = name
             own.append((name, values))
     return list(found.values())
 
@@ -108,21 +118,33 @@ def _resolved(value, values, varying, sweepdir, experiment, after):
     if not (match := REFERENCE.fullmatch(value)):
         return value
     name, rest = match[1], match[2] or ""
+    where = f"{experiment.name}: {value}" if experiment.name else value
     if name not in varying or name == experiment.name:
-        known = ", ".join(other for other in varying if other != experiment.name) or "none"
-        raise UserError(f"{experiment.name}: {value} names no experiment before it; allowed are {known}")
+        known = ", ".join(other for other in varying if other != experiment.name)
+        raise UserError(
+            f"{where} names no experiment before it; {f'allowed are {known}' if known else 'it is the first'}"
+        )
+    common = {field for _, theirs in varying[name] for field in theirs.keys() & values.keys()}
     same = [
         other
         for other, theirs in varying[name]
-        if all(theirs[field] == values[field] for field in theirs.keys() & values.keys())
+        if all(theirs[field] == values[field] for field in theirs if field in common)
     ]
-    if len(same) != 1:
-        found = "; ".join(same[:3]) or "none"
-        raise UserError(
-            f"{experiment.name}: {value} must be one run, by the fields that vary in both; it may be {found}"
-        )
+    if not same:
+        own = directory_name({field: values[field] for field in values if field in common})
+        raise UserError(f"{where}: no run of {name} has {own}; give {name} this value too, or leave it out here")
+    if len(same) > 1:
+        more = ", ".join(sorted({field for _, theirs in varying[name] for field in theirs} - common))
+        found = f"{same[0]} or {same[1]}{', ...' if len(same) > 2 else ''}"
+        raise UserError(f"{where} must be one run and may be {found}; vary {more} here too, with the same values")
     after += same
     return f"{sweepdir / same[0]}{rest}"
+
+
+def _within(values, places):
+    """The names of the points in whose workdirs those values lie that are paths."""
+    paths = [Path(os.path.abspath(value)) for value in values if os.sep in value]
+    return [places[str(path)] for one in paths for path in (one, *one.parents) if str(path) in places]
 
 
 def _refuse_given_twice(values, extra):

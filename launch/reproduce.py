@@ -24,7 +24,7 @@ from jaxtickets.errors import UserError
 from jaxtickets.local_paths import local_path
 from jaxtickets.report import compare, levels, summary_table
 from jaxtickets.workdir import Workdir
-from launch import described, paper, sweep
+from launch import described, devices, paper, point_flags, sweep
 from launch.points import Point, points
 
 TITLE = """# The suite `{suite}`
@@ -81,10 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if defined.suite is None:
             raise UserError(f"--suite is missing; allowed are {', '.join(paper.SUITES)}")
         out = local_path(defined.out or Path("results") / defined.suite, "--out")
+        devices.leave_to_runs()
         return reproduce(defined.suite, out, extra, **sweep.running_options(defined))
 
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if line := point_flags.misplaced(arguments):
+        return cli.fail(UserError(line))
     return cli.call(run, defined, arguments, __doc__)
 
 
 if __name__ == "__main__":
-    ending.run(lambda _: main(), "the same command goes on")
+    ending.run(lambda _: main(), lambda: "the same command goes on")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxtickets import ending
+from jaxtickets.errors import DivergenceError
 from jaxtickets.workdir import Workdir
 from launch.display import Display
 from launch.overview import FAILED, FINISHED, RUNNING, WAITING, overview
@@ -20,6 +21,7 @@ from launch.watching import Watch
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60
 STOPPED, NOT_STARTED = "stopped", "not started"
+FINAL = (ending.MISTAKE, DivergenceError.status)  # Exit statuses of what would fail in the same way again.
 AS_ASKED = (128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL)  # Exit statuses of runs that `_end` has ended.
 
 
@@ -89,7 +91,7 @@ class Runs:
           finished: the names of points that have finished before.
         """
         self._queue, self._finished, stopped_by = list(groups), set(finished), None
-        with _signals_interrupt(), self._display:
+        with _signals_interrupt() as heard, self._display:
             try:
                 while self._running or (self._queue and self._has_time()):
                     self._give_up()
@@ -105,6 +107,7 @@ class Runs:
             except KeyboardInterrupt as error:
                 stopped_by = error.args[0]
             finally:
+                heard.append(None)
                 _end([job.process for job in self._running.values()])
         for job in self._running.values():
             self._note_seconds(job)
@@ -189,11 +192,11 @@ class Runs:
             self._watch.seconds[point.name] = self._watch.seconds.get(point.name, 0) + seconds
 
     def _starts_again(self, job):
-        """Puts a group of which a run has failed into the queue again, if it may; a user's mistake would stay one."""
+        """Puts a group of which a run has failed into the queue again, if it may and could end otherwise (`FINAL`)."""
         name, outcomes = job.points[0].name, [self._outcome(job, point, False) for point in job.points]
         failed = [outcome for outcome in outcomes if outcome.startswith(FAILED)]
         times = self._retried.get(name, 0)
-        if not failed or times >= self._retry or job.process.returncode == ending.MISTAKE:
+        if not failed or times >= self._retry or job.process.returncode in FINAL:
             return False
         self._retried[name] = times + 1
         self._display.line(f"{name}: {failed[0]}; it is started again ({times + 1} of {self._retry})")
@@ -234,9 +237,14 @@ class Runs:
             return FINISHED
         if is_asked and status in AS_ASKED:
             is_early = not job.is_training and self._until < float("inf")
-            how = ", by force: it goes on from its last saved state" if status == -signal.SIGKILL else ""
+            how = ""
+            if status == -signal.SIGKILL:
+                is_saved = Workdir(point.workdir).has_saved
+                how = f", by force: {'it goes on from its last saved state' if is_saved else 'it begins again'}"
             return f"{STOPPED}{' before its first step' if is_early else ''}{how}"
-        cause = "no verdict" if status == 0 else f"exit status {status}" if status > 0 else f"signal {-status}"
+        if status < 0:
+            return f"{FAILED} (killed by {_named(-status)}), output in {job.log}"
+        cause = f"exit status {status}" if status else "no verdict"
         with job.log.open("rb") as file:
             file.seek(job.log_start)
             lines = file.read().decode(errors="replace").split("\n")
@@ -244,6 +252,12 @@ class Runs:
             lines = [line for line in lines if f": {point.name}: " in line] or lines
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
         return f"{FAILED} ({cause}): {last}"
+
+
+def _named(number) -> str:
+    """A signal by name, and what is likely to have sent it."""
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    return f"{name}, perhaps because the memory was full" if number == signal.SIGKILL else name
 
 
 def failures(ends: Mapping[str, str]) -> dict[str, str]:
@@ -290,17 +304,24 @@ def _signal_group(process: subprocess.Popen, number: signal.Signals) -> None:
 
 
 @contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Makes the signals that ask the sweep to end raise KeyboardInterrupt and do no more: runs have time to end."""
+def _signals_interrupt() -> Iterator[list]:
+    """Makes the signals that ask the sweep to end raise KeyboardInterrupt and do no more: runs have time to end.
+
+    Once what is yielded holds anything, the sweep ends already, and only Ctrl-C is heard: schedulers and `timeout` may
+    send a signal twice.
+    """
+    heard = []
 
     def interrupt(number, frame):
-        raise KeyboardInterrupt(number)
+        if not heard or number == signal.SIGINT:
+            heard.append(number)
+            raise KeyboardInterrupt(number)
 
-    heard = [number for number in ending.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    previous = {number: signal.signal(number, interrupt) for number in heard}
+    known = [number for number in ending.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, interrupt) for number in known}
     wakeup = signal.set_wakeup_fd(-1)
     try:
-        yield
+        yield heard
     finally:
         signal.set_wakeup_fd(wakeup)
         for number, handler in previous.items():

@@ -113,6 +113,7 @@ def check(asked: Request) -> None:
         raise UserError("--slurm: submitit is missing; install it by pip install -e '.[launch]'") from None
     if not all(map(shutil.which, ("sbatch", "srun", "squeue", "scontrol"))):
         raise UserError("--slurm: sbatch is not found; allowed is a machine that submits jobs to SLURM")
+    states()  # Where no cluster answers, sbatch would refuse whatever the flags are.
     flags = [f"--{name}={value}" for name, value in asked.flags().items()]
     tried = subprocess.run(["sbatch", "--test-only", *flags, "--wrap=true"], capture_output=True, text=True)
     if tried.returncode:
@@ -123,7 +124,7 @@ def check(asked: Request) -> None:
 def _reason(text: str) -> str:
     """The last error of one of SLURM's programs, without the program's name."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Try ")]
-    return re.sub(r"^\w+: (error: )?", "", lines[-1]) if lines else "it does not say why"
+    return re.sub(r"^\w+: ((error|fatal): )?", "", lines[-1]) if lines else "it does not say why"
 
 
 def submit(sweepdir: Path, commands: Mapping[str, Sequence[str]], asked: Request, at_once: int) -> dict[str, str]:
@@ -163,7 +164,8 @@ def states() -> dict[str, str]:
     command = ["squeue", f"--user={os.getuid()}", "--noheader", "--array", "--format=%i %T"]
     asked = subprocess.run(command, capture_output=True, text=True)
     if asked.returncode:
-        raise UserError(f"--slurm: squeue fails: {_reason(asked.stderr)}")
+        allowed = "allowed is a machine that submits jobs to SLURM"
+        raise UserError(f"--slurm: no cluster answers here; squeue says: {_reason(asked.stderr)}; {allowed}")
     return dict(line.split() for line in asked.stdout.splitlines())
 
 

@@ -5,13 +5,15 @@
 
 Each point has a workdir in the sweep's directory (`seed=0,prune.rate=0.2`) and its output in `logs/`. Flags after `--`
 go to every run. All points are validated before the first one starts. A second start skips finished runs and resumes
-the others; its grid may have more points. At the end the sweep writes `summary.csv`, `levels.csv` and `comparison.png`.
+the others; its grid may have other points. At the end the sweep writes `summary.csv`, `levels.csv` and
+`comparison.png`, of all runs in its directory.
 
 A value `0..4` is all whole numbers from 0 to 4. Fields in `--zip` advance together, and every point of the grid is run
 with each of their values: `--zip=seed=0,1,2 --zip=model.width=16,32,48`. With `--sample=20` the values of --grid are
-not combined but drawn, 20 times, from lists, from `uniform(0.1,0.5)` and from `log(1e-4,1e-2)`; the same flags draw the
-same points, a larger number draws more of them, and `--sample_seed` others. Without any of these flags the function
-`get_sweep` of the config file describes the sweep (docs/sweeps.md).
+not combined but drawn, 20 times, from lists, from `uniform(0.1,0.5)` and `log(1e-4,1e-2)`, and whole ones from
+`int(8,64)` and `logint(8,64)`; the same flags draw the same points, a larger number draws more of them, and
+`--sample_seed` others. Without any of these flags the function `get_sweep` of the config file describes the sweep
+(docs/sweeps.md).
 
 With `--retry=2` a run that has failed is started again, up to twice; it goes on from its last saved state.
 
@@ -62,6 +64,7 @@ from jaxtickets import cli, ending
 from jaxtickets.errors import UserError
 from jaxtickets.local_paths import local_path
 from jaxtickets.report import compare, levels, summary_table
+from jaxtickets.report.reading import read
 from jaxtickets.workdir import Workdir
 from launch import devices, directory, packing, point_flags, slurm, unpacking
 from launch.checking import check
@@ -136,11 +139,12 @@ def sweep(
     finished = [point for point in all_points if Workdir(point.workdir).is_finished]
     if finished:
         going_on = directory.going_on({point.workdir: point.arguments for point in finished})
-        going_on = {point.name for point in finished if point.workdir in going_on}
-        for point in finished:  # A control takes up the rounds of its run.
-            if going_on.intersection(point.after):
-                going_on.add(point.name)
-        finished = [point for point in finished if point.name not in going_on]
+        ended = {point.name: point for point in finished if point.workdir not in going_on}
+        for point in finished:  # A control takes up the rounds of its run, also where only that one had come to them.
+            most = checked[point.name].levels or 0
+            if any(name not in ended or min(most, _rounds(ended[name])) > _rounds(point) for name in point.after):
+                ended.pop(point.name, None)
+        finished = list(ended.values())
     groups = [(point,) for point in all_points]
     if together > 1:
         from launch.together import groups as groups_of  # Imports JAX, which is slow.
@@ -159,7 +163,7 @@ def sweep(
         slurm.check(on_slurm)
     # Jobs of SLURM share no device, whatever their number.
     sharing = (devices_per_job, jobs_per_device) if on_slurm is None else (max(1, on_slurm.gpus), 0)
-    for line in plan(all_points, finished, watch, at_once, *sharing):
+    for line in plan(all_points, finished, watch, at_once, *sharing, together):
         print(line, flush=True)
     if shared := devices.described(environments, jobs_per_device):
         print(shared, flush=True)
@@ -169,6 +173,7 @@ def sweep(
         return 0
 
     names = [[point.name for point in group] for group in groups] if together > 1 else []
+    directory.make(sweepdir)
     directory.write(sweepdir, about, names, watch.seconds)
     if on_slurm is not None:
         _submit(sweepdir, waiting, commands, watch, on_slurm, jobs or 0)
@@ -208,18 +213,43 @@ def _submit(sweepdir, waiting, commands, watch, on_slurm, at_once):
             print(f"{point.name}: {what}, {watch.look(point.name).share:.0%} done, output in logs/{name}.log")
 
 
+def _rounds(point: Point) -> int:
+    """The number of rounds that every seed of a run has finished."""
+    place = Workdir(point.workdir)
+    return min(len(one.read_rounds()) for one in (place.seed_dirs() or {0: place}).values())
+
+
 def _summarise(all_points: Sequence[Point], failures: Mapping[str, str], sweepdir: Path) -> None:
-    """Writes and prints the comparison of all runs that have been started."""
-    told = [point for point in all_points if point.name in failures or Workdir(point.workdir).is_started]
-    if told:
-        rows = compare([point.workdir for point in told], sweepdir, failed=failures)
+    """Writes and prints the comparison of all runs of the directory, those of other calls too, if a round has finished.
+
+    Runs that have not been started are left out.
+    """
+    told = [point.workdir for point in all_points if point.name in failures or Workdir(point.workdir).is_started]
+    names = {point.name for point in all_points}
+    others = [place.path for place in directory.started_runs(sweepdir) if place.path.name not in names]
+    told += (others := list(filter(_is_readable, others)))
+    if told and not failures and not any(any(path.rglob(Workdir(path).rounds.name)) for path in told):
+        print("\nNo round has finished yet: there is nothing to compare.")
+    elif told:
+        rows = compare(told, sweepdir, failed=failures)
         print(f"\n{summary_table(rows)}")
-        readable = [point.workdir for point in told if point.name not in failures]
+        readable = [path for path in told if path.name not in failures]
         if len(readable) > 1:
             print(f"\n{levels(readable, sweepdir)}")
-        print(f"\n{sweepdir / 'summary.csv'}, {sweepdir / 'comparison.png'}")
+        more = f", of {len(told)} runs, {len(others)} of them from other calls" if others else ""
+        print(f"\n{sweepdir / 'summary.csv'}, {sweepdir / 'comparison.png'}{more}")
     for name, reason in failures.items():
         print(f"{name}: {reason}")
+
+
+def _is_readable(workdir: Path) -> bool:
+    """Whether the tables of a run of another call can be read; says so where they can't."""
+    try:
+        read(workdir)
+    except UserError as error:
+        print(f"{workdir.name}: not compared: {error}")
+        return False
+    return True
 
 
 def _counts(all_points: Sequence[Point], ends: Mapping[str, str]) -> str:
@@ -284,6 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             unpacking.unpack(defined.unpack, sweepdir)
         status = 0
         if runs:
+            devices.leave_to_runs()
             status = sweep(
                 **point_flags.chosen(defined),
                 sweepdir=sweepdir,
@@ -294,8 +325,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             packing.pack(sweepdir, packed, tables=defined.tables, limit=defined.limit)
         return status
 
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if line := point_flags.misplaced(arguments):
+        return cli.fail(UserError(line))
     return cli.call(run, defined, arguments, __doc__)
 
 
 if __name__ == "__main__":
-    ending.run(lambda _: main(), "the same command resumes the sweep")
+    ending.run(lambda _: main(), lambda: "the same command resumes the sweep")

@@ -143,7 +143,7 @@ class Layers(nn.Module):
 
 
 def test_the_axes_of_flax_layers_are_those_that_they_multiply_along():
-    found = jt.flax_axes(Layers(), jax.ShapeDtypeStruct((2, 6, 4), np.float32))
+    found = jt.axes(Layers(), jax.ShapeDtypeStruct((2, 6, 4), np.float32))
     conv = Axes((-2,), (-1,))
     assert found["conv"]["kernel"] == found["up"]["kernel"] == found["dense"]["kernel"] == conv
     assert found["classes"]["embedding"] == conv
@@ -172,7 +172,7 @@ class _Layer(nn.Module):
 
 def test_kernels_of_several_layers_in_one_array_are_refused():
     params = {"net": Stacked().init(jax.random.key(0), np.ones((1, 4)))["params"]}
-    axes = {"net": jt.flax_axes(Stacked(), np.ones((1, 4)))}
+    axes = {"net": jt.axes(Stacked(), np.ones((1, 4)))}
     dense = jt.masks.ones(params)
     with pytest.raises(UserError, match="of net/layers/dense/kernel are inputs and outputs is not known"):
         jt.prune(jt.magnitude(params, dense), dense, 0.5, structure="filter", axes=axes)
@@ -188,7 +188,7 @@ def test_a_pruned_filter_of_each_flax_layer_is_an_output_that_stays_zero():
     }
     for name, module in modules.items():
         params = {"net": module.init(jax.random.key(0), inputs)["params"]}
-        axes, dense = {"net": jt.flax_axes(module, inputs)}, jt.masks.ones(params)
+        axes, dense = {"net": jt.axes(module, inputs)}, jt.masks.ones(params)
         masks = jt.prune(jt.magnitude(params, dense), dense, 0.5, structure="filter", axes=axes)
         outputs = np.asarray(module.apply({"params": jt.masks.apply(params, masks)["net"]}, inputs)).reshape(2, 6, 4)
         assert np.count_nonzero((outputs == 0).all(axis=(0, 1))) == 2, name

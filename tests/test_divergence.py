@@ -173,6 +173,7 @@ def test_a_run_that_stops_says_the_step_and_goes_on_in_another_way(like, tmp_pat
         with pytest.raises(UserError) as error:
             finish(poison(setup_of(like, "stop")), path)
     message = str(error.value)
+    assert error.value.status == 3
     assert message.startswith("training diverged: loss is nan at step 8 of round 1; the last finite state")
     assert f"of step 5, is in {path / 'snapshots' / 'last'}" in message
     assert "a lower config.optimizer.learning_rate may help" in message

@@ -104,9 +104,10 @@ CODE = {
     "scores = jax.tree.map(lambda w, mask: None": By(
         "test_documented_commands.py::test_a_criterion_needs_no_registration"
     ),
-    'axes = {"net": jt.flax_axes(module, x)}': By(
+    'axes = {"net": jt.axes(module, x)}': By(
         "test_documented_commands.py::test_axes_are_a_tree_or_a_function_of_the_path"
     ),
+    "docs/library.md": By("test_library_page.py::test_the_code_of_the_librarys_page_runs"),
     'def get_sweep(variant=""):': By("test_documented_commands.py::test_a_sweep_in_a_file_is_two_experiments"),
     "import my_plugins": By("test_extending.py::test_a_score_from_outside_is_a_point_of_a_sweep"),
     "SCORES.add(": By("test_extending.py::test_a_score_a_method_a_metric_and_a_data_set_from_outside_work_together"),
@@ -126,7 +127,7 @@ CODE = {
 }
 
 ALTERNATIVES = re.compile(r"\w+(?:\|\w+)+")
-OF_PACKAGE = {"sweep": "launch.sweep"}  # Of the other words after `jaxtickets` the module is jaxtickets.<word>.
+OF_LAUNCH = ("reproduce", "sweep")  # Of the other words after `jaxtickets` the module is jaxtickets.<word>.
 
 
 def spelled_out(command: str) -> list[str]:
@@ -137,9 +138,10 @@ def spelled_out(command: str) -> list[str]:
         if match[1] == "--config":
             return [command.replace("jaxtickets", "python -m jaxtickets.main", 1)]
         if match[1] != "configs":
-            module = OF_PACKAGE.get(match[1], f"jaxtickets.{match[1]}")
-            return [command.replace(match[0], f"python -m {module}", 1)]
-    return [re.sub(r"^(?:[A-Z_]+=\S+ )+", "", command)]
+            package = "launch" if match[1] in OF_LAUNCH else "jaxtickets"
+            return [command.replace(match[0], f"python -m {package}.{match[1]}", 1)]
+    command = re.sub(r"^(?:[A-Z_]+=\S+ )+", "", command)
+    return [re.sub(r"^python -m jaxtickets(?= |$)", "python -m jaxtickets.main", command)]
 
 
 def held(command: str):
@@ -324,7 +326,7 @@ def test_axes_are_a_tree_or_a_function_of_the_path():
     params = {"net": module.init(jax.random.key(0), x)["params"]}
     params["net"]["kernel"] = params["net"]["kernel"].T  # As the second example says: [out, in].
     space = {"jt": jt, "module": module, "x": x, "params": params, "dense": jt.masks.ones(params)}
-    exec(code("docs/guide.md", 'axes = {"net": jt.flax_axes(module, x)}'), space)  # noqa: S102
+    exec(code("docs/guide.md", 'axes = {"net": jt.axes(module, x)}'), space)  # noqa: S102
     rows = space["mask"]["net"]["kernel"]
     assert rows.all(axis=1).sum() == 2 and (~rows).all(axis=1).sum() == 2
 

@@ -19,7 +19,7 @@ SCRIPT = """
 import os, signal, sys, threading, time
 from pathlib import Path
 from jaxtickets import ending, lock
-from jaxtickets.errors import UserError
+from jaxtickets.errors import DivergenceError, UserError
 
 def stuck():  # In C, as in a compiler: the interpreter runs no handler of a signal before it returns.
     import hashlib
@@ -29,7 +29,7 @@ def stuck():  # In C, as in a compiler: the interpreter runs no handler of a sig
 def command(stop):
 {body}
 
-ending.run(command, {goes_on!r})
+ending.run(command, lambda: {goes_on!r})
 """
 
 
@@ -54,6 +54,7 @@ def end(process):
     [
         ("return", 0, ""),
         ("return 3", 3, ""),
+        ("raise DivergenceError('training diverged')", 3, "jaxtickets: training diverged\n"),
         ("raise UserError('config.a=1: allowed is 2')", 2, "jaxtickets: config.a=1: allowed is 2\n"),
         ("open('/nowhere/a')", 1, f"jaxtickets: /nowhere/a: No such file or directory; {GOES_ON}\n"),
         ("raise OSError(28, os.strerror(28))", 1, f"jaxtickets: No space left on device; {GOES_ON}\n"),

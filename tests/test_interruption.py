@@ -9,11 +9,13 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, untimed_rounds, untimed_scalars
+from conftest import ROOT, tiny, untimed_rounds, untimed_scalars
 
-from jaxtickets import snapshots
+from jaxtickets import main, snapshots
+from jaxtickets.stopping import Stop
+from jaxtickets.workdir import Workdir
 
-GOES_ON = "the same command goes on from the last saved state"
+GOES_ON, BEGINS_AGAIN = main.GOES_ON, main.BEGINS_AGAIN
 # Long enough to be interrupted at any moment of it; nothing is saved within a round unless it is asked for.
 FLAGS = [
     *("--config.model.width=4", "--config.train.batch_size=16", "--config.train.steps=400", "--config.prune.rounds=1"),
@@ -94,6 +96,31 @@ def test_a_training_that_is_asked_to_end_saves_its_step_and_goes_on_bit_for_bit(
     assert_goes_on(workdir, whole, data_directory)
 
 
+def test_an_interrupt_while_the_end_of_a_training_is_saved_loses_no_step(data_directory, tmp_path, monkeypatch):
+    config, save = tiny("ae_digits", data_directory, **{"train.checkpoint_every": 0}), snapshots.save
+
+    def interrupted(path, tree):
+        if path.name == "dense":
+            signal.raise_signal(signal.SIGINT)
+        save(path, tree)
+
+    monkeypatch.setattr(snapshots, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="the state is saved"):
+        main.run(config, tmp_path / "run")
+    newest = max((tmp_path / "run" / "snapshots" / "last").glob("[0-9]*"))
+    assert int(snapshots.restore_raw(newest)["state"]["step"]) == config.train.steps
+
+
+def test_a_process_that_is_asked_to_end_waits_for_a_save_in_the_background(tmp_path, monkeypatch):
+    stop, seen = Stop(), []
+    monkeypatch.setattr(snapshots, "save", lambda *_: seen.append(stop.is_awaited))
+    states = snapshots.LastState(tmp_path, stop.waits)
+    stop.set()
+    states.save(0, {}, {}, 1, 0.0)
+    states.wait()
+    assert seen == [True] and not stop.is_awaited
+
+
 @pytest.mark.slow
 def test_an_interrupt_while_programs_are_compiled_ends_at_once(data_directory, tmp_path):
     workdir, no_cache = tmp_path / "run", {"JAX_ENABLE_COMPILATION_CACHE": "false"}
@@ -105,7 +132,7 @@ def test_an_interrupt_while_programs_are_compiled_ends_at_once(data_directory, t
     status, lines = end(process)
     assert time.monotonic() - began < 30
     assert status == 130
-    assert lines[-1] == f"jaxtickets: interrupted; {GOES_ON}"
+    assert lines[-1] == f"jaxtickets: interrupted; {BEGINS_AGAIN}"
     assert not [line for line in lines if "compiled" in line]
     assert not (workdir / ".lock").exists()
 
@@ -133,7 +160,8 @@ def test_a_scheduler_waits_ten_seconds_at_most_and_the_run_goes_on_bit_for_bit(
     status, lines = end(process)
     assert time.monotonic() - began < 10
     assert status == 128 + number
-    assert lines[-1] == f"jaxtickets: ended by {signal.Signals(number).name}; {GOES_ON}"
+    goes_on = GOES_ON if Workdir(workdir).has_saved else BEGINS_AGAIN
+    assert lines[-1] == f"jaxtickets: ended by {signal.Signals(number).name}; {goes_on}"
     assert_goes_on(workdir, whole, data_directory)
 
 

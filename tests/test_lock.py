@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -256,3 +257,10 @@ def test_a_lock_of_the_cache_keeps_other_processes_out_until_its_block_ends():
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=2)
     assert process.communicate(timeout=60)[0] == "held\n"
+
+
+def test_a_directory_that_cannot_be_made_is_named_and_not_its_lock():
+    with pytest.raises(UserError) as error, lock.hold(Path("/proc/x/.lock"), "--workdir=/proc/x"):
+        pytest.fail("there is no such directory")
+    allowed = "allowed is a directory that can be written"
+    assert str(error.value) == f"--workdir=/proc/x: can't be made (No such file or directory); {allowed}"

@@ -10,6 +10,7 @@ from conftest import ROOT
 
 import jaxtickets
 from jaxtickets import cli, fields, named_configs
+from jaxtickets import config as config_lib
 from jaxtickets.data import find
 from jaxtickets.errors import UserError
 from jaxtickets.names import near
@@ -72,9 +73,20 @@ def test_a_refused_data_set_tells_the_nearest_names():
 def test_the_command_lists_configs_tells_its_version_and_refuses_other_words(tmp_path):
     assert command("configs", cwd=tmp_path).stdout == f"{named_configs.table()}\n"
     assert command("--version").stdout == f"jaxtickets {jaxtickets.__version__}\n"
-    refused = command("reprot")
-    assert refused.returncode == 2 and "did you mean 'report'" in refused.stderr
-    assert len(refused.stderr.splitlines()) == 1
+    for words, line in ((["reprot"], "did you mean 'report'"), (["configs", "vae"], "vae: not allowed after configs")):
+        refused = command(*words)
+        assert refused.returncode == 2 and line in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+
+
+def test_the_module_that_runs_an_experiment_is_the_whole_command():
+    told = subprocess.run([sys.executable, "-m", "jaxtickets.main", "--version"], capture_output=True, text=True)
+    assert told.stdout == f"jaxtickets {jaxtickets.__version__}\n"
+
+
+def test_of_an_unknown_variant_the_near_one_is_told():
+    with pytest.raises(UserError, match="^--config=NAME:quik: no such variant; allowed is NAME:quick, .*'quick'"):
+        config_lib.is_quick("quik")
 
 
 def test_without_a_config_they_are_listed_above_the_line_that_says_so():

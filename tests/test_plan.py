@@ -70,7 +70,7 @@ def test_flags_that_a_dry_run_does_not_take_into_account_are_refused(empty, monk
     monkeypatch.setattr(main.cli, "start", lambda called, *_, **__: called(None, empty / "run", **given | flag))
     (name, value), *_ = flag.items()
     with pytest.raises(UserError, match=f"--{name}={value}: not allowed with --dry_run"):
-        main._command(stop=None)
+        main._command(stop=None, started=[])
 
 
 @pytest.fixture
@@ -178,6 +178,9 @@ def test_lines_come_in_growing_intervals_with_the_time_that_is_left():
         "round 1 (50.0% sparse): step 11 of 100, generator loss 0.500, 1 steps/s, 89 s left of the round, 3 min of all"
     )
     assert len(written) == 9
+    now[0] += 1e3
+    lines.update(100, 100, {}, 300, 300)  # What is measured after the last step is not known.
+    assert written.pop().endswith(" steps/s")
     now[0] += 1e6
     lines.update(100, 100, {}, 200, 300)
     now[0] += 599

@@ -162,5 +162,5 @@ def test_a_sweep_trains_its_points_together_and_another_start_must_ask_for_the_s
     assert Workdir(tmp_path / "seed=0").is_finished and Workdir(tmp_path / "seed=1").is_finished
     assert start("seed=0,1", together=2) == 0
     assert "started" not in capsys.readouterr().out
-    with pytest.raises(UserError, match="holds a sweep with together 2, not 3"):
+    with pytest.raises(UserError, match="holds a sweep with --together=2, not 3"):
         start("seed=0,1", together=3)

@@ -59,6 +59,23 @@ def test_without_submitit_or_slurm_a_line_says_so(monkeypatch, tmp_path):
         slurm.check(chosen("--slurm"))
 
 
+def test_where_no_cluster_answers_the_line_is_slurms_own_and_blames_no_flag(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "submitit", slurm)
+    said = (
+        "squeue: error: fetch_config: DNS SRV lookup failed\nsqueue: fatal: Could not establish a configuration source"
+    )
+    for name in ("sbatch", "srun", "squeue", "scontrol"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError) as error:
+        slurm.check(chosen("--slurm", "--partition=gpu"))
+    assert str(error.value) == (
+        "--slurm: no cluster answers here; squeue says: Could not establish a configuration source; allowed is a "
+        "machine that submits jobs to SLURM"
+    )
+
+
 RUN = """
 import pathlib, signal, sys, time
 for number in (signal.SIGTERM, signal.SIGUSR1):

@@ -142,10 +142,9 @@ def test_a_field_given_twice_is_refused():
         combinations(["seed=1", "config.seed=2"])
 
 
-@pytest.mark.parametrize("values", ["1,1", "a/b,a:b"])
-def test_two_points_with_one_directory_are_refused(place, values):
-    with pytest.raises(UserError, match="both"):
-        points(place.config, place.sweepdir, grid=[f"x={values}"])
+def test_two_points_with_one_directory_are_refused(place):
+    with pytest.raises(UserError, match="^--grid: two points have the directory x=a_b; leave one out, or"):
+        points(place.config, place.sweepdir, grid=["x=a/b,a:b"])
 
 
 def test_devices_are_shared_out_without_overlap(monkeypatch):
@@ -173,6 +172,17 @@ def test_what_is_finished_is_skipped_and_what_is_new_is_run(place):
     assert place.sweep("seed=0,1,2") == 0
     assert [call[0] for call in place.calls()] == ["seed=0", "seed=1", "seed=2"]
     assert len(place.summary()) == 3
+
+
+def test_the_comparison_is_of_all_runs_of_the_directory_but_damaged_ones_of_other_calls(place, capsys):
+    place.sweep("seed=0,1")
+    place.sweep("seed=2")
+    assert {row["name"] for row in place.summary()} == {"seed=0", "seed=1", "seed=2"}
+    assert "comparison.png, of 3 runs, 2 of them from other calls" in capsys.readouterr().out
+    (place.sweepdir / "seed=0" / "config.json").write_text("{")
+    place.sweep("seed=2")
+    assert {row["name"] for row in place.summary()} == {"seed=1", "seed=2"}
+    assert "seed=0: not compared: " in capsys.readouterr().out
 
 
 def test_a_failure_is_quoted_and_stops_no_other_run(place, capsys):
@@ -274,8 +284,13 @@ def test_a_file_and_a_directory_with_other_things_are_no_directory_of_a_sweep(pl
 
 def test_a_directory_of_another_sweep_is_refused(place):
     place.sweep("seed=0")
-    with pytest.raises(UserError, match="extra"):
+    with pytest.raises(UserError, match="holds a sweep without --config.tolerance=0.2 after --; give another --sweep"):
         place.sweep("seed=0", extra=["--config.tolerance=0.2"])
+    (stored := place.sweepdir / "sweep.json").write_text(stored.read_text().replace("[]", '["--config.tolerance=0.3"]'))
+    with pytest.raises(UserError, match="with --config.tolerance=0.3 after --, not --config.tolerance=0.2; give"):
+        place.sweep("seed=0", extra=["--config.tolerance=0.2"])
+    with pytest.raises(UserError, match="with --config.tolerance=0.3 after --, which this call lacks; give"):
+        place.sweep("seed=0")
 
 
 def test_a_config_has_one_name_however_it_is_given_and_wherever_it_lies(tmp_path):
@@ -293,8 +308,35 @@ def test_a_config_has_one_name_however_it_is_given_and_wherever_it_lies(tmp_path
     ):
         (sweepdir / "sweep.json").write_text(json.dumps({"config": stored, "extra": []}))
         directory.check_same(sweepdir, directory.about(asked, []))
-        with pytest.raises(UserError, match="holds a sweep with config"):
+        with pytest.raises(
+            UserError, match="holds a sweep with --config=.*, not vae_digits:quick; give another --sweepdir"
+        ):
             directory.check_same(sweepdir, directory.about("vae_digits:quick", []))
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (
+            ["--config.train.steps=3", "--", "--config.seed=1"],
+            "--config.train.steps=3: a flag of the runs; write it behind all others, after --: ... -- --config",
+        ),
+        (
+            ["--", "--workdir=x"],
+            "--workdir=x: not allowed after --, where flags of the runs' fields stand: --config.FI",
+        ),
+        (
+            ["--sweepdir=/proc/x"],
+            "--sweepdir=/proc/x: can't be made (No such file or directory); allowed is a directory",
+        ),
+    ],
+)
+def test_flags_in_the_wrong_place_and_a_directory_that_cannot_be_made_are_one_line(place, capsys, flags, line):
+    where = [f"--config={place.config}:quick", "--grid=seed=0", f"--sweepdir={place.sweepdir}"]
+    assert main([*where, *flags]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"jaxtickets: {line}")
+    assert not place.sweepdir.exists()
 
 
 def test_mistakes_are_found_before_anything_is_written(place):
@@ -317,6 +359,21 @@ def test_stopping_the_sweep_ends_its_runs_and_keeps_the_rest_for_later(place, nu
     )
     assert place.sweep("seed=0,1") == 128 + number
     assert [log.name for log in (place.sweepdir / "logs").iterdir()] == ["seed=0.log"]
+
+
+def test_a_second_sigterm_leaves_the_runs_the_time_to_save(place, capsys):
+    (place.path / "stand_in.py").write_text(
+        "import os, signal, sys, time\n"
+        "def end(*_):\n"
+        "    os.kill(os.getppid(), signal.SIGTERM)\n"
+        "    time.sleep(0.3)\n"
+        "    os._exit(143)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\n"
+        "signal.pause()\n"
+    )
+    assert place.sweep("seed=0") == 143
+    assert "\nseed=0: stopped\n" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -364,7 +421,13 @@ def test_a_run_that_does_not_end_when_it_is_asked_to_is_killed_and_told(training
     monkeypatch.setattr(running, "GRACE_SECONDS", 0)
     assert training("seed=0", box=20, ends="never", ignores="yes") == TIME_OVER
     out = capsys.readouterr().out
-    assert "seed=0: stopped, by force: it goes on from its last saved state" in out
+    assert "seed=0: stopped, by force: it begins again" in out  # Nothing has been saved.
+
+
+def test_before_any_round_has_finished_nothing_is_compared(training, place, capsys):
+    assert training("seed=0", box=20, ends="never") == TIME_OVER
+    assert "No round has finished yet: there is nothing to compare." in capsys.readouterr().out
+    assert not (place.sweepdir / "summary.csv").exists()
 
 
 def test_failures_within_the_time_are_told_beside_what_is_left(training, capsys):

@@ -1,6 +1,8 @@
 """The points of a sweep: which runs its flags or its config file describe, and which are refused before any starts."""
 
 import json
+import math
+import random
 import stat
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from jaxtickets.errors import UserError
 from jaxtickets.workdir import Workdir
 from launch import described, devices, paper, slurm
 from launch.checking import check
-from launch.grid import combinations
+from launch.grid import Drawn, combinations
 from launch.plan import plan
 from launch.points import points
 from launch.running import Runs
@@ -81,10 +83,38 @@ def test_samples_of_the_logarithmic_distribution_have_its_median_and_those_of_th
     assert 420 < sum(float(value["b"]) < 0.5 for value in values) < 580
 
 
+def test_samples_of_whole_numbers_have_both_ends_and_the_shares_of_their_distribution():
+    source = random.Random(0)
+    for name, high, share in (
+        ("int", 4, lambda width: 1 / 4),
+        ("logint", 7, lambda width: math.log2(1 + 1 / width) / 3),
+    ):
+        drawn = [Drawn(name, 1, high).draw(source) for _ in range(4000)]
+        shares = {str(width): share(width) for width in range(1, high + 1)}
+        assert {width: drawn.count(width) / 4000 for width in set(drawn)} == pytest.approx(shares, abs=0.03)
+    (point,) = combinations(["model.width=logint(8,64)"], sample=1)
+    assert 8 <= int(point["model.width"]) <= 64
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"grid": ["seed=4..0"]}, "the range 4..0 is empty"),
+        ({"grid": ["seed=4..0"]}, "the range 4..0 is empty; write LOW..HIGH, here 0..4"),
+        ({"grid": ["seed=0..10000"]}, "the range 0..10000 has 10001 values; allowed are at most 10000"),
+        ({"grid": ["seed=0,1,0"]}, "^--grid=seed=0,1,0: the value 0 is given twice$"),
+        ({"zipped": ["seed=0,0"]}, "^--grid: two points have the directory seed=0; leave one out, or"),
+        (
+            {"grid": ["prune.rate=unifrom(0.1,0.2)"], "sample": 2},
+            r"is unknown; .*logint\(LOW,HIGH\); did you mean 'unif",
+        ),
+        (
+            {"grid": ["prune.rate=normal(0,1)"], "sample": 2},
+            r"the distribution normal\(0,1\) is unknown; allowed are uni",
+        ),
+        (
+            {"grid": ["model.width=int(1.5,8)"], "sample": 2},
+            r"allowed is int\(LOW,HIGH\) with whole numbers LOW < HIGH",
+        ),
         ({"grid": ["prune.rate=log(0,1)"], "sample": 2}, r"log\(LOW,HIGH\) with 0 < LOW < HIGH"),
         ({"grid": ["prune.rate=uniform(0.1,0.2)"]}, "with --sample=N only"),
         ({"grid": ["seed=0,1"], "sample": 3}, "too few different values; 2 were found"),
@@ -107,6 +137,14 @@ def test_points_that_cannot_be_read_are_one_line(place, options, message):
         (["seed=0..3", "prune.rte=0.2"], "config.prune.rte: no such field; .* nothing has been started"),
         (["prune.rate=0.2,0.3,2"], "config.prune.rate=2.0: allowed is .*in prune.rate=2; nothing has been started"),
         (["prune.rate=0.2,0.20"], "prune.rate=0.2 and prune.rate=0.20 are the same run"),
+        (
+            ["seed=0,1", "experiment=branch", "branch.of=/no/run"],
+            "^config.branch.of='/no/run': allowed is the workdir of a finished run .* seed 0 .in seed=0,.*nothing has",
+        ),
+        (
+            ["experiment=transfer", "transfer.of=/no/ticket.safetensors"],
+            "/no/ticket.safetensors: .* .in experiment=transfer.*; nothing has been started",
+        ),
     ],
 )
 def test_every_point_is_validated_before_the_first_one_starts(place, grid, message):
@@ -126,6 +164,15 @@ def test_a_config_file_describes_a_sweep_whose_runs_wait_for_those_that_they_nee
         assert f"--config.branch.of={place.sweepdir / needed}" in point.arguments
 
 
+def test_a_point_waits_for_the_run_in_whose_workdir_a_path_of_it_lies(place):
+    of = place.sweepdir / "imp" / "ticket.safetensors"
+    entries = [{"name": "imp"}, {"name": "there", "values": {"experiment": "transfer", "transfer.of": str(of)}}]
+    Path(place.config).write_text(f"{Path(place.config).read_text()}\ndef get_sweep():\n    return {entries}\n")
+    imp, there = points(place.config, place.sweepdir)
+    assert (imp.after, there.after) == ((), ("imp",))
+    assert [one.levels for one in check([imp, there]).values()][1] == 2  # Nothing is read: the sweep makes it.
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
@@ -138,8 +185,15 @@ def test_a_config_file_describes_a_sweep_whose_runs_wait_for_those_that_they_nee
         ),
         ("[{'name': 'a'}, {'name': 'a'}]", "names two experiments 'a'"),
         ("[{'values': {'seed': 1}}]", "neither a name nor a grid"),
-        ("[{'name': 'b', 'values': {'branch.of': '{a}'}}]", "b: {a} names no experiment before it; allowed are none"),
-        ("[{'name': 'a', 'grid': 'seed=0,1'}, {'name': 'b', 'values': {'branch.of': '{a}'}}]", "must be one run"),
+        ("[{'name': 'b', 'values': {'branch.of': '{a}'}}]", "b: {a} names no experiment before it; it is the first"),
+        (
+            "[{'name': 'a', 'grid': 'seed=0,1'}, {'name': 'b', 'values': {'branch.of': '{a}'}}]",
+            r"^b: \{a\} must be one run and may be a,seed=0 or a,seed=1; vary seed here too, with the same values$",
+        ),
+        (
+            "[{'name': 'a', 'grid': 'seed=0'}, {'name': 'b', 'grid': 'seed=0,7', 'values': {'branch.of': '{a}'}}]",
+            r"^b: \{a\}: no run of a has seed=7; give a this value too, or leave it out here$",
+        ),
         ("1 / 0", "line 2: ZeroDivisionError"),
     ],
 )
@@ -189,6 +243,15 @@ def test_a_control_goes_on_after_its_run_which_goes_on_with_more_rounds(place, c
     )
     assert place.sweep(dry_run=True) == 0
     assert "6 runs: 6 to go on" in capsys.readouterr().out
+    # The run has come to its new rounds, and the sweep was ended before its controls had.
+    for point in points(place.config, place.sweepdir):
+        config, workdir = cli.read_run(point.arguments)
+        rows = [{"round": number, "sparsity": 0.0} for number in range(3 if point.after else 4)]
+        Workdir(workdir).write_rounds(rows)
+        if not point.after:
+            Workdir(workdir).replace_config(config_lib.to_dict(config), None, [])
+    assert place.sweep(dry_run=True) == 0
+    assert "6 runs: 2 finished, 4 to go on" in capsys.readouterr().out
 
 
 def test_the_plan_of_a_cluster_counts_each_jobs_devices_and_the_training_of_those_that_have_finished(place):
@@ -201,11 +264,13 @@ def test_the_plan_of_a_cluster_counts_each_jobs_devices_and_the_training_of_thos
     for each, hours in ((1, "2"), (4, "8")):
         told = list(plan(all_points, all_points[:1], watch, 2, each, 0))
         assert told[1] == f"By those that have finished, about 60 min and {hours} device hours of training alone"
+    # Of runs that trained together each has the seconds of all.
+    assert "at most 60 min" in list(plan(all_points, all_points[:1], watch, 2, 1, 0, together=2))[1]
     known = Watch(all_points, check(all_points), {"seed=1": 7200.0})
     assert list(plan(all_points, all_points[:1], known, 2, 1, 0))[1].endswith("about 2 h 0 min and 4 device hours")
     table.unlink()
     assert list(plan(all_points, all_points[:1], watch, 2, 1, 0))[1] == "How long they take is not known."
-    assert list(plan(all_points, [], watch, 2, 1, 0))[1].startswith("No run has finished here yet")
+    assert list(plan(all_points, [], watch, 2, 1, 0))[1].startswith("None of these runs has finished yet")
 
 
 def test_jobs_of_slurm_share_no_device(place, monkeypatch, capsys):
@@ -239,8 +304,8 @@ def test_a_failed_need_takes_its_point_out_of_a_group_and_the_rest_of_the_group_
     assert capsys.readouterr().out.count(f"{lost.name}: failed: not started, because {failing.name} has failed") == 1
 
 
-@pytest.mark.parametrize(("status", "starts"), [(1, 3), (2, 1)])
-def test_a_run_that_fails_is_started_again_as_often_as_asked_but_not_after_a_users_mistake(
+@pytest.mark.parametrize(("status", "starts"), [(1, 3), (2, 1), (3, 1)])
+def test_a_run_that_fails_is_started_again_as_often_as_asked_but_not_after_a_users_mistake_or_a_divergence(
     place, capsys, status, starts
 ):
     (place.path / "stand_in.py").write_text(
@@ -249,6 +314,15 @@ def test_a_run_that_fails_is_started_again_as_often_as_asked_but_not_after_a_use
     assert place.sweep("seed=0", retry=2) == 1
     assert (place.path / "starts").read_text() == "." * starts
     assert ("it is started again (2 of 2)" in capsys.readouterr().out) == (starts == 3)
+
+
+def test_of_a_run_that_is_killed_the_signal_is_told_and_not_its_last_line(place, capsys):
+    (place.path / "stand_in.py").write_text(
+        "import os\nprint('jaxtickets: data: digits', flush=True)\nos.kill(os.getpid(), 9)"
+    )
+    assert place.sweep("seed=0") == 1
+    told = "seed=0: failed (killed by SIGKILL, perhaps because the memory was full), output in "
+    assert f"{told}{place.sweepdir / 'logs' / 'seed=0.log'}\n" in capsys.readouterr().out
 
 
 def test_runs_that_share_gpus_get_equal_shares_of_their_memory(monkeypatch):
@@ -291,6 +365,12 @@ def test_progress_is_read_from_the_workdir(place):
     assert str(found.best) == "fd 11 at 20.0%"
     watch.at_start["seed=0"] = 0.5 / 11
     assert watch.left("seed=0", found.share, 60) == pytest.approx(60 * 8.5 / 2)  # 2 rounds took a minute.
+
+
+def test_a_suite_that_is_missing_or_misspelt_is_one_line(tmp_path):
+    for suite, line in (("", "the suite is missing; allowed are smoke"), (":smok", "no such suite; .*mean 'smoke'")):
+        with pytest.raises(UserError, match=line):
+            points(f"{paper.__file__}{suite}", tmp_path)
 
 
 @pytest.mark.parametrize("suite", ["smoke", "embedded", "paper"])

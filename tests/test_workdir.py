@@ -334,3 +334,13 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 def test_a_cut_row_of_a_table_is_left_out(tmp_path):
     expected = [{"a": 1, "b": 2.5, "c": "x"}, {"a": 2, "b": None, "c": "y"}]
     assert files.parse_csv(b"a,b,c\n1,2.5,x\n2,,y\n3,4") == expected
+
+
+def test_a_workdir_has_something_saved_once_a_train_state_of_any_seed_is_there(tmp_path):
+    place = Workdir(tmp_path)
+    place.seed_dir(3).snapshot("last").mkdir(parents=True)
+    (place.seed_dir(3).snapshot("last") / ".1.new").mkdir()
+    place.seed_dir(3).snapshot("dense").mkdir()
+    assert not place.has_saved
+    (place.seed_dir(3).snapshot("last") / "1").mkdir()
+    assert place.has_saved and place.seed_dir(3).has_saved

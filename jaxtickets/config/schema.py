@@ -27,6 +27,7 @@ from jaxtickets.fields import (
 )
 from jaxtickets.metrics import METRICS
 from jaxtickets.models import NETWORKS
+from jaxtickets.names import near
 from jaxtickets.objectives import OBJECTIVES, all_components
 from jaxtickets.optimizers import OPTIMIZERS
 from jaxtickets.pruning import SCORES, parse_structure
@@ -322,7 +323,8 @@ def is_quick(variant: str) -> bool:
       UserError: the file was asked for another variant.
     """
     if variant not in ("", "quick"):
-        raise UserError(f"--config=...:{variant}: no such variant; allowed is :quick, or none for the full experiment")
+        allowed = "allowed is NAME:quick, or NAME alone for the full experiment"
+        raise UserError(f"--config=NAME:{variant}: no such variant; {allowed}{near(variant, ['quick'])}")
     return variant == "quick"
 
 

@@ -1,6 +1,6 @@
 """Which axes of a kernel are its inputs and its outputs: what structured pruning must know.
 
-They are known of a Flax module's own layers (`flax_axes`), or given by the caller, or follow from the leaf's name:
+They are known of a module's own layers (`jt.axes`), or given by the caller, or follow from the leaf's name:
 `kernel` is Flax's `[..., in, out]`, if it has two axes or at least four, and `embedding` is `[in, out]`. A `kernel` of
 three axes may be one of attention, `[in, heads, size]`. A `weight` may be anything: PyTorch's are `[out, in, ...]` in
 convolutions, `[in, out, ...]` in transposed ones, and `[entries, out]` in embeddings; Haiku's `w` differs likewise.
@@ -92,7 +92,8 @@ def of_leaves(tree, axes=None) -> list[Axes]:
       UserError: `axes` is something else, or a tree of another structure.
     """
     flat, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda leaf: leaf is None)
-    if axes is None or callable(axes):
+    # A module with axes for its weights can be called too, and is no leaf.
+    if axes is None or (callable(axes) and jax.tree_util.all_leaves([axes])):
         return [axes and axes(mask_lib.path_name(path)) for path, _ in flat]
     try:
         return structure.flatten_up_to(axes)
@@ -111,7 +112,7 @@ def find(name: str, ndim: int, said) -> Axes | None:
       UserError: `said` is no pair, or names an axis that is not there, or twice.
     """
     if said is None:
-        kind = name.rpartition("/")[2]
+        kind = mask_lib.kind_of(name)
         is_known = (kind == "kernel" and ndim != 3) or (kind == "embedding" and ndim == 2)
         said = FLAX if is_known else UNKNOWN
     try:
@@ -139,9 +140,9 @@ def refuse_unknown(names: Sequence[str], what: str) -> None:
     if names:
         others = f" (and of {len(names) - 1} more)" if len(names) > 1 else ""
         raise UserError(
-            f"{what}: which axes of {names[0]}{others} are inputs and outputs is not known; known are Flax's layers "
-            "(axes=jt.flax_axes(module, x)), and `kernel` [..., in, out] with 2 axes or more than 3; else give axes=, "
-            "such as lambda path: (1, 0) for [out, in, ...], or exclude such leaves from the masks"
+            f"{what}: which axes of {names[0]}{others} are inputs and outputs is not known; known are layers of Flax "
+            "and Equinox (axes=jt.axes(module)), and `kernel` [..., in, out] with 2 axes or more than 3; else give "
+            "axes=, such as lambda path: (1, 0) for [out, in, ...], or exclude such leaves from the masks"
         )
 
 
@@ -157,7 +158,7 @@ def to_matrix(leaf: np.ndarray, axes: Axes) -> np.ndarray:
 def from_matrix(matrix: np.ndarray, axes: Axes, shape: tuple[int, ...]) -> np.ndarray:
     """The inverse of `to_matrix` for a leaf of a shape."""
     order = _order(len(shape), axes)
-    return matrix.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
+    return matrix.reshape([shape[axis] for axis in order]).transpose(tuple(np.argsort(order).tolist()))
 
 
 def _order(ndim, axes):

@@ -17,7 +17,7 @@ SCOPES = ("global", "component", "layerwise")
 
 def _pools(scores, scope, alone):
     """The sizes of the names that one threshold decides over: `{where: [size of each name]}`."""
-    pools = {}
+    pools: dict[str, list[int]] = {}
     if scope not in SCOPES:
         raise UserError(f"prune.scope: {scope!r} is unknown; allowed of channels: {', '.join(SCOPES)}")
     for path, leaf in jax.tree_util.tree_flatten_with_path(scores)[0]:

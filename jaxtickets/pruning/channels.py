@@ -51,7 +51,7 @@ def _leaves(tree, axis_names):
 
 def _is_kernel(path, names):
     """Whether a leaf makes channels or reads them, as its name tells: `kernel`, or `weight`, but no scale."""
-    return len(names) > 1 and path.rpartition("/")[2] not in NO_KERNELS
+    return len(names) > 1 and mask_lib.kind_of(path) not in NO_KERNELS
 
 
 def groups(params, axis_names) -> dict[str, dict[str, int]]:
@@ -60,7 +60,7 @@ def groups(params, axis_names) -> dict[str, dict[str, int]]:
     Raises:
       ValueError: two axes of one name differ in size.
     """
-    sizes = {component: {} for component in params}
+    sizes: dict[str, dict[str, int]] = {component: {} for component in params}
     for component, path, leaf, names in _leaves(params, axis_names):
         for name, size in zip(names, leaf.shape, strict=True):
             if name is not None and sizes[component].setdefault(name, size) != size:
@@ -108,7 +108,7 @@ def _means(norms, scores):
       norms: as `_scales` yields them.
       scores: `{path of the norm: [n]}`.
     """
-    found = {}
+    found: dict[str, dict[str, list]] = {}
     for component, norm, _, name in norms:
         found.setdefault(component, {}).setdefault(name, []).append(scores[norm])
     return {
@@ -129,7 +129,7 @@ def gamma_taylor(params, axis_names, batch_stats, losses, batches):
     Args:
       losses, batches: see `jaxtickets.pruning.scores`.
     """
-    scores = {component: {} for component in params}
+    scores: dict[str, dict] = {component: {} for component in params}
     for components, loss in losses.items():
         own = {component: params[component] for component in components}
         norms = list(_scales(own, {component: axis_names[component] for component in own}, batch_stats))
@@ -171,7 +171,8 @@ def filter_mean(scores, axis_names, axes=None):
     Raises:
       UserError: the output axis of a kernel with named axes is not known.
     """
-    sums, unknown = {component: {} for component in scores}, []
+    sums: dict[str, dict] = {component: {} for component in scores}
+    unknown = []
     said = axes_lib.of_leaves(scores, axes)
     for (component, path, leaf, names), own in zip(_leaves(scores, axis_names), said, strict=True):
         if leaf is None or not any(names) or not _is_kernel(path, names):
@@ -214,7 +215,7 @@ def prunable(scores, masks, axis_names):
       scores: `{component: {channel name: [n]}}`.
       masks: like the parameters, None on leaves that are not to be pruned.
     """
-    fixed = {component: set() for component in scores}
+    fixed: dict[str, set] = {component: set() for component in scores}
     for component, path, leaf, names in _leaves(masks, axis_names):
         if leaf is None and _is_kernel(path, names):
             fixed[component].update(names)
@@ -275,7 +276,7 @@ def from_weight_masks(masks, axis_names):
     A channel is pruned if every kernel that makes or reads it has pruned all that belongs to it. What only one of them
     has emptied stays: a bias can make something of a channel without weights.
     """
-    kept = {component: {} for component in masks}
+    kept: dict[str, dict] = {component: {} for component in masks}
     for component, path, leaf, names in _leaves(masks, axis_names):
         for axis, name in enumerate(names):
             if leaf is not None and _is_kernel(path, names) and name is not None:

@@ -17,7 +17,7 @@ def check_share(value, name: str, and_one: bool = False) -> float:
     if (
         not isinstance(number, numbers.Real)
         or isinstance(number, bool)
-        or not 0 <= number <= 1
+        or not 0 <= float(number) <= 1
         or (number == 1 and not and_one)
     ):
         end = "1" if and_one else "below 1"

@@ -1,6 +1,7 @@
 """Dynamic sparse training: weights are dropped and others grown while the number of weights stays the same."""
 
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ def cosine(fraction: float, progress: float) -> float:
     return fraction / 2 * (1 + math.cos(math.pi * progress))
 
 
-def drop_and_grow(params, masks, growth, fraction: float):
+def drop_and_grow(params, masks, growth, fraction: float) -> Any:
     """In each layer `round(fraction * kept)` weights of the smallest magnitude go, and as many of the others come.
 
     The grown weights have the highest `growth` among all weights that are not kept, dropped ones included. |gradient|
@@ -34,14 +35,24 @@ def drop_and_grow(params, masks, growth, fraction: float):
     """
     fraction = check_share(fraction, "fraction", and_one=True)
 
-    def regrow(mask, leaf, wanted):
-        mask = np.asarray(mask).ravel()
-        n_kept = np.count_nonzero(mask)
-        n_grown = round(fraction * n_kept)
-        (stay,) = keep_highest([np.abs(np.asarray(leaf, np.float32)).ravel()], [mask], n_kept - n_grown)
-        (grown,) = keep_highest([np.asarray(wanted, np.float32).ravel()], [~stay], n_grown)
-        return (stay | grown).reshape(np.shape(leaf))
+    def regrow(leaf, mask, wanted):
+        mask = np.asarray(mask)
+        n_grown = round(fraction * np.count_nonzero(mask))
+        return exchange(np.asarray(leaf), mask, np.asarray(wanted), n_grown)
 
     return jax.tree.map(
-        lambda leaf, mask, wanted: None if mask is None else regrow(mask, leaf, wanted), params, masks, growth
+        lambda leaf, mask, wanted: None if mask is None else regrow(leaf, mask, wanted), params, masks, growth
     )
+
+
+def exchange(leaf, mask, growth, n_grown, keep_highest=keep_highest):
+    """The mask of one layer in which `n_grown` weights have made room for others; see `drop_and_grow`.
+
+    Args:
+      leaf, mask, growth: arrays of one shape, of NumPy or JAX.
+      keep_highest: that of `pruning.selection`, or of `pruning.traced` with traced arrays.
+    """
+    mask = mask.ravel()
+    (stay,) = keep_highest([abs(leaf.astype("float32")).ravel()], [mask], mask.sum() - n_grown)
+    (grown,) = keep_highest([growth.astype("float32").ravel()], [~stay], n_grown)
+    return (stay | grown).reshape(leaf.shape)

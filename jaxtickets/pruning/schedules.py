@@ -7,10 +7,13 @@ from jaxtickets.pruning.structures import parse_structure
 SCHEDULES = ("constant_rate", "cubic")
 
 
-def cubic(final: float, progress: float) -> float:
-    """final * (1 - (1 - progress)^3), for progress in [0, 1]: fast first, then slow (Zhu, Gupta 2017, equation 1)."""
+def cubic(final: float, progress: float, power: int = 3) -> float:
+    """final * (1 - (1 - progress)^3), for progress in [0, 1]: fast first, then slow (Zhu, Gupta 2017, equation 1).
+
+    Another `power` gives another polynomial: 1 a straight line.
+    """
     final, progress = check_share(final, "final"), check_share(progress, "progress", and_one=True)
-    return final * (1 - (1 - progress) ** 3)
+    return final * (1 - (1 - progress) ** power)
 
 
 def sparsities(rate: float, rounds: int, schedule: str = "constant_rate") -> list[float]:

@@ -1,7 +1,8 @@
 """Scores of weights: how much each prunable weight matters. The lowest are pruned first.
 
-Each is a function `(params, masks, ...) -> scores` over pytrees `{component: {layer: ...}}`, with `None` on leaves
-that are not prunable. What it needs beside parameters and masks it names as an argument:
+Each is a function `(params, masks, ...) -> scores` over pytrees of any kind, with `None` on leaves that are not
+prunable; of a run they are `{component: {layer: ...}}`. What it needs beside parameters and masks it names as an
+argument:
 
   start: the parameters at the rewind point.
   movement: the sums over training of -gradient * weight, like the parameters.
@@ -11,16 +12,20 @@ that are not prunable. What it needs beside parameters and masks it names as an 
   axes: the input and output axes of kernels, a tree like the parameters (`jaxtickets.pruning.axes`).
   losses: `{names of components: loss}`; `loss(params, batch) -> scalar` takes the parameters of these components. A GAN
     has one per player: the discriminator's weights are scored by the discriminator's loss, with its penalty
-    if it has one, the generator's by the generator's loss; encoder, decoder and codebook share theirs.
+    if it has one, the generator's by the generator's loss; encoder, decoder and codebook share theirs. One loss of all
+    parameters may be given by itself.
   batches: what the losses are evaluated on and averaged over, a sequence of pytrees.
-  flows: `{component: flow}`; see `synflow`.
+  flows: `{component: flow}`, or one of all parameters by itself; see `synflow`.
 
 A score of channels that needs no more than `batch_stats`, `axes`, `initial`, `losses` and `batches` is also called once
 before the run, with stand-ins of the right shapes and batches that are None, to see which channels it is for.
 """
 
 import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -39,23 +44,23 @@ def _prunable(function, masks, params, *others):
     )
 
 
-def magnitude(params, masks):
+def magnitude(params, masks) -> Any:
     """|w| (Han et al. 2015; Frankle, Carbin 2019)."""
     return _prunable(abs, masks, params)
 
 
-def magnitude_change(params, masks, start):
+def magnitude_change(params, masks, start) -> Any:
     """|w - w_k|: how far a weight has moved since the rewind point (Zhou et al. 2019, section 4, "movement")."""
     return _prunable(lambda leaf, before: abs(leaf - before), masks, params, start)
 
 
-def movement(params, masks, movement):
+def movement(params, masks, movement) -> Any:
     """The sum over training of -dL/dw * w: weights that move away from zero stay (Sanh et al. 2020, equation 4)."""
     del params
     return _prunable(lambda leaf: leaf, masks, movement)
 
 
-def random(params, masks, seed):
+def random(params, masks, seed) -> Any:
     """Uniform random numbers, the same for the same seed and path: the simplest control."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf, mask: None if mask is None else _uniform(path, leaf.shape, seed), params, masks
@@ -92,12 +97,24 @@ def _mean(function, batches):
     return jax.tree.map(lambda leaf: leaf / len(batches), total)
 
 
+@dataclass(frozen=True)  # Equal ones are one program.
+class _OfAll:
+    """A loss of all parameters as that of the one component ""."""
+
+    loss: Callable
+
+    def __call__(self, params, batch):
+        return self.loss(params[""], batch)
+
+
 def _of_each_loss(score, params, masks, losses):
     """`{component: score}`: `score(loss, own effective weights, own masks)` for each loss that has a prunable weight.
 
     Each loss has a unit of its own, so the scores of its components are divided by the sum of their absolute values
     (Lee, Ajanthan, Torr 2019, equation 6), which makes them comparable over losses and changes no order within one.
     """
+    if callable(losses):
+        return _of_each_loss(score, {"": params}, {"": masks}, {("",): _OfAll(losses)})[""]
     effective = mask_lib.apply(params, masks)
     scores = {name: jax.tree.map(lambda _: None, tree) for name, tree in params.items()}
     for components, loss in losses.items():
@@ -110,11 +127,13 @@ def _of_each_loss(score, params, masks, losses):
     return scores
 
 
-def gradients(params, masks, losses, batches):
+def gradients(params, masks, losses, batches) -> Any:
     """dL/dw at the effective weights, those of pruned weights too, averaged over the batches: RigL's growth criterion.
 
     Each component's gradient is that of its own loss (Evci et al. 2020, section 3).
     """
+    if callable(losses):
+        return gradients({"": params}, {"": masks}, {("",): _OfAll(losses)}, batches)[""]
     effective = mask_lib.apply(params, masks)
     result = dict(params)
     for components, loss in losses.items():
@@ -123,7 +142,7 @@ def gradients(params, masks, losses, batches):
     return jax.device_get(_prunable(lambda leaf: leaf, masks, result))
 
 
-def snip(params, masks, losses, batches):
+def snip(params, masks, losses, batches) -> Any:
     """|g * w|: how removing a weight changes the loss, to first order (Lee, Ajanthan, Torr 2019, equations 4 and 6).
 
     g is the mean gradient over the batches; the absolute value is taken of the mean.
@@ -136,7 +155,7 @@ def snip(params, masks, losses, batches):
     return _of_each_loss(score, params, masks, losses)
 
 
-def grasp(params, masks, tempered_losses, batches):
+def grasp(params, masks, tempered_losses, batches) -> Any:
     """w * Hg: how much removing a weight weakens the gradient (Wang, Zhang, Grosse 2020, section 4).
 
     Their score is -w * Hg and its *highest* weights are removed (algorithm 1), so its negative ranks weights from the
@@ -162,7 +181,7 @@ def _flow_gradient(flow, params):
     return jax.value_and_grad(flow)(params)
 
 
-def synflow(params, masks, flows):
+def synflow(params, masks, flows) -> Any:
     """|w| dR/d|w| / R, the synaptic flow through a weight (Tanaka et al. 2020, equation 2), without any data.
 
     R is the sum of what a component made linear gives for an input of ones, with the absolute value of every parameter.
@@ -171,6 +190,8 @@ def synflow(params, masks, flows):
 
     flows: `{component: flow}`; `flow(params) -> R` takes the component's parameters, already non-negative.
     """
+    if callable(flows):
+        return synflow({"": params}, {"": masks}, {"": flows})[""]
     scores = {name: jax.tree.map(lambda _: None, tree) for name, tree in params.items()}
     for name, flow in flows.items():
         own = jax.tree.map(abs, mask_lib.apply(params[name], masks[name]))

@@ -2,19 +2,35 @@
 
 import logging
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
+from jaxtickets.pruning import traced
 from jaxtickets.pruning.checks import check_count, check_share
-from jaxtickets.pruning.structures import known_axes, n_of_m, parse_structure, unit_ids
+from jaxtickets.pruning.structures import Structure, known_axes, n_of_m, parse_structure, unit_ids
 
 SCOPES = ("global", "component", "layerwise", "uniform", "erk")
 SAMPLE = 1 << 18  # The number of scores that are sorted to guess where the threshold is.
 CHUNK = 1 << 18  # The number of scores that are compared at a time, so that they stay in a core's cache.
+
+
+class Extent(NamedTuple):
+    """What the number of weights that a prunable leaf keeps is decided by: all but its scores."""
+
+    name: str
+    component: str
+    shape: tuple[int, ...]
+    kept_weights: int
+    sizes: None = None  # Its units are taken for single weights.
+
+    @property
+    def weights(self) -> int:
+        return math.prod(self.shape)
 
 
 class _Layer(NamedTuple):
@@ -94,14 +110,14 @@ def _nth_lowest(scores, kept, n):
     them would take longer than all the rest. Where the sample was a bad one, all are candidates.
     """
     for low, high in (_likely_range(scores, kept, n), (-np.inf, np.inf)):
-        below, between = 0, []
+        below, parts = 0, []
         for values, candidates in zip(scores, kept, strict=True):
             for start in range(0, values.size, CHUNK):
                 part, own = values[start : start + CHUNK], candidates[start : start + CHUNK]
                 is_below = part < low
-                below += np.count_nonzero(is_below & own)
-                between.append(part[~(is_below | (part > high)) & own])
-        between = np.concatenate(between)
+                below += int(np.count_nonzero(is_below & own))
+                parts.append(part[~(is_below | (part > high)) & own])
+        between = np.concatenate(parts)
         if below < n <= below + between.size:
             break
     between.partition(n - below - 1)
@@ -110,8 +126,8 @@ def _nth_lowest(scores, kept, n):
 
 def _likely_range(scores, kept, n):
     stride = sum(values.size for values in scores) // SAMPLE + 1
-    sample = [values[::stride][candidates[::stride]] for values, candidates in zip(scores, kept, strict=True)]
-    sample = np.sort(np.concatenate(sample))
+    samples = [values[::stride][candidates[::stride]] for values, candidates in zip(scores, kept, strict=True)]
+    sample = np.sort(np.concatenate(samples))
     place, margin = n * sample.size // sum(map(np.count_nonzero, kept)), 2 * math.isqrt(SAMPLE)
     low = sample[place - margin] if place >= margin else -np.inf
     high = sample[place + margin] if place + margin < sample.size else np.inf
@@ -164,6 +180,19 @@ def densities(shapes, total: int, scope: str = "erk", capacities=None) -> list[i
     return counts.tolist()
 
 
+def extents(masks) -> list[Extent]:
+    """Of each prunable leaf, as if all its weights were kept."""
+    flat = jax.tree_util.tree_flatten_with_path(masks)[0]
+    return [
+        Extent(mask_lib.path_name(path), mask_lib.component_name(path), leaf.shape, leaf.size) for path, leaf in flat
+    ]
+
+
+def protected_units(structure: Structure, min_per_layer: int) -> int:
+    """How many units stay in each layer at least; of filters always one."""
+    return max(min_per_layer, 1) if structure.kind == "filter" else min_per_layer
+
+
 def _protect(layers, n):
     """The layers with the scores of their `n` highest kept units raised above all others."""
     protected = []
@@ -174,8 +203,15 @@ def _protect(layers, n):
     return protected
 
 
-def _pools(layers, sparsity, scope):
-    """`[(name, indices of layers, weights to keep)]`: within a pool one threshold decides."""
+def pools_of(layers: Sequence[Any], sparsity: float, scope: str):
+    """`[(name, indices of layers, weights to keep)]`: within a pool one threshold decides.
+
+    Args:
+      layers: `Extent`s, or such with scores.
+
+    Raises:
+      UserError: there is no such scope, or more is pruned already.
+    """
     if scope not in SCOPES:
         raise UserError(f"prune.scope: {scope!r} is unknown; allowed: {', '.join(SCOPES)}")
     if scope in ("uniform", "erk"):
@@ -184,7 +220,7 @@ def _pools(layers, sparsity, scope):
         _check_enough(total, layers, sparsity, "the network")
         counts = densities([layer.shape for layer in layers], min(total, sum(capacities)), scope, capacities)
         return [(layer.name, [index], count) for index, (layer, count) in enumerate(zip(layers, counts, strict=True))]
-    pools = {}
+    pools: dict[str, list[int]] = {}
     for index, layer in enumerate(layers):
         pool = {"global": "the network", "component": f"the {layer.component}", "layerwise": layer.name}[scope]
         pools.setdefault(pool, []).append(index)
@@ -210,10 +246,14 @@ def prune(
     min_per_layer: int = 0,
     structure: str = "weight",
     axes=None,
-):
+) -> Any:
     """The masks, nested in `masks`, that prune `round(sparsity * weights)` of the prunable weights.
 
     The count is exact when single weights are pruned; of whole filters or blocks, as many as come nearest to it.
+
+    Within a compiled function, where scores or masks are traced, the masks are the same (`pruning.traced`). What
+    depends on values is not checked there, no warning is given, and "uniform" and "erk" share as if nothing were
+    pruned yet.
 
     Args:
       scores: a pytree like `masks`, higher where a weight matters more; of a filter or a block the mean counts.
@@ -229,7 +269,7 @@ def prune(
         1 - N/M). A layer whose inputs M doesn't divide stays as it is.
       axes: the input and output axes of the kernels, where their names do not tell (`pruning.axes`): a function from a
         leaf's slash-joined path to a pair of numbers, such as `lambda path: (1, 0)` for `[out, in, ...]`, or a tree
-        of such pairs like `masks`, such as `flax_axes(module, x)`. Only structures other than "weight" read it.
+        of such pairs like `masks`, such as `jt.axes(module)`. Only structures other than "weight" read it.
 
     Raises:
       UserError: an argument is not what it can be, `sparsity` is below what `masks` prune already, leaves nothing, or
@@ -242,20 +282,24 @@ def prune(
         raise UserError("structure 'channel': channels are selected by jt.channels.select")
     named, kernels = mask_lib.named_leaves(masks), known_axes(masks, structure, axes)
     flat_scores = jax.tree.leaves(scores)
+    only = units.sparsity
+    if only is not None and abs(sparsity - only) > 1e-6:
+        raise UserError(f"sparsity: {sparsity:g} can't be had: it is {only:g} with structure {structure}")
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((scores, masks))):
+        pools = [] if only is not None else pools_of(extents(masks), sparsity, scope)
+        return traced.select(scores, masks, pools, units, kernels, protected_units(units, min_per_layer))
     if units.kind == "n:m":
-        if abs(sparsity - units.sparsity) > 1e-6:
-            raise UserError(f"sparsity: {sparsity:g} can't be had: it is {units.sparsity:g} with structure {structure}")
         pruned = [
             n_of_m(np.asarray(mask), _finite(name, leaf), *units.sizes, kernels.get(name))
             for (name, mask), leaf in zip(named.items(), flat_scores, strict=True)
         ]
         return _finished(masks, named, pruned)
     flat = jax.tree_util.tree_flatten_with_path(masks)[0]
-    layers = [_layer(*leaf, score, units, kernels) for leaf, score in zip(flat, flat_scores, strict=True)]
-    protect = max(min_per_layer, 1) if units.kind == "filter" else min_per_layer
+    layers = [_layer(path, mask, score, units, kernels) for (path, mask), score in zip(flat, flat_scores, strict=True)]
+    protect = protected_units(units, min_per_layer)
     protected = _protect(layers, protect) if protect else layers
     pruned = [None] * len(layers)
-    for where, indices, n_keep in _pools(layers, sparsity, scope):
+    for where, indices, n_keep in pools_of(layers, sparsity, scope):
         pool = [protected[index] for index in indices]
         _check_enough(n_keep, pool, sparsity, where)
         if units.kind == "weight" and n_keep < sum(min(protect, layer.scores.size) for layer in pool):

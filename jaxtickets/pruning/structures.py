@@ -64,7 +64,7 @@ def known_axes(masks, structure: str, axes=None) -> dict[str, axes_lib.Axes]:
         if mask is not None and mask.ndim > 1 and (name := mask_lib.path_name(path))
     }
     axes_lib.refuse_unknown([name for name, own in found.items() if own is None], f"structure {structure!r}")
-    return found
+    return {name: own for name, own in found.items() if own is not None}
 
 
 def unit_ids(shape, structure, axes):
@@ -84,14 +84,17 @@ def unit_ids(shape, structure, axes):
     return axes_lib.from_matrix(units, axes, shape)
 
 
-def n_of_m(mask, scores, n, m, axes):
-    """`mask` with the `n` highest of each `m` consecutive weights along the inputs; as it is if `m` doesn't fit."""
+def n_of_m(mask, scores, n, m, axes, xp=np):
+    """`mask` with the `n` highest of each `m` consecutive weights along the inputs; as it is if `m` doesn't fit.
+
+    xp: the module of the arrays, `numpy` or `jax.numpy`.
+    """
     if mask.ndim < 2:
         return mask
-    ranked = axes_lib.to_matrix(np.where(mask, scores, -np.inf), axes).swapaxes(-1, -2)
+    ranked = axes_lib.to_matrix(xp.where(mask, scores, -xp.inf), axes).swapaxes(-1, -2)
     if ranked.shape[-1] % m:
         return mask
     groups = ranked.reshape(-1, m)
-    chosen = np.zeros(groups.shape, bool)
-    np.put_along_axis(chosen, np.argsort(-groups, axis=1, kind="stable")[:, :n], True, axis=1)
+    order = xp.argsort(-groups, axis=1, stable=True)
+    chosen = xp.argsort(order, axis=1, stable=True) < n  # The place of each weight in its group's order.
     return axes_lib.from_matrix(chosen.reshape(ranked.shape).swapaxes(-1, -2), axes, mask.shape) & mask

@@ -2,8 +2,19 @@
 
 from jaxtickets.runs.networks import Networks
 from jaxtickets.runs.run import Run
-from jaxtickets.runs.seeds import dry_run, go_back, run, seed_paths
+from jaxtickets.runs.seeds import dry_run, go_back, rounds_of_source, run, seed_paths
 from jaxtickets.runs.setup import Setup
 from jaxtickets.runs.verdict import judge, judge_seeds
 
-__all__ = ["Networks", "Run", "Setup", "dry_run", "go_back", "judge", "judge_seeds", "run", "seed_paths"]
+__all__ = [
+    "Networks",
+    "Run",
+    "Setup",
+    "dry_run",
+    "go_back",
+    "judge",
+    "judge_seeds",
+    "rounds_of_source",
+    "run",
+    "seed_paths",
+]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from jaxtickets import config as config_lib
 from jaxtickets import snapshots
-from jaxtickets.errors import UserError
+from jaxtickets.errors import DivergenceError
 from jaxtickets.finite import DivergedError
 from jaxtickets.progress import say
 from jaxtickets.runs import saved
@@ -83,7 +83,7 @@ def policy(run, round_: int, error: DivergedError, last: snapshots.LastState, na
       last, name: the saved states of the training, and their name in the workdir.
 
     Raises:
-      UserError: the run stops.
+      DivergenceError: the run stops.
     """
     chosen, now = run.config.train.on_divergence, rate(run, round_)
     if chosen == SKIP and (round_ or run.is_inner):
@@ -99,7 +99,7 @@ def policy(run, round_: int, error: DivergedError, last: snapshots.LastState, na
         state = f"the last finite state that was saved, of step {int(saved.state.step)}, is in {where}"
     others = ("lower_rate",) if round_ == 0 and not run.is_inner else ("lower_rate", "skip_round")
     again = "" if chosen == LOWER else f", or the same command with --config.train.on_divergence={' or '.join(others)}"
-    raise UserError(
+    raise DivergenceError(
         f"training diverged: {error} of round {round_}{at}; {state}; a lower config.optimizer.learning_rate may "
         f"help{again}"
     )

@@ -105,8 +105,8 @@ def follow(setup) -> None:
     while (order := _order(setup.hosts)) is not None:
         programs = setup.programs_of(rate=order.rate)
         programs.get(order.start)
-        setup.hosts.send(READY)
-        with setup.stopped.saves():
+        with setup.stopped.saves():  # From here on the leader counts on this host.
+            setup.hosts.send(READY)
             _take_part(setup, programs, order)
 
 

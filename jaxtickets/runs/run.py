@@ -193,12 +193,15 @@ class Run:
             raise DivergedError(step, "training diverged")
         resumed = self.resumed if self.resumed and self.resumed.round == round_ else point
         write_references = self._references_beside_training if round_ == 0 else None
-        self.trained, masks, seconds = training.trained(self, resumed, self._last, rate, update)
-        if round_ == 0:
-            snapshots.save(self.place.snapshot("dense"), self.trained)
-        if update:
-            snapshots.save_masks(self.place.masks(round_), masks)
-        self._last.save(round_, self.trained, masks, resumed.stop, seconds)
+
+        def save(state, masks, seconds):
+            if round_ == 0:
+                snapshots.save(self.place.snapshot("dense"), state)
+            if update:
+                snapshots.save_masks(self.place.masks(round_), masks)
+            self._last.save(round_, state, masks, resumed.stop, seconds)
+
+        self.trained, masks, seconds = training.trained(self, resumed, self._last, rate, update, ended=save)
         if write_references:
             write_references()
         factor = {} if rate == 1 else {"learning_rate_factor": rate}

@@ -126,7 +126,7 @@ def last(run, name: str) -> tuple[LastState, Last | None]:
 
     Where the newest one is damaged, an earlier one serves if it is of the unfinished round or the end of the last one.
     """
-    states, unfinished = LastState(run.place.snapshot(name)), len(run.rows)
+    states, unfinished = LastState(run.place.snapshot(name), run.setup.stopped.waits), len(run.rows)
 
     def serves(last):
         return last.round == unfinished or (last.round == unfinished - 1 and int(last.state.step) == last.stop)

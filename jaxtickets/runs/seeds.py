@@ -139,6 +139,18 @@ def dry_run(config, path: Path) -> str:
     return "\n".join(f"{line.what:<9} {line.text}" for line in lines)
 
 
+def rounds_of_source(config) -> int:
+    """The number of rounds of a method that trains tickets of another run, which is read, unlike the data.
+
+    Raises:
+      UserError: what the method needs of that run can't be had.
+    """
+    networks = Networks(config)
+    networks.data = {}  # Nobody reads them.
+    rounds, _ = _sources(networks, range(config.seed, config.seed + config.seeds))
+    return rounds[config.seed]
+
+
 def _sources(networks, seeds) -> tuple[dict[int, int], dict[int, Workdir]]:
     """The number of rounds of each seed, and the workdirs of those whose dense run is that of another run.
 
@@ -261,7 +273,7 @@ def run_at_once(
             with jax.default_device((setup.devices or jax.local_devices())[0]):
                 run_seed(seed, setup)
         except UserError as error:
-            raise UserError(f"seed {seed}: {error}") from None
+            raise type(error)(f"seed {seed}: {error}") from None
 
     with ThreadPoolExecutor(len(setups)) as pool:
         futures = [pool.submit(run_where_free, seeds) for seeds in together]

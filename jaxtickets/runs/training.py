@@ -10,7 +10,7 @@ from jaxtickets.train import TrainState
 
 
 def trained(
-    run, point, last, rate: float = 1.0, update=None, draw=None, l1=None, is_again: bool = False
+    run, point, last, rate: float = 1.0, update=None, draw=None, l1=None, is_again: bool = False, ended=None
 ) -> tuple[TrainState, object, float]:
     """Trains from `point`, a `snapshots.Last`, to its stop, or in a search until `draw` ends it.
 
@@ -19,6 +19,7 @@ def trained(
       rate: a factor on the learning rate of every player.
       update, draw: see `Run.round` and `Run.search`.
       l1: that of `train.step_function`.
+      ended: called with what is returned at the end, and saves it: until then a process that is asked to end waits.
       is_again: whether these steps have been done before and are known to be finite: nothing is logged or saved.
 
     Returns:
@@ -69,6 +70,8 @@ def trained(
     with following.led(setup, whole, all_hooks, programs) as program, setup.stopped.saves():
         end = setup.seat.train(request) if setup.seat else alone(request)
         state, seconds = log.host_state(end), end.clock.seconds()
+        if ended and not setup.stopped.is_set():
+            ended(state, end.masks, seconds)
         if setup.stopped.is_set():
             last.save(round_, state, end.masks, stop, seconds)
             last.wait()

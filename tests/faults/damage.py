@@ -438,7 +438,7 @@ class Damage:
         answer = {"result": None, "error": "", "stack": "", "told": told, "err": ended.err[-2000:]}
         if ended.status is None or ended.status < 0:
             return {"end": "hang" if ended.status is None else "crash", "err": ended.err[-3000:]}
-        if ended.has_traceback or ended.status not in (0, 1, 2):
+        if ended.has_traceback or ended.status not in (0, 1, 2, 3):
             return answer | {"stack": ended.err}
         if ended.status:
             return answer | {"error": ended.last_line}

@@ -1,0 +1,217 @@
+"""The lottery loop around a training function of one's own."""
+
+import contextlib
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxtickets import masks as mask_lib
+from jaxtickets import pruning
+from jaxtickets.errors import UserError
+from jaxtickets.library.states import check_fit, rewind, structure_of
+from jaxtickets.library.stored import Store, checksum
+from jaxtickets.pruning.checks import check_share
+from jaxtickets.pruning.score import needs
+from jaxtickets.pruning.structures import known_axes, parse_structure
+
+OFFERED = ("start", "initial", "seed")
+
+
+class Round(NamedTuple):
+    """One round: pruned, rewound, trained. Round 0 is dense.
+
+    Attributes:
+      number: 0 for the dense network, then 1, 2, ...
+      masks: the masks that it was trained with.
+      params: the trained parameters; pruned weights are exactly zero. NumPy arrays, as the masks.
+      sparsity: pruned weights / prunable weights.
+      metrics: the numbers that the callback has returned.
+    """
+
+    number: int
+    masks: Any
+    params: Any
+    sparsity: float
+    metrics: dict[str, float]
+
+
+def imp(
+    train_fn: Callable[[Any, Any, Any], Any],
+    params: Any,
+    *,
+    key: Any,
+    rounds: int | None = None,
+    targets: Sequence[float] | None = None,
+    rate: float = 0.2,
+    masks: Any = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    early: Callable[[Any, Any, Any], Any] | None = None,
+    rewinds: bool = True,
+    params_of: Callable[[Any], Any] | None = None,
+    score: Callable = pruning.magnitude,
+    scope: str = "global",
+    structure: str = "weight",
+    min_per_layer: int = 0,
+    axes: Any = None,
+    callback: Callable[[Round, Any], Mapping[str, float] | None] | None = None,
+    workdir: str | os.PathLike | None = None,
+) -> list[Round]:
+    """Iterative magnitude pruning (Frankle, Carbin 2019) around `train_fn`: train, prune, rewind, again.
+
+        rounds = jt.imp(train_fn, params, key=jax.random.key(0), rounds=10)
+
+    Args:
+      train_fn: `(params, masks, key) -> trained parameters`, or a state that holds them. Its loss multiplies the masks
+        into the parameters (`jt.masks.apply`), or its optimiser is `jt.masked`. It is called once per round with
+        parameters whose pruned weights are zero, with masks that are JAX arrays, and with the same key, so that each
+        round sees the same data in the same order.
+      params: the initial parameters, any pytree.
+      key: handed to `early` and `train_fn`; a JAX key.
+      rounds: the number of rounds after the dense one, each of which prunes `rate` of the weights that remain.
+      targets: instead of `rounds`, the sparsity of each round after the dense one, increasing.
+      masks: the masks of the dense round; None: `jt.masks.ones(params, include, exclude)`.
+      early: for late rewinding: `(params, masks, key) -> rewind point`, which trains the dense network for the first
+        few steps. Each round then calls `train_fn` with what it returned, parameters or a whole state, in which
+        pruned weights and their moments are zero (`jt.rewind`). None: the rewind point is `params`.
+      rewinds: False makes it fine-tuning: each round goes on from the trained parameters of the one before.
+      params_of: `(state) -> parameters`, of what `train_fn` and `early` return. None: itself or its `.params`.
+      score: `(params, masks, ...) -> scores` of the trained parameters; further arguments are given by name: `start`,
+        the parameters at the rewind point, `initial`, and `seed`, a whole number, another in each round.
+      scope, structure, min_per_layer, axes: see `jt.prune`.
+      callback: `(round, what train_fn has returned) -> numbers by name`, or None, called after each round.
+      workdir: a directory. Each round is saved in it, and the same call goes on after the last one that is there.
+
+    Returns:
+      The rounds, from the dense one on.
+
+    Raises:
+      UserError: an argument is not what it can be, `train_fn` returns something else, or the directory holds
+        something else or rounds of other arguments. What `train_fn` computes can't be compared: change it, and the
+        directory.
+    """
+    units = parse_structure(structure)
+    levels = _levels(rounds, targets, rate, units.sparsity)
+    if early and not rewinds:
+        raise UserError("early: nothing is rewound with rewinds=False; allowed is one of the two")
+    offered = _offered(score)
+    dense = mask_lib.ones(params, include, exclude) if masks is None else masks
+    check_fit(dense, params, "masks")
+    kernels = known_axes(dense, structure, axes)
+
+    @cache
+    def rewind_point():
+        """The rewind point, trained when it is first needed; what is stored has its values."""
+        if not early:
+            return params
+        point = early(_copy(params), _on_device(dense), key)
+        _find(point, params, params_of, "early")
+        return store.rewind_point(point) if store else point
+
+    def start_of_rounds():
+        return _find(rewind_point(), params, params_of, "early") if early else params
+
+    with contextlib.ExitStack() as stack:
+        store = None
+        if workdir is not None:
+            about = {
+                "levels": levels,
+                "early": bool(early),
+                "rewinds": rewinds,
+                "score": getattr(getattr(score, "func", score), "__qualname__", type(score).__name__),
+                "scope": scope,
+                "structure": structure,
+                "min_per_layer": min_per_layer,
+                "axes": {name: [list(own) for own in pair] for name, pair in kernels.items()},
+                "params": checksum(params),
+                "masks": checksum(dense),
+                "key": checksum({"key": key}),
+            }
+            store = stack.enter_context(Store.opened(workdir, about))
+        done: list[Round] = []
+        if store:
+            done = [Round(number, *stored) for number, stored in enumerate(store.rounds(len(levels), params, dense))]
+        for number, level in enumerate(levels[len(done) :], start=len(done)):
+            now = dense
+            if number:
+                before = done[-1]
+                values: dict[str, Callable] = {
+                    "start": start_of_rounds,
+                    "initial": lambda: params,
+                    "seed": partial(_seed, key, number),
+                }
+                scores = score(before.params, before.masks, **{name: values[name]() for name in offered})
+                now = pruning.prune(scores, before.masks, level, scope, min_per_layer, structure, axes)
+            start = rewind_point() if rewinds or not done else done[-1].params
+            on_device = _on_device(now)
+            result = train_fn(_copy(rewind(start, on_device)), on_device, key)
+            trained = jax.device_get(mask_lib.apply(_find(result, params, params_of, "train_fn"), on_device))
+            round_ = Round(number, now, trained, mask_lib.sparsity(now), {})
+            metrics = callback(round_, result) if callback else None
+            round_ = round_._replace(metrics={name: float(value) for name, value in (metrics or {}).items()})
+            if store:
+                store.save_round(*round_)
+            done.append(round_)
+    return done
+
+
+def _levels(rounds, targets, rate, only):
+    """The sparsity of each round, with the dense one's; `only` is the one that the structure has, or None."""
+    if rounds is not None and targets is not None:
+        raise UserError("rounds, targets: both are given; allowed is one of them")
+    if only is not None:
+        return [0.0, *([only] if targets is None else map(float, targets))]
+    if targets is None:
+        if rounds is None:
+            raise UserError("rounds: None: allowed is a whole number, or targets, the sparsity of each round")
+        return pruning.sparsities(rate, rounds)
+    levels = [0.0, *(check_share(target, "targets") for target in targets)]
+    if any(after <= before for before, after in zip(levels, levels[1:], strict=False)):
+        raise UserError(f"targets: {levels[1:]}: allowed are sparsities above 0, each above the one before")
+    return levels
+
+
+def _offered(score):
+    """The names of what the score needs beside parameters and masks."""
+    arguments = inspect.signature(score).parameters
+    wanted = [name for name in needs(score) if arguments[name].default is inspect.Parameter.empty]
+    if unknown := [name for name in wanted if name not in OFFERED]:
+        raise UserError(
+            f"score: needs {unknown[0]}, which imp does not have; allowed is what functools.partial(score, "
+            f"{unknown[0]}=...) makes of it"
+        )
+    return wanted
+
+
+def _seed(key, number):
+    return int(jax.random.bits(jax.random.fold_in(key, number)))
+
+
+def _copy(tree):
+    """Fresh arrays, so that a compiled step may overwrite what it is given."""
+    return jax.tree.map(lambda leaf: jnp.copy(leaf) if hasattr(leaf, "dtype") else leaf, tree)
+
+
+def _on_device(masks):
+    return jax.tree.map(jnp.asarray, masks)
+
+
+def _find(state, params, params_of, what):
+    """The parameters in what a function of the user has returned.
+
+    Raises:
+      UserError: they are not there.
+    """
+    candidates = [params_of(state)] if params_of else [state, getattr(state, "params", None)]
+    for found in candidates:
+        if structure_of(found) == structure_of(params):
+            return found
+    raise UserError(
+        f"{what}: has returned a {type(state).__name__} in which there are no parameters like the given ones; allowed "
+        "are parameters, or a state with them as .params, or with params_of=, such as lambda state: state[0]"
+    )

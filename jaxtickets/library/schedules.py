@@ -1,0 +1,290 @@
+"""Schedules for `jt.sparsify`: in which steps the masks change, and how.
+
+Each function here returns a `Schedule`. A score is a function `(params, masks, ...) -> scores`, as everywhere
+(`jt.magnitude`); what else it needs it names as an argument:
+
+  gradients: what the transformation is given, a tree like the parameters.
+  key: a JAX key, another in each step.
+
+It runs within the compiled step, so it must be traceable.
+"""
+
+import inspect
+import zlib
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtickets import masks as mask_lib
+from jaxtickets import pruning
+from jaxtickets.errors import UserError
+from jaxtickets.pruning.checks import check_count, check_share
+from jaxtickets.pruning.regrowth import exchange
+from jaxtickets.pruning.score import needs
+from jaxtickets.pruning.selection import Extent, extents, pools_of, protected_units
+from jaxtickets.pruning.structures import known_axes, parse_structure
+from jaxtickets.pruning.traced import keep_highest, select
+
+OFFERED = ("gradients", "key")
+
+
+class Schedule(NamedTuple):
+    """When masks change during training, and how; the functions of this module make them.
+
+    Masks change before the update number `start` (counted from 0), `start + every`, ... and `stop`.
+
+    Attributes:
+      start, stop, every: whole numbers.
+      levels: of each change the sparsity to reach, or, if it regrows, the share of a layer's weights to exchange.
+      regrows: whether weights make room for others, of which there stay as many (`pruning.drop_and_grow`).
+      score: of weights that are pruned the lowest go; of weights that are grown the highest come.
+      initial: the sparsity of the random masks that training starts with; 0: it starts with what it is given.
+      scope, structure, min_per_layer, axes: see `jt.prune`.
+      seed: of the random masks and of the keys of scores.
+    """
+
+    start: int = 0
+    stop: int = -1
+    every: int = 1
+    levels: tuple[float, ...] = ()
+    regrows: bool = False
+    score: Callable = pruning.magnitude
+    initial: float = 0.0
+    scope: str = "global"
+    structure: str = "weight"
+    min_per_layer: int = 0
+    axes: Any = None
+    seed: int = 0
+
+
+def saliency(params, masks, gradients) -> Any:
+    """|w * dL/dw|: how removing a weight changes the loss of this batch, to first order."""
+    return jax.tree.map(lambda w, mask, g: None if mask is None else abs(w * g), params, masks, gradients)
+
+
+def gradient(params, masks, gradients) -> Any:
+    """|dL/dw|: how much the loss of this batch wants a weight that is not there (Evci et al. 2020, algorithm 1)."""
+    del params
+    return pruning.magnitude(gradients, masks)
+
+
+def random(params, masks, key) -> Any:
+    """Uniform random numbers, others for each leaf."""
+
+    def uniform(path, leaf, mask):
+        own = jax.random.fold_in(key, zlib.crc32(mask_lib.path_name(path).encode()))
+        return None if mask is None else jax.random.uniform(own, jnp.shape(leaf))
+
+    return jax.tree_util.tree_map_with_path(uniform, params, masks)
+
+
+def gradual(
+    sparsity: float,
+    start: int,
+    stop: int,
+    every: int,
+    *,
+    initial: float = 0.0,
+    power: int = 3,
+    score: Callable = pruning.magnitude,
+    **how,
+) -> Schedule:
+    """From dense to sparse during training: `s + (initial - s) (1 - progress)^3` (Zhu, Gupta 2017, equation 1).
+
+    progress goes from 0 at `start` to 1 at `stop`.
+
+    Args:
+      sparsity: at the end, in [0, 1).
+      initial: at the start; equal to `sparsity`, the masks of one sparsity are drawn again in each change.
+      power: of the polynomial, 3 as published.
+      how: `scope`, `structure`, `min_per_layer`, `axes`, `seed` of `Schedule`.
+
+    Raises:
+      UserError: an argument is not what it can be.
+    """
+    sparsity, initial = check_share(sparsity, "sparsity"), check_share(initial, "initial")
+    check_count(power, "power", 1)
+    if initial > sparsity:
+        raise UserError(f"initial: {initial:g}: allowed is at most the final sparsity, {sparsity:g}")
+    if parse_structure(how.get("structure", "weight")).kind == "n:m" and initial != sparsity:
+        raise UserError("structure: N:M has one sparsity; allowed are one_shot, or gradual with initial=sparsity")
+    steps = _steps(start, stop, every)
+    progress = [(step - start) / max(1, stop - start) for step in steps] if stop > start else [1.0]
+    levels = tuple(initial + pruning.cubic(sparsity - initial, share, power) for share in progress)
+    return _checked(Schedule(start, stop, every, levels, score=score, **how))
+
+
+def one_shot(sparsity: float, at: int = 0, *, score: Callable = pruning.magnitude, **how) -> Schedule:
+    """Pruned once, before the update number `at`; at 0 the initial weights are.
+
+    Args:
+      sparsity: in [0, 1).
+      how: see `gradual`.
+    """
+    return gradual(sparsity, at, at, 1, initial=sparsity, score=score, **how)
+
+
+def static(sparsity: float, *, scope: str = "erk", **how) -> Schedule:
+    """A random mask that stays as it is.
+
+    Args:
+      sparsity: in [0, 1).
+      scope: how it is shared among layers: "erk", "uniform", or another of `jt.prune`.
+      how: see `gradual`.
+    """
+    return _checked(Schedule(initial=check_share(sparsity, "sparsity"), scope=scope, **how))
+
+
+def rigl(
+    sparsity: float, every: int, stop: int, *, fraction: float = 0.3, growth: Callable = gradient, **how
+) -> Schedule:
+    """Sparse from the start: the smallest weights make room where the gradient is largest (Evci et al. 2020).
+
+    Masks change every so many updates, before the one of number `stop` for the last time; the share of a layer's
+    weights that is exchanged falls from `fraction` with a cosine. As published, an update that changes masks changes
+    no weights: those that come are zero.
+
+    Args:
+      sparsity: in [0, 1), from the first step on.
+      fraction: in [0, 1].
+      growth: the score of weights that are not there.
+      how: `scope` ("erk", "uniform" or "layerwise"; "erk" as published), `seed`.
+
+    Raises:
+      UserError: an argument is not what it can be.
+    """
+    sparsity = check_share(sparsity, "sparsity")
+    check_count(every, "every", 1)
+    check_count(stop, "stop", every)
+    how = {"scope": "erk", **how}
+    if how["scope"] not in ("erk", "uniform", "layerwise"):
+        raise UserError(f"scope: {how['scope']!r}: allowed are erk, uniform and layerwise where weights are regrown")
+    if parse_structure(how.get("structure", "weight")).kind != "weight":
+        raise UserError(f"structure: {how['structure']!r}: allowed is weight where weights are regrown")
+    levels = tuple(pruning.cosine(fraction, step / stop) for step in _steps(every, stop, every))
+    return _checked(Schedule(every, stop, every, levels, regrows=True, score=growth, initial=sparsity, **how))
+
+
+def sparse_evolutionary(sparsity: float, every: int, stop: int, *, fraction: float = 0.3, **how) -> Schedule:
+    """SET: the smallest weights make room for random ones (Mocanu et al. 2018, algorithm 2).
+
+    Args:
+      sparsity, every, stop, fraction, how: see `rigl`.
+    """
+    return rigl(sparsity, every, stop, fraction=fraction, growth=random, **how)
+
+
+def _steps(start, stop, every):
+    check_count(start, "start")
+    check_count(every, "every", 1)
+    check_count(stop, "stop", start)
+    return [*range(start, stop, every), stop]
+
+
+def _checked(schedule):
+    parse_structure(schedule.structure)
+    if unknown := [name for name in needs(schedule.score) if name not in OFFERED and not _has_default(schedule, name)]:
+        raise UserError(
+            f"score: {unknown[0]} is not known within a train step; allowed arguments after params and masks are "
+            f"{' and '.join(OFFERED)}, and what functools.partial has given"
+        )
+    return schedule
+
+
+def _has_default(schedule, name):
+    return inspect.signature(schedule.score).parameters[name].default is not inspect.Parameter.empty
+
+
+# Within the transformation.
+
+
+def initial_masks(schedule: Schedule, params, masks):
+    """The masks that training starts with, nested in `masks`: random ones of the initial sparsity, or these."""
+    units = parse_structure(schedule.structure)
+    if units.kind != "n:m":
+        _weights_to_keep(_layers(schedule, masks), schedule)
+    known_axes(masks, schedule.structure, schedule.axes)
+    if not schedule.initial:
+        return masks
+    scores = pruning.random(params, masks, schedule.seed)
+    how = schedule.scope, schedule.min_per_layer, schedule.structure, schedule.axes
+    return pruning.prune(scores, masks, schedule.initial, *how)
+
+
+def is_due(schedule: Schedule, count):
+    """Whether masks change before the update number `count`, a traced number."""
+    is_inside = (schedule.start <= count) & (count <= schedule.stop)
+    return is_inside & (((count - schedule.start) % schedule.every == 0) | (count == schedule.stop))
+
+
+def changed(schedule: Schedule, count, params, gradients, masks, dense):
+    """The masks after the change before the update number `count`; all is traced.
+
+    Args:
+      params: effective weights.
+      gradients: of all weights, pruned ones too.
+      dense: the masks that training could start with, for the number of weights that each layer can have; NumPy's.
+    """
+    wanted = {"gradients": gradients, "key": jax.random.fold_in(jax.random.key(schedule.seed), count)}
+    scores = schedule.score(params, masks, **{name: wanted[name] for name in needs(schedule.score) if name in wanted})
+    number = (count - schedule.start + schedule.every - 1) // schedule.every
+    layers = _layers(schedule, dense)
+    if schedule.regrows:
+        n_grown = iter(jnp.asarray(_weights_to_grow(layers, schedule))[number])
+
+        def exchanged(leaf, mask, growth):
+            return None if mask is None else exchange(leaf, mask, growth, next(n_grown), keep_highest)
+
+        return jax.tree.map(exchanged, params, masks, scores)
+    units, pools = parse_structure(schedule.structure), []
+    if units.kind != "n:m":
+        pool_names, n_keep = _weights_to_keep(layers, schedule)
+        counts = jnp.asarray(n_keep)[number]
+        pools = [(*pool, counts[index]) for index, pool in enumerate(pool_names)]
+    kernels = known_axes(masks, schedule.structure, schedule.axes)
+    return select(scores, masks, pools, units, kernels, protected_units(units, schedule.min_per_layer))
+
+
+def _layers(schedule, dense) -> tuple[Extent, ...]:
+    layers = extents(dense)
+    if schedule.regrows or schedule.scope in ("erk", "uniform"):
+        kept = [counts.kept for counts in mask_lib.layer_counts(dense).values()]
+        layers = [layer._replace(kept_weights=count) for layer, count in zip(layers, kept, strict=True)]
+    return tuple(layers)
+
+
+def _weights_to_keep(layers, schedule):
+    """`([(name, indices of layers)], [changes, pools] int32)`: how many weights each pool keeps after each change."""
+    is_drawn_at_once = schedule.regrows or not schedule.levels
+    return _keeping(layers, (schedule.initial,) if is_drawn_at_once else schedule.levels, schedule.scope)
+
+
+@lru_cache(maxsize=64)
+def _keeping(layers, levels, scope):
+    table, names = [], []
+    for level in levels:
+        pools = pools_of(layers, level, scope)
+        table.append([n_keep for *_, n_keep in pools])
+        names = [(name, tuple(indices)) for name, indices, _ in pools]
+        if scope in ("erk", "uniform"):
+            layers = tuple(layer._replace(kept_weights=n_keep) for layer, n_keep in zip(layers, table[-1], strict=True))
+    if not sum(table[-1]):
+        raise UserError(f"sparsity: {levels[-1]:g} leaves none of {sum(layer.weights for layer in layers)} weights")
+    if np.max(table) > np.iinfo(np.int32).max:
+        raise UserError(f"scope: {scope!r}: over {np.max(table)} weights; allowed within a step are at most 2^31 - 1")
+    return names, np.array(table, np.int32)
+
+
+@lru_cache(maxsize=64)
+def _growing(layers, initial, scope, fractions):
+    kept = _keeping(layers, (initial,), scope)[1][0].tolist()
+    return np.array([[round(fraction * count) for count in kept] for fraction in fractions], np.int32)
+
+
+def _weights_to_grow(layers, schedule):
+    """`[changes, layers]` int32: how many weights come and go in each change."""
+    return _growing(layers, schedule.initial, schedule.scope, schedule.levels)

@@ -1,0 +1,167 @@
+"""The directory of `jt.imp`: the rewind point and each round, as safetensors files that are replaced as a whole.
+
+imp.json: the arguments, which a later call must share.
+rewind_point.safetensors: the arrays of what `early` has returned.
+round_000.safetensors, ...: masks, eight weights per byte, trained parameters and metrics.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtickets import checksums, files, lock, tensor_files
+from jaxtickets import masks as mask_lib
+from jaxtickets.errors import DamagedError, UserError
+
+FORMAT = "jaxtickets imp 1"
+KEY = "imp"
+
+
+def _is_key(leaf):
+    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _packed(tree) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of a tree by name, and the types of those that NumPy does not have, which are given as bytes.
+
+    Other leaves, such as functions, are left out.
+    """
+    arrays, types = {}, {}
+    for name, leaf in tensor_files.named(tree).items():
+        if hasattr(leaf, "dtype"):
+            array = np.asarray(jax.device_get(jax.random.key_data(leaf) if _is_key(leaf) else leaf), order="C")
+            if array.dtype.isbuiltin != 1:
+                types[name], array = array.dtype.name, array.reshape(-1).view(np.uint8)
+            arrays[name] = array
+    return arrays, types
+
+
+def _unpacked(arrays, types, like):
+    """A tree like `like` with these arrays.
+
+    Raises:
+      ValueError: one is missing, or is of another shape.
+    """
+    leaves = []
+    for name, leaf in tensor_files.named(like).items():
+        if not hasattr(leaf, "dtype"):
+            leaves.append(leaf)
+            continue
+        array, shape = arrays[name], jax.random.key_data(leaf).shape if _is_key(leaf) else leaf.shape
+        if name in types:
+            array = array.view(jnp.dtype(types[name])).reshape(shape)
+        if array.shape != shape:
+            raise ValueError(f"{name} has the shape {array.shape} and not {shape}")
+        leaves.append(jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else array)
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def checksum(tree: Any) -> str:
+    """The SHA-256 of all arrays of a tree."""
+    return checksums.of_arrays(_packed(tree)[0])
+
+
+def _told(name, there, here):
+    """An argument that differs, with its values if they say something."""
+    is_checksum = isinstance(here, str) and len(here) == 64
+    return name if is_checksum else f"{name} ({there!r:.60} there, {here!r:.60} here)"
+
+
+class Store:
+    """A directory of `jt.imp` that this process holds."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, path, about: dict) -> Iterator["Store"]:
+        """The store in a directory, which is made if there is none, and is this process's within the block.
+
+        Raises:
+          UserError: it holds something else, rounds of other arguments, or another process works in it.
+        """
+        path, what = Path(path), f"workdir={str(path)!r}"
+        file = path / "imp.json"
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{what}: is a file; allowed is a directory")
+        if path.is_dir() and not file.exists() and any(each.name != "lock" for each in path.iterdir()):
+            raise UserError(f"{what}: holds something else; allowed is an empty directory, or one of jt.imp")
+        with lock.hold(path / "lock", what):
+            about = {"format": FORMAT, **about}
+            if not file.exists():
+                files.replace(file, files.json_bytes(about))
+            there = files.read_json(file)
+            if there is None or there.get("format") != FORMAT:
+                raise UserError(f"{file}: is not what jt.imp has written; allowed is another directory")
+            here = files.parse_json(files.json_bytes(about)) or {}  # As it comes back from a file.
+            if differing := [
+                _told(name, there.get(name), here[name]) for name in here if there.get(name) != here[name]
+            ]:
+                raise UserError(
+                    f"{what}: its rounds differ in {', '.join(differing)}; allowed are the arguments that they were "
+                    "made with, or another directory"
+                )
+            yield cls(path)
+
+    def rewind_point(self, point):
+        """The stored rewind point, in the structure of `point`; `point` itself, now stored, if there is none."""
+        file = self._path / "rewind_point.safetensors"
+        if not file.exists():
+            _write(file, point)
+        with tensor_files.reading(file, "a rewind point", "allowed is another directory"):
+            arrays, about = _read(file)
+            return _unpacked(arrays, about["types"], point)
+
+    def save_round(self, number: int, masks, params, sparsity: float, metrics: dict) -> None:
+        """Writes a round; once this returns, it is complete."""
+        _write(
+            self._file(number), {"masks": mask_lib.pack(masks), "params": params}, sparsity=sparsity, metrics=metrics
+        )
+
+    def rounds(self, n: int, params, masks) -> Iterator[tuple[Any, Any, float, dict]]:
+        """`(masks, params, sparsity, metrics)` of the rounds from 0 on, at most `n`, in the structures of these.
+
+        The first round that is not there ends them, and so does one whose file is damaged, which a warning says.
+        """
+        like = {"masks": mask_lib.pack(masks), "params": params}
+        for number in range(n):
+            if not (file := self._file(number)).exists():
+                return
+            try:
+                with tensor_files.reading(file, "a round", "training goes on from the round before"):
+                    arrays, about = _read(file)
+                    packed = _unpacked(arrays, about["types"], like)
+                    found = (
+                        mask_lib.unpack(packed["masks"], masks),
+                        packed["params"],
+                        about["sparsity"],
+                        about["metrics"],
+                    )
+            except DamagedError as error:
+                logging.getLogger(__name__).warning("%s", error)
+                return
+            yield found
+
+    def _file(self, number):
+        return self._path / f"round_{number:03}.safetensors"
+
+
+def _write(file, tree, **about):
+    arrays, types = _packed(tree)
+    tensor_files.write(file, KEY, arrays, {"format": FORMAT, "types": types, **about})
+
+
+def _read(file):
+    arrays, metadata = tensor_files.read(file)
+    about = tensor_files.parse(metadata[KEY])
+    tensor_files.verify(arrays, about)
+    if about["format"] != FORMAT:
+        raise ValueError(f"its format is {about['format']!r:.40}")
+    return arrays, about

@@ -1,0 +1,142 @@
+"""Optax transformations that prune while they optimise, for a training loop whose loss stays as it is.
+
+They keep the masks in the optimiser's state. After each update that they return, pruned weights are exactly zero, and
+so are the moments that the wrapped optimiser has of them.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxtickets import masks as mask_lib
+from jaxtickets.errors import UserError
+from jaxtickets.library import schedules
+from jaxtickets.library.schedules import Schedule
+from jaxtickets.library.states import check_fit, rewind
+
+
+class SparseState(NamedTuple):
+    """The state of `sparsify` and `masked`.
+
+    Attributes:
+      count: the number of updates done, int32.
+      masks: the masks, as arrays of booleans; `None` on leaves that are not prunable.
+      inner: the state of the wrapped optimiser.
+    """
+
+    count: jax.Array
+    masks: Any
+    inner: Any
+
+
+def masked(tx: optax.GradientTransformation, masks: Any) -> optax.GradientTransformationExtraArgs:
+    """`tx` under masks that stay as they are: pruned weights are zero after each update, and have no moments.
+
+    Args:
+      tx: any Optax optimiser.
+      masks: like the parameters, such as those of a ticket.
+    """
+    return sparsify(tx, Schedule(), masks=masks)
+
+
+def sparsify(
+    tx: optax.GradientTransformation, schedule: Schedule, *, masks: Any = None, include=None, exclude=()
+) -> optax.GradientTransformationExtraArgs:
+    """`tx` under masks that change as the schedule says, within the compiled step.
+
+    The gradients that it is given should be those of all weights, as they are where the loss reads the parameters
+    themselves: RigL grows weights where the gradient is large. The optimiser sees gradients and parameters under the
+    masks. The update that is returned brings pruned weights to zero, so nothing may change it afterwards: in
+    `optax.chain` this comes last. Under `optax.MultiSteps` the schedule counts the updates that are made. Outside of a
+    compiled function it works too, slowly: each update is then compiled by itself.
+
+    Args:
+      tx: any Optax optimiser.
+      schedule: one of `jt.schedules`: `gradual`, `one_shot`, `static`, `rigl`, `sparse_evolutionary`.
+      masks: masks to start from; None: all weights are kept.
+      include, exclude: which leaves are prunable if `masks` are not given; see `jt.masks.ones`.
+
+    Raises:
+      UserError: when the state is made, if the schedule can't be kept with these parameters.
+    """
+    if not isinstance(schedule, Schedule):
+        raise UserError(f"schedule: {schedule!r}: allowed is one of jt.schedules, such as jt.schedules.one_shot(0.9)")
+    tx = optax.with_extra_args_support(tx)
+
+    def dense_masks(params):
+        if masks is None:
+            return mask_lib.ones(params, include, exclude)
+        check_fit(masks, params, "masks")
+        return masks
+
+    def init(params):
+        first = schedules.initial_masks(schedule, params, dense_masks(params))
+        first = jax.tree.map(jnp.asarray, first)
+        return SparseState(jnp.zeros([], jnp.int32), first, tx.init(mask_lib.apply(params, first)))
+
+    def update(updates, state, params=None, **extra):
+        if params is None:
+            raise UserError("params: pruning needs them; allowed is update(gradients, state, params)")
+        gradients, now, inner = updates, state.masks, state.inner
+        if schedule.levels:
+            dense = dense_masks(params)
+
+            def change(now, inner):
+                after = schedules.changed(schedule, state.count, mask_lib.apply(params, now), gradients, now, dense)
+                return after, rewind(inner, after)
+
+            is_due = schedules.is_due(schedule, state.count)
+            now, inner = jax.lax.cond(is_due, change, lambda *same: same, now, inner)
+        new, new_inner = tx.update(mask_lib.apply(gradients, now), inner, mask_lib.apply(params, now), **extra)
+        if schedule.regrows:  # A step that changes masks changes nothing else.
+            new = jax.tree.map(lambda leaf: jnp.where(is_due, 0, leaf), new)
+            new_inner = jax.tree.map(lambda before, after: jnp.where(is_due, before, after), inner, new_inner)
+        new = jax.tree.map(lambda leaf, mask, w: leaf if mask is None else jnp.where(mask, leaf, -w), new, now, params)
+        return new, SparseState(optax.safe_increment(state.count), now, new_inner)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def masks_of(opt_state: Any) -> Any:
+    """The masks in an Optax state, wherever in it `masked` or `sparsify` stand: in a chain, in other wrappers.
+
+    Those of several, each for some of the leaves, are put together.
+
+    Raises:
+      UserError: there are none.
+    """
+    found = list(_all_masks(opt_state))
+    if not found:
+        raise UserError("opt_state: there are no masks in it; allowed is the state of jt.masked or jt.sparsify")
+    together = found[0]
+    for masks in found[1:]:
+        together = jax.tree.map(_both, together, masks, is_leaf=lambda leaf: leaf is None)
+    return together
+
+
+def _both(first, second):
+    return second if first is None else first if second is None else first & second
+
+
+def _all_masks(state):
+    for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, SparseState)):
+        if isinstance(node, SparseState):
+            yield node.masks
+            yield from _all_masks(node.inner)
+
+
+def straight_through(params: Any, masks: Any) -> Any:
+    """The effective weights, with gradients that pass as if nothing were pruned (Bengio et al. 2013, section 2).
+
+    Called inside a loss, with masks that are drawn there from the dense weights, it lets pruned weights come back:
+    `jt.straight_through(params, jt.prune(jt.magnitude(params, dense), dense, 0.9))`.
+    """
+
+    def through(leaf, mask):
+        if mask is None:
+            return leaf
+        return leaf + jax.lax.stop_gradient(leaf * mask.astype(leaf.dtype) - leaf)
+
+    return jax.tree.map(through, params, masks)

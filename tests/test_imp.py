@@ -1,0 +1,305 @@
+"""`jt.imp`: the lottery loop around a training function of one's own."""
+
+import logging
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from sklearn.datasets import load_digits
+
+import jaxtickets as jt
+from jaxtickets import UserError
+
+DIGITS = load_digits()
+IMAGES, LABELS = jnp.asarray(DIGITS.data / 16, jnp.float32), jnp.asarray(DIGITS.target)
+TRAIN, TEST = slice(1500), slice(1500, None)
+KEY = jax.random.key(0)
+OPTIMIZER = optax.adam(0.01)
+
+
+def mlp(seed=0, width=24):
+    rng = np.random.default_rng(seed)
+    sizes = [(64, width), (width, 10)]
+    draw = lambda a, b: jnp.asarray(rng.normal(size=(a, b)) / a**0.5, jnp.float32)  # noqa: E731
+    return [{"w": draw(a, b), "b": jnp.zeros(b)} for a, b in sizes]
+
+
+def logits(params, images):
+    first, second = params
+    return jax.nn.relu(images @ first["w"] + first["b"]) @ second["w"] + second["b"]
+
+
+def loss(params, images, labels):
+    return optax.softmax_cross_entropy_with_integer_labels(logits(params, images), labels).mean()
+
+
+def accuracy(params):
+    return float((logits(params, IMAGES[TEST]).argmax(1) == LABELS[TEST]).mean())
+
+
+class State(NamedTuple):
+    """A state of one's own: the parameters are in `params`."""
+
+    params: Any
+    moments: Any
+    step: jax.Array
+    key: jax.Array
+
+
+def start(params):
+    return State(params, OPTIMIZER.init(params), jnp.int32(0), jax.random.key(7))
+
+
+@partial(jax.jit, static_argnames="stop", donate_argnums=0)
+def go_on(state, masks, key, stop):
+    """Trains up to step `stop`; the batch of a step is a function of the key and the step. What it is given is gone."""
+
+    def step(state):
+        chosen = jax.random.randint(jax.random.fold_in(key, state.step), (64,), 0, 1500)
+        gradients = jax.grad(lambda p: loss(jt.masks.apply(p, masks), IMAGES[chosen], LABELS[chosen]))(state.params)
+        updates, moments = OPTIMIZER.update(gradients, state.moments)
+        return State(optax.apply_updates(state.params, updates), moments, state.step + 1, state.key)
+
+    return jax.lax.while_loop(lambda state: state.step < stop, step, state)
+
+
+def train(params, masks, key, stop=150):
+    return go_on(start(params), masks, key, stop).params
+
+
+def early(params, masks, key):
+    return go_on(start(jax.tree.map(jnp.copy, params)), masks, key, 20)
+
+
+def late(state, masks, key):
+    return go_on(state, masks, key, 150)
+
+
+def trees_equal(first, second):
+    return jax.tree.all(jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), first, second))
+
+
+def recorded(function, calls):
+    """`function`, with its arguments as NumPy arrays in `calls`."""
+
+    def recording(state, masks, key):
+        calls.append(jax.tree.map(np.array, (getattr(state, "params", state), masks, jax.random.key_data(key))))
+        if hasattr(state, "moments"):
+            calls[-1] = (*calls[-1], jax.tree.map(np.array, state.moments))
+        return function(state, masks, key)
+
+    return recording
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """`(rounds, the arguments of each call of the training function)` of five rounds on digits."""
+    calls = []
+    rounds = jt.imp(recorded(train, calls), mlp(), key=KEY, rounds=5, rate=0.3)
+    return rounds, calls
+
+
+def test_a_network_of_digits_has_tickets_of_the_asked_sparsities(digits):
+    rounds, _ = digits
+    weights = 64 * 24 + 24 * 10
+    for number, round_ in enumerate(rounds):
+        assert round_.number == number
+        assert jt.masks.counts(round_.masks) == (weights, weights - round((1 - 0.7**number) * weights))
+        assert round_.sparsity == jt.masks.sparsity(round_.masks)
+    assert accuracy(rounds[0].params) > 0.85
+    assert accuracy(rounds[-1].params) > accuracy(rounds[0].params) - 0.05
+
+
+def test_masks_of_later_rounds_are_nested_and_keep_the_largest_trained_weights(digits):
+    rounds, _ = digits
+    for before, after in zip(rounds, rounds[1:], strict=False):
+        assert jt.masks.is_nested(after.masks, before.masks)
+        kept, gone = [], []
+        for layer, old, new in zip(before.params, before.masks, after.masks, strict=True):
+            kept.append(np.abs(layer["w"])[new["w"]])
+            gone.append(np.abs(layer["w"])[old["w"] & ~new["w"]])
+        assert np.concatenate(gone).max() <= np.concatenate(kept).min()
+
+
+def test_kept_weights_are_rewound_to_the_initialisation_bit_for_bit_and_pruned_ones_are_zero(digits):
+    rounds, calls = digits
+    for round_, (params, masks, key) in zip(rounds, calls, strict=True):
+        assert trees_equal(masks, round_.masks)
+        assert trees_equal(params, jt.masks.apply(mlp(), masks))
+        assert trees_equal(round_.params, jt.masks.apply(round_.params, masks))
+        assert (key == jax.random.key_data(KEY)).all()  # The same data in each round.
+
+
+def test_late_rewinding_starts_each_round_from_the_early_state_with_its_moments():
+    calls = []
+    rounds = jt.imp(recorded(late, calls), mlp(), key=KEY, targets=[0.5, 0.8], early=early)
+    point = early(mlp(), jt.masks.ones(mlp()), KEY)
+    for round_, (params, masks, _, moments) in zip(rounds, calls, strict=True):
+        assert trees_equal(params, jt.masks.apply(point.params, round_.masks))
+        for name in ("mu", "nu"):
+            own = getattr(moments[0], name)
+            assert trees_equal(own, jt.masks.apply(getattr(point.moments[0], name), masks))
+        assert moments[0].count == 20
+    assert [round(round_.sparsity, 3) for round_ in rounds] == [0, 0.5, 0.8]
+
+
+def test_fine_tuning_goes_on_from_the_trained_weights():
+    calls = []
+    rounds = jt.imp(recorded(train, calls), mlp(), key=KEY, rounds=2, rewinds=False)
+    for before, (params, masks, _) in zip(rounds, calls[1:], strict=False):
+        assert trees_equal(params, jt.masks.apply(before.params, masks))
+
+
+def test_scores_may_read_the_rewind_point_and_a_seed():
+    seen = []
+
+    def change(params, masks, start, seed):
+        seen.append((jax.tree.map(np.array, start), seed))
+        return jt.pruning.magnitude_change(params, masks, start)
+
+    rounds = jt.imp(late, mlp(), key=KEY, rounds=2, early=early, score=change)
+    point = early(mlp(), jt.masks.ones(mlp()), KEY).params
+    assert all(trees_equal(start, point) for start, _ in seen)
+    assert len({seed for _, seed in seen}) == 2
+    dense = rounds[0]
+    expected = jt.prune(jt.pruning.magnitude_change(dense.params, dense.masks, point), dense.masks, 0.2)
+    assert trees_equal(rounds[1].masks, expected)
+
+
+@pytest.mark.parametrize(("structure", "sparsities"), [("2:4", [0, 0.5]), ("filter", [0, 0.3, 0.51])])
+def test_structures_are_pruned_along_axes_that_are_given(structure, sparsities):
+    how = {"rounds": 1 if structure == "2:4" else 2, "rate": 0.3, "axes": lambda path: (0, 1)}
+    rounds = jt.imp(lambda params, masks, key: params, mlp(), key=KEY, structure=structure, exclude=["^1/"], **how)
+    assert [round_.sparsity for round_ in rounds] == pytest.approx(sparsities, abs=0.03)
+
+
+# Resuming.
+
+
+class KilledError(Exception):
+    pass
+
+
+def until(function, calls):
+    """`function`, which is killed in a call after this number of them."""
+    counted = []
+
+    def killed(*arguments):
+        counted.append(0)
+        if len(counted) > calls:
+            raise KilledError
+        return function(*arguments)
+
+    return killed
+
+
+def measured(round_, state):
+    return {"accuracy": accuracy(round_.params), "step": state.step}
+
+
+HOW = {"key": KEY, "rounds": 3, "rate": 0.4, "early": early, "callback": measured}
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return jt.imp(late, mlp(), **HOW)
+
+
+@pytest.mark.parametrize("calls", [0, 1, 3])
+def test_a_killed_loop_goes_on_to_the_same_rounds_bit_for_bit(whole, tmp_path, calls):
+    with pytest.raises(KilledError):
+        jt.imp(until(late, calls), mlp(), **HOW, workdir=tmp_path / "run")
+    rounds = jt.imp(until(late, 4 - calls), mlp(), **HOW, workdir=tmp_path / "run")
+    assert trees_equal(rounds, whole)
+    assert rounds[2].metrics == {"accuracy": accuracy(rounds[2].params), "step": 150}
+    again = jt.imp(until(late, 0), mlp(), **{**HOW, "early": until(early, 0)}, workdir=tmp_path / "run")
+    assert trees_equal(again, whole)  # Nothing is trained.
+
+
+def test_training_goes_on_before_a_damaged_round(whole, tmp_path, caplog):
+    jt.imp(late, mlp(), **HOW, workdir=tmp_path)
+    file = tmp_path / "round_002.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-10] ^= 1
+    file.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        assert trees_equal(jt.imp(until(late, 2), mlp(), **HOW, workdir=tmp_path), whole)
+    assert "round_002.safetensors: can't be read as a round" in caplog.text
+
+
+def test_arrays_of_any_type_come_back_as_they_were(tmp_path):
+    params = {"kernel": jnp.asarray([[1.5, -2], [0.25, 3]], jnp.bfloat16), "scale": jnp.float16(2), "n": np.int64(3)}
+    how = {"key": jax.random.PRNGKey(1), "rounds": 1, "workdir": tmp_path}
+    first = jt.imp(lambda params, masks, key: params, params, **how)
+    again = jt.imp(until(train, 0), params, **how)
+    assert trees_equal(first, again)
+    assert again[1].params["kernel"].dtype == jnp.bfloat16 and again[1].params["scale"].dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"rounds": 4}, r"levels \(\[0.0, .* there, \[0.0, .* here\)"),
+        ({"rate": 0.3}, "levels .*"),
+        ({"early": None}, r"early \(True there, False here\)"),
+        ({"score": partial(jt.pruning.random, seed=1)}, r"score \('magnitude' there, 'random' here\)"),
+        ({"scope": "layerwise", "min_per_layer": 2}, r"scope \(.*\), min_per_layer \(0 there, 2 here\)"),
+        ({"key": jax.random.key(1)}, "key"),
+        ({"exclude": ["^1/"]}, "masks"),
+        ({"params": mlp(1)}, "params"),
+    ],
+)
+def test_a_directory_of_other_arguments_is_refused_before_anything_is_trained(tmp_path, changed, named):
+    with pytest.raises(KilledError):
+        jt.imp(until(late, 0), mlp(), **HOW, workdir=tmp_path)
+    how = {"params": mlp(), **HOW, **changed}
+    with pytest.raises(UserError, match=f"its rounds differ in {named}; allowed are the arguments") as caught:
+        jt.imp(until(late, 0), **how, workdir=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="holds something else; allowed is an empty directory"):
+        jt.imp(until(train, 0), mlp(), key=KEY, rounds=1, workdir=tmp_path)
+    with pytest.raises(UserError, match="is a file; allowed is a directory"):
+        jt.imp(until(train, 0), mlp(), key=KEY, rounds=1, workdir=tmp_path / "thesis.tex")
+    (tmp_path / "imp.json").write_text("{}")
+    with pytest.raises(UserError, match="is not what jt.imp has written"):
+        jt.imp(until(train, 0), mlp(), key=KEY, rounds=1, workdir=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["imp.json", "thesis.tex"]
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "rounds: None: allowed is a whole number, or targets"),
+        ({"rounds": 3, "targets": [0.5]}, "rounds, targets: both are given"),
+        ({"rounds": -1}, "rounds: -1: allowed is a whole number of at least 0"),
+        ({"targets": [0.5, 0.5]}, r"targets: \[0.5, 0.5\]: allowed are sparsities above 0, each above the one before"),
+        ({"targets": [50]}, "targets: 50: allowed is a number from 0 to below 1"),
+        ({"rounds": 1, "early": early, "rewinds": False}, "early: nothing is rewound"),
+        ({"rounds": 1, "score": jt.snip}, r"score: needs losses, which imp does not have; allowed is what functools"),
+        ({"rounds": 1, "structure": "filter"}, "structure 'filter': which axes of 0/w .* is not known"),
+        ({"rounds": 1, "masks": jt.masks.ones(mlp(width=8))}, "masks: that of 0/w has the shape"),
+        ({"rounds": 1, "include": ["kernel"]}, "prune.include: 'kernel' matches no parameter"),
+    ],
+)
+def test_mistakes_are_told_in_a_line_before_anything_is_trained(options, message):
+    with pytest.raises(UserError, match=message) as caught:
+        jt.imp(until(train, 0), mlp(), key=KEY, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_training_function_that_returns_no_parameters_is_told():
+    with pytest.raises(UserError, match=r"train_fn: has returned a tuple in which .* params_of=, such as"):
+        jt.imp(lambda params, masks, key: (params, 0.5), mlp(), key=KEY, rounds=1)
+    found = jt.imp(lambda p, masks, key: (p, 0.5), mlp(), key=KEY, rounds=1, params_of=lambda state: state[0])
+    assert len(found) == 2
