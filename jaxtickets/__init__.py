@@ -26,7 +26,8 @@ Training and experiments:
   get_config: the config with every field at its default.
   run: runs or resumes an experiment in a workdir.
   Workdir: the files of a run.
-  load_ticket: the mask and the rewind point in a ticket file.
+  load_ticket: a ticket file, opened like a model: `jt.load_ticket(path).sample(64)`.
+  save_ticket: masks and parameters of any network in a ticket file.
   UserError: the exception for a mistake that the user can mend.
 """
 
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     )
     from jaxtickets.main import run
     from jaxtickets.pruning import channels, grasp, magnitude, prune, snip, synflow
-    from jaxtickets.tickets import load_ticket
+    from jaxtickets.tickets import load_ticket, save_ticket
     from jaxtickets.workdir import Workdir
 
 __version__ = "0.1.0"
@@ -67,6 +68,7 @@ _PLACES = {
     "get_config": "jaxtickets.config",
     "load_ticket": "jaxtickets.tickets",
     "run": "jaxtickets.main",
+    "save_ticket": "jaxtickets.tickets",
 }
 
 __all__ = [
@@ -89,6 +91,7 @@ __all__ = [
     "pruning",
     "rewind",
     "run",
+    "save_ticket",
     "schedules",
     "snip",
     "sparsify",

@@ -2,7 +2,7 @@
 
 jaxtickets --config=gan_digits:quick [--config.field=value ...]   runs an experiment, as `jaxtickets.main` does
 jaxtickets configs                                                lists the configs that come with the package
-jaxtickets evaluate|flops|report|reproduce|sample|sweep ...       the command of this name, with its own --help
+jaxtickets evaluate|flops|report|reproduce|sample|sweep|tickets ...  the command of this name, with its own --help
 jaxtickets --version
 
 `python -m jaxtickets` and `python -m jaxtickets.main` are the same command.
@@ -17,7 +17,7 @@ from jaxtickets.names import near
 from jaxtickets.progress import show
 
 MODULES = {
-    **{name: f"jaxtickets.{name}" for name in ("evaluate", "flops", "report", "sample")},
+    **{name: f"jaxtickets.{name}" for name in ("evaluate", "flops", "report", "sample", "tickets")},
     **{name: f"launch.{name}" for name in ("reproduce", "sweep")},
 }
 

@@ -74,13 +74,29 @@ def open_ticket(path: Path) -> Opened:
     Raises:
       UserError: the file is no ticket, or has no trained weights.
     """
-    found, metadata = tickets.load_trained(path)
-    values, verdict = tickets.run_of(metadata, path)
+    ticket = tickets.load_ticket(path)
+    ticket.need_trained()
+    return ticket.opened
+
+
+def open_loaded(ticket: tickets.Ticket) -> Opened:
+    """The network that was trained from a ticket; that of its rewind point, if it has no trained weights.
+
+    Raises:
+      UserError: the ticket does not tell its network, or is that of another version.
+    """
+    values, verdict = tickets.run_of(ticket.metadata, ticket.path)
     try:
         config = config_lib.from_dict(values)
     except UserError as error:
-        raise UserError(f"{path}: written by another version: {error}") from None
-    title = f"the ticket {path}, round {verdict['winning_round']} of its run"
+        raise UserError(f"{ticket.path}: written by another version: {error}") from None
+    title = f"the ticket {ticket.path}, round {verdict['winning_round']} of its run"
+    network = ticket.network
+    if network is None:  # An older version does not tell it.
+        channels = data.channels(config.data.name, config.data.background)
+        classes = data.classes(config.data.name, config.data.dir or None) if config.model.conditional else 0
+        network = {"model": values["model"], "channels": channels, "classes": classes}
+    found = ticket.trained or trained.Trained(ticket.params, ticket.batch_stats, network)
     return _opened(config, found, title, verdict.get("data"))
 
 

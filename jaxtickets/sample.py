@@ -4,7 +4,7 @@ Images go to a directory or a zip of PNG files, or to an .npz whose `arr_0` is u
 the eye go to PNG files. With --seed of the run (the default) image k is sample k of the run's own metrics.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -139,7 +139,9 @@ def _check_possible(name, path, objective, config):
 # Images.
 
 
-def samples(opened: Opened, seed: int, n: int, labels: np.ndarray | None = None) -> Iterator[np.ndarray]:
+def samples(
+    opened: Opened, seed: int, n: int, labels: np.ndarray | None = None, convert: Callable = to_uint8
+) -> Iterator[np.ndarray]:
     """Batches of samples `[batch, h, w, c]` uint8, made on all local devices in constant memory.
 
     Sample k depends on the network, the seed and k alone, and is the one that the run's metrics were taken over.
@@ -147,10 +149,11 @@ def samples(opened: Opened, seed: int, n: int, labels: np.ndarray | None = None)
     Args:
       n: the number of all samples.
       labels: the classes of consecutive samples, which are repeated; None: those of `generation.sample`.
+      convert: what images in [-1, 1] go through.
     """
 
     def make(shared, rows):
-        return to_uint8(generation.sample(opened.objective, *shared, *rows))
+        return convert(generation.sample(opened.objective, *shared, *rows))
 
     def rows(numbers):
         return (np.int32(numbers), *(() if labels is None else (labels[numbers % len(labels)],)))

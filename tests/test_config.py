@@ -270,6 +270,7 @@ BAD = [
     ),
     ({"branch.kind": "random"}, ["config.branch.kind='random'", "reinit, random_pruning, shuffled, dense_short"]),
     ({"experiment": "branch"}, ["config.branch.of=''", "the workdir of a finished run"]),
+    ({"experiment": "ticket"}, ["config.ticket.of=''", "a ticket file"]),
     ({"experiment": "transfer"}, ["config.transfer.of=''", "the workdir of a finished run or a ticket file"]),
     (
         {**TRANSFER, "transfer.components": ("critic",)},
@@ -306,8 +307,8 @@ BAD = [
 # A value other than the default of every field that not all experiments read, and the experiments that do.
 READ_BY = {
     "rewind": ("none", {"imp", "one_shot", "early_bird"}),
-    "rewind_discriminator": (False, {"imp", "one_shot"}),
-    "objective.distillation": (1.0, {"imp", "one_shot"}),
+    "rewind_discriminator": (False, {"imp", "one_shot", "ticket"}),
+    "objective.distillation": (1.0, {"imp", "one_shot", "ticket"}),
     "prune.update_every": (0.1, {"gradual", "set", "rigl"}),
     "prune.update_until": (0.5, {"gradual", "set", "rigl"}),
     "prune.drop_fraction": (0.1, {"set", "rigl"}),
@@ -321,6 +322,7 @@ READ_BY = {
     "branch.of": ("runs/there", {"branch"}),
     "branch.kind": ("shuffled", {"branch"}),
     "transfer.of": ("runs/there", {"transfer"}),
+    "ticket.of": ("runs/there.safetensors", {"ticket"}),
     "transfer.components": (("generator",), {"transfer"}),
 }
 ALL_SCORES = {"magnitude", "magnitude_change", "movement", "random", "snip", "grasp", "synflow"}
@@ -350,7 +352,7 @@ def experiment(name, **changes):
     config.experiment = name
     if "early_bird.gamma_penalty" in changes and name == "early_bird":
         config.update_from_flattened_dict(EARLY_BIRD)
-    if name in ("branch", "transfer"):
+    if name in ("branch", "transfer", "ticket"):
         config[name].of = "runs/somewhere"
     config.update_from_flattened_dict(changes)
     return config

@@ -131,7 +131,7 @@ def test_every_method_prunes_exactly_what_was_asked(finished, game, experiment, 
 
 def test_all_methods_and_all_scores_of_weights_are_tested():
     # Early-bird tickets, scores of channels and the methods that find no tickets have files of their own.
-    assert set(METHODS) == {*FINDING, "early_bird", "dense", "branch", "transfer"}
+    assert set(METHODS) == {*FINDING, "early_bird", "dense", "branch", "transfer", "ticket"}
     assert {experiment for experiment, _ in WAYS} == set(FINDING)
     assert {score for _, score in WAYS} == {score.name for score in SCORES.values() if score.weights}
 

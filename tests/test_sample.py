@@ -110,8 +110,9 @@ def test_a_ticket_file_gives_the_samples_of_its_round(gan, data_directory, tmp_p
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), (networks.params, networks.batch_stats))
     point = TrainState(np.int32(0), np.uint32(0), *zeros, {}, {}, {})
     metadata = {"config": networks.json_config, "verdict": {"winning_round": 1}}
-    masks = jax.tree.map(np.zeros_like, networks.dense_masks)
-    tickets.save_ticket(tmp_path / "t.safetensors", masks, point, metadata, gan.weights(1))
+    weights = trained.load(gan, 1)
+    masks = jax.tree.map(lambda leaf, mask: mask if mask is None else leaf != 0, weights.params, networks.dense_masks)
+    tickets.save_ticket(tmp_path / "t.safetensors", masks, point, trained=weights, metadata=metadata)
     for name, where in (("a", f"--ticket={tmp_path / 't.safetensors'}"), ("b", f"--workdir={gan.path}")):
         assert call(where, "--n=9", f"--out={tmp_path / name}.npz") == 0
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()

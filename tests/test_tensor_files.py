@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import struct
+import zlib
 
 import chex
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from older_tickets import write_2
 from safetensors.numpy import load_file, save
 
 from jaxtickets import checksums, tensor_files, tickets, trained
@@ -85,8 +87,8 @@ def test_tickets_of_any_tree_with_any_names_come_back(directory, params, batch_s
     params = {**params, "pruned": {"kernel": np.ones(3, np.float32)}}
     masks = {**masks, "pruned": {"kernel": np.array([True, False, True])}}
     point = TrainState(np.int32(7), np.uint32(seed), params, batch_stats, {"player": (params, [])}, {}, {})
-    trained.save(place.weights(1), params, batch_stats, masks, NETWORK)
-    tickets.save_ticket(place.ticket, masks, point, {"round": seed}, place.weights(1))
+    own = trained.Trained(params, batch_stats, NETWORK)
+    tickets.save_ticket(place.ticket, masks, point, trained=own, metadata={"round": seed})
     ticket = tickets.load_ticket(place.ticket)
     assert_same(ticket.params, masked(params, masks))
     assert_same(ticket.batch_stats, batch_stats)
@@ -120,7 +122,7 @@ def written(path):
     place = Workdir(path)
     trained.save(place.weights(1), params, STATISTICS, masks, NETWORK)
     point = TrainState(np.int32(3), np.uint32(1), params, STATISTICS, {"player": {"count": np.int32(3)}}, {}, {})
-    tickets.save_ticket(place.ticket, masks, point, VERDICT, place.weights(1))
+    tickets.save_ticket(place.ticket, masks, point, trained=trained.load(place, 1), metadata=VERDICT)
     return place, point
 
 
@@ -132,13 +134,26 @@ def metadata_of(path):
     return name, json.loads(text)
 
 
+def inflated(array):
+    return json.loads(zlib.decompress(np.asarray(array).tobytes()))
+
+
+def deflated(about):
+    return np.frombuffer(zlib.compress(json.dumps(about).encode()), np.uint8)
+
+
 def rewrite(path, change_arrays=None, change_about=None, is_checked=True):
     """Changes a file, and its checksum too unless `is_checked`."""
     values, (key, about) = load_file(path), metadata_of(path)
     old = about.pop("checksum", None)
     if change_arrays:
         change_arrays(values)
-    if change_about:
+    if change_about and "about" in values:
+        inner = {**about, **inflated(values["about"])}
+        change_about(inner)
+        about = {"format": inner.pop("format")}
+        values["about"] = deflated(inner)
+    elif change_about:
         change_about(about)
     about["checksum"] = old if is_checked else checksums.of_arrays(values, json.dumps(about, sort_keys=True))
     path.write_bytes(save(values, metadata={key: json.dumps(about)}))
@@ -185,7 +200,10 @@ def test_a_changed_array_or_text_is_seen_by_every_reader(tmp_path):
         whole = path.read_bytes()
         for name in load_file(path):
             path.write_bytes(whole)
-            rewrite(path, lambda values, name=name: values.update({name: np.asarray(values[name] + 1)}))
+            rewrite(
+                path,
+                lambda values, name=name: values.update({name: np.asarray(values[name] + values[name].dtype.type(1))}),
+            )
             for read in functions:
                 assert_refused(read, path, "the checksum differs", DamagedError)
         for change in (
@@ -274,14 +292,32 @@ def test_weights_with_metadata_of_other_types_are_refused(tmp_path, field, value
     assert_refused(lambda: trained.load(place, 1), place.weights(1))
 
 
+def leaf(name, *entry):
+    return lambda about: about["leaves"].update({name: list(entry)})
+
+
+KERNEL_NAME = "params/net/kernel"
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (put(extra=np.zeros(1)), "an array extra too many"),
-        (put(masks__net__other=np.zeros(1, np.uint8)), "a mask of net/other and no parameter"),
-        (put(masks__net__kernel=np.zeros(2, np.uint8)), "no mask of 6 weights"),
-        (drop("params/net/kernel"), "a mask of net/kernel and no parameter"),
-        (put(params__net=np.zeros(1)), "below an array|an array and a node"),
+        (put(extra=np.zeros(1)), "the array extra has 1 numbers too many"),
+        (put(masks=np.zeros(2, np.uint8)), "the masks have 16 bits for 6 weights"),
+        (put(masks=np.zeros(0, np.uint8)), "cannot reshape"),
+        (put(masks=np.array([0b10101001], np.uint8)), "the masks have 8 bits for 6 weights"),
+        (put(masks=np.zeros(1, np.float32)), "no bits"),
+        (put(masks=np.array([0xFC], np.uint8)), "needs . numbers"),
+        (put(values__float32=np.zeros(3, np.float32)), "needs . numbers and the file has other ones"),
+        (put(values__float32=np.zeros((40, 1), np.float32)), "needs . numbers and the file has other ones"),
+        (put(values__float32=np.zeros(40, np.float32)), "numbers too many"),
+        (put(values__float32=np.zeros(11, np.float64)), "needs . numbers and the file has other ones"),
+        (drop("values/float32"), "needs . numbers and the file has other ones"),
+        (drop("masks"), "masks' is missing"),
+        (drop("about"), "about' is missing"),
+        (put(about=np.zeros(9, np.uint8)), "while decompressing"),
+        (put(about=np.frombuffer(zlib.compress(bytes(1 << 25)), np.uint8)), "cut off or too long"),
+        (lambda values: values.update(about=values["about"][:-3]), "cut off or too long"),
     ],
 )
 def test_tickets_with_other_arrays_than_they_should_have_are_refused(tmp_path, change, match):
@@ -290,14 +326,48 @@ def test_tickets_with_other_arrays_than_they_should_have_are_refused(tmp_path, c
     assert_refused(lambda: tickets.load_ticket(place.ticket), place.ticket, match)
 
 
-@pytest.mark.parametrize("field", ["metadata", "nodes", "trained", "format"])
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda about: about["masks"].append("params/net/other"), "params/net/other' is missing"),
+        (lambda about: about["masks"].append(KERNEL_NAME), "two masks"),
+        (lambda about: about["masks"].append("seed"), "a mask of seed"),
+        (lambda about: about["leaves"].pop(KERNEL_NAME), "kernel' is missing"),
+        (leaf("params/net", "float32", [1], "zero"), "below an array|an array and a node"),
+        (leaf("more", "float32", [1], "zero"), "an array more too many"),
+        (leaf("params/a", "float32", [1 << 20, 1 << 20], "zero"), "zeros"),
+        (leaf("params/a", "float32", [-1], "zero"), "a size of params/a is -1"),
+        (leaf("params/a", "float32", [2.0], "zero"), "a size of params/a"),
+        (leaf("params/a", "float32", "3", "zero"), "the shape of params/a"),
+        (leaf("params/a", "float32", [1]), "unpack|values"),
+        (leaf("params/a", "object", [1], "zero"), "of the type object"),
+        (leaf("params/a", 3, [1], "zero"), "the type of params/a"),
+        (leaf("params/a", "float32", [1], "whole"), "needs 1 numbers"),
+        (leaf("params/a", "float32", [6], 0), r"the mask of params/a has the shape \(2, 3\)"),
+        (leaf("params/a", "float32", [2, 3], 1), "no mask 1"),
+        (leaf("params/a", "float32", [2, 3], -1), "no mask -1"),
+        (leaf("params/a", "float32", [2, 3], True), "the number of a mask"),
+        (leaf("params/a", "float32", [2, 3], None), "the number of a mask"),
+        (leaf("seed", "uint32", [], "=params/b"), "params/b' is missing"),
+        (leaf("seed", "uint32", [], "=params/net/bias"), "seed is not like params/net/bias"),
+        (leaf("seed", "key:fry", [2], "zero"), "can't be read"),
+        (leaf("/".join("a" * 100), "float32", [1], "zero"), "too many"),
+        (leaf("/".join(["params", *"a" * 100]), "float32", [1], "zero"), "more than 64 parts"),
+    ],
+)
+def test_tickets_with_other_leaves_than_they_should_have_are_refused(tmp_path, change, match):
+    place, _ = written(tmp_path)
+    rewrite(place.ticket, change_about=change, is_checked=False)
+    assert_refused(lambda: tickets.load_ticket(place.ticket), place.ticket, match)
+
+
+@pytest.mark.parametrize("field", ["metadata", "nodes", "trained", "format", "leaves", "masks", "network"])
 @pytest.mark.parametrize("value", [3, "x", [], [1], {"params": 3}])
 def test_tickets_with_metadata_of_other_types_are_refused(tmp_path, field, value):
     place, _ = written(tmp_path)
     rewrite(place.ticket, change_about=lambda about: about.update({field: value}), is_checked=False)
-    if field != "metadata" or value != {"params": 3}:  # That is metadata.
-        read = tickets.load_ticket if field == "nodes" else tickets.load_trained
-        assert_refused(lambda: read(place.ticket), place.ticket)
+    if value != {"params": 3} or field not in ("metadata", "trained", "network"):  # Those are JSON values.
+        assert_refused(lambda: tickets.load_ticket(place.ticket), place.ticket)
     with pytest.raises(UserError, match="does not tell the config and the round of its run"):
         tickets.run_of({"params": 3}, place.ticket)
 
@@ -334,7 +404,7 @@ def test_the_state_of_another_network_or_optimiser_is_refused(tmp_path):
 def test_the_ticket_of_a_network_in_which_nothing_is_pruned_is_not_written(tmp_path, keep):
     _, point = written(tmp_path / "run")
     with pytest.raises(UserError, match="is no ticket; allowed are masks that prune"):
-        tickets.save_ticket(tmp_path / "t", {"net": {"kernel": keep, "bias": None}}, point, {})
+        tickets.save_ticket(tmp_path / "t", {"net": {"kernel": keep, "bias": None}}, point)
     assert not (tmp_path / "t").exists()
 
 
@@ -436,5 +506,20 @@ def test_files_of_older_versions_still_load(tmp_path):
 
     # A new ticket takes the weights of an older file.
     masks = {"net": {"kernel": KEEP, "bias": None}}
-    tickets.save_ticket(place.ticket, masks, point, VERDICT, place.weights(1))
+    tickets.save_ticket(place.ticket, masks, point, trained=found, metadata=VERDICT)
     assert_same(tickets.load_trained(place.ticket)[0].params, expected)
+
+    # The second format.
+    trained.save(place.weights(1), params, STATISTICS, masks, NETWORK)
+    for weights in (place.weights(1).read_bytes(), None):
+        write_2(place.ticket, masks, point, VERDICT, weights)
+        ticket = tickets.load_ticket(place.ticket)
+        assert_same((ticket.params, ticket.batch_stats, ticket.masks), (params, STATISTICS, masks))
+        assert ticket.metadata == VERDICT
+        assert_same(tickets.load_state(place.ticket, point).params, params)
+        if weights:
+            found, metadata = tickets.load_trained(place.ticket)
+            assert_same((found.params, found.batch_stats), (params, STATISTICS))
+            assert found.network == NETWORK and metadata == VERDICT
+        else:
+            assert_refused(lambda: tickets.load_trained(place.ticket), place.ticket, "and no trained weights")

@@ -174,7 +174,7 @@ def test_a_ticket_file_has_the_weights_that_were_trained_from_it(ends_kept):
 
 def test_a_ticket_file_with_the_rewind_point_alone_says_so(ends_kept, setup, tmp_path):
     masks = snapshots.restore_masks(ends_kept[0].masks(1), setup.dense_masks)
-    tickets.save_ticket(tmp_path / "old.safetensors", masks, setup.init(0), {}, tmp_path / "none.safetensors")
+    tickets.save_ticket(tmp_path / "old.safetensors", masks, setup.init(0))
     with pytest.raises(UserError, match="holds the rewind point of the ticket and no trained weights"):
         opening.open_ticket(tmp_path / "old.safetensors")
 

@@ -9,9 +9,12 @@ from jaxtickets.experiments.method import Method
 from jaxtickets.experiments.one_shot import ONE_SHOT
 from jaxtickets.experiments.protocol import Run
 from jaxtickets.experiments.sparse_training import GRADUAL, RIGL, SET
+from jaxtickets.experiments.ticket import TICKET
 from jaxtickets.experiments.transfer import TRANSFER
 from jaxtickets.fields import Registry
 
-METHODS = Registry("experiment", DENSE, IMP, ONE_SHOT, EARLY_BIRD, AT_INIT, GRADUAL, SET, RIGL, BRANCH, TRANSFER)
+METHODS = Registry(
+    "experiment", DENSE, IMP, ONE_SHOT, EARLY_BIRD, AT_INIT, GRADUAL, SET, RIGL, BRANCH, TRANSFER, TICKET
+)
 
 __all__ = ["METHODS", "Method", "Run"]

@@ -77,15 +77,15 @@ def source(networks, seed: int) -> finished.Finished:
     here, there = networks.json_config | {"seed": seed}, completed(parent.config, networks.json_defaults)
     if here["eval"]["features"] == "auto":  # No metric reads it, else it would be a network's name.
         here["eval"] = here["eval"] | {"features": there["eval"]["features"]}
-    if differing := differences(_trained_as(there), _trained_as(here)):
+    if differing := differences(trained_as(there), trained_as(here)):
         raise UserError(f"config.branch.of={config.branch.of!r}: trained with another config: {differing}")
     what = f"config.branch.of={config.branch.of!r}"
     identity.check(parent.data, networks.data, what, "a control needs the data of its run")
     return parent
 
 
-def _trained_as(config):
-    """The part of a config that a control must share with its run."""
+def trained_as(config):
+    """The part of a config that decides how a ticket is trained: a control must share it with its run."""
     from jaxtickets.experiments import METHODS  # Here, because the registry holds this module's method.
 
     found_by = {field.name for method in METHODS.values() for field in method.fields}

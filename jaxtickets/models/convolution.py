@@ -135,7 +135,7 @@ def _transposed(y, kernel, sizes, stride, padding):
     """T: `[batch, h', w', out]` and `[kh, kw, in, out]` -> `[batch, *sizes, in]`."""
 
     def transpose(convolution, y, kernel):
-        images = jax.ShapeDtypeStruct((len(y), *sizes, kernel.shape[2]), y.dtype)
+        images = jax.ShapeDtypeStruct((y.shape[0], *sizes, kernel.shape[2]), y.dtype)
         (x,) = jax.linear_transpose(lambda x: convolution(x, kernel, stride, padding), images)(y)
         return x
 

@@ -181,8 +181,25 @@ def save_ticket(setup, place: Workdir, like: train.TrainState, verdict: dict) ->
             say(f"{error}; {place.ticket.name} has the same")
             return
         raise DamagedError(f"{error}; {saved.remedy(setup.config, place, 0)}") from None
-    metadata = {"config": place.read_config(), "verdict": verdict}
-    tickets.save_ticket(place.ticket, masks, point, metadata, place.weights(round_))
+    weights = trained.load(place, round_) if place.weights(round_).exists() else None
+    names, network = setup.axis_names.params, setup.json_network
+    metadata = _provenance(place, verdict)
+    tickets.save_ticket(
+        place.ticket, masks, point, trained=weights, metadata=metadata, axis_names=names, network=network
+    )
+
+
+def _provenance(place, verdict):
+    """The metadata of a ticket: its round, and where it comes from. Of the verdict's rounds it has its own alone."""
+    round_, origin = verdict["winning_round"], place.read_origin() or {}
+    if "rounds" in verdict:
+        verdict = {**verdict, "rounds": [one for one in verdict["rounds"] if one["round"] == round_]}
+    (row,) = [row for row in place.read_rounds() if row["round"] == round_]
+    row = {name: value for name, value in row.items() if not name.endswith(("seconds", "per_second"))}
+    about = origin.get("about") or {}
+    features = {"features": about["features"]} if about.get("features") else {}
+    own = {name: origin.get(name) for name in ("command", "versions", "devices", "cpu_count", "git_revision")}
+    return {"config": place.read_config(), "verdict": verdict, "row": row, **features, **own}
 
 
 def _has_trained_weights(ticket, round_):

@@ -14,6 +14,7 @@ import tarfile
 import types
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -376,7 +377,8 @@ def networks() -> Input:
         weights, ticket = Path(folder) / "000.safetensors", Path(folder) / "ticket.safetensors"
         trained.save(weights, params, batch_stats, masks, network)
         metadata = {"config": config, "verdict": {"winning_round": 1, "metric": "fd"}}
-        tickets.save_ticket(ticket, masks, jax.device_get(state), metadata, weights)
+        own = trained.Trained(params, batch_stats, network)
+        tickets.save_ticket(ticket, masks, jax.device_get(state), trained=own, metadata=metadata)
         return {"weights": weights.read_bytes(), "ticket": ticket.read_bytes()}
 
 
@@ -402,6 +404,8 @@ def _changed_tensors(rng, content, others):
     about = header["__metadata__"]
     if act < 0.35:
         return closed(mutations.of_json(rng, header), values)
+    if act < 0.55 and "about" in header:
+        return _changed_about(rng, content)
     if act < 0.75:
         (key,) = about
         whole = json.loads(about[key])
@@ -424,6 +428,21 @@ def _changed_tensors(rng, content, others):
             name = "/".join(parts).encode("utf-8", "replace").decode()
         header[name] = entry
     return with_checksum(header, values)
+
+
+def _changed_about(rng, content):
+    """Changes the JSON that a ticket file says of its arrays."""
+    from safetensors.numpy import load, save
+
+    header, _ = opened(content)
+    arrays = load(content)
+    about = json.loads(zlib.decompress(arrays["about"].tobytes()))
+    config = about.pop("metadata") if rng.random() < 0.8 else None  # Most of the text.
+    about = mutations.of_json(rng, about)
+    if config is not None and isinstance(about, dict):
+        about["metadata"] = config
+    arrays["about"] = np.frombuffer(zlib.compress(json.dumps(about).encode()), np.uint8)
+    return with_checksum(*opened(save(arrays, metadata=header["__metadata__"])))
 
 
 def with_checksum(header: dict, values: bytes) -> bytes:

@@ -21,6 +21,7 @@ from jaxtickets.errors import DamagedError, UserError
 from jaxtickets.progress import say, show
 from jaxtickets.report.__main__ import main as report_main
 from jaxtickets.scalars import Scalars
+from jaxtickets.tickets.__main__ import main as tickets_main
 
 EVIL = (
     "</title><script>alert(1)</script><img src=x onerror='alert(2)'>\"><a href=javascript:alert(3)>\x1b[31m\x1b]0;t\x07"
@@ -286,6 +287,8 @@ def test_what_is_no_workdir_is_one_line_for_each_command(what, tmp_path, capsys)
         (evaluate.main, [f"--workdir={path}"]),
         (sample.main, [f"--workdir={path}", f"--out={out}"]),
         (sample.main, [f"--ticket={path}", f"--out={out}"]),
+        (tickets_main, ["info", path]),
+        (tickets_main, ["extract", path, f"--out={out}"]),
     ):
         if not (has_config and call is report_main):
             line = assert_one_line(capsys, 2, call, *arguments)

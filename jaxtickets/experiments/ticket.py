@@ -1,0 +1,75 @@
+"""A ticket trained again from its file, as the run that has found it trained it."""
+
+from jaxtickets import tickets
+from jaxtickets.data import identity
+from jaxtickets.errors import UserError
+from jaxtickets.experiments.branch import trained_as
+from jaxtickets.experiments.method import Method
+from jaxtickets.experiments.protocol import Run
+from jaxtickets.fields import Field, refuse, text
+from jaxtickets.local_paths import local_path
+from jaxtickets.origin import completed, differences
+
+FIELDS = (Field("ticket.of", "", text(), "The ticket file whose ticket is trained again."),)
+
+
+def ticket(run: Run) -> None:
+    """Trains the ticket of `config.ticket.of` from the file alone, after its own dense run.
+
+    Masks, parameters, batch statistics, the optimiser's moments, the step and the seed are those of the file. So round
+    1 is the round that has found the ticket, bit for bit on the same kind of device, and round 0 its dense run.
+    """
+    found = source(run.networks, run.seed)
+    point = tickets.load_state(found.path, run.initial_state)
+    if found.metadata["config"].get("rewind") == "weights":
+        point = point.replace(opt_state=run.initial_state.opt_state)
+    run.expect(2)
+    run.round(0, run.dense_masks, run.initial_state)
+    run.start_from(point)
+    is_smaller = found.metadata["config"]["prune"]["structure"] == "channel"
+    (run.compacted_round if is_smaller else run.round)(1, found.masks, run.rewound(found.masks, run.dense))
+
+
+def source(networks, seed: int) -> tickets.Ticket:
+    """The ticket that `config.ticket.of` names.
+
+    Raises:
+      UserError: it was trained otherwise or on other data, or its file does not have what its round started from.
+    """
+    from jaxtickets.experiments import METHODS  # Here, because the registry holds this module's method.
+
+    what = f"config.ticket.of={networks.config.ticket.of!r}"
+    found = tickets.load_ticket(local_path(networks.config.ticket.of, "config.ticket.of"))
+    config, verdict = tickets.run_of(found.metadata, found.path)
+    there, here = completed(config, networks.json_defaults), networks.json_config | {"seed": seed}
+    if here["eval"]["features"] == "auto":  # No metric reads it, else it would be a network's name.
+        here["eval"] = here["eval"] | {"features": there["eval"]["features"]}
+    method = METHODS.get(there["experiment"])
+    goes_on = there["rewind"] in ("learning_rate", "none") and not (method and method.search_steps)
+    if method is None or method.update_steps or goes_on:
+        how = f"experiment={there['experiment']!r} and rewind={there['rewind']!r}"
+        raise UserError(f"{what}: found with {how}, whose round has not started from what a ticket file holds")
+    if differing := differences(trained_as(there), trained_as(here)):
+        advice = "`python -m jaxtickets.tickets extract` writes the config for it"
+        raise UserError(f"{what}: trained with another config: {differing}; {advice}")
+    identity.check(verdict.get("data"), networks.data, what, "a ticket is trained again on the data of its run")
+    return found
+
+
+def _check(config):
+    if not config.ticket.of:
+        refuse("ticket.of", "", "a ticket file")
+    local_path(config.ticket.of, "config.ticket.of")
+
+
+TICKET = Method(
+    "ticket",
+    ticket,
+    fields=FIELDS,
+    check=_check,
+    provides=("dense",),
+    prunes=False,
+    source=source,
+    rounds=lambda found: 2,
+    apart=lambda config: "config.experiment='ticket', whose networks may differ in size",
+)

@@ -1,0 +1,286 @@
+"""Tickets as users hold them: masks, the rewind point and what was trained from it; and their files."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtickets import masks as mask_lib
+from jaxtickets import tensor_files
+from jaxtickets.errors import UserError
+from jaxtickets.local_paths import local_path
+from jaxtickets.progress import say
+from jaxtickets.tickets import content as content_lib
+from jaxtickets.tickets import layout
+from jaxtickets.train import TrainState, rewind
+from jaxtickets.trained import Trained
+
+UNTRAINED = (
+    "holds the rewind point of the ticket and no trained weights, because an older version has written it or the "
+    "weights were not kept; allowed is a ticket file with them, or the --workdir of a run"
+)
+
+
+@flax.struct.dataclass
+class Ticket:
+    """A ticket.
+
+    Attributes:
+      masks: the masks of the ticket.
+      params, batch_stats: at the rewind point; pruned weights are zero.
+      trained: what was trained from it (`trained.Trained`), or None. `network` is {} for a network without a config.
+      metadata: JSON values; of a run's ticket its `config`, its `verdict`, and where it comes from.
+      network: how the network is built, as in `trained.Trained`; None where the file does not tell.
+      axes: the names of the axes by the path of the parameter, where there are any.
+      path: of the file.
+    """
+
+    masks: Any
+    params: Any
+    batch_stats: Any
+    trained: Trained | None
+    metadata: dict = flax.struct.field(pytree_node=False, default_factory=dict)
+    network: dict | None = flax.struct.field(pytree_node=False, default=None)
+    axes: dict = flax.struct.field(pytree_node=False, default_factory=dict)
+    path: Path | None = flax.struct.field(pytree_node=False, default=None)
+
+    @property
+    def sparsity(self) -> float:
+        """The share of prunable weights that are pruned, in [0, 1)."""
+        return mask_lib.sparsity(self.masks)
+
+    def need_trained(self) -> Trained:
+        """What was trained from the ticket.
+
+        Raises:
+          UserError: the file holds the rewind point alone.
+        """
+        if self.trained is None:
+            raise UserError(f"{self.path}: {UNTRAINED}")
+        return self.trained
+
+    @cached_property
+    def opened(self):
+        """The network as `opening.Opened`: the trained one; without trained weights that of the rewind point.
+
+        Raises:
+          UserError: the file does not tell the network.
+        """
+        from jaxtickets import opening  # It opens workdirs as well as tickets, and stands above both.
+
+        found = opening.open_loaded(self)
+        if self.trained is None:
+            say(f"{self.path}: has no trained weights; the network is that of the rewind point")
+        return found
+
+    def sample(self, n: int = 64, seed: int | None = None, labels=None) -> np.ndarray:
+        """Samples `[n, height, width, channels]`, float32 in [-1, 1].
+
+        Args:
+          seed: of the samples; None: that of the run, so that sample k is sample k of its metrics.
+          labels: the classes of consecutive samples, which are repeated; None: as in the metrics.
+
+        Raises:
+          UserError: the network can't be sampled.
+        """
+        from jaxtickets import sample
+
+        opened = self.opened
+        if not opened.objective.sample:
+            raise UserError(f"{self.path}: config.objective.name={opened.config.objective.name!r} can't be sampled")
+        seed = opened.config.seed if seed is None else seed
+        labels = None if labels is None else np.int32(labels)
+        return np.concatenate(list(sample.samples(opened, seed, n, labels, convert=lambda images: images)))
+
+    def reconstruct(self, images) -> np.ndarray:
+        """Reconstructions `[batch, height, width, channels]`, float32 in [-1, 1].
+
+        Args:
+          images: `[batch, height, width, channels]`, float in [-1, 1] or uint8.
+
+        Raises:
+          UserError: the network reconstructs nothing.
+        """
+        from jaxtickets.examples import to_float
+
+        opened, images = self.opened, np.asarray(images)
+        if not opened.objective.reconstruct:
+            raise UserError(f"{self.path}: config.objective.name={opened.config.objective.name!r} can't reconstruct")
+        images = to_float(images) if images.dtype == np.uint8 else images.astype(np.float32)
+        return np.asarray(jax.jit(opened.objective.reconstruct)(opened.params, opened.batch_stats, images))
+
+    def apply(self, component: str, inputs, labels=None):
+        """The outputs of one component, such as "generator", for `inputs: [batch, ...]`, in evaluation mode.
+
+        A codebook has two: the nearest codes and their indices.
+
+        Raises:
+          UserError: there is no such component.
+        """
+        from jaxtickets import models
+
+        opened = self.opened
+        components = opened.objective.components
+        if component not in components:
+            raise UserError(f"component {component!r}: allowed are {', '.join(components)}")
+
+        @jax.jit
+        def outputs(params, batch_stats, inputs, labels):
+            return models.apply(components, params, batch_stats, component, inputs, False, labels)[0]
+
+        return jax.device_get(outputs(opened.params, opened.batch_stats, inputs, labels))
+
+
+def save_ticket(
+    path: str | os.PathLike,
+    masks,
+    params,
+    *,
+    trained=None,
+    metadata: dict | None = None,
+    axis_names=None,
+    network: dict | None = None,
+    moments: bool = True,
+) -> None:
+    """Writes a ticket file; pruned weights are left out, in the optimiser's moments and the trained weights too.
+
+    Args:
+      masks: like `params`, with None for each leaf that is not prunable.
+      params: the parameters at the rewind point, any pytree; leaves that are neither arrays nor numbers are left out.
+        Or a `train.TrainState`, whose batch statistics, moments and step are stored too.
+      trained: what was trained from the ticket: a tree like `params`, or a `trained.Trained`.
+      metadata: JSON values.
+      axis_names: a tree like the parameters: the name of each axis of each leaf, or None.
+      network: how the network is built, as in `trained.Trained`; whoever leaves it out can't sample from the ticket.
+      moments: whether the moments, the averages and the step of a train state are stored. Without them the file is
+        smaller, and no run goes on from it.
+
+    Raises:
+      UserError: the masks prune nothing or do not fit, or an array has a type that the file has no room for.
+      OSError: the file can't be written.
+    """
+    path = local_path(path, "ticket") if isinstance(path, str) else path
+    if all(np.all(mask) for mask in jax.tree.leaves(masks)):
+        raise UserError(f"{path}: a network in which nothing is pruned is no ticket; allowed are masks that prune")
+    trees, state, of_trained = {"params": params}, {}, None
+    if isinstance(params, TrainState):
+        point = rewind(params, masks)
+        trees = {"params": point.params, "batch_stats": point.batch_stats}
+        state = {name: getattr(point, name) for name in content_lib.STATE} if moments else {}
+    if trained is not None:
+        own = trained if isinstance(trained, Trained) else Trained(trained, {}, {})
+        trees["trained"], of_trained = {"params": own.params, "batch_stats": own.batch_stats}, own.network
+    content_lib.write(path, trees | state, masks, metadata or {}, network, of_trained, axis_names)
+
+
+def load_ticket(path: str | os.PathLike, like=None) -> Ticket:
+    """Reads a ticket file, or the one in the directory of a card.
+
+    Args:
+      like: parameters, or their shapes, that give the structure of the trees; leaves that a file does not hold, such as
+        functions, come from it. Without it trees are nested dicts, lists and tuples.
+
+    Raises:
+      UserError: the file is missing or is no ticket, or is that of a network of another structure than `like`.
+      DamagedError: it is not what was written.
+    """
+    path = content_lib.place_of(local_path(path, "ticket") if isinstance(path, str) else path)
+    with content_lib.reading(path):
+        found = content_lib.read(path)
+        params, masks, trained = found.tree("params", {}), found.mask_tree(), None
+        if found.trained is not None:
+            trees = found.tree("trained", {})
+            trained = Trained(trees.get("params", {}), trees.get("batch_stats", {}), found.trained)
+        if like is not None:
+            params = _shaped(path, found.leaves, like, "params")
+            masks = _masks_like(found.masks, like)
+            trained = trained and trained._replace(params=_shaped(path, found.leaves, like, "trained/params"))
+        axes = {name.removeprefix("params/"): names for name, names in found.axes.items()}
+        own = (found.metadata, found.network, axes, Path(path))
+        return Ticket(masks, params, found.tree("batch_stats", {}), trained, *own)
+
+
+def _shaped(path, leaves, like, tree):
+    """The leaves of a tree with the structure of `like`, and of the kind that its leaves are."""
+    prefix = f"{tree}/"
+    named = {f"{prefix}{name}" if name else tree: leaf for name, leaf in tensor_files.named(like).items()}
+    wanted = {name: leaf for name, leaf in named.items() if isinstance(leaf, (*layout.NUMBERS, jax.ShapeDtypeStruct))}
+    found = {name for name in leaves if f"{name}/".startswith(prefix)}
+    shapes = {name: jnp.shape(leaves[name]) for name in found}
+    wrong = {name for name, leaf in wanted.items() if name in found and jnp.shape(leaf) != shapes[name]}
+    if wrong := sorted(wrong | (found ^ wanted.keys())):
+        shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} others" if len(wrong) > 3 else "")
+        raise UserError(f"{path}: {shown} of the ticket and of `like` differ; allowed is the network of the ticket")
+    restored = [_as(leaves[name], leaf) if name in wanted else leaf for name, leaf in named.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), restored)
+
+
+def _as(array, leaf):
+    """An array as the kind of array or number that a leaf is."""
+    if isinstance(leaf, bool | int | float) and not isinstance(leaf, np.generic):
+        return type(leaf)(array)
+    return jnp.asarray(array) if isinstance(leaf, jax.Array) else array
+
+
+def _masks_like(masks, like):
+    names = tensor_files.named({"params": like})
+    return jax.tree.unflatten(jax.tree.structure(like), [masks.get(name) for name in names])
+
+
+def load_trained(path: os.PathLike) -> tuple[Trained, dict]:
+    """Reads the trained weights of a ticket file, and its metadata (`Ticket.metadata`).
+
+    Raises:
+      UserError: the file is missing or is no ticket, or holds the rewind point alone.
+      DamagedError: it is not what was written.
+    """
+    ticket = load_ticket(path)
+    return ticket.need_trained(), ticket.metadata
+
+
+def load_state(path: os.PathLike, like: TrainState) -> TrainState:
+    """Reads the whole rewind point of a ticket file, with the optimiser moments and the structure of `like`.
+
+    Raises:
+      UserError: the file is no ticket, has no moments, or is the ticket of another network or optimiser.
+      DamagedError: it is not what was written.
+    """
+    with content_lib.reading(path):
+        found = content_lib.read(path)
+    if not any(name.startswith("step") for name in found.leaves):
+        raise UserError(f"{path}: was saved without the optimiser's moments; training can't go on from it as it did")
+    fields = {name: getattr(like, name) for name in ("params", "batch_stats", *content_lib.STATE)}
+    is_old = found.format == content_lib.older.WITHOUT_CHECKSUM
+    named = mask_lib.named_leaves(fields) if is_old else tensor_files.named(fields)
+    kinds = {name: (np.shape(leaf), np.asarray(leaf).dtype) for name, leaf in named.items()}
+    left_out = ("trained", *(() if like.movement else ("movement",)))
+    own = {name: leaf for name, leaf in found.leaves.items() if name.partition("/")[0] not in left_out}
+    there = {name: (leaf.shape, leaf.dtype) for name, leaf in own.items()}
+    if wrong := sorted(name for name in kinds.keys() | there.keys() if kinds.get(name) != there.get(name)):
+        shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} others" if len(wrong) > 3 else "")
+        raise UserError(f"{path}: {shown} of the ticket and of this network or optimiser differ; use its run's config")
+    return TrainState(**jax.tree.unflatten(jax.tree.structure(fields), [own[name] for name in kinds]))
+
+
+def run_of(metadata: dict, path: os.PathLike) -> tuple[dict, dict]:
+    """`(config, verdict)` of the run that has found a ticket; the verdict has a `winning_round`.
+
+    Args:
+      metadata: see `Ticket`.
+      path: of the ticket file, for the message.
+
+    Raises:
+      UserError: the metadata does not tell.
+    """
+    config, verdict = metadata.get("config"), metadata.get("verdict")
+    verdict = verdict if isinstance(verdict, dict) else {}
+    round_, digests = verdict.get("winning_round"), verdict.get("data") or {}
+    is_known = isinstance(config, dict) and type(round_) is int and round_ > 0
+    if not is_known or not isinstance(digests, dict) or not all(isinstance(each, str) for each in digests.values()):
+        raise UserError(f"{path}: does not tell the config and the round of its run; allowed is the ticket of a run")
+    return config, verdict
