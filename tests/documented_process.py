@@ -14,7 +14,7 @@ import jax
 from absl import flags
 
 from jaxtickets import config as config_lib
-from jaxtickets import evaluate, flops, main, sample
+from jaxtickets import ending, evaluate, flops, main, sample
 from jaxtickets.report.__main__ import main as report
 from jaxtickets.stopping import Stop
 from launch import reproduce, slurm, sweep
@@ -30,12 +30,13 @@ def train_nothing():
     flops.compared = flops.table = lambda *_: ()
     main.prepare = lambda: None
     main.joined = lambda *_: contextlib.nullcontext()
+    ending.run = lambda command, *_: command(Stop())  # It handles signals.
     slurm.check = lambda request: None  # It asks for SLURM.
 
 
 # A run takes its arguments from `sys.argv`, as absl's flags do.
 CALLS = {
-    "jaxtickets.main": lambda arguments: main._command(Stop()),
+    "jaxtickets.main": lambda arguments: main.main(),
     "jaxtickets.flops": lambda arguments: flops.run(),
     "jaxtickets.evaluate": evaluate.main,
     "jaxtickets.sample": sample.main,

@@ -50,6 +50,9 @@ FAULTS = Not("looks for faults for minutes to hours; what it has found is in tes
 # The beginning of a command -> what runs it. Of several beginnings the longest counts.
 HELD = {
     "python -m jaxtickets.main": HERE,
+    "python -m jaxtickets.main --config=DIR/retrain.py": By(
+        "test_tickets.py::test_a_ticket_trained_from_its_file_is_the_round_that_has_found_it"
+    ),
     "python -m jaxtickets.flops": HERE,
     "python -m jaxtickets.evaluate": HERE,
     "python -m jaxtickets.evaluate --real=DIR --fake=DIR --metrics=fid,kid": By(
@@ -60,6 +63,9 @@ HELD = {
     ),
     "python -m jaxtickets.sample": HERE,
     "python -m jaxtickets.report": HERE,
+    "python -m jaxtickets.tickets": By(
+        "test_ticket_commands.py::test_info_shows_what_is_in_a_file_and_json_has_the_numbers"
+    ),
     "python -m launch.sweep": HERE,
     "python -m launch.sweep --config=configs/mine.py": By(
         "test_extending.py::test_a_score_from_outside_is_a_point_of_a_sweep"
@@ -108,6 +114,9 @@ CODE = {
         "test_documented_commands.py::test_axes_are_a_tree_or_a_function_of_the_path"
     ),
     "docs/library.md": By("test_library_page.py::test_the_code_of_the_librarys_page_runs"),
+    "from safetensors.numpy import load_file": By("test_tickets.py::test_the_lines_of_the_documentation_read_a_file"),
+    "torch_twins.load(": By("test_ticket_commands.py::test_pytorch_makes_the_same_outputs_from_the_state_dict"),
+    'jt.save_ticket("mine.safetensors"': By("test_tickets.py::test_any_tree_comes_back_with_its_structure"),
     'def get_sweep(variant=""):': By("test_documented_commands.py::test_a_sweep_in_a_file_is_two_experiments"),
     "import my_plugins": By("test_extending.py::test_a_score_from_outside_is_a_point_of_a_sweep"),
     "SCORES.add(": By("test_extending.py::test_a_score_a_method_a_metric_and_a_data_set_from_outside_work_together"),
