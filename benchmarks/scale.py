@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from jaxtickets import cost, pruning, train
-from jaxtickets.report.drawing import DENSE, INK, LINE, WIDTH, clean, png
+from jaxtickets.report.drawing import DENSE, INK, LINE, WIDE, clean, png
 
 BASE = {"width": 64, "image_size": 32, "batch_size": 32}
 CURVES = {
@@ -133,7 +133,7 @@ def table(rows: list[dict], fitted: dict[str, dict[str, float]]) -> str:
 
 def drawn(rows: list[dict], fitted: dict[str, dict[str, float]]) -> Figure:
     """A figure with one column of panels per curve and one row per quantity, all on logarithmic axes."""
-    figure = Figure(figsize=(WIDTH, 7.6), layout="constrained")
+    figure = Figure(figsize=(WIDE, 7.6), layout="constrained")
     panels = figure.subplots(len(QUANTITIES), len(CURVES), sharex="col", sharey="row")
     for (quantity, of), line in zip(QUANTITIES.items(), panels, strict=True):
         line[0].set_ylabel(quantity, color=INK)

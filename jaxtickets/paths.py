@@ -100,8 +100,8 @@ class Paths:
         return self.path / "latent" / f"{kind}_{_number(round_)}.png"
 
     def plot(self, name: str) -> Path:
-        """The PNG file of one of the report's plots."""
-        return self.path / "plots" / f"{name}.png"
+        """The SVG file of one of the report's plots."""
+        return self.path / "plots" / f"{name}.svg"
 
     # What is there of each round; other names than a run gives are left out.
 

@@ -15,6 +15,7 @@ from jaxtickets import files
 from jaxtickets.errors import DamagedError, UserError
 from jaxtickets.origin import completed, differences, differing, origin
 from jaxtickets.paths import PICTURES, SNAPSHOTS, beyond
+from jaxtickets.progress import say
 from jaxtickets.records import Records
 
 # The columns of rounds.csv that every run has, beside those of its metrics and of its method.
@@ -30,6 +31,18 @@ __all__ = ["ROUND_COLUMNS", "SNAPSHOTS", "Workdir"]
 
 class Workdir(Records):
     """The directory of one run: it is started and resumed, and taken back to an earlier round."""
+
+    def _repr_html_(self) -> str | None:
+        """The run's report, as the value of a notebook's cell; None without a run, or if its files are damaged."""
+        if not self.is_started:
+            return None
+        from jaxtickets import report  # Loads Matplotlib.
+
+        try:
+            return report.show(self)._repr_html_()
+        except (DamagedError, UserError) as error:
+            say(str(error))
+            return None
 
     # Starting.
 

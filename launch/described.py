@@ -14,7 +14,8 @@ NO_POINTS = (
     "--grid is missing: write --grid=FIELD=VALUE,VALUE,... once for each field that varies, or describe the sweep in "
     "the function get_sweep of the config file"
 )
-OWN = ("logs", slurm.FOLDER, directory.SWEEP, "summary.csv", "levels.csv", "comparison.png")  # The sweep writes them.
+# The sweep writes them.
+OWN = ("logs", slurm.FOLDER, directory.SWEEP, "summary.csv", "levels.csv", "comparison.png", "comparison.html")
 
 
 class Experiment(NamedTuple):

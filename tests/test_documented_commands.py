@@ -63,6 +63,9 @@ HELD = {
     ),
     "python -m jaxtickets.sample": HERE,
     "python -m jaxtickets.report": HERE,
+    "python -m jaxtickets.report WORKDIR --serve": By(
+        "test_report_serving.py::test_the_command_serves_until_it_is_interrupted_and_ends_with_one_line"
+    ),
     "python -m jaxtickets.tickets": By(
         "test_ticket_commands.py::test_info_shows_what_is_in_a_file_and_json_has_the_numbers"
     ),
@@ -253,7 +256,7 @@ def place(digits_metric, data_directory, tmp_path_factory):
         "gan_digits", data_directory, seeds=2, **{"prune.rounds": 1, "eval.kid_subset_size": 16, "eval.kid_subsets": 2}
     )
     jt.run(config, place / "W")
-    for name in ("V", "runs/gan_digits", "runs/reinit"):
+    for name in ("V", "runs/gan_digits", "runs/reinit", "runs/a", "runs/b", "runs/c"):
         shutil.copytree(place / "W", place / name)
     return place
 

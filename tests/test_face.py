@@ -53,7 +53,7 @@ import sys, tempfile
 for name in ("orbax", "orbax.checkpoint", "matplotlib", "tensorflow_datasets", "tensorflow", "array_record"):
     sys.modules[name] = None
 import jax, numpy as np, optax, jaxtickets as jt
-for name in set(jt.__all__) - {"Workdir", "get_config", "load_ticket", "models", "run", "train"}:
+for name in set(jt.__all__) - {"Workdir", "get_config", "load_ticket", "models", "run", "save_ticket", "train"}:
     getattr(jt, name)
 params = {"w": np.arange(8.0, dtype=np.float32).reshape(2, 4)}
 with tempfile.TemporaryDirectory() as path:

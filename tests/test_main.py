@@ -68,7 +68,7 @@ def test_a_run_ends_with_the_table_the_verdict_and_the_place_of_the_report(whole
     assert json.loads((workdir / "verdict.json").read_text())["message"] in out
     assert out.strip().splitlines()[-1] == f"Report: {workdir / 'report.html'}"
     assert (workdir / "report.html").stat().st_size > 10_000
-    assert {path.name for path in (workdir / "plots").iterdir()} >= {"losses.png", "layers.png", "samples.png"}
+    assert {path.name for path in (workdir / "plots").iterdir()} >= {"curve_generator_loss.svg", "layers.svg"}
     # Without a terminal there is no bar: one line for the compilation and one per round, beside other notices.
     assert [line.split(":")[0] for line in err.splitlines() if line.startswith("round")] == [
         "round 0",

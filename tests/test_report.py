@@ -1,18 +1,22 @@
 """The report is built from a workdir's files alone, whatever state a run left them in."""
 
+import io
 import json
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from pages import other_files, parsed, winning_rows
 from PIL import Image
 from report_workdirs import DISTANCES, WINNER, read_rows, write_workdir
 
 from jaxtickets import report
 from jaxtickets.errors import UserError
 from jaxtickets.report.__main__ import main
-from jaxtickets.report.plots import corner, curve
+from jaxtickets.report.plots import curve
 from jaxtickets.report.reading import read, significant
+from jaxtickets.report.samples import corner
 
 
 @pytest.fixture
@@ -87,11 +91,13 @@ def reported(tmp_path_factory):
     return path, report.build(path).read_text()
 
 
-def test_the_page_needs_nothing_beside_it(reported):
+def test_the_page_needs_nothing_beside_it_and_asks_for_nothing(reported):
     _, html = reported
-    sources = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", html)
-    assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
-    assert not re.search(r"url\(|@import|<script|<link", html)
+    page = parsed(html)
+    assert other_files(page) == [] and len(list(page.all("img"))) == 13
+    assert not re.search(r"@import|url\((?!#)|fetch\(|XMLHttpRequest|http(?!://www.w3.org/)", page.one("style").text)
+    assert not re.search(r"fetch|XMLHttpRequest|import|https?:", page.one("script").text)
+    assert len(html) < 400_000
 
 
 def test_the_page_tells_the_verdict_and_how_to_reproduce_it(reported):
@@ -105,10 +111,10 @@ def test_the_page_tells_the_verdict_and_how_to_reproduce_it(reported):
         "0123abc",
     ):
         assert text in html
-    assert html.count('<tr class="wins">') == 1
-    grids = ("Dense run (round 0", "Sparsest within tolerance (round 4", "Last round (round 5")
-    assert all(caption in html for caption in grids)
-    assert "inning" not in html and "fd_digits, sparsest within tolerance" in html
+    assert [row[0] for row in winning_rows(parsed(html), "rounds")] == ["4"]
+    labels = ("Round 0 · 0.0 % pruned · fd_digits 12.31 · dense run", "13.40 · sparsest within tolerance")
+    assert all(label in html for label in labels)
+    assert "winning" not in html.lower() and "fd_digits, sparsest within tolerance" in html
 
 
 def test_the_page_escapes_everything_that_comes_from_a_file(workdir):
@@ -122,16 +128,18 @@ def test_the_page_escapes_everything_that_comes_from_a_file(workdir):
     rounds = (workdir / "rounds.csv").read_text()
     (workdir / "rounds.csv").write_text(rounds.replace("kid", "<script>"))
     html = report.build(workdir).read_text()
-    assert "<script" not in html
-    assert "&lt;script&gt;alert" in html
+    assert html.count("<script") == 1 and "&lt;script&gt;alert" in html
+    assert "alert" not in parsed(html).one("script").text
 
 
-def test_every_plot_is_a_png_in_plots(reported):
+def test_every_plot_is_an_svg_file_in_plots_without_a_style_of_the_page(reported):
     workdir, _ = reported
     names = {path.name for path in (workdir / "plots").iterdir()}
-    assert names == {"metric_fd_digits.png", "metric_kid.png", "losses.png", "layers.png", "samples.png"}
+    curves = {"curve_generator_loss.svg", "curve_discriminator_loss.svg"}
+    assert names == {"metric_fd_digits.svg", "metric_kid.svg", "layers.svg", *curves}
     for name in names:
-        Image.open(workdir / "plots" / name).verify()
+        text = (workdir / "plots" / name).read_text()
+        assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg" and "var(" not in text
 
 
 def test_an_unfinished_run_is_reported(tmp_path):
@@ -168,7 +176,9 @@ def test_a_report_replaces_the_earlier_one_and_leaves_no_other_file(reported):
 @pytest.mark.parametrize("gap", [0, 1, 2])
 def test_the_corner_of_a_grid_is_two_whole_rows(gap):
     side = 8 * (16 + gap) - gap
-    assert corner(Image.new("L", (side, side))).shape == (2 * (16 + gap), side, 3)
+    grid, saved = Image.new("L", (side, side)), io.BytesIO()
+    grid.save(saved, "png")
+    assert Image.open(io.BytesIO(corner(saved.getvalue()))).size == (side, 2 * (16 + gap))
 
 
 def test_the_command_line_reports_one_workdir(workdir, capsys):

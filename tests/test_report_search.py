@@ -1,17 +1,19 @@
 """Reports of early-bird searches: their plots, columns and tables."""
 
 import json
-import re
 
 import numpy as np
 import pytest
-from PIL import Image
+from pages import parsed, table_in
 from report_workdirs import read_rows, table_of, write_csv, write_searches, write_seeds, write_workdir
 
 from jaxtickets import report
-from jaxtickets.report.plots import metric_figure, search_figure, shown_searches
+from jaxtickets.report.plots import metric_figure
 from jaxtickets.report.reading import metric_columns, read
+from jaxtickets.report.search import largest_distance, search_figure, search_title, shown_searches
 from jaxtickets.report.table import measured_columns
+
+COSTS = ("training [s]", "search [s]", "memory of a step [MB]")
 
 
 @pytest.fixture
@@ -81,21 +83,21 @@ def test_over_several_seeds_the_epoch_is_the_mean_of_the_seeds_that_found_a_tick
 
 
 def test_the_page_of_a_search_explains_its_plot_and_leaves_its_colours_as_they_are(searched, workdir):
-    html, other = report.build(searched).read_text(), report.build(workdir).read_text()
-    image, caption = re.search(
-        r"<h2>Search for the ticket</h2>\n<figure>(<img [^>]*>)<figcaption>([^<]*)", html
-    ).groups()
-    assert 'class="heatmap"' in image and not re.search("heatmap [^}]*filter", html.partition("</style>")[0])
+    page, other = (parsed(report.build(path).read_text()) for path in (searched, workdir))
+    section = page.one("section", id="search")
+    assert len(list(section.all("svg"))) == 4 and "filter" not in page.one("style").text
+    caption = list(section.all("p"))[-1].text
     for text in ("share of channels", "last 5 masks", "threshold", "4 of 5 rounds are shown"):
         assert text in caption
-    header = re.findall("<th>([^<]*)</th>", html)
-    assert header[5:] == ["fd_digits", "found at epoch", "kid", "training [s]", "search [s]", "step [MB]", ""]
-    first, second = re.findall(r"<tr>\n(<td>[01]</td>.*)", html)
-    assert re.findall("<td>([^<]*)</td>", first)[6:] == ["-", "0.04103", "31.4", "0.0", "48.3"]
-    assert re.findall("<td>([^<]*)</td>", second)[6:] == ["7.94", "0.03947", "32.4", "9.5", "33.8"]
-    assert re.findall("<th>([^<]*)</th>", other)[5:] == ["fd_digits", "kid", "training [s]", ""]
-    assert not any(text in other for text in ("Search for the ticket", "search:", '"heatmap"'))
-    Image.open(searched / "plots" / "search.png").verify()
+    header, first, second, *_ = table_in(page, "rounds")
+    assert header[5:] == ["found at epoch", "kid"]
+    assert (first[5:], second[5:]) == (["-", "0.04103"], ["7.94", "0.03947"])
+    header, *rows = table_in(page, "costs")
+    costs = [dict(zip(header, row, strict=True)) for row in rows]
+    assert [costs[0][name] for name in COSTS] == ["31.4", "0.0", "48.3"]
+    assert [costs[1][name] for name in COSTS] == ["32.4", "9.5", "33.8"]
+    assert table_in(other, "rounds")[0][5:] == ["kid"] and "Search for the ticket" not in other.text
+    assert {path.stem for path in (searched / "plots").glob("search_*.svg")} == {f"search_00{n}" for n in (1, 2, 4, 5)}
 
 
 def test_the_report_over_several_seeds_shows_the_search_of_the_first_one(tmp_path):
@@ -106,8 +108,13 @@ def test_the_report_over_several_seeds_shows_the_search_of_the_first_one(tmp_pat
 
 def test_the_plot_of_a_search_has_a_cell_for_each_two_masks_in_epochs_and_the_ticket_on_its_diagonal(searched):
     run = read(searched)
-    figure = search_figure({number: run.searches[number] for number in (1, 4)}, run.rounds)
-    first, fourth, bar = figure.axes
+    searches = {number: run.searches[number] for number in (1, 4)}
+    (first, bar), (fourth, _) = (
+        search_figure(
+            search, search_title(number, search, run.rounds[number]["sparsity"]), largest_distance(searches)
+        ).axes
+        for number, search in searches.items()
+    )
     mesh, *_, diamond = first.collections
     np.testing.assert_array_equal(mesh.get_array(), run.searches[1]["distances"])
     edges = np.asarray(mesh.get_coordinates())[0, :, 0]
@@ -124,7 +131,7 @@ def test_the_plot_of_a_search_has_a_cell_for_each_two_masks_in_epochs_and_the_ti
 def test_the_line_in_the_plot_of_a_search_parts_the_cells_below_the_threshold_from_the_others():
     distances = [[0, 0.3, 0.1], [0.3, 0, 0.09], [0.1, 0.09, 0]]
     search = {"epochs": [1, 2, 3], "distances": distances, "queue": 2, "threshold": 0.1, "emerged": 2}
-    upright, level = search_figure({1: search | {"unit": "weights"}}, []).axes[0].collections[1:3]
+    upright, level = search_figure(search | {"unit": "weights"}, "", 0.3).axes[0].collections[1:3]
     # Rows from below: close, far, far | far, close, close | far, close, close.
     expected = {((1.5, 0.5), (1.5, 1.5)), ((1.5, 1.5), (1.5, 2.5)), ((1.5, 2.5), (1.5, 3.5))}
     assert {tuple(map(tuple, segment)) for segment in upright.get_segments()} == expected
@@ -138,7 +145,7 @@ def test_of_many_searches_four_are_drawn_with_the_first_and_the_last():
 
 def test_a_search_of_a_single_mask_is_drawn(tmp_path):
     report.build(write_searches(write_workdir(tmp_path / "run", rounds=2, winner=1), epochs=1, emerged=(None,)))
-    Image.open(tmp_path / "run" / "plots" / "search.png").verify()
+    assert (tmp_path / "run" / "plots" / "search_001.svg").exists()
 
 
 def test_a_workdir_without_names_has_the_columns_of_a_search_and_the_direction_of_its_verdict(searched):
@@ -148,9 +155,9 @@ def test_a_workdir_without_names_has_the_columns_of_a_search_and_the_direction_o
         metric_figure(run.rounds, run.verdict, metric, (), run.about).axes[0].get_ylabel()
         for metric in ("fd_digits", "kid")
     ]
-    assert labels == ["Frechet distance in digits features, 2,048 samples\n(lower is better)", "kid"]
-    headers = re.findall("<th>([^<]*)</th>", report.build(searched).read_text())
-    assert {"found at epoch", "search [s]"} <= set(headers)
+    assert labels == ["Frechet distance in digits features, 2,048\nsamples\n(lower is better)", "kid"]
+    page = parsed(report.build(searched).read_text())
+    assert "found at epoch" in table_in(page, "rounds")[0] and "search [s]" in table_in(page, "costs")[0]
 
 
 def test_in_an_old_workdir_how_far_masks_have_moved_is_no_metric(searched):

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from pages import other_files, parsed, winning_rows
 from report_workdirs import (
     HIGHER,
     cells,
@@ -20,7 +21,8 @@ from report_workdirs import (
 from jaxtickets import report, statistics
 from jaxtickets.errors import UserError
 from jaxtickets.report.__main__ import main
-from jaxtickets.report.page import _facts, _test_note
+from jaxtickets.report.answer import test_note as note_on_the_test
+from jaxtickets.report.answer import verdict_facts
 from jaxtickets.report.plots import metric_figure
 from jaxtickets.report.ratios import ratio_figure
 from jaxtickets.report.reading import read
@@ -99,17 +101,18 @@ def test_the_page_of_several_seeds_shows_means_and_leads_to_each_seed(seeds):
     html = report.build(seeds).read_text()
     for text in ("Round 4 wins over 3 seeds.", "11.94 [11.44, 12.44]", "&lt;0.001", "Samples of seed 0", "kid"):
         assert text in html
-    assert html.count('<tr class="wins">') == 1
-    links = re.findall(r'href="([^"]*)"', html)
+    page = parsed(html)
+    assert [table_row[0] for table_row in winning_rows(page, "rounds")] == ["4"]
+    links = other_files(page)
     assert links == [f"seed_{seed}/report.html" for seed in range(3)]
     assert all((seeds / link).is_file() for link in links)
-    assert {path.name for path in (seeds / "plots").iterdir()} == {"metric_fd_digits.png", "metric_kid.png"}
+    assert {path.name for path in (seeds / "plots").iterdir()} == {"metric_fd_digits.svg", "metric_kid.svg"}
 
 
 def test_the_page_of_unfinished_seeds_says_how_far_each_is(unfinished_seeds):
     html = report.build(unfinished_seeds).read_text()
     assert "Rounds complete so far: 6 of seed 0, 3 of seed 1, 1 of seed 2." in html
-    assert re.findall(r'href="([^"]*)"', html) == ["seed_0/report.html"] and "seed 2 (not finished)" in html
+    assert other_files(parsed(html)) == ["seed_0/report.html"] and "seed 2 (not finished)" in html
 
 
 def test_several_seeds_without_a_finished_round_are_reported(unfinished_seeds):
@@ -180,20 +183,20 @@ def test_the_page_of_several_seeds_names_the_test_and_the_spread_of_the_dense_ru
         f"{entry['ratio']:.2f} [{entry['ratio_low']:.2f}, {entry['ratio_high']:.2f}]",
         f"{100 * dense['spread']:.1f}%",
         "fd_digits, winning ticket",
-        "Winning ticket (round 4",
+        "Round 4 · 76.0 % pruned · winning ticket",
         "Each dot is a seed",
     ):
         assert text in html
-    assert html.count('<tr class="wins">') == 1
+    assert [row[0] for row in winning_rows(parsed(html), "rounds")] == ["4"]
     assert {path.name for path in (judged / "plots").iterdir()} == {
-        *("ratio.png", "metric_fd_digits.png", "metric_kid.png")
+        *("ratio.svg", "metric_fd_digits.svg", "metric_kid.svg")
     }
 
 
 def test_the_winner_of_a_control_is_called_a_control(tmp_path):
     path = write_ratios(tmp_path / "run", subject="control (reinit)")
     html, text = report.build(path).read_text(), report.summary(path)
-    assert "<== winning control" in text and "Winning control (round 4" in html
+    assert "<== winning control" in text and "Round 4 · 76.0 % pruned · winning control" in html
     assert "winning ticket" not in (text + html).lower()
 
 
@@ -211,7 +214,7 @@ def test_the_plot_of_ratios_has_the_intervals_of_the_verdict_and_the_ratios_of_e
         [[low, high] for (_, low), (_, high) in bars], [[row["ratio_low"], row["ratio_high"]] for row in entries]
     )
     assert "within tolerance (up to 1.1)" in drawn and "winning ticket (round 4, 76.0 % pruned)" in drawn
-    hollow = [tuple(colour[:3]) == (1, 1, 1) for colour in axes.collections[-2].get_facecolors()]
+    hollow = [min(colour[:3]) > 0.99 for colour in axes.collections[-2].get_facecolors()]
     assert hollow == [not row["wins"] for row in entries]
 
 
@@ -273,9 +276,9 @@ def test_the_page_speaks_of_no_ratio_where_the_values_have_none():
         for seed, value in enumerate(of_seeds)
     ]
     verdict = judge_seeds(rows, "gain", "gain", 0.1, 0.95, better="higher")
-    note = _test_note(verdict)
+    note = note_on_the_test(verdict)
     assert "x dense" not in note and "paired one-sided t test that the difference from the dense run" in note
-    facts = dict(_facts(verdict, True))
+    facts = dict(verdict_facts(verdict, {}))
     assert facts["within tolerance down to"].startswith("-11.5") and not any("ratio" in name for name in facts)
 
 

@@ -54,7 +54,7 @@ def test_no_other_module_has_the_file_names():
         "dense_",
         "seed_",
     ]
-    names = sorted({path.name for path in paths(Workdir("run")) if "7" not in path.name and path.suffix} - {"*.png"})
+    names = sorted({path.name for path in paths(Workdir("run")) if "7" not in path.name and path.suffix} - {"*.svg"})
     pattern = re.compile(rf"""/ f?["']({"|".join(map(re.escape, names + directories))})""")
     assert pattern.search('path / "rounds.csv"') and pattern.search('path / f"seed_{seed}"')
     for folder in ("jaxtickets", "launch"):

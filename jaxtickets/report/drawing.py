@@ -13,14 +13,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator, ScalarFormatter
 
 from jaxtickets.report.reading import REFERENCES, interval, is_finite, percent, significant
+from jaxtickets.report.theme import COLOURS
 
 PLAIN = {"text.parse_math": False}  # Settings of Matplotlib for figures with names of others: $ is a letter.
 DPI = 130
-WIDTH = 9.0  # inches
-LABEL = 52  # characters per line of y's label
-INK, FAINT = "#2b2f36", "#d5d9df"
-LINE, DENSE, BAND, WINNER = "#2563a6", "#6b7280", "#dfeadf", "#d9480f"
-REFERENCE_COLOURS = {"held_out": "#2f7d3b", "untrained": "#8e44ad", "mean_image": "#9a6a00"}
+WIDTH = 4.8  # inches: as wide as a phone, so that the type is as large as that of the text there.
+WIDE = 9.0  # inches, of a plot that is no part of a page.
+LABEL = 42  # characters per line of y's label
+LEGEND = 62  # characters that fit beside each other in a legend
+MOST_TICKS = 11
+INK, FAINT, LINE, DENSE, BAND, WINNER = (
+    COLOURS[name][0] for name in ("ink", "line", "curve", "dense", "band", "ticket")
+)
+REFERENCE_COLOURS = {kind: COLOURS[kind.replace("_", "-")][0] for kind in REFERENCES}
 BEYOND = 0.14  # The share of the height beyond a break of the axis.
 MOST_STRETCHED = 3  # A plot with references may be this many times as high as its data.
 
@@ -36,7 +41,18 @@ def png(figure: Figure) -> bytes:
 def metric_axis(axes: Axes, label: str, direction: str) -> None:
     """Labels y with a metric's name, in lines that fit the figure, and with its direction, if that is known."""
     lines = [*textwrap.wrap(label, LABEL), *([f"({direction})"] if direction else [])]
-    axes.set_ylabel("\n".join(lines), color=INK)
+    axes.set_ylabel("\n".join(lines), color=INK, fontsize=8.5)
+
+
+def legend(figure: Figure) -> None:
+    """The legend above a plot, in two columns if its texts fit beside each other."""
+    labels = [text for axes in figure.axes for text in axes.get_legend_handles_labels()[1]]
+    if not labels:
+        return
+    half = -(-len(labels) // 2)
+    longest = [max(map(len, part)) for part in (labels[:half], labels[half:]) if part]
+    columns = 2 if len(longest) == 2 and sum(longest) < LEGEND else 1
+    figure.legend(loc="outside upper left", ncols=columns, frameon=False, fontsize=8.5, labelcolor=INK)
 
 
 def interval_band(
@@ -134,7 +150,7 @@ def value_axis(axes: Axes, values: Sequence[float]) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def sparsity_axis(axes: Axes, densities: Sequence[float], most_ticks: int = 22) -> None:
+def sparsity_axis(axes: Axes, densities: Sequence[float], most_ticks: int = MOST_TICKS) -> None:
     """Makes x the density on a falling log scale, on which rounds of a constant pruning rate are equally far apart.
 
     The ticks are sparsities of rounds, as many as there is room for.
@@ -151,7 +167,7 @@ def sparsity_axis(axes: Axes, densities: Sequence[float], most_ticks: int = 22) 
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([percent(1 - density) for density in ticks])
-    axes.set_xlabel("weights pruned [%], spaced by the log of the weights kept", color=INK)
+    axes.set_xlabel("weights pruned [%], spaced by the log of the weights kept", color=INK, fontsize=9)
 
 
 def clean(axes: Axes) -> None:

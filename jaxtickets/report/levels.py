@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxtickets import statistics
 from jaxtickets.files import write_csv
-from jaxtickets.report.compare import common_metric, common_reference, describe_common, run_names
+from jaxtickets.report.common import common_metric, common_reference, describe_common, run_names
 from jaxtickets.report.reading import (
     REFERENCES,
     Results,
@@ -26,6 +26,15 @@ from jaxtickets.report.table import ratio_of
 from jaxtickets.tables import aligned, table_width
 
 MAX_WIDTH = 130
+LEVEL_NOTES: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], bool]] = {  # With the rows for which each is true.
+    "* within the tolerance of the run's own dense value; over several seeds, shown to be so by the test.": (
+        lambda rows: any(row["wins"] for row in rows)
+    ),
+    "± half the confidence interval of the mean over the seeds.": (
+        lambda rows: any(row["low"] is not None for row in rows)
+    ),
+    "No two runs have a pruned round of the same sparsity.": lambda rows: all(row["sparsity"] == 0 for row in rows),
+}
 
 
 def levels(workdirs: Sequence[str | os.PathLike], out_dir: str | os.PathLike) -> str:
@@ -51,10 +60,10 @@ def levels(workdirs: Sequence[str | os.PathLike], out_dir: str | os.PathLike) ->
     left_out = [name for name in runs if name not in {row["run"] for row in rows}]
     title = f"{metric} by weights pruned [%], {describe_common(metric, runs.values()).direction} ({file}):"
     reference = common_reference(metric, [runs[row["run"]] for row in rows])
-    text = "\n".join([title, "", _table(rows, _cell), *_notes(rows, left_out, reference)])
+    text = "\n".join([title, "", _table(rows, cell_of), *_notes(rows, left_out, reference)])
     if compared := [row for row in rows if row["ratio"] is not None]:
         title = "Times the dense run of the same seed, geometric mean over the seeds [confidence interval]:"
-        text += "\n".join(["\n", title, "", _table(compared, _ratio_cell)])
+        text += "\n".join(["\n", title, "", _table(compared, ratio_cell_of)])
     return text
 
 
@@ -108,25 +117,37 @@ def against_control(run: Results, control: Results, metric: str) -> dict[int, st
     }
 
 
-def _table(rows: Sequence[dict[str, Any]], cell: Callable[[Mapping[str, Any]], str]) -> str:
+def level_cells(
+    rows: Sequence[dict[str, Any]], cell: Callable[[Mapping[str, Any]], str], most: int | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """The header and the lines of a table with one row per run and one column per sparsity.
+
+    Args:
+      most: at most so many pruned sparsities, spread evenly, so that the sparsest rounds are always there.
+    """
     cells = {(row["run"], row["sparsity"]): cell(row) for row in rows}
     dense = ["dense "] if any(row["sparsity"] == 0 for row in rows) else []
     names = list(dict.fromkeys(row["run"] for row in rows))
     pruned = sorted({row["sparsity"] for row in rows if row["sparsity"] > 0})
-    for count in range(len(pruned), -1, -1):
-        # Spread evenly, so that the sparsest rounds are always there.
-        shown = [pruned[index] for index in np.linspace(0, len(pruned) - 1, count).round().astype(int)]
-        header = ["run", *dense, *(f"{100 * level:.1f} " for level in shown)]
-        levels = [*[0] * len(dense), *shown]
-        table = aligned(header, [[name, *(cells.get((name, x), "- ") for x in levels)] for name in names], left=(0,))
+    if most is not None:
+        pruned = [pruned[index] for index in np.linspace(0, len(pruned) - 1, most).round().astype(int)]
+    header = ["run", *dense, *(f"{100 * level:.1f} " for level in pruned)]
+    shown = [*[0] * len(dense), *pruned]
+    return header, [[name, *(cells.get((name, x), "- ") for x in shown)] for name in names]
+
+
+def _table(rows: Sequence[dict[str, Any]], cell: Callable[[Mapping[str, Any]], str]) -> str:
+    levels = len({row["sparsity"] for row in rows if row["sparsity"] > 0})
+    for count in range(levels, -1, -1):
+        table = aligned(*level_cells(rows, cell, count), left=(0,))
         if table_width(table) <= MAX_WIDTH:
             break
-    if count < len(pruned):
-        table += f"\n{len(pruned) - count} more sparsities that runs share did not fit; they are in levels.csv."
+    if count < levels:
+        table += f"\n{levels - count} more sparsities that runs share did not fit; they are in levels.csv."
     return table
 
 
-def _cell(row: Mapping[str, Any]) -> str:
+def cell_of(row: Mapping[str, Any]) -> str:
     """The value, half its confidence interval, and a star for a win; else a blank, which keeps the digits aligned."""
     text = significant(row["mean"])
     if row["low"] is not None:
@@ -135,7 +156,7 @@ def _cell(row: Mapping[str, Any]) -> str:
     return text + ("*" if row["wins"] else " ")
 
 
-def _ratio_cell(row: Mapping[str, Any]) -> str:
+def ratio_cell_of(row: Mapping[str, Any]) -> str:
     return ratio_of(row) + ("*" if row["wins"] else " ")
 
 
@@ -145,14 +166,7 @@ def _notes(rows: Sequence[dict[str, Any]], left_out: Sequence[str], reference: M
         known = {name: reference.get(kind) for kind, name in REFERENCES.items() if is_finite(reference.get(kind))}
         scores = [f"{name} {significant(value)}" for name, value in known.items()]
         notes.append(f"References: {', '.join(scores)}.")
-    if any(row["wins"] for row in rows):
-        notes.append(
-            "* within the tolerance of the run's own dense value; over several seeds, shown to be so by the test."
-        )
-    if any(row["low"] is not None for row in rows):
-        notes.append("± half the confidence interval of the mean over the seeds.")
-    if all(row["sparsity"] == 0 for row in rows):
-        notes.append("No two runs have a pruned round of the same sparsity.")
+    notes += [note for note, holds in LEVEL_NOTES.items() if holds(rows)]
     if left_out:
         notes.append(
             f"Not in this table, for want of a finished round with {rows[0]['metric']}: {', '.join(left_out)}."

@@ -1,26 +1,28 @@
-"""The plots of one run: metrics, losses, the sparsity of each layer, samples, and the search for a ticket."""
+"""The plots of one run: metrics, training curves, the sparsity of each layer, and the search for a ticket."""
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap
+from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
-from PIL import Image
 
 from jaxtickets.report.drawing import (
     BAND,
     DENSE,
     INK,
     LINE,
+    MOST_TICKS,
     PLAIN,
     WIDTH,
     WINNER,
     clean,
     interval_band,
+    legend,
     metric_axis,
     sparsity_axis,
     value_axis_with_references,
@@ -42,12 +44,14 @@ from jaxtickets.report.reading import (
     winning_round,
     wins,
 )
-from jaxtickets.report.search import search_figure, shown_searches
+from jaxtickets.report.search import largest_distance, search_figure, search_title, shown_searches
+from jaxtickets.report.svg import PAPER
+from jaxtickets.report.theme import ROUNDS
 
 NOT_CURVES = ("round", "step", "split", "seconds")
 MAX_CURVES = 6
 POINTS_PER_CURVE = 80
-MAX_ANNOTATED_CELLS = 700
+LAYERS = "layers"  # The name of the plot.
 NO_REFERENCE: Mapping[str, Any] = {}
 
 
@@ -55,27 +59,46 @@ NO_REFERENCE: Mapping[str, Any] = {}
 def figures(run: Results) -> dict[str, Figure]:
     """All plots for which the run has data, by file name without its ending."""
     drawn = {}
-    main = main_metric(run.rounds, run.verdict, run.about)
-    for metric in sorted(metric_columns(run.rounds, run.about), key=lambda name: name != main):
-        if any(is_finite(row[metric]) for row in run.rounds):
-            if metric == main and (figure := ratio_figure(run)):
-                drawn[RATIO] = figure
-            shown = run.rounds, run.verdict, metric, run.seed_rounds, run.about, run.references.get(metric, {})
-            drawn[metric_plot(metric)] = metric_figure(*shown)
-    if curve_names(run.metrics):
-        drawn["losses"] = losses_figure(run.metrics)
+    for metric in shown_metrics(run):
+        if not drawn and (figure := ratio_figure(run)):
+            drawn[RATIO] = figure
+        shown = run.rounds, run.verdict, metric, run.seed_rounds, run.about, run.references.get(metric, {})
+        drawn[metric_plot(metric)] = metric_figure(*shown)
+    for name in curve_names(run.metrics):
+        drawn[curve_plot(name)] = curve_figure(run.metrics, name)
     if run.layers:
-        drawn["layers"] = layers_figure(run.layers)
-    if run.samples and not run.seeds:  # The seeds' own reports have theirs.
-        drawn["samples"] = samples_figure(run)
-    if run.searches:
-        drawn["search"] = search_figure(shown_searches(run.searches), run.rounds)
+        drawn[LAYERS] = layers_figure(run.layers)
+    sparsities = {row["round"]: row["sparsity"] for row in run.rounds}
+    for number, search in (searches := shown_searches(run.searches)).items():
+        title = search_title(number, search, sparsities.get(number))
+        drawn[search_plot(number)] = search_figure(search, title, largest_distance(searches))
     return drawn
+
+
+def shown_metrics(run: Results) -> list[str]:
+    """The metrics that have a plot, the verdict's first."""
+    main = main_metric(run.rounds, run.verdict, run.about)
+    metrics = sorted(metric_columns(run.rounds, run.about), key=lambda name: name != main)
+    return [metric for metric in metrics if any(is_finite(row[metric]) for row in run.rounds)]
+
+
+def curve_plot(name: str) -> str:
+    """The name of the plot of a training curve."""
+    return f"curve_{_plain(name)}"
+
+
+def search_plot(round_: int) -> str:
+    """The name of the plot of a round's search."""
+    return f"search_{round_:03d}"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)
 
 
 def metric_plot(metric: str) -> str:
     """The name of a metric's plot."""
-    return f"metric_{re.sub(r'[^A-Za-z0-9_-]', '_', metric)}"
+    return f"metric_{_plain(metric)}"
 
 
 def metric_figure(
@@ -91,7 +114,7 @@ def metric_figure(
     Over several seeds, `rows` are the means, and each of `seed_rows` is a dot. A bar is the interval around a metric on
     samples.
     """
-    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
     rows = [row for row in rows if is_finite(row[metric])]
     values = [row[metric] for row in rows]
@@ -115,7 +138,7 @@ def metric_figure(
         values += [value for _, *bounds in ends for value in bounds]
     means = [row[metric] for row in rows]
     axes.plot([row["density"] for row in rows], means, color=LINE, linewidth=1.8, zorder=3)
-    filled = [LINE if not is_main or row["round"] == 0 or wins(row, verdict) else "white" for row in rows]
+    filled = [LINE if not is_main or row["round"] == 0 or wins(row, verdict) else PAPER for row in rows]
     axes.scatter([row["density"] for row in rows], means, s=34, c=filled, edgecolors=LINE, linewidths=1.4, zorder=4)
     for row in rows:
         if row["round"] == winning_round(verdict):
@@ -126,41 +149,50 @@ def metric_figure(
     described = describe(metric, verdict, about)
     metric_axis(axes, described.label, described.direction if described.better else "")
     clean(axes)
-    if axes.get_legend_handles_labels()[0]:
-        figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
+    legend(figure)
     return figure
 
 
-def losses_figure(metrics: Sequence[dict[str, Any]]) -> Figure:
-    """Each training curve against the step, one line per round."""
-    names = curve_names(metrics)
-    columns = min(2, len(names))
-    height = -(-len(names) // columns)
-    figure = Figure(figsize=(WIDTH, 0.4 + 2.9 * height), layout="constrained")
-    panels = figure.subplots(height, columns, squeeze=False)
+def curve_figure(metrics: Sequence[dict[str, Any]], name: str) -> Figure:
+    """A training curve against the step, one line per round."""
+    figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+    axes = figure.subplots()
     rounds = sorted({row["round"] for row in metrics if row.get("split") == "train"})
     colours = round_colours(rounds)
-    for axes, name in zip(panels.flat, names, strict=False):
-        drawn = []
-        for number in rounds:
-            steps, values = curve(metrics, number, name)
-            axes.plot(steps, values, color=colours[number], linewidth=1.3, marker="o" if len(steps) == 1 else None)
-            drawn.extend(values)
-        # A few values at the very start would otherwise flatten everything that follows.
-        low, high = np.quantile(drawn, (0.005, 0.995))
-        margin = 0.06 * (high - low) or 0.1
-        axes.set_ylim(low - margin, high + margin)
-        axes.set_title(name.replace("_", " "), loc="left", fontsize=10, color=INK)
-        axes.set_xlabel("training step", color=INK)
-        clean(axes)
-    for axes in panels.flat[len(names) :]:
-        axes.set_axis_off()
-    _round_bar(figure, panels, rounds)
+    drawn = []
+    for number in rounds:
+        steps, values = curve(metrics, number, name)
+        axes.plot(steps, values, color=colours[number], linewidth=1.3, marker="o" if len(steps) == 1 else None)
+        drawn.extend(values)
+    # A few values at the very start would otherwise flatten everything that follows.
+    low, high = np.quantile(drawn, (0.005, 0.995))
+    margin = 0.06 * (high - low) or 0.1
+    axes.set_ylim(low - margin, high + margin)
+    axes.set_title(name.replace("_", " "), loc="left", fontsize=10, color=INK)
+    axes.set_xlabel("training step", color=INK, fontsize=9)
+    clean(axes)
+    _round_bar(figure, axes, rounds)
     return figure
 
 
-def layers_figure(layers: Sequence[dict[str, Any]]) -> Figure:
-    """The sparsity of each prunable layer in each round, as a heatmap."""
+class Sparsities(NamedTuple):
+    """The sparsity of each prunable layer in each round.
+
+    Attributes:
+      layers: their names; the first is "all layers".
+      weights: [layers], their numbers of weights before pruning.
+      rounds: the rounds.
+      shares: [layers, rounds], in [0, 1], NaN where it is not known.
+    """
+
+    layers: list[str]
+    weights: np.ndarray
+    rounds: list[int]
+    shares: np.ndarray
+
+
+def layer_sparsities(layers: Sequence[dict[str, Any]]) -> Sparsities:
+    """The sparsities of the rows of `layers.csv`."""
     names = list(dict.fromkeys(row["layer"] for row in layers))
     rounds = sorted({row["round"] for row in layers})
     weights, kept = np.zeros((2, len(names) + 1, len(rounds)))
@@ -168,62 +200,30 @@ def layers_figure(layers: Sequence[dict[str, Any]]) -> Figure:
         cell = names.index(row["layer"]) + 1, rounds.index(row["round"])
         weights[cell], kept[cell] = row["weights"], row["kept"]
     weights[0], kept[0] = weights.sum(axis=0), kept.sum(axis=0)
-    sparsity = 1 - np.divide(kept, weights, out=np.full_like(kept, np.nan), where=weights > 0)
+    shares = 1 - np.divide(kept, weights, out=np.full_like(kept, np.nan), where=weights > 0)
+    short = [name.removesuffix("/kernel") for name in names]
+    return Sparsities(["all layers", *short], weights.max(axis=1), rounds, shares)
 
-    figure = Figure(figsize=(max(WIDTH, 3.5 + 0.42 * len(rounds)), 1.3 + 0.3 * len(names)), layout="constrained")
+
+def layers_figure(layers: Sequence[dict[str, Any]]) -> Figure:
+    """The sparsity of each prunable layer in each round, as a heat map."""
+    names, _, rounds, shares = layer_sparsities(layers)
+    figure = Figure(figsize=(WIDTH, 1.0 + 0.22 * len(names)), layout="constrained")
     axes = figure.subplots()
     colours = LinearSegmentedColormap.from_list("sparsity", ["#f4f7fb", "#7ba7d4", "#12365f"])
-    image = axes.imshow(100 * sparsity, cmap=colours, vmin=0, vmax=100, aspect="auto")
-    axes.axhline(0.5, color="white", linewidth=5)
-    labels = ["all layers", *(name.removesuffix("/kernel") for name in names)]
-    counts = weights.max(axis=1)
-    ticks = [f"{label}  ({count:,.0f})" for label, count in zip(labels, counts, strict=True)]
-    axes.set_yticks(range(len(ticks)), ticks)
-    axes.set_xticks(range(len(rounds)), [str(number) for number in rounds])
-    axes.set_xlabel("round", color=INK)
-    axes.set_ylabel("layer (weights)", color=INK)
-    axes.tick_params(length=0, labelsize=8.5, labelcolor=INK)
+    image = axes.imshow(100 * shares, cmap=colours, vmin=0, vmax=100, aspect="auto")
+    axes.axhline(0.5, color="white", linewidth=4)
+    axes.set_yticks(range(len(names)), names)
+    every = -(-len(rounds) // MOST_TICKS)
+    axes.set_xticks(range(0, len(rounds), every), [str(number) for number in rounds[::every]])
+    axes.set_xlabel("round", color=INK, fontsize=9)
+    axes.tick_params(length=0, labelsize=8, labelcolor=INK)
     axes.spines[:].set_visible(False)
-    if sparsity.size <= MAX_ANNOTATED_CELLS:
-        for (row, column), value in np.ndenumerate(sparsity):
-            if np.isfinite(value):
-                colour = "white" if value > 0.55 else INK
-                axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=colour)
     bar = figure.colorbar(image, ax=axes, pad=0.015, aspect=30)
     bar.set_label("weights pruned [%]", color=INK)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=8.5, labelcolor=INK)
     return figure
-
-
-def samples_figure(run: Results) -> Figure:
-    """The first two rows of each round's sample grid."""
-    sparsities = {row["round"]: row["sparsity"] for row in run.rounds}
-    columns = 1 if len(run.samples) <= 4 else 2 if len(run.samples) <= 12 else 3
-    height = -(-len(run.samples) // columns)
-    corners = {number: corner(Image.open(path, formats=("PNG",))) for number, path in run.samples.items()}
-    aspect = max(image.shape[0] / image.shape[1] for image in corners.values())
-    figure = Figure(figsize=(WIDTH, height * (WIDTH / columns * aspect + 0.38)), layout="constrained")
-    panels = figure.subplots(height, columns, squeeze=False)
-    for axes in panels.flat:
-        axes.set_axis_off()
-    for axes, (number, image) in zip(panels.flat, corners.items(), strict=False):
-        axes.imshow(image, interpolation="nearest")
-        title = f"round {number}"
-        if number in sparsities:
-            title += f" · {percent(sparsities[number])} % pruned"
-        is_winner = number == winning_round(run.verdict)
-        if is_winner:
-            title += f" · {winner(run.verdict)}"
-        axes.set_title(title, loc="left", fontsize=9.5, color=WINNER if is_winner else INK)
-    return figure
-
-
-def corner(grid: Image.Image) -> np.ndarray:
-    """The first two rows of a grid of square images that is eight images wide, as RGB."""
-    # Rounded up, because the last image has no gap to its right.
-    pitch = -(-grid.width // 8)
-    return np.asarray(grid.convert("RGB").crop((0, 0, grid.width, min(grid.height, 2 * pitch))))
 
 
 def curve_names(metrics: Sequence[dict[str, Any]]) -> list[str]:
@@ -250,19 +250,28 @@ def curve(metrics: Sequence[dict[str, Any]], number: int, name: str) -> tuple[np
     return means[:, 0], means[:, 1]
 
 
+def curve_rows(metrics: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """The points of a training curve as they are drawn, one row per point."""
+    return [
+        {"round": number, "step": f"{step:g}", name: f"{value:.6g}"}
+        for number in sorted({row["round"] for row in metrics if row.get("split") == "train"})
+        for step, value in zip(*curve(metrics, number, name), strict=True)
+    ]
+
+
 def round_colours(rounds: Sequence[int]) -> dict[int, Any]:
-    """One colour per round, from dark (dense) to light (sparse)."""
-    # The last tenth of viridis is too light to read on white.
-    shades = np.linspace(0, 0.9, max(2, len(rounds)))
-    return {number: matplotlib.colormaps["viridis"](shade) for number, shade in zip(rounds, shades, strict=False)}
+    """One colour per round, from blue (dense) to ochre (sparse)."""
+    colours = LinearSegmentedColormap.from_list("rounds", ROUNDS)
+    shades = np.linspace(0, 1, max(2, len(rounds)))
+    return {number: to_hex(colours(shade)) for number, shade in zip(rounds, shades, strict=False)}
 
 
-def _round_bar(figure: Figure, panels: np.ndarray, rounds: Sequence[int]) -> None:
+def _round_bar(figure: Figure, axes: Axes, rounds: Sequence[int]) -> None:
     if len(rounds) < 2:
         return
     colours = LinearSegmentedColormap.from_list("rounds", list(round_colours(rounds).values()), N=len(rounds))
     norm = BoundaryNorm(np.arange(len(rounds) + 1) - 0.5, len(rounds))
-    bar = figure.colorbar(ScalarMappable(norm, colours), ax=panels, pad=0.015, aspect=35)
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, pad=0.015, aspect=35)
     every = -(-len(rounds) // 12)
     bar.set_ticks(range(0, len(rounds), every), labels=[str(number) for number in rounds[::every]])
     bar.set_label("round", color=INK)

@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 from jaxtickets.report.drawing import (
     BAND,
     DENSE,
-    INK,
     LINE,
     WIDTH,
     WINNER,
     clean,
+    legend,
     metric_axis,
     sparsity_axis,
     value_axis_with_references,
@@ -29,6 +29,7 @@ from jaxtickets.report.reading import (
     winning_round,
     wins,
 )
+from jaxtickets.report.svg import PAPER
 from jaxtickets.statistics import ratio_limit
 
 RATIO = "ratio"  # The name of the plot.
@@ -47,7 +48,7 @@ def ratio_figure(run: Results) -> Figure | None:
     rows = [row for row in run.rounds if judged[row["round"]]]
     if not rows:
         return None
-    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.axhline(1, color=DENSE, linewidth=1.2, linestyle="--", label="dense run of the same seed")
     limit = ratio_limit(run.verdict["tolerance"], run.verdict["better"])
@@ -72,7 +73,7 @@ def ratio_figure(run: Results) -> Figure | None:
     ]
     label = f"geometric mean, {run.verdict['confidence']:.0%} interval"
     axes.errorbar(densities, means, ends, fmt="none", ecolor=LINE, elinewidth=1.6, capsize=3.5, zorder=4, label=label)
-    filled = [LINE if wins(row, run.verdict) else "white" for row in rows]
+    filled = [LINE if wins(row, run.verdict) else PAPER for row in rows]
     axes.scatter(densities, means, s=34, c=filled, edgecolors=LINE, linewidths=1.4, zorder=5)
     for row, mean in zip(rows, means, strict=True):
         if row["round"] == winning_round(run.verdict):
@@ -86,5 +87,5 @@ def ratio_figure(run: Results) -> Figure | None:
     described = describe(str(metric), run.verdict, run.about)
     metric_axis(axes, f"{metric}, times the dense run's", described.direction if described.better else "")
     clean(axes)
-    figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
+    legend(figure)
     return figure

@@ -1,6 +1,6 @@
 """The plot of an early-bird search: how its masks have moved."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,50 +16,51 @@ from jaxtickets.report.reading import is_finite, percent, short
 MAX_SEARCHES = 4
 
 
-def search_figure(searches: Mapping[int, dict[str, Any]], rows: Sequence[dict[str, Any]]) -> Figure:
-    """The distances between the masks of all pairs of epochs, one panel per round (You et al. 2020, figure 3).
+def search_figure(search: Mapping[str, Any], title: str, largest: float) -> Figure:
+    """The distances between the masks of all pairs of epochs (You et al. 2020, figure 3).
 
-    Below each is how far its masks have moved from the mask of step 0, where the search has noted it.
+    Below is how far the masks have moved from the mask of step 0, where the search has noted it.
 
     Args:
-      searches: the searches by round; `distances` is [n, n] in [0, 1], `epochs` is [n], `moved`, if there, is [n].
-      rows: the rows of `rounds.csv`.
+      search: `distances` is [n, n] in [0, 1], `epochs` is [n], `moved`, if there, is [n].
+      largest: the distance at the dark end of the colours.
     """
-    sparsities = {row["round"]: row["sparsity"] for row in rows}
-    columns = min(2, len(searches))
-    height = -(-len(searches) // columns)
-    strip = 0.12 * any(map(_knows_moved, searches.values()))
-    size = (0.72 * WIDTH, (0.58 + strip) * WIDTH) if columns == 1 else (WIDTH, (0.43 + strip) * WIDTH * height)
-    figure = Figure(figsize=size, layout="compressed")
+    figure = Figure(figsize=(WIDTH, (1 + 0.22 * _knows_moved(search)) * 0.86 * WIDTH), layout="compressed")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
-    panels = figure.subplots(height, columns, squeeze=False)
-    for axes in panels.flat[len(searches) :]:
-        axes.set_axis_off()
-    threshold = max(search["threshold"] for search in searches.values())
-    largest = max(2 * threshold, *(np.max(search["distances"]) for search in searches.values()))
+    axes = figure.subplots()
+    threshold = search["threshold"]
     # Light where masks are alike.
     colours = ScalarMappable(Normalize(0, largest), "viridis_r")
-    for axes, (number, search) in zip(panels.flat, searches.items(), strict=False):
-        _distances(axes, search, colours)
-        title = f"round {number}"
-        if number in sparsities:
-            title += f" · {percent(sparsities[number])} % pruned"
-        found = None if search["emerged"] is None else search["epochs"][search["emerged"]]
-        title += " · no ticket found" if found is None else f" · found at epoch {short(found)}"
-        axes.set_title(title, loc="left", fontsize=9.5, color=INK)
-        _moved(axes, search).set_xlabel("epoch", color=INK)
-    for axes in panels[:, 0]:
-        axes.set_ylabel("epoch", color=INK)
-    bar = figure.colorbar(colours, ax=panels, pad=0.02, aspect=30)
+    _distances(axes, search, colours)
+    axes.set_title(title, loc="left", fontsize=9.5, color=INK)
+    axes.set_ylabel("epoch", color=INK)
+    _moved(axes, search).set_xlabel("epoch", color=INK)
+    bar = figure.colorbar(colours, ax=axes, pad=0.02, aspect=30)
     ticks = MaxNLocator(6).tick_values(0, largest)
     plain = [tick for tick in ticks if abs(tick - threshold) > 0.04 * largest and tick <= largest]
     bar.set_ticks([*plain, threshold], labels=[*(f"{tick:g}" for tick in plain), f"{threshold:g}, threshold"])
     bar.ax.axhline(threshold, color="white", linewidth=1.5)
-    unit = next(iter(searches.values()))["unit"].removesuffix("s")
-    bar.set_label(f"normalised Hamming distance\nbetween {unit} masks", color=INK, labelpad=8)
+    bar.set_label(
+        f"normalised Hamming distance\nbetween {search['unit'].removesuffix('s')} masks", color=INK, labelpad=8
+    )
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=8.5, labelcolor=INK)
     return figure
+
+
+def largest_distance(searches: Mapping[int, Mapping[str, Any]]) -> float:
+    """The end of the colours that the plots of several searches share."""
+    threshold = max(search["threshold"] for search in searches.values())
+    return max(2 * threshold, *(np.max(search["distances"]) for search in searches.values()))
+
+
+def search_title(round_: int, search: Mapping[str, Any], sparsity: float | None) -> str:
+    """The round of a search, its sparsity if it is known, and the epoch at which the ticket was found."""
+    title = f"round {round_}"
+    if sparsity is not None:
+        title += f" · {percent(sparsity)} % pruned"
+    found = None if search["emerged"] is None else search["epochs"][search["emerged"]]
+    return title + (" · no ticket found" if found is None else f" · found at epoch {short(found)}")
 
 
 def shown_searches(searches: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:

@@ -140,8 +140,16 @@ def reference_rows(headers: Sequence[str], references: References) -> list[tuple
     return found
 
 
+LEFT = (0, 1, 3)  # The columns of the table of runs that hold words.
+
+
 def summary_table(rows: Sequence[dict[str, Any]]) -> str:
     """The runs of a comparison as a table, one line per run, from the rows that `compare` returns."""
+    return aligned(*summary_cells(rows), left=LEFT)
+
+
+def summary_cells(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The header and the lines of the table of runs."""
     header = ["run", "status", "seeds", "metric", "dense", "ticket sparsity %", "ticket value", "best value", "total s"]
     lines = [
         [
@@ -157,7 +165,7 @@ def summary_table(rows: Sequence[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return aligned(header, lines, left=(0, 1, 3))
+    return header, lines
 
 
 def round_mark(row: dict[str, Any], verdict: dict[str, Any] | None) -> str:

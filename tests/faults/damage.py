@@ -94,7 +94,7 @@ def kind(base: str, file: str) -> str:
     file = re.sub(r"[0-9a-f]{16,}", "<hash>", file)
     file = re.sub(r"(xla/).*", r"\1*", file)
     file = re.sub(r"tfevents\..*", "tfevents", file)
-    file = re.sub(r"(plots|samples)/.*\.png", r"\1/*.png", file)
+    file = re.sub(r"(plots|samples)/.*\.(svg|png)", r"\1/*.\2", file)
     return f"{base}: {re.sub(r'[0-9]+', 'N', file)}"
 
 

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -28,7 +29,26 @@ EVIL = (
 )
 TAGS = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "div", "p", "dl", "dt", "dd", "table", "thead"}
 TAGS |= {"tbody", "tr", "th", "td", "figure", "img", "figcaption", "pre", "details", "summary", "a", "link"}
-ATTRIBUTES = {"lang", "charset", "name", "content", "class", "alt", "src", "href"}
+TAGS |= {"main", "nav", "section", "h3", "ul", "li", "label", "input", "output", "script"}
+TAGS |= {"svg", "g", "defs", "path", "text", "use", "rect", "clippath", "image", "tspan"}
+ATTRIBUTES = {"lang", "charset", "name", "content", "class", "alt", "src", "href", "id", "style", "hidden", "download"}
+ATTRIBUTES |= {"role", "tabindex", "aria-label", "aria-live", "scope", "for", "type", "min", "max", "value", "step"}
+ATTRIBUTES |= {
+    "data-svg",
+    "rel",
+    "d",
+    "x",
+    "y",
+    "width",
+    "height",
+    "viewbox",
+    "version",
+    "xmlns",
+    "xmlns:xlink",
+    "xlink:href",
+}
+ATTRIBUTES |= {"transform", "clip-path", "stroke-linejoin", "stroke-linecap", "preserveaspectratio", "rel"}
+ADDRESS = r"data:(image/webp|text/csv|application/json);base64,[\w+/=]*|data:,|#[a-z]+"
 
 
 class Page(html.parser.HTMLParser):
@@ -106,7 +126,11 @@ def test_script_in_any_text_of_a_workdir_is_shown_and_not_run(workdir, capsys):
     text = (workdir / "report.html").read_text()
     page = Page(text)
     assert page.tags <= TAGS and page.attributes <= ATTRIBUTES
-    assert all(re.fullmatch(r"data:image/png;base64,[\w+/=]+", address) for address in page.addresses)
+    assert all(re.fullmatch(ADDRESS, address) for address in page.addresses)
+    (script,) = re.findall("<script>(.*?)</script>", text, re.DOTALL)
+    assert "alert" not in script
+    for plot in (workdir / "plots").glob("*.svg"):
+        ElementTree.fromstring(plot.read_text())
     assert sum("<script>alert(1)" in text for text in page.texts) > 5  # Shown as it is.
     said = capsys.readouterr()
     assert all(line.isprintable() for line in (said.out + said.err).splitlines())
@@ -118,7 +142,7 @@ def test_script_in_the_names_of_workdirs_is_shown_and_not_run(tmp_path, capsys):
     report_workdirs.write_seeds(evil, rounds=(5, 5))
     page = Page(report.build(evil).read_text())
     assert page.tags <= TAGS and page.attributes <= ATTRIBUTES and any(evil.name in text for text in page.texts)
-    assert all(re.match(r"data:image/png;base64,|seed_\d/report.html$", address) for address in page.addresses)
+    assert all(re.fullmatch(rf"{ADDRESS}|seed_\d/report.html", address) for address in page.addresses)
 
 
 def test_workdirs_of_any_name_are_reported_and_compared(tmp_path, capsys):

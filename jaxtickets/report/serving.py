@@ -1,0 +1,121 @@
+"""A report that follows its run: `--serve` shows it on this machine alone, and the page renews itself.
+
+The server listens on 127.0.0.1, answers `/` and `/state`, and gives no file. The page asks for `/state` every two
+seconds and loads itself again once a round, or the run, has finished.
+"""
+
+import errno
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from jaxtickets.errors import DamagedError, UserError
+from jaxtickets.progress import show
+from jaxtickets.workdir import Workdir
+
+HOST = "127.0.0.1"
+PORT = 8321  # Where --serve names none; another free one, if it is taken.
+
+
+def state(workdir: Workdir) -> str:
+    """A text that changes when a round or the run has finished; the workdir need not be there yet."""
+    runs = [workdir, *workdir.seed_dirs().values()]
+    files = [file for run in runs for file in (run.config, run.rounds, run.verdict)]
+    return " ".join(map(_stamp, files))
+
+
+def _stamp(path: Path) -> str:
+    try:
+        found = path.stat()
+    except OSError:
+        return "-"
+    return f"{found.st_mtime_ns}:{found.st_size}"
+
+
+class Page:
+    """The page of a workdir, made again only when its state has changed."""
+
+    def __init__(self, workdir: Workdir, make: Callable[[str], str]):
+        """make: `(state) -> html`; it may raise UserError or DamagedError."""
+        self._workdir, self._make = workdir, make
+        self._lock, self._state, self._html = threading.Lock(), None, ""
+
+    def state(self) -> str:
+        """See `state`."""
+        return state(self._workdir)
+
+    def html(self) -> str:
+        """The page as the run is now."""
+        with self._lock:  # Matplotlib draws in one thread at a time.
+            # Before the files are read: what is written meanwhile makes the page old.
+            now = self.state()
+            if now != self._state:
+                self._state, self._html = now, self._make(now)
+            return self._html
+
+
+def server(page: Page, port: int | None) -> ThreadingHTTPServer:
+    """A server of the page on 127.0.0.1.
+
+    Args:
+      port: None: `PORT`, or another free one if that is taken.
+
+    Raises:
+      UserError: the port is taken, or may not be used.
+    """
+    try:
+        return _listening(page, PORT if port is None else port)
+    except OSError as error:
+        if port is None and error.errno == errno.EADDRINUSE:
+            return _listening(page, 0)
+        reason = "is taken" if error.errno == errno.EADDRINUSE else f"can't be used ({error.strerror})"
+        raise UserError(f"--serve={port}: the port {reason}; give another one, or --serve alone") from None
+
+
+def _listening(page, port):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):  # noqa: N802
+            # A page of somebody else's in the browser can't read the report under a name of its own.
+            host = self.headers.get("Host", "").rpartition(":")[0]
+            if host not in (HOST, "localhost") or self.path not in ("/", "/state"):
+                self._answer(404, "text/plain", "There is nothing here.\n")
+                return
+            if self.path == "/state":
+                self._answer(200, "text/plain", page.state())
+                return
+            try:
+                self._answer(200, "text/html", page.html())
+            except (UserError, DamagedError) as error:
+                self._answer(503, "text/plain", f"{error}\n")
+
+        def _answer(self, status, kind, text):
+            content = text.encode(errors="backslashreplace")
+            self.send_response(status)
+            self.send_header("Content-Type", f"{kind}; charset=utf-8")
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Cache-Control", "no-store")
+            self.send_header("X-Content-Type-Options", "nosniff")
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            """Says nothing of each request."""
+
+    return ThreadingHTTPServer((HOST, port), Handler)
+
+
+def serve(workdir: str | Path, make: Callable[[str], str], port: int | None) -> None:
+    """Serves the report of a workdir until the process is interrupted.
+
+    Args:
+      make: `(state) -> html`.
+      port: see `server`.
+
+    Raises:
+      UserError: the port can't be used.
+      KeyboardInterrupt: the user has ended it.
+    """
+    with server(Page(Workdir(workdir), make), port) as serving:
+        show(f"Report: http://{HOST}:{serving.server_port}/ follows {workdir}; Ctrl-C ends it")
+        serving.serve_forever()

@@ -1,0 +1,112 @@
+"""`--serve`: the report of a run on this machine alone, renewed with each round."""
+
+import contextlib
+import http.client
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from conftest import ROOT
+from pages import other_files, parsed
+from report_workdirs import write_seeds, write_workdir
+
+from jaxtickets.errors import UserError
+from jaxtickets.report import serving
+from jaxtickets.report.__main__ import main
+from jaxtickets.workdir import Workdir
+
+
+@contextlib.contextmanager
+def served(path, make):
+    with serving.server(serving.Page(Workdir(path), make), 0) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def answer(port, path="/", host=None):
+    connection = http.client.HTTPConnection(serving.HOST, port, timeout=60)
+    connection.request("GET", path, headers={"Host": host or f"{serving.HOST}:{port}"})
+    found = connection.getresponse()
+    text = found.read().decode()
+    connection.close()
+    return found.status, text
+
+
+def test_the_page_is_made_once_for_each_state_of_the_run(tmp_path):
+    path, made = write_workdir(tmp_path / "run", rounds=2, finished=False), []
+    with served(path, lambda state: made.append(state) or f"page {len(made)}") as port:
+        assert [answer(port)[1] for _ in range(3)] == ["page 1"] * 3
+        assert answer(port, "/state") == (200, made[0])
+        with (path / "metrics.jsonl").open("a") as file:  # Within a round.
+            file.write("{}\n")
+        assert answer(port)[1] == "page 1"
+        rows = (path / "rounds.csv").read_text()
+        (path / "rounds.csv").write_text(rows + rows.splitlines()[-1] + "\n")
+        assert answer(port, "/state")[1] != made[0] and answer(port)[1] == "page 2"
+
+
+def test_a_round_of_a_seed_renews_the_page(tmp_path):
+    path = write_seeds(tmp_path / "seeds", finished=False)
+    before = serving.state(Workdir(path))
+    (path / "seed_1" / "verdict.json").write_text("{}")
+    assert serving.state(Workdir(path)) != before
+
+
+def test_no_file_is_served_and_no_other_name_of_the_host_is_answered(tmp_path):
+    path = write_workdir(tmp_path / "run", rounds=2, finished=False)
+    with served(path, lambda state: "page") as port:
+        for name in ("/config.json", "/rounds.csv", "/../run/config.json", "//etc/passwd", "/report.html", "/state/"):
+            assert answer(port, name)[0] == 404
+        assert answer(port, host=f"localhost:{port}")[0] == 200
+        assert answer(port, host=f"evil.example:{port}")[0] == 404
+        with serving.server(None, 0) as other:
+            assert other.server_address[0] == "127.0.0.1"
+
+
+def test_a_damaged_run_is_told_in_the_browser(tmp_path):
+    def make(state):
+        raise UserError("rounds.csv: can't be read")
+
+    with served(write_workdir(tmp_path / "run", rounds=1), make) as port:
+        assert answer(port) == (503, "rounds.csv: can't be read\n")
+
+
+def test_a_mistake_is_one_line_and_exit_status_2(tmp_path, capsys):
+    path = str(write_workdir(tmp_path / "run", rounds=1, finished=False))
+    with serving.server(None, 0) as taken:
+        mistakes = {
+            f"--serve={taken.server_port}": "is taken",
+            "--serve=70000": "allowed is a port",
+            "--serve=no": "allowed is a port",
+        }
+        for flag, text in mistakes.items():
+            assert main([path, flag]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert text in line and flag in line
+    assert (
+        main([path, path + "2", "--serve"]) == main([path, "--serve", "--power"]) == main(["nowhere", "--serve"]) == 2
+    )
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+@pytest.mark.slow
+def test_the_command_serves_until_it_is_interrupted_and_ends_with_one_line(tmp_path):
+    path = write_seeds(tmp_path / "seeds", finished=False)
+    before = sorted(path.rglob("*"))
+    command = [sys.executable, "-m", "jaxtickets.report", str(path), "--serve=0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        line = process.stdout.readline()
+        port = int(line.partition("127.0.0.1:")[2].partition("/")[0])
+        status, html = answer(port)
+        page = parsed(html)
+        assert status == 200 and "Not finished yet" in html and other_files(page) == []
+        assert page.one("body")["data-state"] == answer(port, "/state")[1]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr.read() == "jaxtickets: interrupted\n"
+    assert sorted(path.rglob("*")) == before
