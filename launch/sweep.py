@@ -13,7 +13,7 @@ with each of their values: `--zip=seed=0,1,2 --zip=model.width=16,32,48`. With `
 not combined but drawn, 20 times, from lists, from `uniform(0.1,0.5)` and `log(1e-4,1e-2)`, and whole ones from
 `int(8,64)` and `logint(8,64)`; the same flags draw the same points, a larger number draws more of them, and
 `--sample_seed` others. Without any of these flags the function `get_sweep` of the config file describes the sweep
-(docs/guide.md).
+(docs/sweeps.md).
 
 With `--retry=2` a run that has failed is started again, up to twice; it goes on from its last saved state.
 

@@ -1,4 +1,4 @@
-"""The code of docs/extending.md, executed, and experiments with what it adds, in a process of its own."""
+"""The plug-ins of the documentation, executed, and experiments with what they add, in a process of its own."""
 
 import json
 import os
@@ -44,11 +44,25 @@ print(config_lib.readers("objective.integration_steps"), file=sys.stderr)
 """
 
 
+# The pages whose Python code this is, in the order of its execution, and the heading that it stands below.
+PAGES = (
+    ("criterion", "## In experiments"),
+    ("extending", "## A method"),
+    ("data", "## Images that code makes"),
+    ("network", "## A network and a game"),
+)
+
+
+def code(page, heading):
+    _, _, text = (ROOT / "docs" / f"{page}.md").read_text().partition(f"\n{heading}\n")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
 @pytest.fixture(scope="module")
 def extended(digits_metric, tmp_path_factory, data_directory):
-    """The workdirs of two experiments with the plug-ins of the page, and what the process printed on standard error."""
+    """The workdirs of two experiments with these plug-ins, and what the process printed on standard error."""
     out = tmp_path_factory.mktemp("extended")
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
+    blocks = [block for page, after in PAGES for block in code(page, after)]
     (out / "blocks").write_text("\0".join(blocks))
     (out / "my_plugins.py").write_text("\n".join(blocks))
     (out / "mine.py").write_text("from my_plugins import get_config\n")
@@ -125,3 +139,16 @@ def test_fields_from_outside_are_flags_of_a_config_file_that_imports_them(extend
         2,
         "jaxtickets: config.objective.integration_steps=0: allowed is a whole number of at least 1\n",
     )
+
+
+@pytest.mark.slow
+def test_a_score_from_outside_is_a_point_of_a_sweep(extended, tmp_path):
+    page, how_to = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("extending", "criterion"))
+    (tmp_path / "mine.py").write_text(re.search(r"```python\n(# configs/mine.py.*?)```", page, re.DOTALL)[1])
+    (command,) = re.findall(r"^python (-m launch.sweep --config=configs/mine.py .*)$", how_to, re.MULTILINE)
+    arguments = command.replace("configs/mine.py", "mine.py").split()
+    paths = {"PYTHONPATH": os.pathsep.join([str(extended[0]), str(ROOT)])}
+    command = [sys.executable, *arguments, "--dry_run"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | paths)
+    assert result.returncode == 0, result.stderr
+    assert len(re.findall(r"^\S*python\S* .*prune.score=magnitude_per_layer", result.stdout, re.MULTILINE)) == 5
