@@ -137,7 +137,8 @@ def test_hosts_that_are_to_run_different_things_end_in_one_line_before_anything_
     for process in both:
         status, lines = end(process)
         assert status == 2
-        assert lines == [
+        # A loaded machine may say first that it waits.
+        assert [line for line in lines if "waiting for" not in line] == [
             "jaxtickets: host 1 (there) and host 0 (here) are to run different things: config.train.steps is 17 there "
             "and 16 here; allowed are equal hosts, or --hosts=1 for a run of its own"
         ]

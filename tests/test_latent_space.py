@@ -60,8 +60,8 @@ def test_each_row_of_a_traversal_moves_one_latent_and_the_most_used_first(vae):
     codes = np.asarray(opened.objective.encode(opened.params, opened.batch_stats, held_out / np.float32(127.5) - 1))
     used = sorted(range(3), key=lambda latent: -codes[:, latent].var())
     rows = np.stack([[codes[0]] * GRID] * 3)
-    for row, latent in enumerate(used):
-        rows[row, :, latent] = np.linspace(-WIDEST, WIDEST, GRID)
+    for row, unit in enumerate(used):
+        rows[row, :, unit] = np.linspace(-WIDEST, WIDEST, GRID)
     made = opened.objective.decode(opened.params, opened.batch_stats, rows.reshape(-1, 3))
     expected = np.clip(np.floor((np.asarray(made, np.float64)[..., 0] + 1) * 127.5 + 0.5), 0, 255)
     found = images(latent_space.traversal(opened, seed=0))
