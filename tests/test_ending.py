@@ -210,8 +210,9 @@ def test_output_that_nobody_reads_does_not_hold_the_end_and_neither_do_more_inte
 @pytest.fixture
 def stand_in(monkeypatch, tmp_path):
     """`main.run` of an experiment that calls a function in the place of training."""
-    from jaxtickets import report, runs
+    from jaxtickets import latent_space, report, runs
 
+    monkeypatch.setattr(latent_space, "draw", lambda place: None)
     monkeypatch.setattr(report, "build", lambda path: path)
     monkeypatch.setattr(report, "summary", lambda path: "")
 
