@@ -19,17 +19,17 @@ setup(
         "console_scripts": ["jaxtickets=jaxtickets.__main__:command", "jaxtickets-sweep=jaxtickets.__main__:sweep"]
     },
     install_requires=[
-        "jax>=0.10.0",  # arrays, gradients, compilation, pmap
-        "flax>=0.12.0",  # the networks, as linen modules
+        "jax>=0.10.2",  # arrays, gradients, compilation, pmap
+        "flax>=0.12.6",  # the networks, as linen modules
         "optax>=0.2.5",  # Adam and losses
         "orbax-checkpoint>=0.11.30",  # snapshots of train states and masks
         "chex>=0.1.90",  # comparisons of pytrees in the tests
         "absl-py>=2.1",  # flags
-        "ml_collections>=1.0",  # config files and their overrides
+        "ml_collections>=1.1",  # config files and their overrides
         "scikit-learn>=1.6",  # ships the handwritten digits
         "scipy>=1.15",  # tests over seeds
         "numpy>=2.1",  # selection, Frechet distance, tables of indices
-        "pillow>=11.0",  # image files
+        "pillow>=13.0",  # image files
         "matplotlib>=3.10",  # the report's plots
         "rich>=13.9",  # the progress bar
         "safetensors>=0.5",  # one-file tickets

@@ -259,7 +259,7 @@ def trained(name):
         objective, optimizers = game(name)
         state = jax.device_get(train.init_state(objective, optimizers, 0, track_movement=GAMES[name][-1]))
         is_float = lambda leaf: np.issubdtype(leaf.dtype, np.floating)  # noqa: E731
-        state = jax.tree.map(lambda leaf: np.float64(leaf) if is_float(leaf) else leaf, state)
+        state = jax.tree.map(lambda leaf: leaf.astype(np.float64) if is_float(leaf) else leaf, state)
         names = models.axis_names(objective.components)
         masks = random_masks(state.params, names)
         weight_masks = channels.to_weight_masks(masks, state.params, names.params)
