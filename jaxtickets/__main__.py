@@ -1,9 +1,9 @@
 """The command `jaxtickets`, also as `python -m jaxtickets`.
 
-jaxtickets --config=gan_digits:quick [--config.field=value ...]   runs an experiment, as `jaxtickets.main` does
-jaxtickets configs                                                lists the configs that come with the package
-jaxtickets evaluate|flops|report|sample|tickets ...               the command of this name, with its own --help
-jaxtickets reproduce|sweep ...                                    the same, for many runs
+jaxtickets --config=gan_digits:quick [--config.field=value ...]  runs an experiment, as `jaxtickets.main` does
+jaxtickets configs                                               lists the configs that come with the package
+jaxtickets evaluate|flops|report|sample|tickets ...              the command of this name, with its own --help
+jaxtickets reproduce|sweep ...                                   the same, for many runs
 jaxtickets --version
 
 `python -m jaxtickets` and `python -m jaxtickets.main` are the same command.
