@@ -68,6 +68,12 @@ def test_verify_tells_damage_and_tickets_that_are_not_nested(gan, tmp_path, caps
     assert f"{sparse}: nested in {dense}" in capsys.readouterr().out
     assert call("verify", other, dense) == 1 and f"{other}: not nested in {dense}" in capsys.readouterr().out
     assert call("verify", gan, dense) == 0 and "of another network than" in capsys.readouterr().out
+    params = {
+        "a": np.ones((2, 2), np.float32)
+    }  # Of another network, with more weights than `other` and fewer than `dense`.
+    jt.save_ticket(tmp_path / "between", {"a": np.reshape([1, 1, 1, 0], (2, 2)) > 0}, params)
+    assert call("verify", dense, tmp_path / "between", other) == 1
+    assert f"{other}: not nested in {dense}" in capsys.readouterr().out
     content = bytearray(sparse.read_bytes())
     content[-1] ^= 1
     sparse.write_bytes(content)
@@ -94,6 +100,8 @@ def test_mistakes_are_one_line_and_nothing_is_written(gan, tmp_path, capsys):
         (["export", gan, "--to=torch"], "--out is missing"),
         (["export", gan, "--to=torch", f"--out={tmp_path / 'there'}"], "there is there already; give another place"),
         (["export", gan, "--to=torch", f"--out={tmp_path}"], "is a directory; allowed is a file"),
+        (["export", gan, "--to=torch", "--out=."], "is a directory; allowed is a file"),
+        (["export", gan, "--to=stablehlo", "--out=/"], "is a directory; allowed is a file"),
         (["export", gan, "--to=torch", f"--out={tmp_path / 'no' / 'x'}"], "there is no directory"),
         (["export", own, "--to=torch", out], "does not tell the config and the round of its run"),
         (["extract", gan, f"--out={tmp_path / 'there'}"], "is a file; allowed is a directory"),
