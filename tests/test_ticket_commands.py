@@ -17,6 +17,7 @@ from test_tickets import VERDICT, config_of, state_of, written
 import jaxtickets as jt
 from jaxtickets import compact, models, trained
 from jaxtickets import masks as mask_lib
+from jaxtickets.errors import UserError
 from jaxtickets.runs import Networks
 from jaxtickets.tickets import stablehlo, torch_export
 from jaxtickets.tickets.__main__ import main
@@ -147,12 +148,27 @@ def test_a_card_has_the_hubs_metadata_and_its_directory_opens_as_the_ticket(gan,
     config = load_file_config(out / "retrain.py")
     assert config.experiment == "ticket" and config.ticket.of == str(out / NAME)
 
+    with pytest.raises(UserError, match="--config=NAME:quick: a ticket has no variants; allowed is NAME alone"):
+        load_file_config(out / "retrain.py", "quick")
 
-def load_file_config(path):
+
+def test_a_card_says_that_its_samples_are_those_of_the_untrained_ticket(gan, data_directory, tmp_path):
+    said = (
+        "The samples are those of the untrained ticket at its rewind point: the file has no trained weights; the metric"
+    )
+    written(tmp_path / NAME, config_of("dcgan", data_directory), is_trained=False)
+    for ticket, is_said in ((tmp_path / NAME, True), (gan, False)):
+        out = tmp_path / str(is_said)
+        assert call("extract", ticket, f"--out={out}", "--card") == 0
+        text = (out / "README.md").read_text()
+        assert (said in text) == is_said and ("rewind point and trained weights" in text) != is_said
+
+
+def load_file_config(path, *variant):
     spec = importlib.util.spec_from_file_location("retrain", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config()
+    return module.get_config(*variant)
 
 
 # Other programs.
