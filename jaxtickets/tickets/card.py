@@ -43,7 +43,7 @@ def text(ticket: Ticket, license_: str, name: str, has_picture: bool) -> str:
         lines += ["![64 samples](sample.png)", ""]
     if ticket.trained is None:
         pictured = "The samples are those of the untrained ticket at its rewind point: " if has_picture else ""
-        metric = "; the metric is that of what the run has trained from it" if verdict.get("metric") else ""
+        metric = "; the metric is that of the network that the run has trained from it" if verdict.get("metric") else ""
         lines += [f"{pictured}{'the' if pictured else 'The'} file has no trained weights{metric}.", ""]
     held = "masks, rewind point and trained weights" if ticket.trained else "masks and rewind point"
     lines += [
