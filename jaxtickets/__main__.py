@@ -2,7 +2,8 @@
 
 jaxtickets --config=gan_digits:quick [--config.field=value ...]   runs an experiment, as `jaxtickets.main` does
 jaxtickets configs                                                lists the configs that come with the package
-jaxtickets evaluate|flops|report|reproduce|sample|sweep|tickets ...  the command of this name, with its own --help
+jaxtickets evaluate|flops|report|sample|tickets ...               the command of this name, with its own --help
+jaxtickets reproduce|sweep ...                                    the same, for many runs
 jaxtickets --version
 
 `python -m jaxtickets` and `python -m jaxtickets.main` are the same command.

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxtickets import opening
-from jaxtickets.errors import UserError
+from jaxtickets.errors import DamagedError, UserError
 from jaxtickets.examples import to_float
 from jaxtickets.metrics import FEATURE_NETWORKS, networks
 from jaxtickets.metrics.evaluator import evenly_spaced
@@ -99,11 +99,11 @@ class Beside(NamedTuple):
 
 
 def training(opened: Opened) -> Beside:
-    """The training images of a network's run, in the features of its metrics. They are not kept in the cache."""
+    """The training images of a network's run, in the features of its metrics, which are kept in the cache."""
     config, images = opened.config, opening.dataset(opened, "train").images
     name = networks.resolve(config) if config.eval.features == networks.AUTO else config.eval.features
     network = FEATURE_NETWORKS[name].load(config)
-    return Beside(images, network, features_of_images(network, images, config.eval.batch_size, is_kept=False))
+    return Beside(images, network, features_of_images(network, images, config.eval.batch_size))
 
 
 def nearest(opened: Opened, seed: int, labels: np.ndarray | None = None, beside: Beside | None = None) -> np.ndarray:
@@ -158,15 +158,25 @@ def draw(whole: Workdir) -> None:
     compared = {0, place.read_rounds()[-1]["round"] if winner is None else winner}
     beside = cache(lambda: training(opening.open_round(place, 0)))  # Both rounds' samples are compared with it.
     for round_ in sorted(compared & place.list_weights().keys()):
-        missing = [kind for kind in PICTURES if not whole.picture(kind, round_).exists()]
+        missing = [kind for kind in PICTURES if not _has(whole, kind, round_)]
         try:
             opened = opening.open_round(place, round_) if missing else None
             for kind in missing:
                 if PICTURES[kind].is_possible(opened.objective):
                     more = {"beside": beside()} if kind == "nearest" else {}
                     whole.write_picture(kind, round_, PICTURES[kind].make(opened, opened.config.seed, **more))
-        except UserError as error:
-            say(f"{error}; pictures of the latent space of round {round_} are left out")
+        except (UserError, jax.errors.JaxRuntimeError, MemoryError) as error:  # The run has ended well without them.
+            why = str(error).partition("\n")[0]
+            say(f"{why}; pictures of the latent space of round {round_} are left out")
+
+
+def _has(whole, kind, round_):
+    """Whether a picture is there and intact."""
+    try:
+        whole.read_picture(kind, round_)
+    except (OSError, DamagedError):
+        return False
+    return True
 
 
 def encoded(opened: Opened, images: np.ndarray) -> np.ndarray:

@@ -54,17 +54,28 @@ def run(
     place.check_writable()
     with lock.hold(place.lock, f"--workdir={place.path}", lost=stop.abort):
         verdict = runs.run(config, place.path, from_round, stop, hosts=hosts)
-        if config.latent_pictures:
-            from jaxtickets import latent_space
+        page = conclude(config, place)
+    from jaxtickets import report
+    from jaxtickets.progress import show
 
-            latent_space.draw(place)
-        from jaxtickets import report  # Imports Matplotlib, which is slow; training does not wait for it.
-        from jaxtickets.progress import show
-
-        for one in dict.fromkeys([*runs.seed_paths(config, place.path).values(), place.path]):
-            page = report.build(one)
     show(report.summary(place.path), f"\nReport: {page}")
     return verdict
+
+
+def conclude(config, place):
+    """Draws the pictures of a finished run (`Workdir`), and writes its report and those of its seeds.
+
+    Returns:
+      The path of its page.
+    """
+    from jaxtickets import latent_space, report, runs  # Matplotlib is slow; training does not wait for it.
+
+    if config.latent_pictures:
+        latent_space.draw(place)
+    for one in runs.seed_paths(config, place.path).values():
+        if one != place.path:
+            report.build(one)
+    return report.build(place.path)
 
 
 def plan(config, path: str | os.PathLike) -> None:

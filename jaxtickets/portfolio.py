@@ -58,7 +58,7 @@ def run(configs: Sequence, paths: Sequence[Path], stop: Stop | None = None) -> l
     import jax
 
     from jaxtickets import config as config_lib
-    from jaxtickets import lock, report, runs
+    from jaxtickets import lock, runs
     from jaxtickets.progress import bars
     from jaxtickets.runs import memory
     from jaxtickets.runs.meeting import Meeting, Seat
@@ -103,9 +103,9 @@ def run(configs: Sequence, paths: Sequence[Path], stop: Stop | None = None) -> l
     causes = [error for error in failures if error is not None]
     if causes and all(isinstance(error, StoppedError) for error in causes):
         raise StoppedError
-    for path, error in zip(paths, failures, strict=True):
+    for config, path, error in zip(configs, paths, failures, strict=True):
         if error is None:
-            report.build(path)
+            main.conclude(config, Workdir(path))
     return failures
 
 

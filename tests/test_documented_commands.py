@@ -343,7 +343,8 @@ def test_axes_are_a_tree_or_a_function_of_the_path():
     assert rows.all(axis=1).sum() == 2 and (~rows).all(axis=1).sum() == 2
 
 
-def test_a_sweep_in_a_file_is_two_experiments(tmp_path):
+def test_a_sweep_in_a_file_is_two_experiments(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)  # As `python -m` has it.
     text = code("docs/sweeps.md", 'def get_sweep(variant=""):')
     (tmp_path / "study.py").write_text(f"from configs.gan_digits import get_config\n\n\n{text}")
     names = [point.name for point in points(str(tmp_path / "study.py"), tmp_path / "sweep")]

@@ -332,7 +332,7 @@ def test_without_a_ticket_the_dense_network_can_train_on_bit_for_bit(setup, fini
 def test_the_plot_of_a_search_shows_how_far_its_masks_have_moved_where_this_is_known(whole):
     run, _ = whole
     found = search_file(run, 1)
-    figure = search_figure({1: found | {"least_moved": 0.5}}, run.place.read_rounds())
+    figure = search_figure(found | {"least_moved": 0.5}, "round 1", largest=1)
     (strip,) = figure.axes[0].child_axes
     moved, least = strip.lines
     np.testing.assert_allclose(moved.get_xydata(), np.transpose([found["epochs"], found["moved"]]))
@@ -341,7 +341,7 @@ def test_the_plot_of_a_search_shows_how_far_its_masks_have_moved_where_this_is_k
     i = found["emerged"]
     np.testing.assert_allclose(ticket.get_offsets(), [[found["epochs"][i], found["moved"][i]]])
     for damaged in ({"moved": found["moved"][:-1]}, {"moved": ["far"] * 3}, {"moved": None}, {"least_moved": None}):
-        old = search_figure({1: found | damaged}, run.place.read_rounds())
+        old = search_figure(found | damaged, "round 1", largest=1)
         assert not old.axes[0].child_axes
 
 

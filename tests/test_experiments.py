@@ -89,7 +89,7 @@ def test_a_pruned_weight_is_zero_in_every_saved_state(finished, name):
 def test_a_ticket_file_holds_the_mask_and_the_whole_rewind_point(finished, tmp_path):
     run, _ = finished["gan_digits"]
     masks = run.saved_masks(2)
-    tickets.save_ticket(tmp_path / "t.safetensors", masks, run.rewind_point, {"round": 2})
+    tickets.save_ticket(tmp_path / "t.safetensors", masks, run.rewind_point, metadata={"round": 2})
     ticket = tickets.load_ticket(tmp_path / "t.safetensors")
     assert ticket.metadata == {"round": 2}
     assert jax.tree.structure(ticket.masks) == jax.tree.structure(masks)

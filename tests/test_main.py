@@ -146,7 +146,7 @@ def test_help_names_every_flag_and_field_and_needs_no_config():
         command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}
     )
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith("Runs one experiment: `python -m jaxtickets.main --config=")
+    assert "\nRuns one experiment: `python -m jaxtickets.main --config=" in result.stdout
     lines = result.stdout.splitlines()
     for flag in ("config", "workdir", "from_round"):
         assert f"  --{flag}" in lines

@@ -58,6 +58,7 @@ JUDGED = {
 }
 VERDICT = {
     "message": text(),
+    "data": _or_none(_by_name(IS_TEXT, "texts by name")),
     **dict.fromkeys(("metric", "metric_label", "subject"), TEXT),
     "better": choice("lower", "higher"),
     **dict.fromkeys(("tolerance", "dense", "threshold", "value"), NUMBER),

@@ -102,17 +102,19 @@ def _of_seeds(run: Results, rows: Sequence[Mapping[str, Any]]) -> Figure:
     densities = {row["round"]: row["density"] for row in run.rounds}
     rounds = sorted({row["round"] for row in rows})
     x = [densities[number] for number in rounds]
-    found = {
-        name: np.array([[row[name] for row in rows if row["round"] == number] for number in rounds])
+    # While a run goes on, later rounds have fewer seeds and so fewer pairs.
+    shares, random = (
+        [np.array([100 * row[name] for row in rows if row["round"] == number]) for number in rounds]
         for name in ("overlap", "overlap_of_random")
-    }
-    pairs = found["overlap"].shape[1]
-    shares = 100 * found["overlap"]
-    label = f"mean of {pairs} pairs of seeds" if pairs > 1 else "masks of two seeds"
-    axes.plot(x, shares.mean(axis=1), color=LINE, linewidth=1.8, marker="o", markersize=5, label=label)
-    if pairs > 1:
-        axes.fill_between(x, shares.min(axis=1), shares.max(axis=1), color=LINE, alpha=0.16, linewidth=0)
-    random = 100 * found["overlap_of_random"].mean(axis=1)
+    )
+    counts = sorted({len(pairs) for pairs in shares})
+    how_many = str(counts[-1]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    label = f"mean of {how_many} pairs of seeds" if counts[-1] > 1 else "masks of two seeds"
+    axes.plot(x, [pairs.mean() for pairs in shares], color=LINE, linewidth=1.8, marker="o", markersize=5, label=label)
+    if counts[-1] > 1:
+        ends = [pairs.min() for pairs in shares], [pairs.max() for pairs in shares]
+        axes.fill_between(x, *ends, color=LINE, alpha=0.16, linewidth=0)
+    random = [pairs.mean() for pairs in random]
     axes.plot(x, random, color=DENSE, linewidth=1.4, linestyle="--", zorder=3, label="random masks of the same layers")
     axes.set_ylabel("kept weights that the other\nseed keeps too [%]", color=INK, fontsize=9)
     axes.set_ylim(0, 100)

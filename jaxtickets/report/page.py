@@ -261,7 +261,7 @@ def _origin(run: Results) -> Iterator[str]:
     if run.origin.get("command"):
         yield f'<pre tabindex="0">{escape(str(run.origin["command"]))}</pre>'
     versions = run.origin.get("versions") or {}
-    data = (run.config.get("data") or {}).get("name")
+    data = run.config["data"].get("name") if isinstance(run.config.get("data"), dict) else None
     digests = (run.verdict or {}).get("data") or {}
     facts = {
         "Seed": ", ".join(map(str, run.seeds)) or run.config.get("seed"),

@@ -4,6 +4,7 @@ The server listens on 127.0.0.1, answers `/` and `/state`, and gives no file. Th
 seconds and loads itself again once a round, or the run, has finished.
 """
 
+import contextlib
 import errno
 import threading
 from collections.abc import Callable
@@ -22,7 +23,8 @@ def state(workdir: Workdir) -> str:
     """A text that changes when a round or the run has finished; the workdir need not be there yet."""
     runs = [workdir, *workdir.seed_dirs().values()]
     files = [file for run in runs for file in (run.config, run.rounds, run.verdict)]
-    return " ".join(map(_stamp, files))
+    pictures = [path for by_round in workdir.list_pictures().values() for path in by_round.values()]
+    return " ".join(map(_stamp, [*files, *pictures]))
 
 
 def _stamp(path: Path) -> str:
@@ -88,6 +90,10 @@ def _listening(page, port):
                 self._answer(200, "text/html", page.html())
             except (UserError, DamagedError) as error:
                 self._answer(503, "text/plain", f"{error}\n")
+            except ConnectionError:
+                pass  # The reader has gone.
+            except Exception as error:
+                self._answer(500, "text/plain", f"the report can't be made ({type(error).__name__}: {error})\n")
 
         def _answer(self, status, kind, text):
             content = text.encode(errors="backslashreplace")
@@ -96,8 +102,9 @@ def _listening(page, port):
             self.send_header("Content-Length", str(len(content)))
             self.send_header("Cache-Control", "no-store")
             self.send_header("X-Content-Type-Options", "nosniff")
-            self.end_headers()
-            self.wfile.write(content)
+            with contextlib.suppress(ConnectionError):
+                self.end_headers()
+                self.wfile.write(content)
 
         def log_message(self, *_):
             """Says nothing of each request."""

@@ -15,6 +15,7 @@ import types
 import warnings
 import zipfile
 import zlib
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -639,13 +640,16 @@ def of_workdirs() -> Callable[[random.Random], Input]:
     return one_of(inputs, change)
 
 
+NO_PLOT = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"></svg>'
+
+
 def read_workdir(folder: Path) -> None:
     from jaxtickets import report
     from jaxtickets.progress import show
-    from jaxtickets.report.page import page
+    from jaxtickets.report.page import Drawn, page
 
     show(report.summary(folder))
-    page(report.read(folder), {})
+    page(report.read(folder), Drawn(defaultdict(lambda: NO_PLOT), []))  # `draw_workdir` draws.
 
 
 def draw_workdir(folder: Path) -> None:
