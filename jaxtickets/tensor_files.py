@@ -25,6 +25,11 @@ from jaxtickets.errors import DamagedError, UserError
 
 MAX_HEADER = 1 << 24  # bytes: a hundred times what a network of a thousand layers needs
 MAX_DEPTH = 64
+KEY = "key:"  # Before the name of the kind of JAX's random keys.
+NATIVE = tuple(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))
+NATIVE = ("bool", *NATIVE, "float16", "float32", "float64")
+# Types that safetensors or NumPy lack, by the type as which they are stored.
+VIEWED = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8", "complex64": "uint64"}
 SPECIAL = re.compile("[%/\x00-\x1f\x7f\ud800-\udfff]")
 
 
@@ -122,6 +127,49 @@ def expect(value, kind: type | tuple[type, ...], what: str):
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
         raise ValueError(f"{what} is {value!r:.40}")
     return value
+
+
+# Types.
+
+
+def is_key(leaf) -> bool:
+    """Whether a leaf holds JAX's random keys."""
+    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def stored(name: str, leaf) -> tuple[np.ndarray, str]:
+    """`(the array as which a leaf is stored, its kind)`; `restored` is the inverse.
+
+    Raises:
+      UserError: the file has no room for arrays of its type.
+    """
+    if is_key(leaf):
+        return np.asarray(jax.random.key_data(leaf), order="C"), f"{KEY}{jax.random.key_impl(leaf)}"
+    array = np.asarray(leaf, order="C")
+    kind = array.dtype.name
+    if kind in VIEWED:
+        array = array.reshape(-1).view(VIEWED[kind]).reshape(array.shape)
+    elif kind not in NATIVE:
+        raise UserError(f"{name}: is an array of {kind}; allowed are {', '.join((*NATIVE, *VIEWED))}")
+    return array, kind
+
+
+def stored_type(name: str, kind: str) -> str:
+    """The type of the array as which a leaf of a kind is stored.
+
+    Raises:
+      ValueError: there is no such kind.
+    """
+    if expect(kind, str, f"the type of {name}") not in (*NATIVE, *VIEWED) and not kind.startswith(KEY):
+        raise ValueError(f"{name} is of the type {kind:.40}")
+    return "uint32" if kind.startswith(KEY) else VIEWED.get(kind, kind)
+
+
+def restored(array: np.ndarray, kind: str):
+    """The inverse of `stored`."""
+    if kind.startswith(KEY):
+        return jax.random.wrap_key_data(array, impl=kind.removeprefix(KEY))
+    return array.view(kind) if kind in VIEWED else array
 
 
 # Trees.

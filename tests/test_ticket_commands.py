@@ -17,6 +17,7 @@ from test_tickets import VERDICT, config_of, state_of, written
 import jaxtickets as jt
 from jaxtickets import compact, models, trained
 from jaxtickets import masks as mask_lib
+from jaxtickets.errors import UserError
 from jaxtickets.runs import Networks
 from jaxtickets.tickets import stablehlo, torch_export
 from jaxtickets.tickets.__main__ import main
@@ -68,6 +69,12 @@ def test_verify_tells_damage_and_tickets_that_are_not_nested(gan, tmp_path, caps
     assert f"{sparse}: nested in {dense}" in capsys.readouterr().out
     assert call("verify", other, dense) == 1 and f"{other}: not nested in {dense}" in capsys.readouterr().out
     assert call("verify", gan, dense) == 0 and "of another network than" in capsys.readouterr().out
+    params = {
+        "a": np.ones((2, 2), np.float32)
+    }  # Of another network, with more weights than `other` and fewer than `dense`.
+    jt.save_ticket(tmp_path / "between", {"a": np.reshape([1, 1, 1, 0], (2, 2)) > 0}, params)
+    assert call("verify", dense, tmp_path / "between", other) == 1
+    assert f"{other}: not nested in {dense}" in capsys.readouterr().out
     content = bytearray(sparse.read_bytes())
     content[-1] ^= 1
     sparse.write_bytes(content)
@@ -94,6 +101,8 @@ def test_mistakes_are_one_line_and_nothing_is_written(gan, tmp_path, capsys):
         (["export", gan, "--to=torch"], "--out is missing"),
         (["export", gan, "--to=torch", f"--out={tmp_path / 'there'}"], "there is there already; give another place"),
         (["export", gan, "--to=torch", f"--out={tmp_path}"], "is a directory; allowed is a file"),
+        (["export", gan, "--to=torch", "--out=."], "is a directory; allowed is a file"),
+        (["export", gan, "--to=stablehlo", "--out=/"], "is a directory; allowed is a file"),
         (["export", gan, "--to=torch", f"--out={tmp_path / 'no' / 'x'}"], "there is no directory"),
         (["export", own, "--to=torch", out], "does not tell the config and the round of its run"),
         (["extract", gan, f"--out={tmp_path / 'there'}"], "is a file; allowed is a directory"),
@@ -139,12 +148,27 @@ def test_a_card_has_the_hubs_metadata_and_its_directory_opens_as_the_ticket(gan,
     config = load_file_config(out / "retrain.py")
     assert config.experiment == "ticket" and config.ticket.of == str(out / NAME)
 
+    with pytest.raises(UserError, match="--config=NAME:quick: a ticket has no variants; allowed is NAME alone"):
+        load_file_config(out / "retrain.py", "quick")
 
-def load_file_config(path):
+
+def test_a_card_says_that_its_samples_are_those_of_the_untrained_ticket(gan, data_directory, tmp_path):
+    said = (
+        "The samples are those of the untrained ticket at its rewind point: the file has no trained weights; the metric"
+    )
+    written(tmp_path / NAME, config_of("dcgan", data_directory), is_trained=False)
+    for ticket, is_said in ((tmp_path / NAME, True), (gan, False)):
+        out = tmp_path / str(is_said)
+        assert call("extract", ticket, f"--out={out}", "--card") == 0
+        text = (out / "README.md").read_text()
+        assert (said in text) == is_said and ("rewind point and trained weights" in text) != is_said
+
+
+def load_file_config(path, *variant):
     spec = importlib.util.spec_from_file_location("retrain", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config()
+    return module.get_config(*variant)
 
 
 # Other programs.

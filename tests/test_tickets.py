@@ -19,7 +19,7 @@ from test_tensor_files import assert_same
 
 import jaxtickets as jt
 from jaxtickets import masks as mask_lib
-from jaxtickets import opening, tickets, trained
+from jaxtickets import models, opening, sample, tickets, trained
 from jaxtickets.errors import UserError
 from jaxtickets.metrics import generation
 from jaxtickets.models import NETWORKS
@@ -244,6 +244,28 @@ def test_a_tree_that_does_not_fit_is_one_line(tmp_path):
         jt.load_ticket(path).sample(2)
 
 
+def test_numbers_of_numpy_and_jax_are_metadata_and_other_objects_are_one_line(tmp_path):
+    params, masks = {"a": random(3, 2)}, {"a": np.eye(3, 2) > 0}
+    given = {
+        "accuracy": np.float32(0.5),
+        "runs": [np.int64(3), (jnp.float32(2), np.bool_(True))],
+        "of": {"n": np.array(7)},
+    }
+    jt.save_ticket(tmp_path / NAME, masks, params, metadata=given)
+    metadata = jt.load_ticket(tmp_path / NAME).metadata
+    assert metadata == {"accuracy": 0.5, "runs": [3, [2.0, True]], "of": {"n": 7}}
+    for wrong, match in (
+        ({"curve": np.ones(3)}, r"metadata\['curve'\]: is of the type ndarray; allowed are texts, numbers"),
+        ({"of": [{"when": np.datetime64("2020-01-01")}]}, r"metadata\['of'\]\[0\]\['when'\]: is of the type date;"),
+        ({"key": jax.random.key(0)}, r"metadata\['key'\]: is of the type "),
+        ({"z": np.complex64(1j)}, r"metadata\['z'\]: is of the type complex;"),
+        ({(1, 2): 3}, r"metadata: has the key \(1, 2\); allowed are texts"),
+    ):
+        with pytest.raises(UserError, match=match):
+            jt.save_ticket(tmp_path / "new", masks, params, metadata=wrong)
+    assert not (tmp_path / "new").exists()
+
+
 # Opening.
 
 
@@ -269,6 +291,33 @@ def test_a_ticket_samples_as_the_runs_metrics_do(gan, data_directory):
         ticket.apply("decoder", latents)
     with pytest.raises(UserError, match="'gan' can't reconstruct"):
         ticket.reconstruct(images)
+
+
+def test_classes_that_a_network_does_not_have_are_refused(gan, data_directory, tmp_path):
+    written(tmp_path / NAME, config_of("resnet_dcgan", data_directory, **{"model.conditional": True}))
+    ticket = jt.load_ticket(tmp_path)
+    for labels in ([12], [-1], 10, [], [0.5], [True], [[1, 2]], [1, [2]], "1;2", np.arange(11)):
+        with pytest.raises(UserError, match=r"^labels=.*: allowed are classes from 0 to 9, as in 0,3,5$"):
+            ticket.sample(2, labels=labels)
+    with pytest.raises(UserError, match="labels=12: allowed are classes from 0 to 9"):
+        ticket.apply("generator", random(1, 4), [12])
+    np.testing.assert_array_equal(ticket.sample(3, labels=3), ticket.sample(3, labels=[3, 3]))
+    for same in (3, [3], "3", np.int64(3), np.uint8([3]), jnp.array([3]), [jnp.int32(3)]):
+        np.testing.assert_array_equal(sample.labels_of(same, ticket.opened.objective, "labels"), np.int32([3]))
+    for labels in (3, [0, 1]):
+        with pytest.raises(UserError, match="the network is not conditional; allowed is no labels"):
+            jt.load_ticket(gan).sample(2, labels=labels)
+
+
+def test_a_component_is_compiled_once(gan, monkeypatch):
+    ticket, made = jt.load_ticket(gan), []
+    apply = models.apply
+    monkeypatch.setattr(models, "apply", lambda *given: (made.append(given[3]), apply(*given))[1])
+    images = [ticket.apply("generator", random(3, 4)) for _ in range(3)]
+    ticket.apply("discriminator", images[0])
+    ticket.apply("discriminator", images[1])
+    np.testing.assert_array_equal(images[0], images[2])
+    assert made == ["generator", "discriminator"]
 
 
 def test_without_trained_weights_a_line_says_that_the_rewind_point_is_used(data_directory, tmp_path, capsys):
@@ -300,6 +349,19 @@ def test_the_lines_of_the_documentation_read_a_file(gan, data_directory, tmp_pat
     masks = dict(zip(found["about"]["masks"], found["masks"], strict=True))
     chex.assert_trees_all_equal(masks, {f"params/{n}": mask for n, mask in mask_lib.named_leaves(ticket.masks).items()})
     assert not any(len(values) for name, values in found["file"].items() if name.startswith("values/"))
+    params = {"types": TREES["types"](), "keys": TREES["keys"](), "of": np.arange(2, dtype=np.uint32)}
+    masks = jax.tree.map(lambda leaf: np.eye(*leaf.shape) > 0 if leaf.ndim == 2 else None, params)
+    tickets.save_ticket(tmp_path / NAME, masks, params)
+    with contextlib.chdir(tmp_path):
+        exec(lines, found)
+    bfloat16, integers, _, imaginary = params["types"]
+    wanted = {
+        "types/0": np.asarray(bfloat16 * jnp.eye(2, 3, dtype=jnp.bfloat16)),
+        "types/1": integers * np.eye(2, 3, dtype=int),
+    }
+    wanted |= {"types/3": imaginary, "keys/key": jax.random.key_data(params["keys"]["key"]), "of": params["of"]}
+    for name, array in wanted.items():
+        assert found["arrays"][f"params/{name}"].tobytes() == np.asarray(array).tobytes(), name
 
 
 # Training from the file.

@@ -41,10 +41,15 @@ def text(ticket: Ticket, license_: str, name: str, has_picture: bool) -> str:
         lines += [verdict["message"], ""]
     if has_picture:
         lines += ["![64 samples](sample.png)", ""]
+    if ticket.trained is None:
+        pictured = "The samples are those of the untrained ticket at its rewind point: " if has_picture else ""
+        metric = "; the metric is that of the network that the run has trained from it" if verdict.get("metric") else ""
+        lines += [f"{pictured}{'the' if pictured else 'The'} file has no trained weights{metric}.", ""]
+    held = "masks, rewind point and trained weights" if ticket.trained else "masks and rewind point"
     lines += [
         "## Files",
         "",
-        "`ticket.safetensors` is the ticket itself: masks, rewind point and trained weights without the pruned ones.",
+        f"`ticket.safetensors` is the ticket itself: {held} without the pruned ones.",
         *(["`model.safetensors` has the trained weights, dense, each under its path."] if ticket.trained else []),
         "`config.json` has the network, the config of the run and where it comes from.",
         "",

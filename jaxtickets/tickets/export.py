@@ -31,11 +31,12 @@ def export(path: str | os.PathLike, to: str, out: Path, overwrite: bool = False)
     Raises:
       UserError: the file is no ticket of a run, the place is refused, or a package is missing.
     """
-    second = out.with_name(f"{out.name}.json")
-    for place in (out, second) if to == "stablehlo" else (out,):
-        check_place(place, overwrite)
-    if to == "stablehlo" and find_spec("flatbuffers") is None:
-        raise UserError("--to=stablehlo: needs the package flatbuffers; pip install 'jaxtickets[export]'")
+    check_place(out, overwrite)
+    if to == "stablehlo":
+        second = out.with_name(f"{out.name}.json")
+        check_place(second, overwrite)
+        if find_spec("flatbuffers") is None:
+            raise UserError("--to=stablehlo: needs the package flatbuffers; pip install 'jaxtickets[export]'")
     ticket = load_ticket(path)
     opened = ticket.opened
     if to == "torch":

@@ -134,14 +134,14 @@ def verify(paths: list[Path]) -> tuple[list[str], bool]:
         kept = mask_lib.counts(found.masks)
         unchecked = ", of a format without a checksum" if found.format.endswith(" 1") else ""
         lines.append(f"{path}: intact{unchecked}; {kept.kept:,} of {kept.weights:,} weights kept, {has}")
-    denser = None
+    denser, last = {}, None  # The ticket before, of each network by its shapes, and of any.
     for path, masks in sorted(whole.items(), key=lambda item: -mask_lib.counts(item[1]).kept):
-        shapes = {name: mask.shape for name, mask in masks.items()}
-        if denser is not None and shapes != {name: mask.shape for name, mask in whole[denser].items()}:
-            lines.append(f"{path}: of another network than {denser}; not compared")
-        elif denser is not None:
-            is_nested = mask_lib.is_nested(masks, whole[denser])
-            lines.append(f"{path}: {'nested' if is_nested else 'not nested'} in {denser}")
+        shapes = frozenset((name, mask.shape) for name, mask in masks.items())
+        if above := denser.get(shapes):
+            is_nested = mask_lib.is_nested(masks, whole[above])
+            lines.append(f"{path}: {'nested' if is_nested else 'not nested'} in {above}")
             is_well &= is_nested
-        denser = path
+        elif last:
+            lines.append(f"{path}: of another network than {last}; not compared")
+        denser[shapes] = last = path
     return lines, is_well

@@ -18,11 +18,6 @@ from jaxtickets.tensor_files import expect
 MASKS, VALUES = "masks", "values/"
 WHOLE, ZERO, SAME = "whole", "zero", "="
 EXACT = ("params", "batch_stats", "trained")  # Trees whose leaves refer to no other leaf.
-KEY = "key:"
-NATIVE = tuple(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))
-NATIVE = ("bool", *NATIVE, "float16", "float32", "float64")
-# Types that safetensors or NumPy lack, by the type as which they are stored.
-VIEWED = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8", "complex64": "uint64"}
 NUMBERS = (bool, int, float, np.generic, np.ndarray, jax.Array)
 MOST = 1 << 32  # Zeros of which a file holds nothing.
 
@@ -51,7 +46,7 @@ def pack(trees: Mapping[str, Any], masks, axis_names=None) -> tuple[dict[str, np
     for name, tree in trees.items():  # In this order: JAX sorts the keys of a dictionary.
         arrays |= arrays_of({name: tree})
     for name, leaf in arrays.items():
-        array, kind = _stored(name, leaf)
+        array, kind = tensor_files.stored(name, leaf)
         keep = keeps.get(name)
         if keep is not None and (keep.shape != array.shape or keep.dtype != bool):
             raise UserError(f"{name}: its mask is {keep.dtype} {keep.shape}; allowed is bool {array.shape}")
@@ -83,22 +78,9 @@ def _axes(tree):
     return {tensor_files.name_of(path): names for path, names in found}
 
 
-def _stored(name, leaf):
-    """`(the array as which a leaf is stored, the name of its type)`."""
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return np.asarray(jax.random.key_data(leaf), order="C"), f"{KEY}{jax.random.key_impl(leaf)}"
-    array = np.asarray(leaf, order="C")
-    kind = array.dtype.name
-    if kind in VIEWED:
-        array = array.reshape(-1).view(VIEWED[kind]).reshape(array.shape)
-    elif kind not in NATIVE:
-        raise UserError(f"{name}: is an array of {kind}; allowed are {', '.join((*NATIVE, *VIEWED))}")
-    return array, kind
-
-
 def _tensor(kind):
     """The name of the array in the file with the values of a type."""
-    return VALUES + ("uint32" if kind.startswith(KEY) else kind)
+    return VALUES + ("uint32" if kind.startswith(tensor_files.KEY) else kind)
 
 
 def _mask_of(name, array, keeps):
@@ -144,9 +126,7 @@ def _leaves(listed, keeps, left) -> Iterator[tuple[str, Any]]:
     made, zeros = {}, 0
     for name, entry in listed.items():
         kind, shape, how = expect(entry, list, f"the entry of {name}")[:3]
-        if expect(kind, str, f"the type of {name}") not in (*NATIVE, *VIEWED) and not kind.startswith(KEY):
-            raise ValueError(f"{name} is of the type {kind:.40}")
-        shape, stored = _shape(name, shape), "uint32" if kind.startswith(KEY) else VIEWED.get(kind, kind)
+        stored, shape = tensor_files.stored_type(name, kind), _shape(name, shape)
         if how == ZERO:
             if (zeros := zeros + math.prod(shape)) > MOST:
                 raise ValueError(f"there are more than {MOST} zeros")
@@ -170,7 +150,7 @@ def _leaves(listed, keeps, left) -> Iterator[tuple[str, Any]]:
                 array = np.zeros(shape, stored)
                 array[keep] = values
         made[name] = array
-        yield name, _restored(array, kind)
+        yield name, tensor_files.restored(array, kind)
 
 
 def _bits(masks):
@@ -190,9 +170,3 @@ def _index(how, keeps):
     if not 0 <= expect(how, int, "the number of a mask") < len(keeps):
         raise ValueError(f"there is no mask {how}")
     return how
-
-
-def _restored(array, kind):
-    if kind.startswith(KEY):
-        return jax.random.wrap_key_data(array, impl=kind.removeprefix(KEY))
-    return array.view(kind) if kind in VIEWED else array

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from jaxtickets import config as config_lib
+from jaxtickets.errors import UserError
 from jaxtickets.experiments.branch import PRUNABLE
 from jaxtickets.tickets.content import NAME
 from jaxtickets.tickets.ticket import load_ticket, run_of
@@ -18,8 +19,7 @@ TICKET = {place}
 
 
 def get_config(variant=""):
-    del variant
-    return retraining.config(TICKET)
+    return retraining.config(TICKET, variant)
 '''
 
 
@@ -29,12 +29,17 @@ def script(path: Path | None) -> str:
     return SCRIPT.format(place=place)
 
 
-def config(path: str | os.PathLike):
+def config(path: str | os.PathLike, variant: str = ""):
     """The config of a ticket's run, with which `jaxtickets.main` trains the ticket of the file again.
 
+    Args:
+      variant: what stands after the colon in `--config=FILE:VARIANT`; there is none of a ticket.
+
     Raises:
-      UserError: the file is no ticket of a run, or that of another version.
+      UserError: the file is no ticket of a run, or that of another version, or a variant is asked for.
     """
+    if variant:
+        raise UserError(f"--config=NAME:{variant}: a ticket has no variants; allowed is NAME alone")
     ticket = load_ticket(path)
     found = config_lib.from_dict(run_of(ticket.metadata, path)[0])
     defaults = config_lib.flat(config_lib.get_config(), known=config_lib.fields())

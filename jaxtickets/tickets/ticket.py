@@ -1,7 +1,8 @@
 """Tickets as users hold them: masks, the rewind point and what was trained from it; and their files."""
 
 import os
-from functools import cached_property
+from collections.abc import Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,10 @@ class Ticket:
 
         Args:
           seed: of the samples; None: that of the run, so that sample k is sample k of its metrics.
-          labels: the classes of consecutive samples, which are repeated; None: as in the metrics.
+          labels: the class of all samples, or those of consecutive ones, which are repeated; None: as in the metrics.
 
         Raises:
-          UserError: the network can't be sampled.
+          UserError: the network can't be sampled, or has no such classes.
         """
         from jaxtickets import sample
 
@@ -94,7 +95,7 @@ class Ticket:
         if not opened.objective.sample:
             raise UserError(f"{self.path}: config.objective.name={opened.config.objective.name!r} can't be sampled")
         seed = opened.config.seed if seed is None else seed
-        labels = None if labels is None else np.int32(labels)
+        labels = sample.labels_of(labels, opened.objective, "labels")
         return np.concatenate(list(sample.samples(opened, seed, n, labels, convert=lambda images: images)))
 
     def reconstruct(self, images) -> np.ndarray:
@@ -119,21 +120,32 @@ class Ticket:
 
         A codebook has two: the nearest codes and their indices.
 
+        Args:
+          labels: `[batch]`, the classes of the inputs, for a conditional network.
+
         Raises:
-          UserError: there is no such component.
+          UserError: there is no such component, or the network has no such classes.
         """
-        from jaxtickets import models
+        from jaxtickets import sample
 
         opened = self.opened
-        components = opened.objective.components
-        if component not in components:
-            raise UserError(f"component {component!r}: allowed are {', '.join(components)}")
+        if component not in opened.objective.components:
+            raise UserError(f"component {component!r}: allowed are {', '.join(opened.objective.components)}")
+        labels = sample.labels_of(labels, opened.objective, "labels")
+        return jax.device_get(self._outputs(component, opened.params, opened.batch_stats, inputs, labels))
 
-        @jax.jit
-        def outputs(params, batch_stats, inputs, labels):
+    @cached_property
+    def _outputs(self):
+        """The program of `apply`, which is compiled once for each component and shape."""
+        from jaxtickets import models
+
+        components = self.opened.objective.components
+
+        @partial(jax.jit, static_argnums=0)
+        def outputs(component, params, batch_stats, inputs, labels):
             return models.apply(components, params, batch_stats, component, inputs, False, labels)[0]
 
-        return jax.device_get(outputs(opened.params, opened.batch_stats, inputs, labels))
+        return outputs
 
 
 def save_ticket(
@@ -154,14 +166,15 @@ def save_ticket(
       params: the parameters at the rewind point, any pytree; leaves that are neither arrays nor numbers are left out.
         Or a `train.TrainState`, whose batch statistics, moments and step are stored too.
       trained: what was trained from the ticket: a tree like `params`, or a `trained.Trained`.
-      metadata: JSON values.
+      metadata: JSON values; NumPy's and JAX's numbers become such.
       axis_names: a tree like the parameters: the name of each axis of each leaf, or None.
       network: how the network is built, as in `trained.Trained`; whoever leaves it out can't sample from the ticket.
       moments: whether the moments, the averages and the step of a train state are stored. Without them the file is
         smaller, and no run goes on from it.
 
     Raises:
-      UserError: the masks prune nothing or do not fit, or an array has a type that the file has no room for.
+      UserError: the masks prune nothing or do not fit, or an array has a type that the file has no room for, or
+        metadata has none in JSON.
       OSError: the file can't be written.
     """
     path = local_path(path, "ticket") if isinstance(path, str) else path
@@ -175,7 +188,22 @@ def save_ticket(
     if trained is not None:
         own = trained if isinstance(trained, Trained) else Trained(trained, {}, {})
         trees["trained"], of_trained = {"params": own.params, "batch_stats": own.batch_stats}, own.network
-    content_lib.write(path, trees | state, masks, metadata or {}, network, of_trained, axis_names)
+    content_lib.write(path, trees | state, masks, _json(metadata or {}, "metadata"), network, of_trained, axis_names)
+
+
+def _json(value, name):
+    """A value in which arrays without axes are numbers."""
+    if isinstance(value, Mapping):
+        if wrong := [key for key in value if not isinstance(key, str | int)]:
+            raise UserError(f"{name}: has the key {wrong[0]!r:.60}; allowed are texts")
+        return {key: _json(each, f"{name}[{key!r}]") for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(each, f"{name}[{number}]") for number, each in enumerate(value)]
+    if isinstance(value, np.generic | np.ndarray | jax.Array) and value.ndim == 0 and not tensor_files.is_key(value):
+        value = np.asarray(value).item()
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise UserError(f"{name}: is of the type {type(value).__name__}; allowed are texts, numbers, None, dicts and lists")
 
 
 def load_ticket(path: str | os.PathLike, like=None) -> Ticket:
