@@ -65,9 +65,9 @@ def ones(
     Args:
       params: the parameters, a pytree of arrays; other leaves, such as the functions in an Equinox module, and `None`
         are not prunable.
-      include: regular expressions over slash-joined paths. None: every leaf called `kernel` or `embedding` (Flax), and
-        those of two axes or more that are called `weight` (Equinox, PyTorch), `w` or `embeddings` (Haiku) or
-        the like (`NAMES`), or have no name because they are entries of a list or a tuple. Biases are not, nor are the
+      include: regular expressions over slash-joined paths, or one. None: every leaf called `kernel` or `embedding`
+        (Flax), and those of two axes or more that are called `weight` (Equinox, PyTorch), `w` or `embeddings` (Haiku)
+        or the like (`NAMES`), or have no name because they are entries of a list or a tuple. Biases are not, nor are the
         scales of norms.
       exclude: regular expressions too.
       components: top-level keys of `params`; none named: all.
@@ -104,7 +104,7 @@ def _is_array(leaf):
 def _matching(field, patterns, names):
     """The names in which one of the patterns is found; each must be found in some."""
     hits = set()
-    for pattern in patterns:
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
         try:
             found = {name for name in names if re.search(pattern, name)}
         except re.error as error:

@@ -174,6 +174,11 @@ def test_the_table_of_levels_stays_narrow_and_says_how_many_it_leaves_out(tmp_pa
     assert len(read_rows(tmp_path, "levels.csv")) == 2 * 25
 
 
+def test_a_winner_at_a_sparsity_of_its_own_is_named_below_the_table(tmp_path):
+    runs = [write_workdir(tmp_path / "long", rounds=3, winner=2), write_workdir(tmp_path / "short", rounds=2, winner=1)]
+    assert "not in the table: long 51.0%." in report.levels(runs, tmp_path)
+
+
 def test_the_table_of_levels_names_the_runs_with_another_metric(tmp_path):
     workdirs = [write_workdir(tmp_path / name) for name in ("a", "b", "other")]
     rounds = (workdirs[2] / "rounds.csv").read_text()

@@ -184,3 +184,9 @@ def test_a_pattern_that_is_wrong_or_matches_nothing_is_an_error(include, exclude
     params = {"generator": {"layer": {"kernel": np.ones(2)}}}
     with pytest.raises(UserError, match=message):
         mask_lib.ones(params, include, exclude)
+
+
+def test_a_text_is_one_pattern():
+    params = {"net": {"dense": {"kernel": np.ones((2, 3)), "bias": np.ones(3)}}}
+    for include, exclude, names in (("bias", (), ["net/dense/bias"]), ("dense", "bias", ["net/dense/kernel"])):
+        assert list(mask_lib.named_leaves(mask_lib.ones(params, include, exclude))) == names

@@ -20,6 +20,7 @@ from jaxtickets.report.reading import (
     ratio,
     read,
     significant,
+    winning_round,
     wins,
 )
 from jaxtickets.report.table import ratio_of
@@ -60,11 +61,26 @@ def levels(workdirs: Sequence[str | os.PathLike], out_dir: str | os.PathLike) ->
     left_out = [name for name in runs if name not in {row["run"] for row in rows}]
     title = f"{metric} by weights pruned [%], {describe_common(metric, runs.values()).direction} ({file}):"
     reference = common_reference(metric, [runs[row["run"]] for row in rows])
-    text = "\n".join([title, "", _table(rows, cell_of), *_notes(rows, left_out, reference)])
+    text = "\n".join([title, "", _table(rows, cell_of), *_notes(rows, left_out, reference), *_lone_winners(runs, rows)])
     if compared := [row for row in rows if row["ratio"] is not None]:
         title = "Times the dense run of the same seed, geometric mean over the seeds [confidence interval]:"
         text += "\n".join(["\n", title, "", _table(compared, ratio_cell_of)])
     return text
+
+
+def _lone_winners(runs, rows):
+    """The line that names the winners which the table lacks, because no other run has their sparsity."""
+    shown, compared = ({(row["run"], row["sparsity"]) for row in rows}, {row["run"] for row in rows})
+    winners = {
+        name: round(row["sparsity"], 3)
+        for name, run in runs.items()
+        for row in run.rounds
+        if row["round"] == winning_round(run.verdict)
+    }
+    if alone := [
+        f"{name} {level:.1%}" for name, level in winners.items() if (name, level) not in shown and name in compared
+    ]:
+        yield f"Winners at a sparsity that no other run has are not in the table: {', '.join(alone)}."
 
 
 def level_rows(runs: Mapping[str, Results], metric: str | None) -> list[dict[str, Any]]:
