@@ -67,8 +67,8 @@ def ones(
         are not prunable.
       include: regular expressions over slash-joined paths, or one. None: every leaf called `kernel` or `embedding`
         (Flax), and those of two axes or more that are called `weight` (Equinox, PyTorch), `w` or `embeddings` (Haiku)
-        or the like (`NAMES`), or have no name because they are entries of a list or a tuple. Biases are not, nor are the
-        scales of norms.
+        or the like (`NAMES`), or have no name because they are entries of a list or a tuple. Biases are not, nor are
+        the scales of norms.
       exclude: regular expressions too.
       components: top-level keys of `params`; none named: all.
 
