@@ -240,6 +240,33 @@ def test_arrays_of_any_type_come_back_as_they_were(tmp_path):
     assert again[1].params["kernel"].dtype == jnp.bfloat16 and again[1].params["scale"].dtype == np.float16
 
 
+def test_numbers_among_the_parameters_come_back_as_they_were_trained(tmp_path):
+    params = {"kernel": jnp.ones((2, 2)), "scale": 0.5, "steps": 0, "is_done": False}
+
+    def trained(params, masks, key):
+        return {**params, "scale": params["scale"] / 2, "steps": 3, "is_done": True}
+
+    how = {"rounds": 1, "workdir": tmp_path}
+    jt.imp(trained, params, key=0, **how)
+    again = jt.imp(until(trained, 0), params, key=0, **how)
+    found = {name: value for name, value in again[1].params.items() if name != "kernel"}
+    assert found == {"scale": 0.25, "steps": 3, "is_done": True}
+    assert {name: type(value) for name, value in found.items()} == {"scale": float, "steps": int, "is_done": bool}
+    with pytest.raises(UserError, match="its rounds differ in key;"):
+        jt.imp(until(trained, 0), params, key=7, **how)
+    with pytest.raises(UserError, match="its rounds differ in params;"):
+        jt.imp(until(trained, 0), {**params, "scale": 0.25}, key=0, **how)
+
+
+def test_metrics_that_are_no_finite_numbers_come_back(tmp_path):
+    metrics = {"nan": float("nan"), "inf": float("inf"), "low": -float("inf"), "loss": 0.1}
+    how = {"key": KEY, "rounds": 0, "callback": lambda found, state: metrics, "workdir": tmp_path}
+    jt.imp(lambda params, masks, key: params, mlp(), **how)
+    (again,) = jt.imp(until(train, 0), mlp(), **how)
+    assert again.metrics.keys() == metrics.keys()
+    np.testing.assert_array_equal([again.metrics[name] for name in metrics], list(metrics.values()))
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [

@@ -7,6 +7,7 @@ round_000.safetensors, ...: masks, eight weights per byte, trained parameters an
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ import numpy as np
 from jaxtickets import checksums, files, lock, tensor_files
 from jaxtickets import masks as mask_lib
 from jaxtickets.errors import DamagedError, UserError
+from jaxtickets.tickets.layout import NUMBERS
 
 FORMAT = "jaxtickets imp 1"
 KEY = "imp"
+PYTHON = {"bool": bool, "int": int, "float": float}  # Numbers that are no arrays, by the name of their type.
 
 
 def _is_key(leaf):
@@ -28,15 +31,17 @@ def _is_key(leaf):
 
 
 def _packed(tree) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays of a tree by name, and the types of those that NumPy does not have, which are given as bytes.
+    """The arrays and numbers of a tree by name, and the types of those that are Python's or that NumPy does not have.
 
-    Other leaves, such as functions, are left out.
+    The latter are given as bytes. Other leaves, such as functions, are left out.
     """
     arrays, types = {}, {}
     for name, leaf in tensor_files.named(tree).items():
-        if hasattr(leaf, "dtype"):
+        if isinstance(leaf, NUMBERS):
             array = np.asarray(jax.device_get(jax.random.key_data(leaf) if _is_key(leaf) else leaf), order="C")
-            if array.dtype.isbuiltin != 1:
+            if type(leaf).__name__ in PYTHON:
+                types[name] = type(leaf).__name__
+            elif array.dtype.isbuiltin != 1:
                 types[name], array = array.dtype.name, array.reshape(-1).view(np.uint8)
             arrays[name] = array
     return arrays, types
@@ -50,20 +55,24 @@ def _unpacked(arrays, types, like):
     """
     leaves = []
     for name, leaf in tensor_files.named(like).items():
-        if not hasattr(leaf, "dtype"):
+        if not isinstance(leaf, NUMBERS):
             leaves.append(leaf)
             continue
-        array, shape = arrays[name], jax.random.key_data(leaf).shape if _is_key(leaf) else leaf.shape
-        if name in types:
+        array, shape = arrays[name], jax.random.key_data(leaf).shape if _is_key(leaf) else np.shape(leaf)
+        number = PYTHON.get(types.get(name))
+        if name in types and not number:
             array = array.view(jnp.dtype(types[name])).reshape(shape)
         if array.shape != shape:
             raise ValueError(f"{name} has the shape {array.shape} and not {shape}")
-        leaves.append(jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else array)
+        if _is_key(leaf):
+            leaves.append(jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)))
+        else:
+            leaves.append(number(array) if number else array)
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def checksum(tree: Any) -> str:
-    """The SHA-256 of all arrays of a tree."""
+    """The SHA-256 of all arrays and numbers of a tree."""
     return checksums.of_arrays(_packed(tree)[0])
 
 
@@ -121,9 +130,9 @@ class Store:
 
     def save_round(self, number: int, masks, params, sparsity: float, metrics: dict) -> None:
         """Writes a round; once this returns, it is complete."""
-        _write(
-            self._file(number), {"masks": mask_lib.pack(masks), "params": params}, sparsity=sparsity, metrics=metrics
-        )
+        # JSON has no NaN and no infinity: these are texts.
+        told = {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}
+        _write(self._file(number), {"masks": mask_lib.pack(masks), "params": params}, sparsity=sparsity, metrics=told)
 
     def rounds(self, n: int, params, masks) -> Iterator[tuple[Any, Any, float, dict]]:
         """`(masks, params, sparsity, metrics)` of the rounds from 0 on, at most `n`, in the structures of these.
@@ -138,12 +147,10 @@ class Store:
                 with tensor_files.reading(file, "a round", "training goes on from the round before"):
                     arrays, about = _read(file)
                     packed = _unpacked(arrays, about["types"], like)
-                    found = (
-                        mask_lib.unpack(packed["masks"], masks),
-                        packed["params"],
-                        about["sparsity"],
-                        about["metrics"],
-                    )
+                    told = {
+                        name: math.nan if value is None else float(value) for name, value in about["metrics"].items()
+                    }
+                    found = (mask_lib.unpack(packed["masks"], masks), packed["params"], about["sparsity"], told)
             except DamagedError as error:
                 logging.getLogger(__name__).warning("%s", error)
                 return
