@@ -116,6 +116,11 @@ def test_selection_of_filters_along_given_axes_within_a_compiled_function_gives_
 # Schedules.
 
 
+def test_a_scope_that_is_unknown_is_refused_at_once():
+    with pytest.raises(UserError, match="scope: 'globl' is unknown; allowed: global, component, layerwise"):
+        jt.schedules.gradual(0.5, 0, 10, 2, scope="globl")
+
+
 def test_gradual_pruning_follows_the_cubic_formula_of_zhu_and_gupta():
     start, stop, every, initial, final = 3, 33, 5, 0.1, 0.9
     tx = jt.sparsify(optax.sgd(0.01), jt.schedules.gradual(final, start, stop, every, initial=initial))
