@@ -40,12 +40,18 @@ def rewind(state: Any, masks: Any) -> Any:
     def masked(leaf, mask):
         if mask is None or is_hole(leaf) or np.shape(leaf)[np.ndim(leaf) - np.ndim(mask) :] != np.shape(mask):
             return leaf
-        return leaf * mask.astype(leaf.dtype)
+        return kept(leaf, mask)
 
     def masked_tree(node):
         return jax.tree.map(masked, node, masks, is_leaf=is_hole) if is_alike(node) else node
 
     return jax.tree.map(masked_tree, state, is_leaf=is_alike)
+
+
+def kept(leaf: Any, mask: Any) -> Any:
+    """A leaf with zeros for what is pruned, also if that is infinite or no number, which a product would keep."""
+    where = np.where if isinstance(leaf, np.ndarray) and isinstance(mask, np.ndarray) else jnp.where
+    return where(mask, leaf, np.zeros((), leaf.dtype))
 
 
 def check_shapes(found: Any, params: Any, what: str) -> None:
