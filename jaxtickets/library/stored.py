@@ -130,7 +130,7 @@ class Store:
         file = path / "imp.json"
         if path.exists() and not path.is_dir():
             raise UserError(f"{what}: is a file; allowed is a directory")
-        lock_file, lost = path / "lock", []
+        lock_file, lost = path / "lock", list[str]()
         own = {lock_file, *files.temporaries(lock_file), *files.temporaries(file)}
         if path.is_dir() and not file.exists() and not own.issuperset(path.iterdir()):
             raise UserError(f"{what}: holds something else; allowed is an empty directory, or one of jt.imp")

@@ -320,6 +320,7 @@ def from_weight_masks(masks, axis_names):
     A channel is pruned if every kernel that makes or reads it has pruned all that belongs to it. What only one of them
     has emptied stays: a bias can make something of a channel without weights.
     """
+    check_components(masks)
     kept: dict[str, dict] = {component: {} for component in masks}
     for component, path, leaf, names in _leaves(masks, axis_names):
         for axis, name in enumerate(names):
