@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxtickets import masks as mask_lib
-from jaxtickets.pruning.channels import along_axes
+from jaxtickets.pruning.channels import along_axes, check_names
 
 
 def take(tree, channel_masks, axis_names):
@@ -21,8 +21,10 @@ def take(tree, channel_masks, axis_names):
       axis_names: a tree with the structure of `tree`, may have further components: the name of each axis, or None.
 
     Raises:
+      UserError: a component or a name in `channel_masks` is unknown, or `tree` is no dictionary of components.
       ValueError: a leaf has another number of channels than the mask.
     """
+    check_names(channel_masks, tree, axis_names)
 
     def kept(own, leaf, names):
         if leaf is None:

@@ -110,14 +110,17 @@ def test_channels_without_anything_between_have_a_name():
     params = {"a": np.ones((3, 8), np.float32), "b": np.ones((8, 2), np.float32)}
     leaky = lambda x: jnp.where(x > 0, x, 0.1 * x)  # noqa: E731
     for between in (jax.nn.gelu, jax.jit(jnp.tanh), leaky, jax.nn.relu, jax.checkpoint(jnp.exp)):
-        names = jt.axis_names(lambda params, x, f=between: f(x @ params["a"]) @ params["b"], params, np.ones((4, 3)))
-        assert names == {"a": (None, "channels"), "b": ("channels", None)}
+        forward = lambda params, x, f=between: f(x @ params["net"]["a"]) @ params["net"]["b"]  # noqa: E731
+        names = jt.axis_names(forward, {"net": params}, np.ones((4, 3)))["net"]
+        assert names == {"a": (None, "net"), "b": ("net", None)}
 
 
 def test_attention_has_names_for_its_heads_and_values_and_none_for_queries_and_keys():
     module = linen.MultiHeadDotProductAttention(num_heads=2, qkv_features=8)
     params = module.init(KEY, IMAGES[0])["params"]
-    names = jt.axis_names(lambda params, x: module.apply({"params": params}, x), params, IMAGES[0])
+    names = jt.axis_names(lambda params, x: module.apply({"params": params["net"]}, x), {"net": params}, IMAGES[0])[
+        "net"
+    ]
     heads, values = names["value"]["kernel"][1:]
     assert None not in (heads, values) and heads != values
     assert names["query"]["kernel"] == names["key"]["kernel"] == (None, heads, None)
@@ -126,10 +129,56 @@ def test_attention_has_names_for_its_heads_and_values_and_none_for_queries_and_k
 
 def test_embeddings_have_channels_and_entries_without_a_name():
     params = {"table": np.ones((5, 8), np.float32), "out": np.ones((8, 2), np.float32)}
-    names = jt.axis_names(lambda params, i: params["table"][i] @ params["out"], params, np.ones(4, int))
-    assert names == {"table": (None, "channels"), "out": ("channels", None)}
+    names = jt.axis_names(lambda own, i: own["net"]["table"][i] @ own["net"]["out"], {"net": params}, np.ones(4, int))[
+        "net"
+    ]
+    assert names == {"table": (None, "net"), "out": ("net", None)}
 
 
 def test_parameters_without_arrays_are_refused():
     with pytest.raises(UserError, match="params: there are no arrays in it"):
         jt.axis_names(lambda params, x: x, {}, IMAGES)
+
+
+class Stream(linen.Module):
+    """Two dense layers that are added."""
+
+    @linen.compact
+    def __call__(self, x):
+        x = linen.Dense(8)(x)
+        return linen.Dense(2)(x + linen.Dense(8)(jnp.tanh(x)))
+
+
+def test_channels_that_several_components_share_are_refused():
+    params = Stream().init(KEY, IMAGES)["params"]
+    with pytest.raises(UserError, match=r"Dense_0 and Dense_1 share channels, .* such as {'net': params}") as caught:
+        jt.axis_names(lambda params, x: Stream().apply({"params": params}, x), params, IMAGES)
+    assert "\n" not in str(caught.value)
+    names = jt.axis_names(lambda own, x: Stream().apply({"params": own["net"]}, x), {"net": params}, IMAGES)["net"]
+    assert names["Dense_0"]["bias"] == names["Dense_2"]["bias"] != (None,)
+
+
+@pytest.mark.parametrize(
+    "function", [jt.channels.to_weight_masks, lambda kept, *trees: jt.compact.take(*trees[:1], kept, trees[1])]
+)
+def test_channel_masks_and_trees_that_do_not_fit_are_refused(function):
+    params = {"net": {"a": {"kernel": np.ones((3, 4))}, "b": {"kernel": np.ones((4, 2))}}}
+    names = {"net": {"a": {"kernel": (None, "a")}, "b": {"kernel": ("a", None)}}}
+    kept = np.array([True, True, False, False])
+    with pytest.raises(UserError, match="net has no channels 'hidden'; allowed: a"):
+        function({"net": {"hidden": kept}}, params, names)
+    with pytest.raises(UserError, match="there is no 'network'; allowed: net"):
+        function({"network": {"a": kept}}, params, names)
+    with pytest.raises(UserError, match="params: is a list; channels need a dictionary of components, such as {'net':"):
+        function({"net": {"a": kept}}, [params["net"]], [names["net"]])
+
+
+def test_a_list_at_the_top_is_refused_in_one_line():
+    params = [np.ones((3, 4)), np.ones((4, 2))]
+    for call in (
+        lambda: jt.axis_names(lambda params, x: x @ params[0] @ params[1], params, np.ones((1, 3))),
+        lambda: jt.channels.filter_l1(params, [(None, "a"), ("a", None)]),
+    ):
+        with pytest.raises(UserError, match="params: is a list; channels need a dictionary") as caught:
+            call()
+        assert "\n" not in str(caught.value)

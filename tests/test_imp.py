@@ -1,6 +1,7 @@
 """`jt.imp`: the lottery loop around a training function of one's own."""
 
 import logging
+import time
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -240,13 +241,40 @@ def test_arrays_of_any_type_come_back_as_they_were(tmp_path):
     assert again[1].params["kernel"].dtype == jnp.bfloat16 and again[1].params["scale"].dtype == np.float16
 
 
+def test_numbers_among_the_parameters_come_back_as_they_were_trained(tmp_path):
+    params = {"kernel": jnp.ones((2, 2)), "scale": 0.5, "steps": 0, "is_done": False}
+
+    def trained(params, masks, key):
+        return {**params, "scale": params["scale"] / 2, "steps": 3, "is_done": True}
+
+    how = {"rounds": 1, "workdir": tmp_path}
+    jt.imp(trained, params, key=0, **how)
+    again = jt.imp(until(trained, 0), params, key=0, **how)
+    found = {name: value for name, value in again[1].params.items() if name != "kernel"}
+    assert found == {"scale": 0.25, "steps": 3, "is_done": True}
+    assert {name: type(value) for name, value in found.items()} == {"scale": float, "steps": int, "is_done": bool}
+    with pytest.raises(UserError, match="its rounds differ in key;"):
+        jt.imp(until(trained, 0), params, key=7, **how)
+    with pytest.raises(UserError, match="its rounds differ in params;"):
+        jt.imp(until(trained, 0), {**params, "scale": 0.25}, key=0, **how)
+
+
+def test_metrics_that_are_no_finite_numbers_come_back(tmp_path):
+    metrics = {"nan": float("nan"), "inf": float("inf"), "low": -float("inf"), "loss": 0.1}
+    how = {"key": KEY, "rounds": 0, "callback": lambda found, state: metrics, "workdir": tmp_path}
+    jt.imp(lambda params, masks, key: params, mlp(), **how)
+    (again,) = jt.imp(until(train, 0), mlp(), **how)
+    assert again.metrics.keys() == metrics.keys()
+    np.testing.assert_array_equal([again.metrics[name] for name in metrics], list(metrics.values()))
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"rounds": 4}, r"levels \(\[0.0, .* there, \[0.0, .* here\)"),
+        ({"rounds": None, "targets": [0.5]}, r"levels \(\[0.0, .* there, \[0.0, .* here\)"),
         ({"rate": 0.3}, "levels .*"),
         ({"early": None}, r"early \(True there, False here\)"),
-        ({"score": partial(jt.pruning.random, seed=1)}, r"score \('magnitude' there, 'random' here\)"),
+        ({"score": partial(jt.pruning.random, seed=1)}, r"score \('magnitude' there, 'random\(seed=1\)' here\)"),
         ({"scope": "layerwise", "min_per_layer": 2}, r"scope \(.*\), min_per_layer \(0 there, 2 here\)"),
         ({"key": jax.random.key(1)}, "key"),
         ({"exclude": ["^1/"]}, "masks"),
@@ -274,7 +302,66 @@ def test_a_directory_of_something_else_is_refused(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["imp.json", "thesis.tex"]
 
 
+def test_what_partial_has_given_a_score_is_compared(tmp_path):
+    how = {"params": mlp(), "key": KEY, "rounds": 1}
+    other = jax.tree.map(lambda leaf: leaf + 1, mlp())
+    change = jt.pruning.magnitude_change
+
+    def of(start, path):
+        return jt.imp(until(late, 0), **how, score=partial(change, start=start), workdir=tmp_path / path)
+
+    for number, pair in enumerate([(mlp(), other), (1, 2), ([len], [max])]):
+        for start in (pair[0], pair[0]):
+            with pytest.raises(KilledError):
+                of(start, str(number))
+        with pytest.raises(UserError, match=r"differ in score .*magnitude_change.*start="):
+            of(pair[1], str(number))
+
+
+@pytest.mark.parametrize("metrics", [{"loss": np.ones(2)}, {"loss": "low"}, 0.5])
+def test_a_callback_that_fails_loses_no_trained_round(tmp_path, metrics):
+    how = {"key": KEY, "rounds": 1, "workdir": tmp_path}
+    with pytest.raises(UserError, match="callback: (loss is|has returned a float)") as caught:
+        jt.imp(train, mlp(), **how, callback=lambda found, state: metrics)
+    assert "\n" not in str(caught.value)
+    rounds = jt.imp(until(train, 1), mlp(), **how, callback=lambda found, state: {"n": found.number})
+    assert [found.metrics for found in rounds] == [{}, {"n": 1}]
+
+
+def test_more_rounds_go_on_after_those_that_are_there(tmp_path):
+    how = {"params": mlp(), "key": KEY, "rate": 0.4}
+    jt.imp(train, **how, rounds=1, workdir=tmp_path)
+    longer = jt.imp(until(train, 1), **how, rounds=2, workdir=tmp_path)
+    assert trees_equal(longer, jt.imp(train, **how, rounds=2))
+    for rounds in (1, 2):
+        again = jt.imp(until(train, 0), **how, rounds=rounds, workdir=tmp_path)
+        assert trees_equal(again, longer[: rounds + 1])
+
+
+def test_what_killed_writes_have_left_is_no_obstacle_and_goes(tmp_path):
+    for name in (".imp-abcd1234.json", ".round_000-abcd1234.safetensors"):
+        (tmp_path / name).write_text("")
+        jt.imp(train, mlp(), key=KEY, rounds=0, workdir=tmp_path)
+        assert not (tmp_path / name).exists()
+
+
+def test_nothing_is_written_into_a_directory_that_was_taken_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxtickets.lock.BEAT_SECONDS", 0.01)
+
+    def losing(params, masks, key):
+        (tmp_path / "lock").unlink()
+        time.sleep(0.3)
+        return params
+
+    with pytest.raises(UserError, match="lock has gone: .*; allowed is one process"):
+        jt.imp(losing, mlp(), key=KEY, rounds=0, workdir=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["imp.json"]
+
+
 # Mistakes.
+
+
+DENSE = jt.masks.ones(mlp())
 
 
 @pytest.mark.parametrize(
@@ -289,6 +376,13 @@ def test_a_directory_of_something_else_is_refused(tmp_path):
         ({"rounds": 1, "score": jt.snip}, r"score: needs losses, which imp does not have; allowed is what functools"),
         ({"rounds": 1, "structure": "filter"}, "structure 'filter': which axes of 0/w .* is not known"),
         ({"rounds": 1, "masks": jt.masks.ones(mlp(width=8))}, "masks: that of 0/w has the shape"),
+        (
+            {"rounds": 1, "masks": jax.tree.map(jnp.int32, jt.masks.ones(mlp()))},
+            "masks: that of 0/w is of int32; allowed",
+        ),
+        ({"rounds": 1, "masks": jt.prune(DENSE, DENSE, 0.5)}, "sparsity: 0.2 of the network is below the 0.5 that is"),
+        ({"rounds": 10, "structure": "2:4"}, "rounds: 10: 2:4 has one sparsity, 0.5, and so one round; allowed is 1"),
+        ({"targets": [0.5, 0.6], "structure": "2:4"}, r"targets: .*; allowed is \[0.5\]"),
         ({"rounds": 1, "include": ["kernel"]}, "prune.include: 'kernel' matches no parameter"),
     ],
 )
@@ -296,6 +390,13 @@ def test_mistakes_are_told_in_a_line_before_anything_is_trained(options, message
     with pytest.raises(UserError, match=message) as caught:
         jt.imp(until(train, 0), mlp(), key=KEY, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_training_function_that_returns_other_shapes_is_told():
+    with pytest.raises(UserError, match=r"train_fn: has returned 0/b with the shape \(1, 24\); allowed is \(24,\)"):
+        jt.imp(
+            lambda params, masks, key: [{**params[0], "b": params[0]["b"][None]}, params[1]], mlp(), key=KEY, rounds=1
+        )
 
 
 def test_a_training_function_that_returns_no_parameters_is_told():

@@ -116,6 +116,11 @@ def test_selection_of_filters_along_given_axes_within_a_compiled_function_gives_
 # Schedules.
 
 
+def test_a_scope_that_is_unknown_is_refused_at_once():
+    with pytest.raises(UserError, match="scope: 'globl' is unknown; allowed: global, component, layerwise"):
+        jt.schedules.gradual(0.5, 0, 10, 2, scope="globl")
+
+
 def test_gradual_pruning_follows_the_cubic_formula_of_zhu_and_gupta():
     start, stop, every, initial, final = 3, 33, 5, 0.1, 0.9
     tx = jt.sparsify(optax.sgd(0.01), jt.schedules.gradual(final, start, stop, every, initial=initial))
@@ -443,3 +448,23 @@ def test_an_update_without_parameters_is_refused():
     tx = jt.masked(optax.sgd(1), jt.masks.ones(PARAMS))
     with pytest.raises(UserError, match="params: pruning needs them"):
         tx.update(PARAMS, tx.init(PARAMS))
+
+
+def test_masks_of_several_transformations_for_different_leaves_are_put_together():
+    params = {"a": {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)}, "b": {"kernel": jnp.ones((4, 4))}}
+    txs = {level: jt.sparsify(optax.sgd(0.1), jt.schedules.static(level)) for level in (0.5, 0.25)}
+    state = optax.multi_transform(txs, {"a": 0.5, "b": 0.25}).init(params)
+    masks = jt.masks_of(state)
+    assert jt.masks.layer_counts(masks) == {"a/kernel": (16, 8), "b/kernel": (16, 12)}
+    assert masks["a"]["bias"] is None
+
+
+def test_pruned_weights_whose_gradients_are_not_finite_leave_no_trace():
+    params, masks = {"kernel": jnp.ones((1, 3))}, {"kernel": np.array([[True, False, False]])}
+    tx = jt.masked(optax.adam(0.1), masks)
+    updates, state = tx.update({"kernel": jnp.array([[1.0, jnp.inf, jnp.nan]])}, tx.init(params), params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((updates, state)))
+    leaf = np.array([[1.5, np.nan, -np.inf]], np.float64)
+    rewound = jt.rewind({"kernel": leaf}, masks)["kernel"]
+    np.testing.assert_array_equal(rewound, [[1.5, 0, 0]])
+    assert rewound.dtype == np.float64

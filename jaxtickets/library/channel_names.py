@@ -14,6 +14,7 @@ import numpy as np
 from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
 from jaxtickets.library.channel_rules import RULES, whole
+from jaxtickets.pruning.channels import check_components
 
 LOOPS = ("scan", "while", "cond")
 CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
@@ -28,20 +29,21 @@ def axis_names(function: Callable, params: Any, *inputs: Any) -> Any:
     channels that are flattened together with pixels, those of grouped convolutions and of loops (`scan`). What is
     pruned by these names can be taken out, and the network computes the same, unless it computes with its own shapes.
 
-    `jt.channels` takes trees `{component: ...}`, in which each component has its own channels: give batch statistics
-    under the component of their parameters, as in `{"net": {"params": ..., "batch_stats": ...}}`.
+    The tree is `{component: ...}`, and each component has its own channels: give the parameters of one network as
+    `{"net": params}`, with batch statistics as `{"net": {"params": ..., "batch_stats": ...}}`.
 
     Args:
       function: `(params, *inputs) -> outputs`, without randomness. It is traced, not run.
-      params: all arrays that have the channels: parameters, and batch statistics too if there are any.
+      params: `{component: ...}`, all arrays that have the channels: parameters, and batch statistics if there are any.
       inputs: arrays, or `jax.ShapeDtypeStruct`s.
 
     Raises:
-      UserError: `params` has no arrays.
+      UserError: `params` has no arrays, is no dictionary, or two of its components share channels.
     """
     flat, structure = jax.tree_util.tree_flatten_with_path(params)
     if not flat:
         raise UserError("params: there are no arrays in it; allowed is a tree of parameters")
+    check_components(params)
     jaxpr = jax.make_jaxpr(function)(params, *inputs).jaxpr
     groups = _Groups()
     variables = [_Variable(var, ()) for var in jaxpr.invars]
@@ -49,10 +51,17 @@ def axis_names(function: Callable, params: Any, *inputs: Any) -> Any:
     groups.data.update(variables[len(flat) :])
     _follow(jaxpr, groups, ())
     names: dict[Any, str] = {}
+    components: dict[Any, str] = {}
 
     def name_of(path, var, axis):
         if (group := groups.of(var, axis)) in groups.fixed:
             return None
+        component = mask_lib.component_name(path)
+        if component != (first := components.setdefault(group, component)):
+            raise UserError(
+                f"params: {first} and {component} share channels, and channels belong to one component; allowed is a "
+                "tree of components such as {'net': params}"
+            )
         if group not in names:
             layer = mask_lib.path_name(path).removesuffix("/value").rpartition("/")[0] or "channels"
             others = sum(name == layer or name.startswith(f"{layer}:") for name in names.values())

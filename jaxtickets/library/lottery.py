@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxtickets import masks as mask_lib
 from jaxtickets import pruning
 from jaxtickets.errors import UserError
-from jaxtickets.library.states import check_fit, rewind, structure_of
-from jaxtickets.library.stored import Store, checksum
+from jaxtickets.library.states import check_fit, check_shapes, rewind, structure_of
+from jaxtickets.library.stored import Store, checksum, described
 from jaxtickets.pruning.checks import check_share
 from jaxtickets.pruning.score import needs
 from jaxtickets.pruning.structures import known_axes, parse_structure
@@ -82,27 +83,32 @@ def imp(
       rewinds: False makes it fine-tuning: each round goes on from the trained parameters of the one before.
       params_of: `(state) -> parameters`, of what `train_fn` and `early` return. None: itself or its `.params`.
       score: `(params, masks, ...) -> scores` of the trained parameters; further arguments are given by name: `start`,
-        the parameters at the rewind point, `initial`, and `seed`, a whole number, another in each round.
+        the parameters at the rewind point, `initial`, and `seed`, a whole number, another in each round. In `workdir`
+        it is compared by its name and by what functools.partial has given it.
       scope, structure, min_per_layer, axes: see `jt.prune`.
       callback: `(round, what train_fn has returned) -> numbers by name`, or None, called after each round.
-      workdir: a directory. Each round is saved in it, and the same call goes on after the last one that is there.
+      workdir: a directory. Each round is saved in it, and the same call, also with more rounds, goes on after the last
+        one that is there. A round is saved before its callback is called, and again with its metrics: if the callback
+        fails or is killed, the round stays, with `metrics={}`, because what `train_fn` has returned is gone.
 
     Returns:
       The rounds, from the dense one on.
 
     Raises:
       UserError: an argument is not what it can be, `train_fn` returns something else, or the directory holds
-        something else or rounds of other arguments. What `train_fn` computes can't be compared: change it, and the
-        directory.
+        something else or rounds of other arguments. What `train_fn`, `early` and `score` compute can't be compared,
+        and all lambdas have one name: change them, and the directory.
     """
     units = parse_structure(structure)
-    levels = _levels(rounds, targets, rate, units.sparsity)
+    levels = _levels(rounds, targets, rate, structure, units.sparsity)
     if early and not rewinds:
         raise UserError("early: nothing is rewound with rewinds=False; allowed is one of the two")
     offered = _offered(score)
     dense = mask_lib.ones(params, include, exclude) if masks is None else masks
     check_fit(dense, params, "masks")
     kernels = known_axes(dense, structure, axes)
+    if len(levels) > 1:  # What can't be pruned is told before anything is trained.
+        pruning.prune(pruning.random(params, dense, 0), dense, levels[1], scope, min_per_layer, structure, axes)
 
     @cache
     def rewind_point():
@@ -123,7 +129,7 @@ def imp(
                 "levels": levels,
                 "early": bool(early),
                 "rewinds": rewinds,
-                "score": getattr(getattr(score, "func", score), "__qualname__", type(score).__name__),
+                "score": described(score),
                 "scope": scope,
                 "structure": structure,
                 "min_per_layer": min_per_layer,
@@ -150,22 +156,32 @@ def imp(
             start = rewind_point() if rewinds or not done else done[-1].params
             on_device = _on_device(now)
             result = train_fn(_copy(rewind(start, on_device)), on_device, key)
-            trained = jax.device_get(mask_lib.apply(_find(result, params, params_of, "train_fn"), on_device))
+            found = _find(result, params, params_of, "train_fn")
+            check_shapes(found, params, "train_fn")
+            trained = jax.device_get(mask_lib.apply(found, on_device))
             round_ = Round(number, now, trained, mask_lib.sparsity(now), {})
-            metrics = callback(round_, result) if callback else None
-            round_ = round_._replace(metrics={name: float(value) for name, value in (metrics or {}).items()})
             if store:
-                store.save_round(*round_)
+                store.save_round(*round_)  # Before the callback, which may fail.
+            if callback and (metrics := _numbers(callback(round_, result))):
+                round_ = round_._replace(metrics=metrics)
+                if store:
+                    store.save_round(*round_)
             done.append(round_)
     return done
 
 
-def _levels(rounds, targets, rate, only):
+def _levels(rounds, targets, rate, structure, only):
     """The sparsity of each round, with the dense one's; `only` is the one that the structure has, or None."""
     if rounds is not None and targets is not None:
         raise UserError("rounds, targets: both are given; allowed is one of them")
     if only is not None:
-        return [0.0, *([only] if targets is None else map(float, targets))]
+        if rounds not in (None, 1):
+            raise UserError(
+                f"rounds: {rounds!r}: {structure} has one sparsity, {only:g}, and so one round; allowed is 1"
+            )
+        if targets is not None and list(targets) != [only]:
+            raise UserError(f"targets: {list(targets)}: {structure} has one sparsity; allowed is [{only:g}]")
+        return [0.0, only]
     if targets is None:
         if rounds is None:
             raise UserError("rounds: None: allowed is a whole number, or targets, the sparsity of each round")
@@ -186,6 +202,24 @@ def _offered(score):
             f"{unknown[0]}=...) makes of it"
         )
     return wanted
+
+
+def _numbers(metrics):
+    """What a callback has returned, as `{name: float}`.
+
+    Raises:
+      UserError: it is something else.
+    """
+    if not isinstance(metrics, Mapping | None):
+        raise UserError(f"callback: has returned a {type(metrics).__name__}; allowed are numbers by name, or None")
+    numbers = {}
+    for name, value in (metrics or {}).items():
+        try:
+            numbers[name] = float(value)
+        except (TypeError, ValueError):
+            told = f"an array of the shape {np.shape(value)}" if np.ndim(value) else f"{value!r:.60}"
+            raise UserError(f"callback: {name} is {told}; allowed is a number") from None
+    return numbers
 
 
 def _seed(key, number):

@@ -25,7 +25,7 @@ from jaxtickets.errors import UserError
 from jaxtickets.pruning.checks import check_count, check_share
 from jaxtickets.pruning.regrowth import exchange
 from jaxtickets.pruning.score import needs
-from jaxtickets.pruning.selection import Extent, extents, pools_of, protected_units
+from jaxtickets.pruning.selection import SCOPES, Extent, extents, pools_of, protected_units
 from jaxtickets.pruning.structures import known_axes, parse_structure
 from jaxtickets.pruning.traced import keep_highest, select
 
@@ -187,6 +187,8 @@ def _steps(start, stop, every):
 
 def _checked(schedule):
     parse_structure(schedule.structure)
+    if schedule.scope not in SCOPES:
+        raise UserError(f"scope: {schedule.scope!r} is unknown; allowed: {', '.join(SCOPES)}")
     if unknown := [name for name in needs(schedule.score) if name not in OFFERED and not _has_default(schedule, name)]:
         raise UserError(
             f"score: {unknown[0]} is not known within a train step; allowed arguments after params and masks are "

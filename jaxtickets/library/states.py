@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -39,7 +40,7 @@ def rewind(state: Any, masks: Any) -> Any:
     def masked(leaf, mask):
         if mask is None or is_hole(leaf) or np.shape(leaf)[np.ndim(leaf) - np.ndim(mask) :] != np.shape(mask):
             return leaf
-        return leaf * mask.astype(leaf.dtype)
+        return kept(leaf, mask)
 
     def masked_tree(node):
         return jax.tree.map(masked, node, masks, is_leaf=is_hole) if is_alike(node) else node
@@ -47,16 +48,39 @@ def rewind(state: Any, masks: Any) -> Any:
     return jax.tree.map(masked_tree, state, is_leaf=is_alike)
 
 
+def kept(leaf: Any, mask: Any) -> Any:
+    """A leaf with zeros for what is pruned, also if that is infinite or no number, which a product would keep."""
+    where = np.where if isinstance(leaf, np.ndarray) and isinstance(mask, np.ndarray) else jnp.where
+    return where(mask, leaf, np.zeros((), leaf.dtype))
+
+
+def check_shapes(found: Any, params: Any, what: str) -> None:
+    """Refuses parameters, built like `params`, of other shapes.
+
+    Raises:
+      UserError: a leaf has another shape.
+    """
+    flat = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_hole)[0]
+    for (path, leaf), own in zip(flat, jax.tree.leaves(found, is_leaf=is_hole), strict=True):
+        if np.shape(own) != np.shape(leaf):
+            name = mask_lib.path_name(path)
+            raise UserError(f"{what}: has returned {name} with the shape {np.shape(own)}; allowed is {np.shape(leaf)}")
+
+
 def check_fit(masks: Any, params: Any, what: str) -> None:
     """Refuses masks that are not those of these parameters.
 
     Raises:
-      UserError: another structure, or another shape of a leaf.
+      UserError: another structure, or another shape of a leaf, or a mask that is not of booleans.
     """
     if structure_of(masks) != structure_of(params):
         raise UserError(f"{what}: they are built unlike the parameters; allowed are such as jt.masks.ones(params)")
     flat = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_hole)[0]
     for (path, leaf), mask in zip(flat, jax.tree.leaves(masks, is_leaf=is_hole), strict=True):
-        if mask is not None and np.shape(leaf) != np.shape(mask):
-            name = mask_lib.path_name(path)
+        if mask is None:
+            continue
+        name = mask_lib.path_name(path)
+        if (kind := jnp.result_type(mask)) != np.dtype(bool):
+            raise UserError(f"{what}: that of {name} is of {kind}; allowed is bool, such as mask != 0")
+        if np.shape(leaf) != np.shape(mask):
             raise UserError(f"{what}: that of {name} has the shape {np.shape(mask)}; allowed is {np.shape(leaf)}")

@@ -7,7 +7,9 @@ round_000.safetensors, ...: masks, eight weights per byte, trained parameters an
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,12 @@ import numpy as np
 from jaxtickets import checksums, files, lock, tensor_files
 from jaxtickets import masks as mask_lib
 from jaxtickets.errors import DamagedError, UserError
+from jaxtickets.tickets.layout import NUMBERS
 
 FORMAT = "jaxtickets imp 1"
 KEY = "imp"
+POINT = "rewind_point.safetensors"
+PYTHON = {"bool": bool, "int": int, "float": float}  # Numbers that are no arrays, by the name of their type.
 
 
 def _is_key(leaf):
@@ -28,15 +33,17 @@ def _is_key(leaf):
 
 
 def _packed(tree) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays of a tree by name, and the types of those that NumPy does not have, which are given as bytes.
+    """The arrays and numbers of a tree by name, and the types of those that are Python's or that NumPy does not have.
 
-    Other leaves, such as functions, are left out.
+    The latter are given as bytes. Other leaves, such as functions, are left out.
     """
     arrays, types = {}, {}
     for name, leaf in tensor_files.named(tree).items():
-        if hasattr(leaf, "dtype"):
+        if isinstance(leaf, NUMBERS):
             array = np.asarray(jax.device_get(jax.random.key_data(leaf) if _is_key(leaf) else leaf), order="C")
-            if array.dtype.isbuiltin != 1:
+            if type(leaf).__name__ in PYTHON:
+                types[name] = type(leaf).__name__
+            elif array.dtype.isbuiltin != 1:
                 types[name], array = array.dtype.name, array.reshape(-1).view(np.uint8)
             arrays[name] = array
     return arrays, types
@@ -50,21 +57,50 @@ def _unpacked(arrays, types, like):
     """
     leaves = []
     for name, leaf in tensor_files.named(like).items():
-        if not hasattr(leaf, "dtype"):
+        if not isinstance(leaf, NUMBERS):
             leaves.append(leaf)
             continue
-        array, shape = arrays[name], jax.random.key_data(leaf).shape if _is_key(leaf) else leaf.shape
-        if name in types:
+        array, shape = arrays[name], jax.random.key_data(leaf).shape if _is_key(leaf) else np.shape(leaf)
+        number = PYTHON.get(types.get(name))
+        if name in types and not number:
             array = array.view(jnp.dtype(types[name])).reshape(shape)
         if array.shape != shape:
             raise ValueError(f"{name} has the shape {array.shape} and not {shape}")
-        leaves.append(jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else array)
+        if _is_key(leaf):
+            leaves.append(jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)))
+        else:
+            leaves.append(number(array) if number else array)
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def checksum(tree: Any) -> str:
-    """The SHA-256 of all arrays of a tree."""
+    """The SHA-256 of all arrays and numbers of a tree."""
     return checksums.of_arrays(_packed(tree)[0])
+
+
+def described(function: Callable) -> str:
+    """A function by its name, with what functools.partial has given it: arrays by checksum, functions by name."""
+    if not isinstance(function, partial):
+        return getattr(function, "__qualname__", type(function).__name__)
+    given = [_as_text(value) for value in function.args]
+    given += [f"{name}={_as_text(value)}" for name, value in sorted(function.keywords.items())]
+    return f"{described(function.func)}({', '.join(given)})"
+
+
+def _as_text(argument):
+    def text(leaf):
+        if hasattr(leaf, "dtype"):
+            return checksum([leaf])[:16]
+        if callable(leaf):
+            return described(leaf)
+        told = repr(leaf)
+        return type(leaf).__qualname__ if " at 0x" in told else told  # An address differs in each process.
+
+    return str(jax.tree.map(text, argument))
+
+
+def _extends(longer, shorter):
+    return isinstance(longer, list) and isinstance(shorter, list) and longer[: len(shorter)] == shorter
 
 
 def _told(name, there, here):
@@ -76,13 +112,16 @@ def _told(name, there, here):
 class Store:
     """A directory of `jt.imp` that this process holds."""
 
-    def __init__(self, path: Path):
-        self._path = path
+    def __init__(self, path: Path, lost: list[str]):
+        """lost: a line is in it once another process has taken the directory over."""
+        self._path, self._lost = path, lost
 
     @classmethod
     @contextlib.contextmanager
     def opened(cls, path, about: dict) -> Iterator["Store"]:
         """The store in a directory, which is made if there is none, and is this process's within the block.
+
+        The levels may go on after those that are there, or end before; all else is the same.
 
         Raises:
           UserError: it holds something else, rounds of other arguments, or another process works in it.
@@ -91,9 +130,14 @@ class Store:
         file = path / "imp.json"
         if path.exists() and not path.is_dir():
             raise UserError(f"{what}: is a file; allowed is a directory")
-        if path.is_dir() and not file.exists() and any(each.name != "lock" for each in path.iterdir()):
+        lock_file, lost = path / "lock", list[str]()
+        own = {lock_file, *files.temporaries(lock_file), *files.temporaries(file)}
+        if path.is_dir() and not file.exists() and not own.issuperset(path.iterdir()):
             raise UserError(f"{what}: holds something else; allowed is an empty directory, or one of jt.imp")
-        with lock.hold(path / "lock", what):
+        with lock.hold(lock_file, what, lost=lost.append):
+            for name in (file.name, POINT, "round_*.safetensors"):
+                for temporary in files.temporaries(path / name):  # What kills have left.
+                    temporary.unlink(missing_ok=True)
             about = {"format": FORMAT, **about}
             if not file.exists():
                 files.replace(file, files.json_bytes(about))
@@ -101,6 +145,11 @@ class Store:
             if there is None or there.get("format") != FORMAT:
                 raise UserError(f"{file}: is not what jt.imp has written; allowed is another directory")
             here = files.parse_json(files.json_bytes(about)) or {}  # As it comes back from a file.
+            is_longer = False
+            if _extends(there.get("levels"), here["levels"]):
+                here["levels"] = there["levels"]
+            elif is_longer := _extends(here["levels"], there.get("levels")):
+                there["levels"] = here["levels"]
             if differing := [
                 _told(name, there.get(name), here[name]) for name in here if there.get(name) != here[name]
             ]:
@@ -108,21 +157,25 @@ class Store:
                     f"{what}: its rounds differ in {', '.join(differing)}; allowed are the arguments that they were "
                     "made with, or another directory"
                 )
-            yield cls(path)
+            if is_longer:
+                files.replace(file, files.json_bytes(about))
+            yield cls(path, lost)
 
     def rewind_point(self, point):
         """The stored rewind point, in the structure of `point`; `point` itself, now stored, if there is none."""
-        file = self._path / "rewind_point.safetensors"
+        file = self._path / POINT
         if not file.exists():
-            _write(file, point)
+            self._write(file, point)
         with tensor_files.reading(file, "a rewind point", "allowed is another directory"):
             arrays, about = _read(file)
             return _unpacked(arrays, about["types"], point)
 
     def save_round(self, number: int, masks, params, sparsity: float, metrics: dict) -> None:
         """Writes a round; once this returns, it is complete."""
-        _write(
-            self._file(number), {"masks": mask_lib.pack(masks), "params": params}, sparsity=sparsity, metrics=metrics
+        # JSON has no NaN and no infinity: these are texts.
+        told = {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}
+        self._write(
+            self._file(number), {"masks": mask_lib.pack(masks), "params": params}, sparsity=sparsity, metrics=told
         )
 
     def rounds(self, n: int, params, masks) -> Iterator[tuple[Any, Any, float, dict]]:
@@ -138,24 +191,30 @@ class Store:
                 with tensor_files.reading(file, "a round", "training goes on from the round before"):
                     arrays, about = _read(file)
                     packed = _unpacked(arrays, about["types"], like)
-                    found = (
-                        mask_lib.unpack(packed["masks"], masks),
-                        packed["params"],
-                        about["sparsity"],
-                        about["metrics"],
-                    )
+                    told = {
+                        name: math.nan if value is None else float(value) for name, value in about["metrics"].items()
+                    }
+                    found = (mask_lib.unpack(packed["masks"], masks), packed["params"], about["sparsity"], told)
             except DamagedError as error:
                 logging.getLogger(__name__).warning("%s", error)
                 return
             yield found
 
+    def _write(self, file, tree, **about):
+        """Writes a file.
+
+        Raises:
+          UserError: another process has taken the directory over.
+        """
+        if self._lost:
+            raise UserError(
+                f"{self._lost[0]}; allowed is one process, which goes on after the last round that is there"
+            )
+        arrays, types = _packed(tree)
+        tensor_files.write(file, KEY, arrays, {"format": FORMAT, "types": types, **about})
+
     def _file(self, number):
         return self._path / f"round_{number:03}.safetensors"
-
-
-def _write(file, tree, **about):
-    arrays, types = _packed(tree)
-    tensor_files.write(file, KEY, arrays, {"format": FORMAT, "types": types, **about})
 
 
 def _read(file):

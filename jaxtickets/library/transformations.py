@@ -4,6 +4,7 @@ They keep the masks in the optimiser's state. After each update that they return
 so are the moments that the wrapped optimiser has of them.
 """
 
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
 from jaxtickets.library import schedules
 from jaxtickets.library.schedules import Schedule
-from jaxtickets.library.states import check_fit, rewind
+from jaxtickets.library.states import check_fit, is_hole, kept, rewind
 
 
 class SparseState(NamedTuple):
@@ -84,12 +85,12 @@ def sparsify(
             dense = dense_masks(params)
 
             def change(now, inner):
-                after = schedules.changed(schedule, state.count, mask_lib.apply(params, now), gradients, now, dense)
+                after = schedules.changed(schedule, state.count, _kept(params, now), gradients, now, dense)
                 return after, rewind(inner, after)
 
             is_due = schedules.is_due(schedule, state.count)
             now, inner = jax.lax.cond(is_due, change, lambda *same: same, now, inner)
-        new, new_inner = tx.update(mask_lib.apply(gradients, now), inner, mask_lib.apply(params, now), **extra)
+        new, new_inner = tx.update(_kept(gradients, now), inner, _kept(params, now), **extra)
         if schedule.regrows:  # A step that changes masks changes nothing else.
             new = jax.tree.map(lambda leaf: jnp.where(is_due, 0, leaf), new)
             new_inner = jax.tree.map(lambda before, after: jnp.where(is_due, before, after), inner, new_inner)
@@ -97,6 +98,10 @@ def sparsify(
         return new, SparseState(optax.safe_increment(state.count), now, new_inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _kept(tree, masks):
+    return jax.tree.map(lambda leaf, mask: leaf if mask is None else kept(leaf, mask), tree, masks)
 
 
 def masks_of(opt_state: Any) -> Any:
@@ -110,14 +115,18 @@ def masks_of(opt_state: Any) -> Any:
     found = list(_all_masks(opt_state))
     if not found:
         raise UserError("opt_state: there are no masks in it; allowed is the state of jt.masked or jt.sparsify")
-    together = found[0]
-    for masks in found[1:]:
-        together = jax.tree.map(_both, together, masks, is_leaf=lambda leaf: leaf is None)
-    return together
+    together = reduce(_both, found)
+    return jax.tree.map(lambda mask: None if is_hole(mask) else mask, together, is_leaf=is_hole)
 
 
 def _both(first, second):
-    return second if first is None else first if second is None else first & second
+    """Two trees of masks as one; where one has a hole, which may stand for many leaves, the other counts."""
+    if is_hole(first) or is_hole(second):
+        return second if is_hole(first) else first
+    if jax.tree_util.all_leaves([first]):
+        return first & second
+    children, node = jax.tree.flatten(first, is_leaf=lambda child: child is not first)
+    return node.unflatten(map(_both, children, node.flatten_up_to(second)))
 
 
 def _all_masks(state):

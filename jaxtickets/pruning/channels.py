@@ -7,12 +7,14 @@ A kernel's filters lie along its output axis, which is known as in `pruning.prun
 """
 
 import math
+from collections.abc import Mapping
 from functools import partial
 
 import jax
 import numpy as np
 
 from jaxtickets import masks as mask_lib
+from jaxtickets.errors import UserError
 from jaxtickets.pruning import axes as axes_lib
 from jaxtickets.pruning.channel_selection import SCOPES, select, select_by_cost
 
@@ -35,6 +37,7 @@ __all__ = [
     "to_weight_masks",
 ]
 
+KERNELS = ("kernel", *mask_lib.NAMES)  # What has the channels of parameters.
 NO_KERNELS = ("scale", "bias", "embedding")  # What may have two axes and yet makes no channel.
 
 
@@ -42,8 +45,43 @@ def _is_none(leaf):
     return leaf is None
 
 
+def check_components(tree, what: str = "params") -> None:
+    """Refuses what is no tree of components.
+
+    Raises:
+      UserError: it is no dictionary.
+    """
+    if not isinstance(tree, Mapping):
+        name = type(tree).__name__
+        raise UserError(f"{what}: is a {name}; channels need a dictionary of components, such as {{'net': {what}}}")
+
+
+def check_names(channel_masks, tree, axis_names) -> None:
+    """Refuses channel masks of components or names that are not there.
+
+    Trees without a kernel, such as batch statistics, lack the names of some layers.
+
+    Raises:
+      UserError: a component or a name is unknown, or `tree` is no tree of components.
+    """
+    check_components(tree)
+    check_components(channel_masks, "channel masks")
+    for component, own in channel_masks.items():
+        if component not in axis_names:
+            raise UserError(f"channel masks: there is no {component!r}; allowed: {', '.join(map(str, axis_names))}")
+        found = _leaves({component: tree[component]}, axis_names) if component in tree else ()
+        leaves = [(mask_lib.kind_of(path), names) for _, path, _, names in found if names]  # None has no names.
+        known = {name for _, names in leaves for name in names if name is not None}
+        has_kernel = any(len(names) > 1 and kind in KERNELS for kind, names in leaves)
+        if has_kernel and (unknown := [name for name in own if name not in known]):
+            allowed = ", ".join(sorted(known)) or "none"
+            raise UserError(f"channel masks: {component} has no channels {unknown[0]!r}; allowed: {allowed}")
+
+
 def _leaves(tree, axis_names):
     """`(component, slash-joined path, leaf or None, names of its axes)` of each leaf."""
+    check_components(tree)
+    axis_names = {component: axis_names[component] for component in tree}
     flat, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_none)
     for (path, leaf), names in zip(flat, structure.flatten_up_to(axis_names), strict=True):
         yield path[0].key, mask_lib.path_name(path), leaf, names
@@ -60,6 +98,7 @@ def groups(params, axis_names) -> dict[str, dict[str, int]]:
     Raises:
       ValueError: two axes of one name differ in size.
     """
+    check_components(params)
     sizes: dict[str, dict[str, int]] = {component: {} for component in params}
     for component, path, leaf, names in _leaves(params, axis_names):
         for name, size in zip(names, leaf.shape, strict=True):
@@ -171,6 +210,7 @@ def filter_mean(scores, axis_names, axes=None):
     Raises:
       UserError: the output axis of a kernel with named axes is not known.
     """
+    check_components(scores)
     sums: dict[str, dict] = {component: {} for component in scores}
     unknown = []
     said = axes_lib.of_leaves(scores, axes)
@@ -254,7 +294,11 @@ def to_weight_masks(channel_masks, params, axis_names):
 
     Given batch statistics and their axis names, the same for these. They matter where a spectral norm has not yet
     moved under the mask: its vector must be zero, as it is afterwards, on channels that are pruned.
+
+    Raises:
+      UserError: a component or a name in `channel_masks` is unknown, or `params` is no dictionary of components.
     """
+    check_names(channel_masks, params, axis_names)
 
     def mask_of(own, leaf, names):
         if not any(names):
@@ -276,6 +320,7 @@ def from_weight_masks(masks, axis_names):
     A channel is pruned if every kernel that makes or reads it has pruned all that belongs to it. What only one of them
     has emptied stays: a bias can make something of a channel without weights.
     """
+    check_components(masks)
     kept: dict[str, dict] = {component: {} for component in masks}
     for component, path, leaf, names in _leaves(masks, axis_names):
         for axis, name in enumerate(names):
