@@ -31,7 +31,7 @@ setup(
         "numpy>=2.1",  # selection, Frechet distance, tables of indices
         "pillow>=13.0",  # image files
         "matplotlib>=3.10",  # the report's plots
-        "rich>=13.9",  # the progress bar
+        "rich>=14.3.4",  # the progress bar
         "safetensors>=0.5",  # one-file tickets
         "tensorboardX>=2.6.2",  # TensorBoard files without TensorFlow
     ],
