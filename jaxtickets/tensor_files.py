@@ -25,6 +25,7 @@ from jaxtickets.errors import DamagedError, UserError
 
 MAX_HEADER = 1 << 24  # bytes: a hundred times what a network of a thousand layers needs
 MAX_DEPTH = 64
+NUMBERS = (bool, int, float, np.generic, np.ndarray, jax.Array)  # The leaves that a file can hold.
 KEY = "key:"  # Before the name of the kind of JAX's random keys.
 NATIVE = tuple(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))
 NATIVE = ("bool", *NATIVE, "float16", "float32", "float64")

@@ -20,7 +20,6 @@ import numpy as np
 from jaxtickets import checksums, files, lock, tensor_files
 from jaxtickets import masks as mask_lib
 from jaxtickets.errors import DamagedError, UserError
-from jaxtickets.tickets.layout import NUMBERS
 
 FORMAT = "jaxtickets imp 1"
 KEY = "imp"
@@ -39,7 +38,7 @@ def _packed(tree) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """
     arrays, types = {}, {}
     for name, leaf in tensor_files.named(tree).items():
-        if isinstance(leaf, NUMBERS):
+        if isinstance(leaf, tensor_files.NUMBERS):
             array = np.asarray(jax.device_get(jax.random.key_data(leaf) if _is_key(leaf) else leaf), order="C")
             if type(leaf).__name__ in PYTHON:
                 types[name] = type(leaf).__name__
@@ -57,7 +56,7 @@ def _unpacked(arrays, types, like):
     """
     leaves = []
     for name, leaf in tensor_files.named(like).items():
-        if not isinstance(leaf, NUMBERS):
+        if not isinstance(leaf, tensor_files.NUMBERS):
             leaves.append(leaf)
             continue
         array, shape = arrays[name], jax.random.key_data(leaf).shape if _is_key(leaf) else np.shape(leaf)

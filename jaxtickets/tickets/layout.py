@@ -18,13 +18,12 @@ from jaxtickets.tensor_files import expect
 MASKS, VALUES = "masks", "values/"
 WHOLE, ZERO, SAME = "whole", "zero", "="
 EXACT = ("params", "batch_stats", "trained")  # Trees whose leaves refer to no other leaf.
-NUMBERS = (bool, int, float, np.generic, np.ndarray, jax.Array)
 MOST = 1 << 32  # Zeros of which a file holds nothing.
 
 
 def arrays_of(tree) -> dict[str, Any]:
     """`{name: leaf}` of the leaves that are arrays or numbers; functions and other objects have no place in a file."""
-    return {name: leaf for name, leaf in tensor_files.named(tree).items() if isinstance(leaf, NUMBERS)}
+    return {name: leaf for name, leaf in tensor_files.named(tree).items() if isinstance(leaf, tensor_files.NUMBERS)}
 
 
 def pack(trees: Mapping[str, Any], masks, axis_names=None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -17,7 +17,6 @@ from jaxtickets.errors import UserError
 from jaxtickets.local_paths import local_path
 from jaxtickets.progress import say
 from jaxtickets.tickets import content as content_lib
-from jaxtickets.tickets import layout
 from jaxtickets.train import TrainState, rewind
 from jaxtickets.trained import Trained
 
@@ -237,7 +236,9 @@ def _shaped(path, leaves, like, tree):
     """The leaves of a tree with the structure of `like`, and of the kind that its leaves are."""
     prefix = f"{tree}/"
     named = {f"{prefix}{name}" if name else tree: leaf for name, leaf in tensor_files.named(like).items()}
-    wanted = {name: leaf for name, leaf in named.items() if isinstance(leaf, (*layout.NUMBERS, jax.ShapeDtypeStruct))}
+    wanted = {
+        name: leaf for name, leaf in named.items() if isinstance(leaf, (*tensor_files.NUMBERS, jax.ShapeDtypeStruct))
+    }
     found = {name for name in leaves if f"{name}/".startswith(prefix)}
     shapes = {name: jnp.shape(leaves[name]) for name in found}
     wrong = {name for name, leaf in wanted.items() if name in found and jnp.shape(leaf) != shapes[name]}
