@@ -105,7 +105,9 @@ def run(configs: Sequence, paths: Sequence[Path], stop: Stop | None = None) -> l
         raise StoppedError
     for config, path, error in zip(configs, paths, failures, strict=True):
         if error is None:
-            main.conclude(config, Workdir(path))
+            place = Workdir(path)
+            with lock.hold(place.lock, f"--workdir={place.path}"):
+                main.conclude(config, place)
     return failures
 
 

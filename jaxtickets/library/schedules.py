@@ -144,9 +144,9 @@ def rigl(
 ) -> Schedule:
     """Sparse from the start: the smallest weights make room where the gradient is largest (Evci et al. 2020).
 
-    Masks change every so many updates, before the one of number `stop` for the last time; the share of a layer's
-    weights that is exchanged falls from `fraction` with a cosine. As published, an update that changes masks changes
-    no weights: those that come are zero.
+    Masks change before every `every`-th update, and for the last time before the update number `stop`. The share of a
+    layer's weights that is exchanged falls from `fraction` with a cosine. As published, an update that changes masks
+    changes no weights: those that come are zero.
 
     Args:
       sparsity: in [0, 1), from the first step on.

@@ -139,7 +139,8 @@ def level_cells(
     """The header and the lines of a table with one row per run and one column per sparsity.
 
     Args:
-      most: at most so many pruned sparsities, spread evenly, so that the sparsest rounds are always there.
+      most: the largest number of pruned sparsities; None: all. Where there are more, they are chosen evenly, from the
+        least sparse to the sparsest.
     """
     cells = {(row["run"], row["sparsity"]): cell(row) for row in rows}
     dense = ["dense "] if any(row["sparsity"] == 0 for row in rows) else []
