@@ -140,4 +140,5 @@ def _paper(runs: Mapping[str, Results]) -> Iterator[str]:
         sparsity = (runs[name].verdict or {}).get("sparsity")
         rows.append(Row([name, f"{percent(sparsity)} %" if is_finite(sparsity) else "-", words]))
     header = ["run", "sparsity of its ticket", "the paper, in this setting"]
-    yield table(header, rows, "Runs with the data, the network and the metric of the paper.", text=(0, 2))
+    link = csv_link("paper.csv", [dict(zip(header, row.cells, strict=True)) for row in rows])
+    yield table(header, rows, "Runs with the data, the network and the metric of the paper.", link, text=(0, 2))
