@@ -92,7 +92,8 @@ def document(title: str, first: Iterable[str], parts: Iterable[list[str]], state
       state: see `page`.
     """
     parts = [part for part in parts if part]
-    links = [re.match(r'<section id="([^"]*)"><h2>(.*)</h2>', part[0]).groups() for part in parts]
+    heads = [re.match(r'<section id="([^"]*)"><h2>(.*)</h2>', part[0]).groups() for part in parts]
+    links = [f'<a href="#{name}">{heading}</a>' for name, heading in heads]
     served = "" if state is None else f' data-state="{escape(state)}"'
     return "\n".join(
         [
@@ -103,9 +104,7 @@ def document(title: str, first: Iterable[str], parts: Iterable[list[str]], state
             f"<title>{escape(title)}</title><style>{STYLE}</style></head><body{served}><main>",
             f"<h1>{escape(title)}</h1>",
             *first,
-            '<nav aria-label="Sections">',
-            *(f'<a href="#{name}">{heading}</a>' for name, heading in links),
-            "</nav>",
+            *(['<nav aria-label="Sections">', *links, "</nav>"] if links else []),
             *(line for part in parts for line in part),
             f"</main><script>{SCRIPT}{'' if state is None else REFRESH}</script></body></html>\n",
         ]
