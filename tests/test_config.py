@@ -439,7 +439,7 @@ def test_without_rounds_the_sparsities_are_enough():
 
 def test_only_experiments_that_rewind_have_a_late_rewind_point():
     steps = {name: rewind_step(experiment(name, rewind_step=0.1), 250) for name in METHODS}
-    rewinding = {"dense", "imp", "one_shot", "early_bird"}
+    rewinding = {"dense", "imp", "one_shot", "early_bird", "ticket"}
     assert {name for name, step in steps.items() if step == 25} == rewinding
     assert {steps[name] for name in METHODS if name not in rewinding} == {0}
 

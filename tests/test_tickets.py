@@ -21,6 +21,7 @@ import jaxtickets as jt
 from jaxtickets import masks as mask_lib
 from jaxtickets import models, opening, sample, tickets, trained
 from jaxtickets.errors import UserError
+from jaxtickets.experiments import ticket as ticket_method
 from jaxtickets.metrics import generation
 from jaxtickets.models import NETWORKS
 from jaxtickets.optimizers import make_optimizers
@@ -115,8 +116,9 @@ def test_moments_are_kept_where_weights_are_and_left_out_on_request(data_directo
         sizes[moments] = (tmp_path / "k").stat().st_size
     weights, kept = mask_lib.counts(masks)
     assert sizes[True] <= sizes[False] + size_of(point.opt_state) - 2 * 4 * (weights - kept) + 4096
-    with pytest.raises(UserError, match="k: was saved without the optimiser's moments; training can't go on"):
-        tickets.load_state(tmp_path / "k", point)
+    with pytest.raises(UserError, match="k: was saved without moments, at step 0; allowed is .* step, not 3"):
+        tickets.load_state(tmp_path / "k", point.replace(step=np.int32(3)))
+    chex.assert_trees_all_equal(tickets.load_state(tmp_path / "k", point.replace(opt_state=ones)).opt_state, ones)
     expected = tickets.load_state(tmp_path / "k0", point)
     chex.assert_trees_all_equal(expected, point.replace(params=mask_lib.apply(point.params, masks)))
 
@@ -400,13 +402,15 @@ def test_a_ticket_trained_from_its_file_is_the_round_that_has_found_it(way, quic
     assert rows_of(place.path, 0) == rows_of(tmp_path / "again", 0)
     chex.assert_trees_all_equal(again.saved_masks(1), run.saved_masks(round_))
     chex.assert_trees_all_equal(trained.load(again.place, 1), trained.load(place, round_))
-    # What was found again is the ticket.
+    # What was found again is the ticket. Its moments are the dense run's, and take no room.
     first, second = jt.load_ticket(ticket), jt.load_ticket(again.place.ticket)
+    assert not first.has_moments or way == "channels"
     chex.assert_trees_all_equal(first.masks, second.masks)
     chex.assert_trees_all_equal(first.trained, second.trained)
     weights, kept = mask_lib.counts(first.masks)
-    trees = [size_of(tree) for tree in (run.initial_state, first.trained[:2])]
-    assert ticket.stat().st_size <= sum(trees) - 2 * 4 * (weights - kept) * (way != "channels") + weights / 8 + 4096
+    trees = [size_of(tree) for tree in ((first.params, first.batch_stats), first.trained[:2])]
+    pruned = 4 * (weights - kept) * (1 if way == "channels" else 2)  # A compacted network has lost them.
+    assert ticket.stat().st_size <= sum(trees) - pruned + weights / 8 + 4096
 
 
 def test_tickets_that_a_file_can_t_train_again_and_other_configs_are_refused(data_directory, tmp_path):
@@ -423,6 +427,12 @@ def test_tickets_that_a_file_can_t_train_again_and_other_configs_are_refused(dat
         source = source_of(other)
         with pytest.raises(UserError, match=match):
             source()
+    other = config.copy_and_resolve_references()
+    other.rewind_step = 0.25
+    assert source_of(other)().has_moments  # Then the dense run's rewind point is not read.
+    written(path, config_of("conv_ae", data_directory), moments=False)
+    with pytest.raises(UserError, match=r"rewind_step=0.25: the dense run has the moments that .*; allowed is 3"):
+        source_of(other)()
     for changes in ({"experiment": "rigl"}, {"rewind": "none"}):
         values = {**networks.json_config, **changes}
         metadata = {"config": values, "verdict": VERDICT}
@@ -431,9 +441,29 @@ def test_tickets_that_a_file_can_t_train_again_and_other_configs_are_refused(dat
             source_of(config)()
 
 
-def source_of(config):
-    from jaxtickets.experiments.ticket import source
+def test_a_dense_run_with_other_bits_than_the_ticket_s_is_told(data_directory, tmp_path, capsys):
+    networks, masks, point = written(tmp_path / NAME, config_of("conv_ae", data_directory), moments=False)
+    ticket = jt.load_ticket(tmp_path / NAME)
+    ticket_method._compare(ticket, point)
+    assert not capsys.readouterr().err
+    other = point.replace(params=jax.tree.map(lambda leaf: np.nextafter(leaf, 9, dtype=leaf.dtype), point.params))
+    ticket_method._compare(ticket, other)
+    assert "its rewind point is not bit for bit this dense run's at step 0" in capsys.readouterr().err
 
+
+def test_a_run_leaves_trained_weights_out_of_its_ticket_on_request(quick_runs, base, data_directory, tmp_path):
+    config = tiny("ae_digits", data_directory, tolerance=1e6, **{"prune.sparsities": (0.5,)}, trained_in_ticket=False)
+    setup = without_references(Setup(config, like=base("ae_digits")))
+    place = finish(setup, tmp_path / "run")[0].place
+    ticket = jt.load_ticket(place.ticket)
+    weights, kept = mask_lib.counts(ticket.masks)
+    dense = size_of((ticket.params, ticket.batch_stats))
+    assert ticket.trained is None
+    assert place.ticket.stat().st_size <= dense - 4 * (weights - kept) + weights / 8 + 4096
+    assert jt.Workdir(place.path).weights(1).exists()
+
+
+def source_of(config):
     networks = Networks(config)
     networks.data = {}
-    return lambda: source(networks, config.seed)
+    return lambda: ticket_method.source(networks, config.seed)

@@ -180,7 +180,7 @@ def test_a_ticket_file_with_the_rewind_point_alone_says_so(ends_kept, setup, tmp
 
 
 def test_a_byte_that_changes_in_the_files_of_a_run_is_refused_or_changes_nothing(ends_kept, setup, tmp_path):
-    place, like = Workdir(tmp_path), setup.init(0)
+    place, like = Workdir(tmp_path), snapshots.restore(ends_kept[0].snapshot("rewind"), setup.init(0))
     for name in ("weights", "ticket.safetensors"):
         (shutil.copytree if name == "weights" else shutil.copy)(ends_kept[0].path / name, place.path / name)
     readers = {

@@ -103,6 +103,13 @@ CORE = (
         "The rounds whose trained weights stay once the verdict is there: the dense, the winning and the last, or all.",
     ),
     Field(
+        "trained_in_ticket",
+        True,
+        switch(),
+        "Whether the ticket file has the trained weights beside the rewind point; without them it is half as large.",
+        may_change=ANY,
+    ),
+    Field(
         "latent_pictures",
         True,
         switch(),

@@ -25,8 +25,8 @@ FIELDS = (
 # Fields in which a control may differ from its run, because they change no number of its training. Fields that say how
 # tickets were found are free too.
 FREE = (
-    *("experiment", "rewind_step", "seeds", "confidence", "tolerance", "keep_weights", "latent_pictures"),
-    *("tickets_per_host", "tickets_per_device"),
+    *("experiment", "rewind_step", "seeds", "confidence", "tolerance", "keep_weights", "trained_in_ticket"),
+    *("latent_pictures", "tickets_per_host", "tickets_per_device"),
     *("data.dir", "data.placement"),
     *("train.log_every", "train.checkpoint_every", "train.rematerialize", "train.steps_per_call"),
     "train.on_divergence",

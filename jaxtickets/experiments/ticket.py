@@ -1,5 +1,9 @@
 """A ticket trained again from its file, as the run that has found it trained it."""
 
+import jax
+import numpy as np
+
+from jaxtickets import masks as mask_lib
 from jaxtickets import tickets
 from jaxtickets.data import identity
 from jaxtickets.errors import UserError
@@ -9,6 +13,7 @@ from jaxtickets.experiments.protocol import Run
 from jaxtickets.fields import Field, refuse, text
 from jaxtickets.local_paths import local_path
 from jaxtickets.origin import completed, differences
+from jaxtickets.progress import say
 
 FIELDS = (Field("ticket.of", "", text(), "The ticket file whose ticket is trained again."),)
 
@@ -16,18 +21,31 @@ FIELDS = (Field("ticket.of", "", text(), "The ticket file whose ticket is traine
 def ticket(run: Run) -> None:
     """Trains the ticket of `config.ticket.of` from the file alone, after its own dense run.
 
-    Masks, parameters, batch statistics, the optimiser's moments, the step and the seed are those of the file. So round
-    1 is the round that has found the ticket, bit for bit on the same kind of device, and round 0 its dense run.
+    Masks, parameters, batch statistics, the step and the seed are those of the file. So are the optimiser's moments;
+    where the file leaves them out, they are those of the dense run at the same step. So round 1 is the round that has
+    found the ticket, bit for bit on the same kind of device, and round 0 its dense run.
     """
     found = source(run.networks, run.seed)
-    point = tickets.load_state(found.path, run.initial_state)
-    if found.metadata["config"].get("rewind") == "weights":
-        point = point.replace(opt_state=run.initial_state.opt_state)
     run.expect(2)
     run.round(0, run.dense_masks, run.initial_state)
+    point = tickets.load_state(found.path, run.rewind_point)
+    if not found.has_moments:
+        _compare(found, run.rewind_point)
+    if found.metadata["config"].get("rewind") == "weights":
+        point = point.replace(opt_state=run.initial_state.opt_state)
     run.start_from(point)
     is_smaller = found.metadata["config"]["prune"]["structure"] == "channel"
     (run.compacted_round if is_smaller else run.round)(1, found.masks, run.rewound(found.masks, run.dense))
+
+
+def _compare(found, point):
+    """Says so if the dense run's `point` is another one than the ticket's."""
+    ours, theirs = (mask_lib.apply(point.params, found.masks), point.batch_stats), (found.params, found.batch_stats)
+    if not all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(theirs))):
+        say(
+            f"{found.path}: its rewind point is not bit for bit this dense run's at step {int(point.step)}, as on "
+            "another kind of device; the weights are the file's, the optimiser's moments those of this dense run"
+        )
 
 
 def source(networks, seed: int) -> tickets.Ticket:
@@ -52,6 +70,9 @@ def source(networks, seed: int) -> tickets.Ticket:
     if differing := differences(trained_as(there), trained_as(here)):
         advice = "`python -m jaxtickets.tickets extract` writes the config for it"
         raise UserError(f"{what}: trained with another config: {differing}; {advice}")
+    if not found.has_moments and there["rewind_step"] != here["rewind_step"]:
+        steps = f"config.rewind_step={here['rewind_step']}: the dense run has the moments that {found.path} leaves out"
+        raise UserError(f"{steps}, at the step of its run; allowed is {there['rewind_step']}")
     identity.check(verdict.get("data"), networks.data, what, "a ticket is trained again on the data of its run")
     return found
 
@@ -69,6 +90,7 @@ TICKET = Method(
     check=_check,
     provides=("dense",),
     prunes=False,
+    rewinds_late=True,
     source=source,
     rounds=lambda found: 2,
     apart=lambda config: "config.experiment='ticket', whose networks may differ in size",

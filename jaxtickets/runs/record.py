@@ -181,11 +181,18 @@ def save_ticket(setup, place: Workdir, like: train.TrainState, verdict: dict) ->
             say(f"{error}; {place.ticket.name} has the same")
             return
         raise DamagedError(f"{error}; {saved.remedy(setup.config, place, 0)}") from None
-    weights = trained.load(place, round_) if place.weights(round_).exists() else None
-    names, network = setup.axis_names.params, setup.json_network
-    metadata = _provenance(place, verdict)
+    has_weights = setup.config.trained_in_ticket and place.weights(round_).exists()
+    # The dense run, which whoever trains the ticket again trains first, has the moments too.
+    is_of_dense_run = not went_on and int(point.step) == setup.timeline.rewind_step
     tickets.save_ticket(
-        place.ticket, masks, point, trained=weights, metadata=metadata, axis_names=names, network=network
+        place.ticket,
+        masks,
+        point,
+        trained=trained.load(place, round_) if has_weights else None,
+        metadata=_provenance(place, verdict),
+        axis_names=setup.axis_names.params,
+        network=setup.json_network,
+        moments=not is_of_dense_run,
     )
 
 

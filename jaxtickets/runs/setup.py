@@ -38,6 +38,7 @@ NO_PROGRAM = {
         "tolerance",
         "rewind_step",
         "keep_weights",
+        "trained_in_ticket",
         "latent_pictures",
     ),
     *("train.log_every", "train.checkpoint_every", "train.on_divergence"),

@@ -18,7 +18,8 @@ FORMAT = "jaxtickets 3"
 KEY = "ticket"  # Of the metadata.
 ABOUT = "about"  # The array with all that is no number, as compressed JSON.
 TREES = ("params", "batch_stats", "trained")  # Those whose nodes are listed, so that they can be read on their own.
-STATE = ("opt_state", "average", "movement", "step", "seed")  # The rest of a train state.
+MOMENTS = ("opt_state", "average", "movement")  # The rest of a train state ...
+STATE = (*MOMENTS, "step", "seed")  # ... and where it is in training.
 NAME = "ticket.safetensors"  # In a directory.
 
 
@@ -35,6 +36,7 @@ class Content(NamedTuple):
       network: how the network is built (`trained.Trained.network`), or None.
       trained: the same of the network that was trained from the ticket, `{}` for one without a config, or None if the
         file has no trained weights.
+      sizes: the number of bytes that the file holds of each leaf; {} of an older format.
     """
 
     format: str
@@ -45,6 +47,11 @@ class Content(NamedTuple):
     metadata: dict
     network: dict | None
     trained: dict | None
+    sizes: dict[str, int]
+
+    def has(self, name: str) -> bool:
+        """Whether there are arrays of one of `TREES` or `STATE`."""
+        return any(f"{path}/".startswith(f"{name}/") for path in self.leaves)
 
     def tree(self, name: str, default=None):
         """One of `TREES` as nested dicts, lists and tuples; `default` if there is nothing of it."""
@@ -132,7 +139,8 @@ def read(path: os.PathLike) -> Content:
         if name.partition("/")[0] not in (*TREES, *STATE):
             raise ValueError(f"there is an array {name} too many")
     axes = {name: expect(entry[3], list, f"the axes of {name}") for name, entry in about["leaves"].items() if entry[3:]}
-    return Content(FORMAT, leaves, masks, about["nodes"], axes, *(about[n] for n in ("metadata", "network", "trained")))
+    told = [about[name] for name in ("metadata", "network", "trained")]
+    return Content(FORMAT, leaves, masks, about["nodes"], axes, *told, layout.sizes(about, masks))
 
 
 def _inflated(array):

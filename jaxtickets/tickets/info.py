@@ -32,6 +32,7 @@ def facts(path: str | os.PathLike) -> dict[str, Any]:
         return {
             "file": str(path),
             "bytes": path.stat().st_size,
+            "bytes_of": _parts(found, path.stat().st_size),
             "format": found.format,
             "sparsity": 1 - kept / weights if weights else 0.0,
             "weights": weights,
@@ -40,6 +41,7 @@ def facts(path: str | os.PathLike) -> dict[str, Any]:
             "parameters_kept": parameters - weights + kept,
             "network": found.trained or found.network,
             "has_trained_weights": found.trained is not None,
+            "has_moments": found.has("opt_state"),
             "step": None if step is None else int(step),
             "layers": [_layer(name, leaf, found) for name, leaf in own.items() if name in found.masks],
             "metric": {name: verdict.get(name) for name in ("metric", "value", "dense", "better", "tolerance")},
@@ -49,6 +51,24 @@ def facts(path: str | os.PathLike) -> dict[str, Any]:
             "config": metadata.get("config"),
             **{name: metadata.get(name) for name in ("row", "command", "versions", "devices", "git_revision")},
         }
+
+
+# The parts of a file, by what the name of an array begins with.
+PARTS = {
+    "rewind_point": ("params", "batch_stats", "step", "seed"),
+    "trained_weights": ("trained",),
+    "moments": content_lib.MOMENTS,
+}
+
+
+def _parts(found, size):
+    """`{part: bytes}`, which add up to the size of the file; None for the formats of older versions."""
+    if not found.sizes:
+        return None
+    parts = {"masks": -(-sum(int(mask.size) for mask in found.masks.values()) // 8)}
+    for part, trees in PARTS.items():
+        parts[part] = sum(own for name, own in found.sizes.items() if name.partition("/")[0] in trees)
+    return parts | {"names_and_metadata": size - sum(parts.values())}
 
 
 def _layer(name, leaf, found):
@@ -77,9 +97,13 @@ def summary(about: dict[str, Any]) -> str:
         if counts := {name: own for name, own in (model.get("channels") or {}).items() if own}:
             named = [f"{component}/{name} {count}" for component, own in counts.items() for name, count in own.items()]
             lines.append(f"channels: {', '.join(named)}")
+    if parts := about["bytes_of"]:
+        told = [f"{part.replace('_', ' ')} {own:,}" for part, own in parts.items()]
+        lines.append(f"bytes: {', '.join(told)}")
     lines.append(f"trained weights: {'yes' if about['has_trained_weights'] else 'no'}")
-    moments = "no" if about["step"] is None else f"yes, training goes on from step {about['step']}"
-    lines.append(f"optimiser moments: {moments}")
+    if about["step"] is not None:
+        moments = "are in the file" if about["has_moments"] else "there are those of its dense run"
+        lines.append(f"rewind point: step {about['step']}; the optimiser's moments {moments}")
     if metric["metric"]:
         value, dense = ("-" if metric[name] is None else f"{metric[name]:.4g}" for name in ("value", "dense"))
         lines.append(f"metric: {metric['metric']} {value}, of the dense network {dense} ({metric['better']} is better)")

@@ -152,6 +152,20 @@ def _leaves(listed, keeps, left) -> Iterator[tuple[str, Any]]:
         yield name, tensor_files.restored(array, kind)
 
 
+def sizes(about: Mapping[str, Any], masks: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """The number of bytes that the file holds of each leaf.
+
+    Args:
+      about: as in `unpack`.
+      masks: what `unpack` has returned.
+    """
+    kept, found = [int(np.count_nonzero(masks[name])) for name in about["masks"]], {}
+    for name, (kind, shape, how, *_) in about["leaves"].items():
+        count = kept[how] if isinstance(how, int) else math.prod(shape) if how == WHOLE else 0
+        found[name] = count * np.dtype(tensor_files.stored_type(name, kind)).itemsize
+    return found
+
+
 def _bits(masks):
     if masks.dtype != np.uint8 or masks.ndim != 1:
         raise ValueError("its masks are no bits, eight per byte")

@@ -52,5 +52,5 @@ def content_2(arrays, about) -> dict:
         raise ValueError("there are trained weights too many")
     return {
         **{"format": about["format"], "leaves": leaves, "masks": masks, "nodes": nodes, "axes": {}},
-        **{"metadata": metadata, "network": None, "trained": network},
+        **{"metadata": metadata, "network": None, "trained": network, "sizes": {}},
     }

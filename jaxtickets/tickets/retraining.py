@@ -45,7 +45,7 @@ def config(path: str | os.PathLike, variant: str = ""):
     defaults = config_lib.flat(config_lib.get_config(), known=config_lib.fields())
     own = {field.name for field in config_lib.method(found).fields}
     own |= {name for name in defaults if name.startswith("prune.") and name.partition(".")[2] not in PRUNABLE}
-    own |= {"rewind_step", "confidence", "tickets_per_host", "tickets_per_device", "seeds"}
+    own |= {"confidence", "tickets_per_host", "tickets_per_device", "seeds"}
     found.update_from_flattened_dict({name: value for name, value in defaults.items() if name in own})
     found.experiment, found.ticket.of = "ticket", str(Path(ticket.path).resolve())
     return found

@@ -21,8 +21,8 @@ from jaxtickets.train import TrainState, rewind
 from jaxtickets.trained import Trained
 
 UNTRAINED = (
-    "holds the rewind point of the ticket and no trained weights, because an older version has written it or the "
-    "weights were not kept; allowed is a ticket file with them, or the --workdir of a run"
+    "holds the rewind point of the ticket and no trained weights, because of config.trained_in_ticket=False, an older "
+    "version or weights that were not kept; allowed is a ticket file with them, or the --workdir of a run"
 )
 
 
@@ -38,6 +38,7 @@ class Ticket:
       network: how the network is built, as in `trained.Trained`; None where the file does not tell.
       axes: the names of the axes by the path of the parameter, where there are any.
       path: of the file.
+      has_moments: whether the file has the optimiser's moments at the rewind point.
     """
 
     masks: Any
@@ -48,6 +49,7 @@ class Ticket:
     network: dict | None = flax.struct.field(pytree_node=False, default=None)
     axes: dict = flax.struct.field(pytree_node=False, default_factory=dict)
     path: Path | None = flax.struct.field(pytree_node=False, default=None)
+    has_moments: bool = flax.struct.field(pytree_node=False, default=False)
 
     @property
     def sparsity(self) -> float:
@@ -168,8 +170,8 @@ def save_ticket(
       metadata: JSON values; NumPy's and JAX's numbers become such.
       axis_names: a tree like the parameters: the name of each axis of each leaf, or None.
       network: how the network is built, as in `trained.Trained`; whoever leaves it out can't sample from the ticket.
-      moments: whether the moments, the averages and the step of a train state are stored. Without them the file is
-        smaller, and no run goes on from it.
+      moments: whether the moments and the averages of a train state are stored. Without them the file of a late rewind
+        point is smaller; training goes on from it with those of its dense run at that step.
 
     Raises:
       UserError: the masks prune nothing or do not fit, or an array has a type that the file has no room for, or
@@ -183,7 +185,8 @@ def save_ticket(
     if isinstance(params, TrainState):
         point = rewind(params, masks)
         trees = {"params": point.params, "batch_stats": point.batch_stats}
-        state = {name: getattr(point, name) for name in content_lib.STATE} if moments else {}
+        stored = [name for name in content_lib.STATE if moments or name not in content_lib.MOMENTS]
+        state = {name: getattr(point, name) for name in stored}
     if trained is not None:
         own = trained if isinstance(trained, Trained) else Trained(trained, {}, {})
         trees["trained"], of_trained = {"params": own.params, "batch_stats": own.batch_stats}, own.network
@@ -228,7 +231,7 @@ def load_ticket(path: str | os.PathLike, like=None) -> Ticket:
             masks = _masks_like(found.masks, like)
             trained = trained and trained._replace(params=_shaped(path, found.leaves, like, "trained/params"))
         axes = {name.removeprefix("params/"): names for name, names in found.axes.items()}
-        own = (found.metadata, found.network, axes, Path(path))
+        own = (found.metadata, found.network, axes, Path(path), found.has("opt_state"))
         return Ticket(masks, params, found.tree("batch_stats", {}), trained, *own)
 
 
@@ -273,27 +276,39 @@ def load_trained(path: os.PathLike) -> tuple[Trained, dict]:
 
 
 def load_state(path: os.PathLike, like: TrainState) -> TrainState:
-    """Reads the whole rewind point of a ticket file, with the optimiser moments and the structure of `like`.
+    """Reads the whole rewind point of a ticket file, with the structure of `like`.
+
+    Args:
+      like: a train state of its run. If the file was saved without moments, it is the dense run's at the rewind point,
+        and its moments and averages are taken.
 
     Raises:
-      UserError: the file is no ticket, has no moments, or is the ticket of another network or optimiser.
+      UserError: the file is no ticket of a run, that of another network or optimiser, or without moments of another
+        step than `like`.
       DamagedError: it is not what was written.
     """
     with content_lib.reading(path):
         found = content_lib.read(path)
-    if not any(name.startswith("step") for name in found.leaves):
-        raise UserError(f"{path}: was saved without the optimiser's moments; training can't go on from it as it did")
+    if "step" not in found.leaves:
+        raise UserError(f"{path}: does not tell the step of its rewind point; allowed is the ticket of a train state")
     fields = {name: getattr(like, name) for name in ("params", "batch_stats", *content_lib.STATE)}
+    left_out = [name for name in content_lib.MOMENTS if jax.tree.leaves(fields[name]) and not found.has(name)]
+    of_dense = {name: fields.pop(name) for name in left_out}
+    if of_dense and int(found.leaves["step"]) != int(like.step):
+        there, here = int(found.leaves["step"]), int(like.step)
+        raise UserError(
+            f"{path}: was saved without moments, at step {there}; allowed is the dense run's step, not {here}"
+        )
     is_old = found.format == content_lib.older.WITHOUT_CHECKSUM
     named = mask_lib.named_leaves(fields) if is_old else tensor_files.named(fields)
     kinds = {name: (np.shape(leaf), np.asarray(leaf).dtype) for name, leaf in named.items()}
-    left_out = ("trained", *(() if like.movement else ("movement",)))
-    own = {name: leaf for name, leaf in found.leaves.items() if name.partition("/")[0] not in left_out}
+    ignored = ("trained", *(() if like.movement else ("movement",)))
+    own = {name: leaf for name, leaf in found.leaves.items() if name.partition("/")[0] not in ignored}
     there = {name: (leaf.shape, leaf.dtype) for name, leaf in own.items()}
     if wrong := sorted(name for name in kinds.keys() | there.keys() if kinds.get(name) != there.get(name)):
         shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} others" if len(wrong) > 3 else "")
         raise UserError(f"{path}: {shown} of the ticket and of this network or optimiser differ; use its run's config")
-    return TrainState(**jax.tree.unflatten(jax.tree.structure(fields), [own[name] for name in kinds]))
+    return TrainState(**jax.tree.unflatten(jax.tree.structure(fields), [own[name] for name in kinds]), **of_dense)
 
 
 def run_of(metadata: dict, path: os.PathLike) -> tuple[dict, dict]:
