@@ -9,7 +9,15 @@ import re
 import numpy as np
 import pytest
 from pages import other_files, parsed, table_in
-from report_workdirs import read_rows, write_ratios, write_references, write_searches, write_seeds, write_workdir
+from report_workdirs import (
+    read_rows,
+    write_csv,
+    write_ratios,
+    write_references,
+    write_searches,
+    write_seeds,
+    write_workdir,
+)
 
 import jaxtickets as jt
 from jaxtickets import report
@@ -55,6 +63,24 @@ def test_the_verdict_comes_first_with_its_references_and_what_it_does_not_show(p
     assert [section["id"] for section in main.all("section")] == [
         *("metric", "samples", "rounds", "costs", "search", "training", "layers", "reproduce"),
     ]
+
+
+def test_headings_skip_no_level(page, of_seeds):
+    for one in (page, of_seeds[1]):
+        levels = [int(heading.tag[1]) for heading in one.all("h1", "h2", "h3", "h4")]
+        assert levels[0] == 1 and all(later <= level + 1 for level, later in zip(levels, levels[1:], strict=False))
+
+
+def test_the_time_of_a_step_is_compared_where_channels_were_taken_out_alone(tmp_path):
+    path = write_workdir(tmp_path / "run")
+    write_csv(
+        path / "rounds.csv", [row | {"steps_per_second": 60 + 30 * (row["round"] == "4")} for row in read_rows(path)]
+    )
+    facts = parsed(report.build(path).read_text()).one("section", id="costs").one("dl").text
+    assert "FLOPs per image, ticket against dense76% fewer" in facts and "time" not in facts
+    (path / "compact_004").mkdir()
+    facts = parsed(report.build(path).read_text()).one("section", id="costs").one("dl").text
+    assert "time of a step, ticket against dense33% less" in facts
 
 
 def test_the_links_of_the_page_lead_to_its_sections(page):
