@@ -17,10 +17,10 @@ from jaxtickets.report.theme import COLOURS
 
 PLAIN = {"text.parse_math": False}  # Settings of Matplotlib for figures with names of others: $ is a letter.
 DPI = 130
-WIDTH = 3.8  # inches: on a phone, where a plot is 358 pixels wide, type of 8.5 points then has 11 pixels.
+WIDTH = 3.6  # inches: on a phone, where a plot is about 350 pixels wide, type of 8.5 points then has 11 pixels.
 WIDE = 9.0  # inches, of a plot that is no part of a page.
 LABEL = 42  # characters per line of y's label
-LEGEND = 48  # characters that fit beside each other in a legend
+LEGEND = 45  # characters that fit beside each other in a legend
 MOST_TICKS = 8
 INK, FAINT, LINE, DENSE, BAND, WINNER = (
     COLOURS[name][0] for name in ("ink", "line", "curve", "dense", "band", "ticket")

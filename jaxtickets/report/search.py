@@ -1,5 +1,6 @@
 """The plot of an early-bird search: how its masks have moved."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from jaxtickets.report.drawing import DENSE, FAINT, INK, LINE, WIDTH, WINNER, cl
 from jaxtickets.report.reading import is_finite, percent, short
 
 MAX_SEARCHES = 4
+TITLE = 46  # characters of a line of the title
 
 
 def search_figure(search: Mapping[str, Any], title: str, largest: float) -> Figure:
@@ -32,7 +34,7 @@ def search_figure(search: Mapping[str, Any], title: str, largest: float) -> Figu
     # Light where masks are alike.
     colours = ScalarMappable(Normalize(0, largest), "viridis_r")
     _distances(axes, search, colours)
-    axes.set_title(title, loc="left", fontsize=9, color=INK)
+    axes.set_title(textwrap.fill(title, TITLE), loc="left", fontsize=9, color=INK)
     axes.set_ylabel("epoch", color=INK, fontsize=9)
     _moved(axes, search).set_xlabel("epoch", color=INK, fontsize=9)
     bar = figure.colorbar(colours, ax=axes, pad=0.02, aspect=30)
