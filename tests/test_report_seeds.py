@@ -115,7 +115,10 @@ def test_a_winner_whose_interval_reaches_beyond_the_limit_has_the_bound_of_its_t
     entry = run.verdict["rounds"][1]
     assert entry["wins"] and entry["ratio_high"] == pytest.approx(2.42, abs=0.01)  # exp(log 0.36 + 12.706 x 0.15)
     page = report.show(run.workdir).html
-    assert "reaches beyond the limit of 1.1, because it leaves out 2.5% at either end, and the test 5% at one" in page
+    assert (
+        "reaches beyond the limit of 1.1, because it leaves out 2.5% at either end, and the test at most 5% at one"
+        in page
+    )
     assert "its upper bound is 0.928." in page  # exp(log 0.36 + 6.314 x 0.15)
     narrow = read(write_two_seeds(tmp_path / "narrow", apart=0.01))
     assert narrow.verdict["rounds"][1]["wins"] and "beyond the limit" not in report.show(narrow.workdir).html

@@ -97,8 +97,8 @@ def _beyond_the_limit(verdict: Mapping[str, Any]) -> str:
     bound, which = one_sided_bound(entry["ratio"], end, seeds, confidence), "lower" if is_higher else "upper"
     return (
         f"The interval of the {winner(verdict)} reaches beyond the limit of {limit:g}, because it leaves out"
-        f" {(1 - confidence) / 2:.1%} at either end, and the test {1 - confidence:.0%} at one: its {which} bound is"
-        f" {bound:.3g}. Only more seeds make the interval narrow."
+        f" {(1 - confidence) / 2:.1%} at either end, and the test at most {1 - confidence:.0%} at one: its {which}"
+        f" bound is {bound:.3g}. Only more seeds make the interval narrow."
     )
 
 

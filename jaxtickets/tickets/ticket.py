@@ -14,6 +14,7 @@ from jaxtickets import masks as mask_lib
 from jaxtickets import tensor_files
 from jaxtickets.checks import check_count, place
 from jaxtickets.errors import UserError
+from jaxtickets.fields import is_finite
 from jaxtickets.progress import say
 from jaxtickets.tickets import content as content_lib
 from jaxtickets.tickets import given
@@ -61,7 +62,7 @@ class Ticket:
             f"{self.sparsity:.2%} of {counts.weights:,} prunable weights pruned",
             network["model"]["name"] if network else "own network",
             "trained weights" if self.trained else "no trained weights",
-            *([f"{verdict['metric']} {verdict.get('value')}"] if verdict.get("metric") else []),
+            *([f"{verdict.get('metric')} {value:.4g}"] if is_finite(value := verdict.get("value")) else []),
         ]
         return f"Ticket({str(self.path)!r}: {', '.join(told)})"
 
