@@ -26,6 +26,7 @@ from scipy import stats
 
 from jaxtickets import report
 from jaxtickets.report.__main__ import main
+from jaxtickets.report.common import reference_words
 from jaxtickets.report.compare import comparison_figure
 from jaxtickets.report.levels import against_control
 from jaxtickets.report.reading import read
