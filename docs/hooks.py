@@ -58,6 +58,7 @@ def on_page_content(content: str, page, config, files) -> str:
     )
     content = re.sub(r"<code>(jaxtickets\.[\w.]+)</code>", lambda match: _name(match[1]), content)
     content = re.sub(r"<code>([^<]*--\w[^<]*)</code>", lambda match: f"<code>{_unbroken(match[1])}</code>", content)
+    content = re.sub(r"<table>.*?</table>", lambda match: _narrow(match[0]), content, flags=re.DOTALL)
     address = config.extra["files_url"]
     return re.sub(
         rf'<a href="{SCHEME}([^"]*)">(.*?)</a>',
@@ -75,6 +76,13 @@ def _name(name: str) -> str:
 def _unbroken(code: str) -> str:
     """Inline code in which no line breaks within the two hyphens of a flag."""
     return re.sub(r"--\w+", lambda match: f'<span class="flag">{match[0]}</span>', code)
+
+
+def _narrow(table: str) -> str:
+    """A table whose long names can break behind their underscores, slashes and dots, with plain bars in its code."""
+    name = re.compile(r"[^\s<>]{13,}(?=[^<>]*<)")  # In a text, not in a tag.
+    parts = re.compile(r"([_/=]|::|\.(?=\w{4}))(?=\w)")
+    return name.sub(lambda match: parts.sub(r"\1<wbr>", match[0]), table.replace("\\|", "|"))
 
 
 def _file(address: str | None, path: str, text: str) -> str:

@@ -20,6 +20,7 @@ from jaxtickets.ending import PREFIX
 from jaxtickets.errors import UserError
 from jaxtickets.fields import refuse
 from jaxtickets.local_paths import local_path
+from jaxtickets.names import near
 
 HELP = ("--help", "-help", "-h", "-?", "--helpshort")
 CONFIG_HELP = "The name of a config or the path of a config file, with `:quick` for its small variant."
@@ -225,6 +226,8 @@ def _parsed(defined, argv):
     """Sets the values of flags; returns the program's name and the arguments that are no flags."""
     try:
         return defined(argv)
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(f"--{error.flagname}: no such flag{near(error.flagname, defined)}; --help lists all") from None
     except flags.Error as error:
         text = str(error).strip()
         # Of a config file's own error, the flag's has only the text, and a copy of the traceback.

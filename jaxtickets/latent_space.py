@@ -123,28 +123,30 @@ class Picture(NamedTuple):
 
     Attributes:
       make: `(opened, seed, labels) -> [h, w, 3] uint8`.
-      is_possible: whether the networks of an objective can make it.
-      able: what they must be able to do for it, for messages.
+      lacks: what the networks of an objective lack for it, for messages: "has no encoder"; "" where they can make it.
     """
 
     make: Callable
-    is_possible: Callable[[Objective], bool]
-    able: str
+    lacks: Callable[[Objective], str]
 
 
-def _has_ways(objective):
-    return bool(objective.decode and (objective.latents or objective.encode))
+def _lacks_ways(objective):
+    return "" if objective.decode and (objective.latents or objective.encode) else "has no vector of latents"
+
+
+def _lacks_traversals(objective):
+    if not objective.reconstruct:
+        return "has no encoder, and a traversal starts from the latents of an image"
+    if not (objective.decode and objective.encode and objective.latents):
+        return "has no normal latents, along which a traversal goes: a VAE has them"
+    return ""
 
 
 PICTURES = {
-    "interpolation": Picture(interpolation, _has_ways, "make images from a vector of latents"),
-    "traversal": Picture(
-        traversal,
-        lambda objective: bool(objective.decode and objective.encode and objective.latents),
-        "encode images as latents of a normal distribution",
-    ),
-    "reconstruction": Picture(reconstructions, lambda objective: bool(objective.reconstruct), "reconstruct"),
-    "nearest": Picture(nearest, lambda objective: bool(objective.sample), "be sampled"),
+    "interpolation": Picture(interpolation, _lacks_ways),
+    "traversal": Picture(traversal, _lacks_traversals),
+    "reconstruction": Picture(reconstructions, lambda one: "" if one.reconstruct else "has no encoder to start from"),
+    "nearest": Picture(nearest, lambda one: "" if one.sample else "has no prior to draw samples from"),
 }
 
 
@@ -162,7 +164,7 @@ def draw(whole: Workdir) -> None:
         try:
             opened = opening.open_round(place, round_) if missing else None
             for kind in missing:
-                if PICTURES[kind].is_possible(opened.objective):
+                if not PICTURES[kind].lacks(opened.objective):
                     more = {"beside": beside()} if kind == "nearest" else {}
                     whole.write_picture(kind, round_, PICTURES[kind].make(opened, opened.config.seed, **more))
         except (UserError, jax.errors.JaxRuntimeError, MemoryError) as error:  # The run has ended well without them.

@@ -16,6 +16,7 @@ from jaxtickets import data, models, snapshots, tickets, trained
 from jaxtickets import masks as mask_lib
 from jaxtickets.data import identity
 from jaxtickets.errors import UserError
+from jaxtickets.names import near
 from jaxtickets.objectives import OBJECTIVES, Objective
 from jaxtickets.progress import say
 from jaxtickets.workdir import Workdir
@@ -188,7 +189,8 @@ def rounds(text: str, flag: str, whole: Workdir, place: Workdir) -> list[int]:
         return list(kept)
     for word in text.split(","):
         if word not in NAMES and not re.fullmatch(r"\d+", word):
-            raise UserError(f"{flag}={text}: allowed are numbers of rounds, {', '.join(NAMES)}, or all")
+            suggestion = near(word, [*NAMES, "all"])
+            raise UserError(f"{flag}={text}: allowed are numbers of rounds, {', '.join(NAMES)}, or all{suggestion}")
         round_ = _numbers(whole, place).get(word, int(word) if word.isdecimal() else None)
         if round_ is None:
             raise UserError(f"{flag}={text}: the verdict names no winner; {place.path} has these {having}")

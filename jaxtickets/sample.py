@@ -139,10 +139,13 @@ def _classes(labels, n, objective):
 
 def _check_possible(name, path, objective, config):
     """Refuses what the network can't make."""
-    needed = PICTURES[KINDS.get(name, "nearest")]  # Nearest images are those of samples, which --out and --grid need.
-    if not needed.is_possible(objective):
-        others, game = "--out and --grid" if objective.sample else "--reconstruct", config.objective.name
-        raise UserError(f"--{name}={path}: config.objective.name={game!r} can't {needed.able}; allowed are {others}")
+    # Nearest images are those of samples, which --out and --grid need.
+    lacks = {flag: PICTURES[KINDS.get(flag, "nearest")].lacks(objective) for flag in ("out", *GRIDS)}
+    if lacks[name]:
+        others = ", ".join(f"--{flag}" for flag in lacks if not lacks[flag])
+        raise UserError(
+            f"--{name}={path}: config.objective.name={config.objective.name!r} {lacks[name]}; allowed are {others}"
+        )
 
 
 # Images.

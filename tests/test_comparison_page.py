@@ -79,6 +79,13 @@ def test_the_page_has_each_cost_and_all_tables_in_each_form(page):
     assert base64.b64decode(text.partition("base64,")[2]).decode().startswith(r"\begin{tabular}{llrlrrrrr}")
 
 
+def test_bands_are_explained_where_a_line_has_one(paths, page, tmp_path):
+    said = "Bands reach from the lowest to the highest seed."
+    assert said in page.one("section", id="quality").text
+    report.compare([paths[0], paths[3]], tmp_path)  # Of one seed each.
+    assert said not in parsed((tmp_path / "comparison.html").read_text()).one("section", id="quality").text
+
+
 def test_the_papers_figure_stands_beside_runs_of_its_setting_alone(tmp_path):
     ours, other = write_workdir(tmp_path / "ours"), write_workdir(tmp_path / "other")
     record = json.loads((ours / "config.json").read_text())

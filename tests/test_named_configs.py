@@ -57,6 +57,31 @@ def test_names_are_suggested_only_where_they_are_near():
     assert near("imb", ["imp", "one_shot"]) == "; did you mean 'imp'?"
     assert near("qqq", ["imp"]) == near("imp", ["imp"]) == near(3, ["3.0"]) == ""
     assert near(("fd", "kit"), ["fd", "kid"]) == "; did you mean 'kid'?"
+    assert near("prune.rat", ["prune.rate", "prune.score"]) == "; did you mean 'prune.rate'?"
+    assert near("prune.sco", ["prune.scope", "prune.score"]) == "; did you mean 'prune.score' or 'prune.scope'?"
+
+
+@pytest.mark.parametrize(
+    ("flag", "line"),
+    [
+        ("--config.prune.rat=0.3", "config.prune.rat: no such field; did you mean 'prune.rate'?; allowed are prune."),
+        ("--config.prun.rate=0.3", "config.prun.rate: no such field; did you mean 'prune.rate'?; `python -m"),
+        ("--config.train.step=3", "config.train.step: no such field; did you mean 'train.steps'?; allowed are train."),
+        ("--config.sed=3", "config.sed: no such field; did you mean 'seed'?; allowed are experiment, seed, seeds,"),
+        ("--workdr=runs/x", "--workdr: no such flag; did you mean 'workdir'?; --help lists all"),
+    ],
+)
+def test_of_an_unknown_field_or_flag_the_nearest_name_is_told(flag, line):
+    done = command("--config=gan_digits:quick", flag)
+    assert done.returncode == 2 and done.stderr.startswith(f"jaxtickets: {line}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_of_a_section_that_is_no_field_the_fields_are_told():
+    with pytest.raises(
+        UserError, match="config.transfer: no such field; .*allowed are transfer.of, transfer.components$"
+    ):
+        config_lib.check_field("transfer")
 
 
 def test_a_refused_choice_tells_the_nearest_names():

@@ -26,9 +26,11 @@ def empty(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_dry_run_tells_the_plan_and_writes_nothing(empty):
+def test_a_dry_run_tells_the_plan_and_writes_nothing(empty, capsys):
     config = tiny("gan_digits", str(empty / "tfds"))
     found = as_dict(dry_run(config, empty / "run"))
+    why, how_long = capsys.readouterr().err.splitlines()
+    assert "compiled, which takes some seconds" in why and "compiled the train step in" in how_long
     assert list(empty.iterdir()) == []
     assert "new" in found["workdir"] and "imp, magnitude" in found["rounds"] and "12 steps" in found["rounds"]
     assert "50, 75, 87.5% sparse" in found["rounds"]

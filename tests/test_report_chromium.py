@@ -1,5 +1,7 @@
 """The report in a real browser: it complains of nothing, its slider moves, and it fits a phone."""
 
+import base64
+import io
 import json
 import threading
 from urllib.parse import unquote
@@ -7,11 +9,13 @@ from xml.etree import ElementTree
 
 import chromium
 import pytest
+from PIL import Image
 from report_workdirs import write_references, write_searches, write_seeds, write_workdir
 
 from jaxtickets import report
 from jaxtickets.report import serving
 from jaxtickets.report.page import page
+from jaxtickets.report.theme import COLOURS
 from jaxtickets.workdir import Workdir
 
 pytestmark = [
@@ -151,10 +155,27 @@ def test_wide_tables_scroll_in_boxes_of_their_own_with_the_round_in_sight(tab, u
     assert abs(tab.run(f"{box}.querySelector('tbody th').{left} - {box}.{left}")) < 1
 
 
-def test_a_served_page_renews_itself_when_a_round_has_finished(tab, tmp_path):
-    path = write_workdir(tmp_path / "run", rounds=3, finished=False)
-    rows = (path / "rounds.csv").read_text().splitlines(keepends=True)
-    (path / "rounds.csv").write_text("".join(rows[:3]))
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_table_has_a_shadow_at_the_edge_behind_which_more_is_to_be_seen(tab, url, scheme):
+    tab.look(390, scheme=scheme)
+    tab.open(url)
+    box = "document.querySelector('#costs .scroll')"
+    tab.run(f"{box}.scrollIntoView()")
+    place = json.loads(tab.run(f"JSON.stringify({box}.getBoundingClientRect())"))
+    top = place["top"] + tab.run("scrollY")
+    clip = {"x": place["right"] - 1, "y": top + 3, "width": 1, "height": 1, "scale": 1}
+    edges = []
+    for left in (0, 9999):
+        tab.run(f"{box}.scrollLeft = {left}")
+        content = base64.b64decode(tab("Page.captureScreenshot", clip=clip)["data"])
+        edges.append("#{:02x}{:02x}{:02x}".format(*Image.open(io.BytesIO(content)).convert("RGB").getpixel((0, 0))))
+    assert edges == [COLOURS[name][scheme == "dark"] for name in ("soft", "page")]
+
+
+def test_a_served_page_renews_itself_when_the_run_has_begun_and_when_a_round_has_finished(tab, tmp_path):
+    hidden, path = write_workdir(tmp_path / "hidden", rounds=3, finished=False), tmp_path / "run"
+    rows = (hidden / "rounds.csv").read_text().splitlines(keepends=True)
+    (hidden / "rounds.csv").write_text("".join(rows[:3]))
 
     def make(state):
         run = report.read(path)
@@ -166,6 +187,9 @@ def test_a_served_page_renews_itself_when_a_round_has_finished(tab, tmp_path):
         own, said = f"http://127.0.0.1:{server.server_port}", "document.querySelector('.verdict').textContent"
         start = len(tab.events)
         tab.open(f"{own}/")
+        assert "does not exist yet" in tab.run("document.querySelector('main').textContent")
+        hidden.rename(path)
+        tab.wait_for("Page.loadEventFired")
         assert "Rounds complete so far: 2." in tab.run(said)
         (path / "rounds.csv").write_text("".join(rows))
         tab.wait_for("Page.loadEventFired")

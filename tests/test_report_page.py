@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 from pages import other_files, parsed, table_in
-from report_workdirs import read_rows, write_references, write_searches, write_seeds, write_workdir
+from report_workdirs import read_rows, write_ratios, write_references, write_searches, write_seeds, write_workdir
 
 import jaxtickets as jt
 from jaxtickets import report
@@ -29,6 +29,12 @@ def path(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(path):
     return parsed(report.build(path).read_text())
+
+
+@pytest.fixture(scope="module")
+def of_seeds(tmp_path_factory):
+    path = write_ratios(tmp_path_factory.mktemp("page_of_seeds") / "run")
+    return path, parsed(report.build(path).read_text())
 
 
 def saved(page, name):
@@ -112,7 +118,30 @@ def test_the_page_holds_its_data_as_csv(path, page):
     search = json.loads((path / "search" / "001.json").read_text())
     distances = [[float(value) for value in list(row.values())[1:]] for row in saved(page, "search_001.csv")]
     np.testing.assert_allclose(distances, search["distances"])
+    assert [row["kid"] for row in saved(page, "metric_kid.csv")] == [row["kid"] for row in read_rows(path)]
+    assert [row["step_bytes"] for row in saved(page, "costs.csv")] == [row["step_bytes"] for row in read_rows(path)]
     assert len(list(page.all("a"))) > 0 and all("hidden" in link.attributes for link in page.all("a", kind="get"))
+
+
+def test_every_plot_has_a_link_for_its_svg_file_and_one_for_its_numbers(page, of_seeds):
+    for one, number in ((page, 9), (of_seeds[1], 3)):
+        figures = list(one.all("figure", kind="plot"))
+        assert len(figures) == number
+        for figure in figures:
+            svg, table = figure.all("a")
+            assert svg["data-svg"].removesuffix(".svg") == table["download"].removesuffix(".csv")
+
+
+def test_the_numbers_of_the_ratios_are_those_of_each_seed_with_their_geometric_mean(of_seeds):
+    path, page = of_seeds
+    values = {(row["round"], row["seed"]): float(row["fd_digits"]) for row in read_rows(path)}
+    rows = saved(page, "ratio.csv")
+    assert [row["round"] for row in rows] == list("12345")
+    for row in rows:
+        of_seeds = [values[row["round"], seed] / values["0", seed] for seed in "01234"]
+        np.testing.assert_allclose([float(row[f"seed_{seed}"]) for seed in range(5)], of_seeds)
+        np.testing.assert_allclose(float(row["ratio"]), np.exp(np.mean(np.log(of_seeds))), rtol=1e-6)
+        assert float(row["ratio_low"]) < float(row["ratio"]) < float(row["ratio_high"])
 
 
 def luminance(colour):

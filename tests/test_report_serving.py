@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from conftest import ROOT
 from pages import other_files, parsed
 from report_workdirs import write_seeds, write_workdir
 
+from jaxtickets import report
 from jaxtickets.errors import UserError
 from jaxtickets.report import serving
 from jaxtickets.report.__main__ import main
@@ -68,19 +70,63 @@ def test_no_file_is_served_and_no_other_name_of_the_host_is_answered(tmp_path):
             assert other.server_address[0] == "127.0.0.1"
 
 
-def test_a_damaged_run_is_told_in_the_browser(tmp_path):
-    def make(state):
-        raise UserError("rounds.csv: can't be read")
+@pytest.mark.parametrize(("error", "status"), [(UserError("rounds.csv: <cut>"), 503), (KeyError("fd"), 500)])
+def test_what_keeps_a_report_from_being_made_is_told_on_a_page_that_tries_again(tmp_path, error, status):
+    errors = [error, error]
 
-    with served(write_workdir(tmp_path / "run", rounds=1), make) as port:
-        assert answer(port) == (503, "rounds.csv: can't be read\n")
+    def make(state):
+        if errors:
+            raise errors.pop()
+        return "the report"
+
+    path = write_workdir(tmp_path / "run", rounds=1, finished=False)
+    with served(path, make) as port:
+        found, html = answer(port)
+        page = parsed(html)
+        assert found == status and str(error) in page.one("main").text and "fetch('state'" in page.one("script").text
+        (path / "verdict.json").write_text("{}")
+        # The page loads itself again where its state is another one.
+        assert page.one("body")["data-state"] != answer(port, "/state")[1]
+        assert [answer(port)[0], answer(port)] == [status, (200, "the report")]
+
+
+def test_before_a_run_has_begun_the_page_waits_and_names_the_directory(tmp_path):
+    (tmp_path / "gan_digits").mkdir()
+    path = tmp_path / "gan_digts"
+    with served(path, lambda state: "the report") as port:
+        for expected in (f"{path} does not exist yet; did you mean 'gan_digits'?", f"{path} has no config.json yet"):
+            status, html = answer(port)
+            page = parsed(html)
+            assert status == 200 and page.one("h1").text == "Nothing is here yet" and expected in page.one("main").text
+            assert "fetch('state'" in page.one("script").text and not list(page.all("nav"))
+            assert page.one("body")["data-state"] == answer(port, "/state")[1]
+            path.mkdir(exist_ok=True)
+        shutil.rmtree(path)
+        write_workdir(path, rounds=1, finished=False)
+        assert page.one("body")["data-state"] != answer(port, "/state")[1]
+        assert answer(port)[1] == "the report"
+        shutil.rmtree(path)
+        assert "does not exist yet" in answer(port)[1]
+
+
+def test_a_run_that_was_killed_is_shown_as_far_as_it_is_written_and_followed_when_it_goes_on(tmp_path):
+    path = write_workdir(tmp_path / "run", rounds=3, finished=False)
+    whole = (path / "rounds.csv").read_text()
+    (path / "rounds.csv").write_text(whole[:-20])  # The last row is half there.
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write('{"round": 2, "st')
+    with served(path, lambda state: report.summary(path)) as port:
+        table = answer(port)[1]
+        assert "12.31" in table and "11.84" in table and "12.02" not in table and "not finished" in table
+        (path / "rounds.csv").write_text(whole)
+        assert "12.02" in answer(port)[1]
 
 
 def test_a_mistake_is_one_line_and_exit_status_2(tmp_path, capsys):
     path = str(write_workdir(tmp_path / "run", rounds=1, finished=False))
     with serving.server(None, 0) as taken:
         mistakes = {
-            f"--serve={taken.server_port}": "is taken",
+            f"--serve={taken.server_port}": "is taken; give another one, --serve=PORT, or --serve alone",
             "--serve=70000": "allowed is a port",
             "--serve=no": "allowed is a port",
         }
@@ -88,10 +134,30 @@ def test_a_mistake_is_one_line_and_exit_status_2(tmp_path, capsys):
             assert main([path, flag]) == 2
             (line,) = capsys.readouterr().err.splitlines()
             assert text in line and flag in line
-    assert (
-        main([path, path + "2", "--serve"]) == main([path, "--serve", "--power"]) == main(["nowhere", "--serve"]) == 2
-    )
-    assert len(capsys.readouterr().err.splitlines()) == 3
+    file = f"{path}/config.json"
+    assert main([path, path + "2", "--serve"]) == main([path, "--serve", "--power"]) == main([file, "--serve"]) == 2
+    assert "is a file" in capsys.readouterr().err.splitlines()[2]
+
+
+def test_without_a_port_a_free_one_is_taken_where_the_usual_one_is_taken(monkeypatch):
+    with serving.server(None, 0) as taken:
+        monkeypatch.setattr(serving, "PORT", taken.server_port)
+        with serving.server(None, None) as other:
+            assert other.server_port != taken.server_port
+
+
+def test_the_command_says_which_directory_it_waits_for(tmp_path, monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(serving.ThreadingHTTPServer, "serve_forever", interrupted)
+    write_workdir(tmp_path / "run", rounds=1, finished=False)
+    waiting = [f"Waiting for a run: {tmp_path / 'none'} does not exist yet."]
+    for name, expected in (("none", waiting), ("run", [])):
+        with pytest.raises(KeyboardInterrupt):
+            main([str(tmp_path / name), "--serve=0"])
+        first, *others = capsys.readouterr().out.splitlines()
+        assert first.startswith("Report: http://127.0.0.1:") and str(tmp_path / name) in first and others == expected
 
 
 @pytest.mark.slow

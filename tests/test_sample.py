@@ -263,11 +263,19 @@ def test_mistakes_are_one_line_and_nothing_is_written(gan, autoencoder, tmp_path
         "--n=0: allowed is a whole number of at least 1": [run, out, "--n=0"],
         "--seed=-1: allowed is a whole number of at least 0": [run, out, "--seed=-1"],
         "--labels=1: the network is not conditional": [run, out, "--labels=1"],
-        "config.objective.name='autoencoder' can't be sampled; allowed are --reconstruct": [
+        "config.objective.name='autoencoder' has no prior .*; allowed are --interpolate, --reconstruct$": [
             f"--workdir={autoencoder.path}",
             out,
         ],
-        "config.objective.name='gan' can't reconstruct; allowed are --out": [
+        "traverse=.*'autoencoder' has no normal latents, .*; allowed are --interpolate, --reconstruct$": [
+            f"--workdir={autoencoder.path}",
+            f"--traverse={tmp_path / 'r.png'}",
+        ],
+        "traverse=.*'gan' has no encoder, .* of an image; allowed are --out, --grid, --interpolate, --nearest$": [
+            run,
+            f"--traverse={tmp_path / 'r.png'}",
+        ],
+        "config.objective.name='gan' has no encoder .*; allowed are --out, --grid, --interpolate, --nearest$": [
             run,
             f"--reconstruct={tmp_path / 'r.png'}",
         ],

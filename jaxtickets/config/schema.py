@@ -1,6 +1,5 @@
 """The fields of the config: those that every run reads, and those that the registered plug-ins bring."""
 
-import difflib
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
@@ -94,16 +93,17 @@ def is_quick(variant: str) -> bool:
 
 
 def check_field(name: str) -> None:
-    """Refuses the name of a field that does not exist, and tells the nearest ones.
+    """Refuses the name of a field that does not exist, and tells the nearest one and those of its section.
 
     Raises:
       UserError: there is no such field.
     """
     known = fields()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        same_group = [other for other in known if other.split(".")[0] == name.split(".")[0]]
-        raise UserError(f"config.{name}: no such field; allowed are {', '.join(near or same_group or known)}")
+        within = [other for other in known if other.startswith(f"{name}.")]
+        section = within or [other for other in known if other.rpartition(".")[0] == name.rpartition(".")[0]]
+        allowed = f"allowed are {', '.join(section)}" if section else "`python -m jaxtickets --help` lists all"
+        raise UserError(f"config.{name}: no such field{near(name, known)}; {allowed}")
 
 
 def method(config: ConfigDict) -> Method:

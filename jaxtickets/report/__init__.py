@@ -67,14 +67,15 @@ def show(workdir: str | os.PathLike | Paths) -> Shown:
 def serve(workdir: str | os.PathLike, port: int | None = None) -> None:
     """Serves the report of a run on 127.0.0.1, and renews it whenever a round has finished; writes nothing.
 
+    The run may begin later, in a directory that is not there yet.
+
     Args:
       port: None: 8321, or another free one if that is taken.
 
     Raises:
-      UserError: `workdir` is not a workdir, or the port can't be used.
+      UserError: `workdir` is a file, or the port can't be used.
       KeyboardInterrupt: the user has ended it.
     """
-    read(workdir)
 
     def make(state):
         run = read(workdir)

@@ -13,6 +13,7 @@ from absl import flags
 from jaxtickets import cli, ending
 from jaxtickets.errors import UserError
 from jaxtickets.local_paths import local_path
+from jaxtickets.names import near
 from jaxtickets.progress import show
 from jaxtickets.report import build, compare, levels, power, serve, summary, summary_table
 from jaxtickets.report.exports import KINDS
@@ -67,7 +68,7 @@ def _run(
         raise UserError("no workdir is given; give one for its report, or several to compare them")
     workdirs = [local_path(workdir, "WORKDIR") for workdir in workdirs]
     if unknown := [kind for kind in tables if kind not in KINDS]:
-        raise UserError(f"--tables={unknown[0]}: allowed are {', '.join(KINDS)}")
+        raise UserError(f"--tables={unknown[0]}: allowed are {', '.join(KINDS)}{near(unknown, KINDS)}")
     if tables and len(workdirs) < 2:
         raise UserError(f"--tables={','.join(tables)}: is for several workdirs")
     if port is not None:

@@ -66,7 +66,8 @@ def _quality(runs: Mapping[str, Results], fields: Sequence[str], metric: str | N
         link = csv_link(f"{metric}_by_{axis}.csv", _rows(found, axis, metric))
         figures.append(plot(svg(figure), f"quality_{axis}", seen, f"{metric} against: {AXES[axis]}.", link))
     yield from plots(figures)
-    bands = " Bands reach from the lowest to the highest seed." if len(found) <= MAX_BANDS else ""
+    has_bands = len(found) <= MAX_BANDS and any(map(_seeds, found.values()))
+    bands = " Bands reach from the lowest to the highest seed." if has_bands else ""
     yield paragraph(
         f"Lines: means over the seeds.{bands} Squares: dense runs. Diamonds: the rounds that a verdict names. The"
         " training that a ticket takes is that of all rounds before it too for imp, of the dense run too for one_shot,"
@@ -140,4 +141,5 @@ def _paper(runs: Mapping[str, Results]) -> Iterator[str]:
         sparsity = (runs[name].verdict or {}).get("sparsity")
         rows.append(Row([name, f"{percent(sparsity)} %" if is_finite(sparsity) else "-", words]))
     header = ["run", "sparsity of its ticket", "the paper, in this setting"]
-    yield table(header, rows, "Runs with the data, the network and the metric of the paper.", text=(0, 2))
+    link = csv_link("paper.csv", [dict(zip(header, row.cells, strict=True)) for row in rows])
+    yield table(header, rows, "Runs with the data, the network and the metric of the paper.", link, text=(0, 2))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from jaxtickets.report.elements import Row, facts, paragraph, table
+from jaxtickets.report.elements import Row, csv_link, facts, paragraph, table
 from jaxtickets.report.reading import (
     TIME,
     Results,
@@ -15,6 +15,17 @@ from jaxtickets.report.reading import (
     winning_round,
 )
 from jaxtickets.report.table import flops_percent, kept_parameters
+
+COLUMNS = (  # Of rounds.csv.
+    "round",
+    "sparsity",
+    "flops_dense",
+    "flops_effective",
+    "params_kept",
+    "step_bytes",
+    "train_seconds",
+    "steps_per_second",
+)
 
 
 def costs(run: Results) -> Iterator[str]:
@@ -43,7 +54,9 @@ def costs(run: Results) -> Iterator[str]:
         share = flops_share(row)
         shares = {} if share is None else {2: min(1.0, share)}
         rows.append(Row(cells, "wins" if row["round"] == winning_round(run.verdict) else "", shares=shares))
-    yield table(header, rows, "Costs of each round" + (", means over the seeds." if run.seeds else "."))
+    columns = [*COLUMNS, *times]
+    link = csv_link("costs.csv", [{name: row.get(name) for name in columns} for row in run.rounds])
+    yield table(header, rows, "Costs of each round" + (", means over the seeds." if run.seeds else "."), link)
     note = "memory of a step: of a training step on a device, by XLA's account."
     note += " training: without compilation and metrics."
     if times:

@@ -20,11 +20,12 @@ from jaxtickets.report.plots import (
     curve_rows,
     layer_sparsities,
     metric_plot,
+    metric_rows,
     search_plot,
     shown_metrics,
     shown_searches,
 )
-from jaxtickets.report.ratios import RATIO
+from jaxtickets.report.ratios import RATIO, ratio_rows
 from jaxtickets.report.reading import (
     Results,
     describe,
@@ -36,6 +37,7 @@ from jaxtickets.report.reading import (
 )
 from jaxtickets.report.samples import samples
 from jaxtickets.report.script import REFRESH, SCRIPT
+from jaxtickets.report.search import search_rows
 from jaxtickets.report.table import measured_columns, reference_rows, round_mark
 from jaxtickets.report.theme import STYLE
 
@@ -90,7 +92,8 @@ def document(title: str, first: Iterable[str], parts: Iterable[list[str]], state
       state: see `page`.
     """
     parts = [part for part in parts if part]
-    links = [re.match(r'<section id="([^"]*)"><h2>(.*)</h2>', part[0]).groups() for part in parts]
+    heads = [re.match(r'<section id="([^"]*)"><h2>(.*)</h2>', part[0]).groups() for part in parts]
+    links = [f'<a href="#{name}">{heading}</a>' for name, heading in heads]
     served = "" if state is None else f' data-state="{escape(state)}"'
     return "\n".join(
         [
@@ -101,9 +104,7 @@ def document(title: str, first: Iterable[str], parts: Iterable[list[str]], state
             f"<title>{escape(title)}</title><style>{STYLE}</style></head><body{served}><main>",
             f"<h1>{escape(title)}</h1>",
             *first,
-            '<nav aria-label="Sections">',
-            *(f'<a href="#{name}">{heading}</a>' for name, heading in links),
-            "</nav>",
+            *(['<nav aria-label="Sections">', *links, "</nav>"] if links else []),
             *(line for part in parts for line in part),
             f"</main><script>{SCRIPT}{'' if state is None else REFRESH}</script></body></html>\n",
         ]
@@ -123,17 +124,15 @@ def config_name(run: Results) -> str:
 
 
 def _metrics(run: Results, drawn: Drawn) -> Iterable[str]:
-    rows = csv_link("rounds.csv", run.seed_rounds or run.rounds)
     shown = []
     if RATIO in drawn.plots:
-        metric = main_metric(run.rounds, run.verdict, run.about)
-        seen = descriptions.of_ratios(run, metric)
-        shown.append(plot(drawn.plots[RATIO], RATIO, seen, RATIO_CAPTION, rows))
+        seen = descriptions.of_ratios(run, main_metric(run.rounds, run.verdict, run.about))
+        shown.append(plot(drawn.plots[RATIO], RATIO, seen, RATIO_CAPTION, csv_link("ratio.csv", ratio_rows(run))))
     for metric in shown_metrics(run):
         name, told = metric_plot(metric), describe(metric, run.verdict, run.about)
         caption = f"{metric}. {told.direction.capitalize()}." if told.better else f"{metric}."
-        seen = descriptions.of_metric(run, metric)
-        shown.append(plot(drawn.plots[name], name, seen, caption, "" if shown else rows))
+        link = csv_link(f"{name}.csv", metric_rows(run, metric))
+        shown.append(plot(drawn.plots[name], name, descriptions.of_metric(run, metric), caption, link))
     return plots(shown)
 
 
@@ -191,11 +190,7 @@ def _search(run: Results, drawn: Drawn) -> Iterator[str]:
     figures = []
     for number, search in searches.items():
         name = search_plot(number)
-        rows = [
-            {"epoch": epoch, **dict(zip(map(str, search["epochs"]), distances, strict=True))}
-            for epoch, distances in zip(search["epochs"], search["distances"], strict=True)
-        ]
-        link = csv_link(f"{name}.csv", rows)
+        link = csv_link(f"{name}.csv", search_rows(search))
         figures.append(plot(drawn.plots[name], name, descriptions.of_search(search), "", link))
     yield from plots(figures)
     newest = run.searches[max(run.searches)]

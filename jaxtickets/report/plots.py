@@ -34,6 +34,7 @@ from jaxtickets.report.reading import (
     Results,
     bootstrap,
     describe,
+    interval,
     is_finite,
     is_higher_better,
     main_metric,
@@ -151,6 +152,17 @@ def metric_figure(
     clean(axes)
     legend(figure)
     return figure
+
+
+def metric_rows(run: Results, metric: str) -> list[dict[str, Any]]:
+    """The points of a metric's plot: one row per round, with the ends of its interval and the value of each seed."""
+    rows = []
+    for row in run.rounds:
+        ends = interval(row, run.verdict, metric) or (not run.seed_rounds and bootstrap(row, metric)) or (None, None)
+        shown = {"round": row["round"], "sparsity": row["sparsity"], "density": row["density"], metric: row[metric]}
+        of_seeds = {f"seed_{one['seed']}": one[metric] for one in run.seed_rounds if one["round"] == row["round"]}
+        rows.append(shown | dict(zip(("low", "high"), ends, strict=True)) | of_seeds)
+    return rows
 
 
 def curve_figure(metrics: Sequence[dict[str, Any]], name: str) -> Figure:

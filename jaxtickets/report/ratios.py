@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -55,13 +56,11 @@ def ratio_figure(run: Results) -> Figure | None:
     way = "down" if is_higher_better(run.verdict) else "up"
     axes.axhspan(1, limit, color=BAND, linewidth=0, zorder=0, label=f"within tolerance ({way} to {limit:g})")
     densities = [row["density"] for row in rows]
-    dense = {row["seed"]: row[metric] for row in run.seed_rounds if row["round"] == 0}
+    dense = _dense(run, metric)
     # Beside the bars, by a part of the axis that is the same at every density.
     beside = {row["round"]: row["density"] * (max(densities) / min(densities)) ** 0.01 for row in rows}
     dots = [
-        (beside[row["round"]], row[metric] / dense[row["seed"]])
-        for row in run.seed_rounds
-        if row["round"] in beside and is_finite(row[metric]) and is_finite(dense.get(row["seed"]))
+        (beside[round_], value) for round_, of_seeds in _of_seeds(run, metric).items() for value in of_seeds.values()
     ]
     axes.scatter(*zip(*dots, strict=True), s=14, color=LINE, alpha=0.6, linewidths=0, zorder=3, label="each seed")
     entries = [judged[row["round"]] for row in rows]
@@ -89,3 +88,30 @@ def ratio_figure(run: Results) -> Figure | None:
     clean(axes)
     legend(figure)
     return figure
+
+
+def ratio_rows(run: Results) -> list[dict[str, Any]]:
+    """The points of the plot: one row per round, with the ends of its interval and the ratio of each seed."""
+    metric = main_metric(run.rounds, run.verdict, run.about)
+    of_seeds, rows = _of_seeds(run, metric), []
+    for row in run.rounds:
+        if entry := ratio(row, run.verdict, str(metric)):
+            shown = {name: row[name] for name in ("round", "sparsity", "density")}
+            shown |= {name: entry[name] for name in ("ratio", "ratio_low", "ratio_high")}
+            rows.append(shown | {f"seed_{seed}": value for seed, value in of_seeds[row["round"]].items()})
+    return rows
+
+
+def _dense(run, metric):
+    """The metric of each seed's dense run."""
+    return {row["seed"]: row[metric] for row in run.seed_rounds if row["round"] == 0}
+
+
+def _of_seeds(run, metric):
+    """The ratio of each round that has one to the dense run of the same seed: `{round: {seed: ratio}}`."""
+    dense = _dense(run, metric)
+    found = {row["round"]: {} for row in run.rounds if ratio(row, run.verdict, str(metric))}
+    for row in run.seed_rounds:
+        if row["round"] in found and is_finite(row[metric]) and is_finite(dense.get(row["seed"])):
+            found[row["round"]][row["seed"]] = row[metric] / dense[row["seed"]]
+    return found

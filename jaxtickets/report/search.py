@@ -48,6 +48,15 @@ def search_figure(search: Mapping[str, Any], title: str, largest: float) -> Figu
     return figure
 
 
+def search_rows(search: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the plot shows: one row per mask, with its distances from all masks, and from that of step 0 if known."""
+    moved = [{"moved": value} for value in search["moved"]] if _knows_moved(search) else [{}] * len(search["epochs"])
+    return [
+        {"epoch": epoch, **dict(zip(map(str, search["epochs"]), distances, strict=True)), **more}
+        for epoch, distances, more in zip(search["epochs"], search["distances"], moved, strict=True)
+    ]
+
+
 def largest_distance(searches: Mapping[int, Mapping[str, Any]]) -> float:
     """The end of the colours that the plots of several searches share."""
     threshold = max(search["threshold"] for search in searches.values())

@@ -1,22 +1,28 @@
 """A report that follows its run: `--serve` shows it on this machine alone, and the page renews itself.
 
 The server listens on 127.0.0.1, answers `/` and `/state`, and gives no file. The page asks for `/state` every two
-seconds and loads itself again once a round, or the run, has finished.
+seconds and loads itself again once the run has begun, or a round, or the run, has finished.
 """
 
 import contextlib
 import errno
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from jaxtickets.errors import DamagedError, UserError
+from jaxtickets.errors import UserError
+from jaxtickets.names import near
 from jaxtickets.progress import show
+from jaxtickets.report.elements import paragraph
+from jaxtickets.report.page import document
 from jaxtickets.workdir import Workdir
 
 HOST = "127.0.0.1"
 PORT = 8321  # Where --serve names none; another free one, if it is taken.
+OTHERS = "give another one, --serve=PORT, or --serve alone for one that is free"
+FAILED = "The report can't be made"
+UNLIKE_ANY = ""  # A state that no run has: its page tries again every two seconds.
 
 
 def state(workdir: Workdir) -> str:
@@ -35,11 +41,22 @@ def _stamp(path: Path) -> str:
     return f"{found.st_mtime_ns}:{found.st_size}"
 
 
+def waiting(workdir: Workdir) -> str:
+    """Which directory is watched, and what is not there yet, in a sentence; "" once a run has begun in it."""
+    path = workdir.path.resolve()
+    if workdir.config.exists():
+        return ""
+    if path.is_dir():
+        return f"{path} has no config.json yet, so no run has begun there."
+    others = [other.name for other in path.parent.glob("*/")]
+    return f"{path} does not exist yet{near(path.name, others) or '.'}"
+
+
 class Page:
     """The page of a workdir, made again only when its state has changed."""
 
     def __init__(self, workdir: Workdir, make: Callable[[str], str]):
-        """make: `(state) -> html`; it may raise UserError or DamagedError."""
+        """make: `(state) -> html` of a run that has begun; it may raise UserError."""
         self._workdir, self._make = workdir, make
         self._lock, self._state, self._html = threading.Lock(), None, ""
 
@@ -52,9 +69,16 @@ class Page:
         with self._lock:  # Matplotlib draws in one thread at a time.
             # Before the files are read: what is written meanwhile makes the page old.
             now = self.state()
+            if absent := waiting(self._workdir):
+                return notice("Nothing is here yet", [absent, "The report comes by itself once the run begins."], now)
             if now != self._state:
                 self._state, self._html = now, self._make(now)
             return self._html
+
+
+def notice(title: str, texts: Iterable[str], state: str) -> str:
+    """A page in the place of a report that can't be made now, with the state at which it does not renew itself."""
+    return document(title, map(paragraph, texts), [], state)
 
 
 def server(page: Page, port: int | None) -> ThreadingHTTPServer:
@@ -72,7 +96,7 @@ def server(page: Page, port: int | None) -> ThreadingHTTPServer:
         if port is None and error.errno == errno.EADDRINUSE:
             return _listening(page, 0)
         reason = "is taken" if error.errno == errno.EADDRINUSE else f"can't be used ({error.strerror})"
-        raise UserError(f"--serve={port}: the port {reason}; give another one, or --serve alone") from None
+        raise UserError(f"--serve={port}: the port {reason}; {OTHERS}") from None
 
 
 def _listening(page, port):
@@ -86,14 +110,16 @@ def _listening(page, port):
             if self.path == "/state":
                 self._answer(200, "text/plain", page.state())
                 return
+            now = page.state()
             try:
                 self._answer(200, "text/html", page.html())
-            except (UserError, DamagedError) as error:
-                self._answer(503, "text/plain", f"{error}\n")
             except ConnectionError:
                 pass  # The reader has gone.
+            except UserError as error:
+                self._answer(503, "text/html", notice(FAILED, [str(error)], UNLIKE_ANY))
             except Exception as error:
-                self._answer(500, "text/plain", f"the report can't be made ({type(error).__name__}: {error})\n")
+                # Not tried again before the run has changed: drawing would slow down a run on this machine.
+                self._answer(500, "text/html", notice(FAILED, [f"{type(error).__name__}: {error}"], now))
 
         def _answer(self, status, kind, text):
             content = text.encode(errors="backslashreplace")
@@ -113,16 +139,21 @@ def _listening(page, port):
 
 
 def serve(workdir: str | Path, make: Callable[[str], str], port: int | None) -> None:
-    """Serves the report of a workdir until the process is interrupted.
+    """Serves the report of a workdir, whose run may begin later, until the process is interrupted.
 
     Args:
       make: `(state) -> html`.
       port: see `server`.
 
     Raises:
-      UserError: the port can't be used.
+      UserError: `workdir` is a file, or the port can't be used.
       KeyboardInterrupt: the user has ended it.
     """
-    with server(Page(Workdir(workdir), make), port) as serving:
+    place = Workdir(workdir)
+    if place.path.exists() and not place.path.is_dir():
+        raise UserError(f"{workdir}: is a file; allowed is the workdir of a run")
+    with server(Page(place, make), port) as serving:
         show(f"Report: http://{HOST}:{serving.server_port}/ follows {workdir}; Ctrl-C ends it")
+        if absent := waiting(place):
+            show(f"Waiting for a run: {absent}")
         serving.serve_forever()

@@ -14,6 +14,7 @@ COLOURS = {  # Each in light and in dark. Light ones differ from one another, so
     "accent": ("#b03807", "#ff9b61"),
     "good": ("#256b31", "#7fc98a"),
     "bar": ("#d3e3f5", "#24405e"),
+    "shade": ("#dce2e8", "#333943"),
     "curve": ("#2563a6", "#74abf0"),
     "dense": ("#6b7280", "#9aa2ac"),
     "band": ("#dfeadf", "#25382b"),
@@ -27,6 +28,7 @@ TEXT_ON = {  # The texts that stand on each background.
     "card": ("ink", "soft", "accent"),
     "win": ("ink", "accent"),
     "bar": ("ink",),
+    "shade": ("ink", "soft", "good"),
 }
 # Of rounds, from the dense one on: all of about the same lightness, so that they are seen on white and on black.
 ROUNDS = ("#2f6fd0", "#7a5bd0", "#b04aa8", "#cf4a6b", "#d9602a", "#b8860b")
@@ -63,6 +65,11 @@ dl.facts dd { margin: 0; font-size: 1.3rem; font-weight: 600; font-variant-numer
 ul.limits { margin: .4rem 0; padding-left: 1.2rem; }
 ul.limits li { margin: .25rem 0; }
 .scroll { overflow-x: auto; position: relative; }
+/* While more is to the right, that edge has a shadow. A cover of the ground's colour moves over it with the content. */
+.scroll, pre { --ground: var(--page); background:
+  linear-gradient(to left, var(--ground) 1.2rem, transparent) right / 3rem 100% no-repeat local,
+  linear-gradient(to left, var(--soft) 2px, var(--shade) 2px, transparent) right / 1.2rem 100% no-repeat scroll,
+  var(--ground); }
 table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; font-size: .9rem;
   min-width: 100%; }
 .caption { margin: 0 0 .3rem; }
@@ -102,7 +109,7 @@ img.grid { image-rendering: pixelated; }
 .slider output { display: block; font-size: .9rem; color: var(--soft); min-height: 1.5em; }
 ul.legend { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; font-size: .9rem; }
 ul.legend span { display: inline-block; width: .8rem; height: .8rem; border-radius: 2px; margin-right: .45rem; }
-pre { background: var(--card); padding: .9rem 1.1rem; border-radius: 8px; overflow-x: auto; font-size: .85rem;
+pre { --ground: var(--card); padding: .9rem 1.1rem; border-radius: 8px; overflow-x: auto; font-size: .85rem;
   overflow-wrap: normal; }
 summary { cursor: pointer; }
 @media print { body { max-width: none; } nav, .get { display: none; } h2 { break-after: avoid; }

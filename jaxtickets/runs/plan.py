@@ -20,6 +20,7 @@ from jaxtickets.errors import DamagedError
 from jaxtickets.metrics import inception, networks
 from jaxtickets.metrics.metric import SAMPLES
 from jaxtickets.objectives import OBJECTIVES
+from jaxtickets.progress import say
 from jaxtickets.progress_lines import duration
 from jaxtickets.runs.setup import Setup
 from jaxtickets.workdir import Workdir
@@ -64,6 +65,7 @@ def ahead(
     Args:
       is_adopted: whether the dense run is that of another run.
     """
+    say("the train step is compiled, which takes some seconds, because only then its memory is known")
     config, source = setup.asked, setup.source
     timeline = setup.timeline if source.count or config.train.steps else None
     images = f"{source.count:,} training images" if source.count else "images that are counted once they are read"
