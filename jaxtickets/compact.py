@@ -9,7 +9,9 @@ import jax
 import numpy as np
 
 from jaxtickets import masks as mask_lib
-from jaxtickets.pruning.channels import along_axes, check_names
+from jaxtickets import pytrees
+from jaxtickets.pruning.channels import along_axes
+from jaxtickets.pruning.components import check_names, leaves_of
 
 
 def take(tree, channel_masks, axis_names):
@@ -21,14 +23,16 @@ def take(tree, channel_masks, axis_names):
       axis_names: a tree with the structure of `tree`, may have further components: the name of each axis, or None.
 
     Raises:
-      UserError: a component or a name in `channel_masks` is unknown, or `tree` is no dictionary of components.
-      ValueError: a leaf has another number of channels than the mask.
+      UserError: a component or a name in `channel_masks` is unknown, `tree` is no dictionary of components, or a leaf
+        has another number of channels than the mask.
     """
-    check_names(channel_masks, tree, axis_names)
+    check_names(channel_masks, tree, axis_names, "tree")
+    for _ in leaves_of(tree, axis_names, "tree"):  # It checks the names.
+        pass
 
     def kept(own, leaf, names):
-        if leaf is None:
-            return None
+        if pytrees.is_hole(leaf):
+            return leaf
         leaf = np.asarray(leaf)
         for axis, mask in along_axes(leaf.shape, names, own):
             leaf = np.compress(mask, leaf, axis)
@@ -39,7 +43,7 @@ def take(tree, channel_masks, axis_names):
             partial(kept, channel_masks.get(component, {})),
             layers,
             axis_names[component],
-            is_leaf=lambda leaf: leaf is None,
+            is_leaf=pytrees.is_hole,
         )
         for component, layers in jax.device_get(tree).items()
     }

@@ -15,19 +15,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxtickets import checks, pytrees
 from jaxtickets.errors import UserError
+from jaxtickets.pytrees import is_array, is_hole, path_name
 
+PATTERNS = "regular expressions over paths such as generator/up_16/conv/kernel"
 # What weights are called, beside Flax's `kernel` and `embedding`: Equinox's, Haiku's. Scales of norms may be called so
 # too, but have one axis.
 NAMES = ("weight", "weight_ih", "weight_hh", "w", "W", "w_i", "w_h", "embeddings")
-
-
-def path_name(path) -> str:
-    """The slash-joined name of a `jax.tree_util` key path: `generator/up_16/conv/kernel`.
-
-    A key may hold slashes itself, as Haiku's do. Names in files are encoded (`tensor_files.name_of`), these are not.
-    """
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def component_name(path) -> str:
@@ -55,7 +50,12 @@ def named_leaves(tree) -> dict[str, Any]:
 
 
 def ones(
-    params, include: Sequence[str] | None = None, exclude: Sequence[str] = (), components: Sequence[str] = ()
+    params,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    components: Sequence[str] = (),
+    *,
+    prefix: str = "",
 ) -> Any:
     """The mask that keeps every weight.
 
@@ -71,49 +71,57 @@ def ones(
         the scales of norms.
       exclude: regular expressions too.
       components: top-level keys of `params`; none named: all.
+      prefix: what stands before the names of arguments in messages; "prune." makes them those of the config's fields.
 
     Raises:
-      UserError: a pattern is no regular expression or matches no path, or nothing is left to prune.
+      UserError: a pattern is no regular expression or matches no path, a component is not there, there are no arrays,
+        or nothing is left to prune.
     """
     leaves = named_leaves(params)
+    if not any(map(is_array, leaves.values())):
+        raise UserError("params: there are no arrays in it; allowed is a tree of parameters")
     if include is None:
         included = _weights(params, leaves)
         if not included:
             raise UserError(
-                f"include: no parameter has the name of a weight (kernel, embedding, {', '.join(NAMES)}); allowed are "
-                f"regular expressions over the paths, which are {', '.join(leaves)}"
+                f"{prefix}include: no parameter has the name of a weight (kernel, embedding, {', '.join(NAMES)}); "
+                f"allowed are regular expressions over the paths, which are {', '.join(leaves)}"
             )
     else:
-        included = _matching("include", include, leaves)
-    prunable = included - _matching("exclude", exclude, leaves)
+        included = _matching(f"{prefix}include", include, leaves)
+    prunable = included - _matching(f"{prefix}exclude", exclude, leaves)
+    chosen, known = checks.texts(components, f"{prefix}components", "top-level keys of the parameters"), _keys(params)
+    if unknown := [name for name in chosen if name not in known]:
+        raise UserError(f"{prefix}components: {unknown[0]!r} is no top-level key; allowed are {', '.join(known)}")
 
     def mask(path, leaf):
-        is_chosen = path_name(path) in prunable and (not components or component_name(path) in components)
-        return np.ones(leaf.shape, bool) if is_chosen and _is_array(leaf) else None
+        is_chosen = path_name(path) in prunable and (not chosen or component_name(path) in chosen)
+        return np.ones(leaf.shape, bool) if is_chosen and is_array(leaf) else None
 
     masks = jax.tree_util.tree_map_with_path(mask, params)
     if not jax.tree.leaves(masks):
-        raise UserError("prune.include, prune.exclude and prune.components leave nothing to prune")
+        names = f"{prefix}include, {prefix}exclude and {prefix}components"
+        raise UserError(f"{names} leave nothing to prune")
     return masks
 
 
-def _is_array(leaf):
-    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+def _keys(params):
+    """The names of the components: the first keys."""
+    return list(dict.fromkeys(component_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]))
 
 
-def _matching(field, patterns, names):
+def _matching(argument, patterns, names):
     """The names in which one of the patterns is found; each must be found in some."""
     hits = set()
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    for pattern in checks.texts(patterns, argument, PATTERNS):
         try:
             found = {name for name in names if re.search(pattern, name)}
         except re.error as error:
             raise UserError(
-                f"prune.{field}: {pattern!r} is not a regular expression ({error}); "
-                "allowed: regular expressions over paths such as generator/up_16/conv/kernel"
+                f"{argument}: {pattern!r} is not a regular expression ({error}); allowed: {PATTERNS}"
             ) from None
         if not found:
-            raise UserError(f"prune.{field}: {pattern!r} matches no parameter; the paths are {', '.join(names)}")
+            raise UserError(f"{argument}: {pattern!r} matches no parameter; the paths are {', '.join(names)}")
         hits |= found
     return hits
 
@@ -129,7 +137,7 @@ def _weights(params, leaves):
         kind = kind_of(name)
         if kind in ("kernel", "embedding"):
             return True
-        is_matrix = _is_array(leaf) and len(leaf.shape) > 1 and jax.dtypes.issubdtype(leaf.dtype, np.inexact)
+        is_matrix = is_array(leaf) and len(leaf.shape) > 1 and jax.dtypes.issubdtype(leaf.dtype, np.inexact)
         return is_matrix and (kind in NAMES or not kind or kind.isdigit()) and not name.startswith(inside)
 
     return {name for name, leaf in leaves.items() if is_weight(name, leaf)}
@@ -139,7 +147,11 @@ def apply(params, masks) -> Any:
     """The effective weights: every prunable leaf of `params` multiplied by its mask.
 
     Called inside a loss, it makes the gradient of every pruned weight zero by the chain rule.
+
+    Raises:
+      UserError: the masks are not those of these parameters.
     """
+    pytrees.check_fit(masks, params, exactly=False)
     with jax.named_scope("masks"):  # Their name in profiles.
         return jax.tree.map(lambda leaf, mask: leaf if mask is None else leaf * mask.astype(leaf.dtype), params, masks)
 
@@ -165,7 +177,20 @@ class Counts(NamedTuple):
 
 def layer_counts(masks) -> dict[str, Counts]:
     """The counts of each prunable leaf, by slash-joined path."""
-    return {name: Counts(mask.size, int(np.count_nonzero(mask))) for name, mask in named_leaves(masks).items()}
+    return {name: Counts(mask.size, int(np.count_nonzero(mask))) for name, mask in _arrays(masks, "masks").items()}
+
+
+def _arrays(masks, what):
+    """`{slash-joined path: array}` of the prunable leaves.
+
+    Raises:
+      UserError: a leaf is no array.
+    """
+    for name, mask in (named := named_leaves(masks)).items():
+        if not is_array(mask):
+            where = f"{name} is" if name else "is"
+            raise UserError(f"{what}: {where} {mask!r:.60}; allowed is a tree with an array of bool, or None, per leaf")
+    return named
 
 
 def counts(masks) -> Counts:
@@ -175,15 +200,25 @@ def counts(masks) -> Counts:
 
 
 def sparsity(masks) -> float:
-    """Pruned weights / prunable weights, in [0, 1]."""
+    """Pruned weights / prunable weights, in [0, 1].
+
+    Raises:
+      UserError: there are no weights in the masks.
+    """
     weights, kept = counts(masks)
-    return 1 - kept / weights
+    return 1 - kept / _some(weights, "masks")
+
+
+def _some(count, what):
+    if not count:
+        raise UserError(f"{what}: there is nothing in it; allowed is a tree of arrays, such as jt.masks.ones(params)")
+    return count
 
 
 def sparsity_all(masks, params) -> float:
     """Pruned weights / all parameters, prunable or not."""
     weights, kept = counts(masks)
-    return (weights - kept) / sum(leaf.size for leaf in jax.tree.leaves(params))
+    return (weights - kept) / _some(sum(leaf.size for leaf in jax.tree.leaves(params) if is_array(leaf)), "params")
 
 
 def table(masks) -> str:
@@ -211,19 +246,37 @@ def nonzero(params, include: Sequence[str] | None = None, exclude: Sequence[str]
 
 def overlap(first, second) -> float:
     """The share of the weights that `first` keeps which `second` keeps too, in [0, 1]; 1 if `first` keeps none."""
-    both = jax.tree.map(lambda a, b: int(np.count_nonzero(np.asarray(a) & np.asarray(b))), first, second)
+    both = sum(int(np.count_nonzero(a & b)) for a, b in _pairs(first, second, "first", "second"))
     kept = counts(first).kept
-    return sum(jax.tree.leaves(both)) / kept if kept else 1.0
+    return both / kept if kept else 1.0
 
 
 def hamming_distance(first, second) -> float:
     """The share of prunable weights on which two masks differ, in [0, 1]."""
-    differing = jax.tree.map(lambda a, b: int(np.count_nonzero(np.asarray(a) != np.asarray(b))), first, second)
-    return sum(jax.tree.leaves(differing)) / counts(first).weights
+    differing = sum(int(np.count_nonzero(a != b)) for a, b in _pairs(first, second, "first", "second"))
+    return differing / _some(counts(first).weights, "first")
+
+
+def _pairs(first, second, *names):
+    """The arrays of two masks side by side, as booleans.
+
+    Raises:
+      UserError: they are not those of one network.
+    """
+    _arrays(first, names[0])
+    _arrays(second, names[1])
+    found = pytrees.pairs(second, first, names[1], names[0])
+    return [(np.asarray(ours, bool), np.asarray(theirs, bool)) for _, theirs, ours in found]
 
 
 def shuffle(masks, seed: int) -> Any:
-    """Each leaf's entries in a random order, which the seed, the leaf's path and its size decide."""
+    """Each leaf's entries in a random order, which the seed, the leaf's path and its size decide.
+
+    Raises:
+      UserError: the seed is no whole number from 0 to 2^64 - 1, or a leaf is no array.
+    """
+    checks.check_count(seed, "seed", below=1 << 64)
+    _arrays(masks, "masks")
 
     def shuffled(path, mask):
         key = [seed, zlib.crc32(path_name(path).encode())]
@@ -234,12 +287,14 @@ def shuffle(masks, seed: int) -> Any:
 
 def is_nested(inner, outer) -> bool:
     """Whether every weight that `inner` keeps is kept by `outer` too."""
-    within = jax.tree.map(lambda a, b: not np.any(np.asarray(a) & ~np.asarray(b)), inner, outer)
-    return all(jax.tree.leaves(within))
+    return not any(np.any(a & ~b) for a, b in _pairs(inner, outer, "inner", "outer"))
 
 
 def pack(masks) -> Any:
     """Eight weights a byte: the mask with each leaf as a flat uint8 array (`numpy.packbits`)."""
+    for name, mask in _arrays(masks, "masks").items():
+        if mask.dtype != bool:
+            raise UserError(f"masks: that of {name} is of {mask.dtype}; allowed is bool, such as mask != 0")
     return jax.tree.map(lambda mask: np.packbits(np.asarray(mask)), masks)
 
 
@@ -247,8 +302,12 @@ def unpack(packed, like) -> Any:
     """The inverse of `pack`; `like` is a mask, or parameters, that gives the leaves' shapes.
 
     Raises:
+      UserError: the two are built differently.
       ValueError: a leaf has another number of bytes than its shape needs.
     """
+    for name, bits, leaf in pytrees.check_like(packed, like, "packed", "like"):
+        if not is_hole(bits) and not (is_array(bits) and is_array(leaf)):
+            raise UserError(f"packed: {name or 'it'} is {bits!r:.60}; allowed are bits where `like` has an array")
     return jax.tree.map(lambda leaf, bits: None if bits is None else unpack_leaf(bits, np.shape(leaf)), like, packed)
 
 

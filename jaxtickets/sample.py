@@ -151,8 +151,17 @@ def _check_possible(name, path, objective, config):
 # Images.
 
 
+def sampler(objective, convert: Callable = to_uint8) -> Callable:
+    """The program of `samples`, which keeps what it has compiled; `convert` is what images in [-1, 1] go through."""
+
+    def make(shared, rows):
+        return convert(generation.sample(objective, *shared, *rows))
+
+    return spread(make)
+
+
 def samples(
-    opened: Opened, seed: int, n: int, labels: np.ndarray | None = None, convert: Callable = to_uint8
+    opened: Opened, seed: int, n: int, labels: np.ndarray | None = None, program: Callable | None = None
 ) -> Iterator[np.ndarray]:
     """Batches of samples `[batch, h, w, c]` uint8, made on all local devices in constant memory.
 
@@ -161,17 +170,14 @@ def samples(
     Args:
       n: the number of all samples.
       labels: the classes of consecutive samples, which are repeated; None: those of `generation.sample`.
-      convert: what images in [-1, 1] go through.
+      program: a `sampler` of the objective, for further calls; None: a new one.
     """
-
-    def make(shared, rows):
-        return convert(generation.sample(opened.objective, *shared, *rows))
 
     def rows(numbers):
         return (np.int32(numbers), *(() if labels is None else (labels[numbers % len(labels)],)))
 
     shared = replicated((opened.params, opened.batch_stats, np.uint32(seed)))
-    return in_batches(spread(make), shared, rows, n, opened.config.eval.batch_size)
+    return in_batches(program or sampler(opened.objective), shared, rows, n, opened.config.eval.batch_size)
 
 
 def grid(opened: Opened, seed: int, labels) -> np.ndarray:

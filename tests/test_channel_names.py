@@ -169,7 +169,7 @@ def test_channel_masks_and_trees_that_do_not_fit_are_refused(function):
         function({"net": {"hidden": kept}}, params, names)
     with pytest.raises(UserError, match="there is no 'network'; allowed: net"):
         function({"network": {"a": kept}}, params, names)
-    with pytest.raises(UserError, match="params: is a list; channels need a dictionary of components, such as {'net':"):
+    with pytest.raises(UserError, match="(params|tree): is a list; allowed is a dictionary of components, such as"):
         function({"net": {"a": kept}}, [params["net"]], [names["net"]])
 
 
@@ -179,6 +179,6 @@ def test_a_list_at_the_top_is_refused_in_one_line():
         lambda: jt.axis_names(lambda params, x: x @ params[0] @ params[1], params, np.ones((1, 3))),
         lambda: jt.channels.filter_l1(params, [(None, "a"), ("a", None)]),
     ):
-        with pytest.raises(UserError, match="params: is a list; channels need a dictionary") as caught:
+        with pytest.raises(UserError, match="params: is a list; allowed is a dictionary") as caught:
             call()
         assert "\n" not in str(caught.value)

@@ -66,7 +66,7 @@ STATISTICS = {
 def test_groups_are_the_sizes_of_the_names():
     assert channels.groups(PARAMS, NAMES) == {"generator": {"a": 3, "b": 4}, "discriminator": {"c": 4}}
     names = {"discriminator": {"conv": {"kernel": (None, None, "c", "c")}, "norm": {"scale": ("c",), "bias": ("c",)}}}
-    with pytest.raises(ValueError, match="discriminator/conv/kernel has 4 channels of c, another leaf 2"):
+    with pytest.raises(UserError, match="^axis_names: discriminator/conv/kernel has 4 channels of c, another leaf 2"):
         channels.groups({"discriminator": PARAMS["discriminator"]}, names)
 
 
@@ -248,7 +248,7 @@ def test_weight_masks_keep_what_joins_kept_channels_only():
             own = masks.get(component, {})
             expected = all(own[name][i] for i, name in zip(index, names, strict=True) if name in own)
             assert mask[index] == expected, path
-    with pytest.raises(ValueError, match=re.escape("3 channels of a and a channel mask of shape (2,)")):
+    with pytest.raises(UserError, match=re.escape("channel_masks: there are 3 channels of a and a channel mask of")):
         channels.to_weight_masks({"generator": {"a": np.ones(2, bool)}}, PARAMS, NAMES)
 
 
@@ -326,7 +326,7 @@ def test_a_ratio_that_leaves_too_few_is_refused_with_a_possible_one(scope, ratio
 def test_no_scores_and_scores_that_are_not_numbers_are_refused():
     with pytest.raises(UserError, match="no name is scored"):
         channels.select({"generator": {}}, 0.5)
-    with pytest.raises(ValueError, match="scores of generator/a are not all finite"):
+    with pytest.raises(UserError, match="scores: those of generator/a are not finite"):
         channels.select({"generator": {"a": np.array([1.0, np.nan])}}, 0.5)
 
 

@@ -11,6 +11,7 @@ from conftest import load_config
 from jaxtickets import compact, devices, models, snapshots, train
 from jaxtickets import masks as mask_lib
 from jaxtickets.config import get_config, validate
+from jaxtickets.errors import UserError
 from jaxtickets.objectives import OBJECTIVES
 from jaxtickets.optimizers import make_optimizers
 from jaxtickets.pruning import channels
@@ -210,7 +211,7 @@ def test_names_that_are_left_out_keep_all_channels():
     )
     weights = mask_lib.ones(params)
     assert jax.tree.structure(compact.take(weights, masks, names.params)) == jax.tree.structure(weights)
-    with pytest.raises(ValueError, match=r"4 channels of up_8 and a channel mask of shape \(2,\)"):
+    with pytest.raises(UserError, match=r"4 channels of up_8 and a channel mask of shape \(2,\)"):
         compact.take(params, {"generator": {"up_8": np.ones(2, bool)}}, names.params)
 
 

@@ -117,7 +117,9 @@ def test_selection_of_filters_along_given_axes_within_a_compiled_function_gives_
 
 
 def test_a_scope_that_is_unknown_is_refused_at_once():
-    with pytest.raises(UserError, match="scope: 'globl' is unknown; allowed: global, component, layerwise"):
+    with pytest.raises(
+        UserError, match=r"^scope: 'globl' is unknown; did you mean 'global'\?; allowed: global, compon"
+    ):
         jt.schedules.gradual(0.5, 0, 10, 2, scope="globl")
 
 
@@ -404,7 +406,7 @@ def test_rewinding_knows_replicated_states_and_leaves_factored_moments():
             "initial: 0.6: allowed is at most",
         ),
         (lambda: jt.schedules.gradual(0.5, 0, 9, 1, structure="2:4"), "structure: N:M has one sparsity"),
-        (lambda: jt.schedules.one_shot(0.5, structure="3"), "prune.structure: '3' is unknown"),
+        (lambda: jt.schedules.one_shot(0.5, structure="3"), "structure: '3' is unknown"),
         (lambda: jt.schedules.one_shot(0.5, score=jt.snip), "score: losses is not known within a train step"),
         (lambda: jt.schedules.rigl(0.5, 10, 5), "stop: 5: allowed is a whole number of at least 10"),
         (
@@ -429,9 +431,13 @@ SMALLER = [Layer(np.ones((2, 2), bool), None), None, {"out": Layer(None, None)}]
     ("schedule", "options", "message"),
     [
         (jt.schedules.one_shot(0.999), {}, "sparsity: 0.999 leaves none of 192 weights"),
-        (jt.schedules.one_shot(0.5), {"include": ["nothing"]}, "prune.include: 'nothing' matches no parameter"),
+        (jt.schedules.one_shot(0.5), {"include": ["nothing"]}, "include: 'nothing' matches no parameter"),
         (jt.schedules.one_shot(0.5, structure="filter"), {"include": ["bias"]}, None),
-        (jt.schedules.one_shot(0.5), {"masks": {"kernel": np.ones(3, bool)}}, "masks: they are built unlike"),
+        (
+            jt.schedules.one_shot(0.5),
+            {"masks": {"kernel": np.ones(3, bool)}},
+            "masks: is built unlike params",
+        ),
         (jt.schedules.one_shot(0.5), {"masks": SMALLER}, r"masks: that of 0/kernel has the shape \(2, 2\); allowed is"),
     ],
 )

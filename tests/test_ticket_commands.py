@@ -109,7 +109,10 @@ def test_mistakes_are_one_line_and_nothing_is_written(gan, tmp_path, capsys):
         (["export", gan, "--to=torch", "--out=."], "is a directory; allowed is a file"),
         (["export", gan, "--to=stablehlo", "--out=/"], "is a directory; allowed is a file"),
         (["export", gan, "--to=torch", f"--out={tmp_path / 'no' / 'x'}"], "there is no directory"),
-        (["export", own, "--to=torch", out], "does not tell the config and the round of its run"),
+        (
+            ["export", own, "--to=torch", out],
+            "only a config says how the network is built; the arrays of any ticket are written, as safetensor",
+        ),
         (["extract", gan, f"--out={tmp_path / 'there'}"], "is a file; allowed is a directory"),
         (["extract", gan, f"--out={tmp_path / 'no' / 'x'}"], "there is no directory"),
         (["extract", gan, out, "--license=mit"], "--license: allowed with --card"),

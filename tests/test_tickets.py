@@ -234,16 +234,40 @@ def test_a_tree_that_does_not_fit_is_one_line(tmp_path):
             jt.load_ticket(path, like=like)
         assert "\n" not in str(caught.value)
     for wrong, match in (
-        ({"a": np.eye(2) > 0}, r"params/a: its mask is bool \(2, 2\); allowed is bool \(3, 2\)"),
-        ({"a": np.eye(3, 2)}, "its mask is float64"),
-        ({"b": masks["a"]}, "params/b: has a mask and is no array"),
+        ({"a": np.eye(2) > 0}, r"^masks: that of a has the shape \(2, 2\); allowed is \(3, 2\), as in params$"),
+        ({"a": np.eye(3, 2)}, "^masks: that of a is of float64; allowed is bool, such as mask != 0$"),
+        ({"b": masks["a"]}, r"^masks: is built unlike params \(params has no b\); allowed is a tree such as"),
+        ({"b": np.ones((3, 2), bool)}, r"^masks: is built unlike params \(params has no b\); allowed is a tree"),
+        ({}, r"^masks: is built unlike params \(there is no a in it\); allowed is a tree such as jt.masks.ones\("),
+        (None, r"^masks: is built unlike params \("),
+        ({"a": None}, "nothing is pruned is no ticket; allowed are masks that prune"),
     ):
         with pytest.raises(UserError, match=match):
             jt.save_ticket(path, wrong, params)
+    for wrong, match in (
+        ({"trained": {"b": params["a"]}}, "^trained: is built unlike params"),
+        ({"axis_names": {"a": "ab"}}, "^axis_names: that of a is 'ab'; allowed is a tuple"),
+        ({"network": {"model": {}}}, "^network: .* allowed is what Trained.network is: model, channels and classes"),
+        ({"metadata": [1]}, "^metadata: .* allowed is a dictionary"),
+        ({"path": tmp_path}, "^path=.*: is a directory; allowed is a file"),
+        ({"path": None}, "^path=None: allowed is a path"),
+    ):
+        with pytest.raises(UserError, match=match):
+            jt.save_ticket(**{"path": path, "masks": masks, "params": params} | wrong)
     with pytest.raises(UserError, match="params/a: is an array of complex128; allowed are bool"):
         jt.save_ticket(path, masks, {"a": params["a"].astype(complex)})
     with pytest.raises(UserError, match="does not tell the config and the round of its run"):
         jt.load_ticket(path).sample(2)
+
+
+def test_a_file_that_is_there_is_replaced_and_stays_if_the_new_one_is_refused(tmp_path):
+    path = tmp_path / NAME
+    for shape in ((3, 2), (5, 4)):
+        jt.save_ticket(path, {"a": np.eye(*shape) > 0}, {"a": random(*shape)})
+        assert jt.load_ticket(path).params["a"].shape == shape
+    with pytest.raises(UserError, match="nothing is pruned"):
+        jt.save_ticket(path, {"a": np.ones((2, 2), bool)}, {"a": random(2, 2)})
+    assert jt.load_ticket(path).params["a"].shape == (5, 4)
 
 
 def test_numbers_of_numpy_and_jax_are_metadata_and_other_objects_are_one_line(tmp_path):
@@ -291,8 +315,39 @@ def test_a_ticket_samples_as_the_runs_metrics_do(gan, data_directory):
     assert ticket.apply("generator", latents).shape == (3, 16, 16, 1)
     with pytest.raises(UserError, match="component 'decoder': allowed are generator, discriminator"):
         ticket.apply("decoder", latents)
+    with pytest.raises(UserError, match=r"inputs: has the shape \(4,\); allowed is \[batch, \d+\]"):
+        ticket.apply("generator", latents[0])
     with pytest.raises(UserError, match="'gan' can't reconstruct"):
         ticket.reconstruct(images)
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, "2", None, True, np.nan, [2]])
+def test_a_number_of_samples_that_can_not_be_is_refused_in_a_line(gan, n):
+    with pytest.raises(UserError, match=r"^n: .*: allowed is a whole number of at least 1$"):
+        jt.load_ticket(gan).sample(n)
+    if n != 0:
+        with pytest.raises(UserError, match=r"^seed: .*: allowed is a whole number of at least 0 and less than 42949"):
+            jt.load_ticket(gan).sample(2, seed=n if n is not None else 1 << 32)
+
+
+def test_sampling_again_compiles_nothing(gan):
+    ticket, compiled = jt.load_ticket(gan), []
+
+    def listen(event, duration, **others):
+        if "compile" in event:
+            compiled.append(event)
+
+    first = ticket.sample(3)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        again, other = ticket.sample(3), ticket.sample(3, seed=1)
+        assert compiled == []
+        ticket.sample(4)
+        assert compiled != []  # The listener hears.
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3
 
 
 def test_classes_that_a_network_does_not_have_are_refused(gan, data_directory, tmp_path):
@@ -331,6 +386,9 @@ def test_without_trained_weights_a_line_says_that_the_rewind_point_is_used(data_
     assert again.shape == images.shape and again.dtype == np.float32
     np.testing.assert_array_equal(again, ticket.reconstruct(np.float32(images) / 127.5 - 1))
     assert capsys.readouterr().err.count("no trained weights; the network is that of the rewind point") == 1
+    for wrong in ("x", images[0], images.astype(int)):
+        with pytest.raises(UserError, match=r"images: is .*; allowed is \[batch, height, width, channels\], float or"):
+            ticket.reconstruct(wrong)
     with pytest.raises(UserError, match="'autoencoder' can't be sampled"):
         ticket.sample(2)
 

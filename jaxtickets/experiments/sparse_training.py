@@ -32,7 +32,7 @@ def gradual(run: Run) -> None:
             target = pruning.cubic(sparsity, (steps.index(step) + 1) / len(steps))
             scores = pruning.magnitude(state.params, masks)
             how = options.scope, options.min_per_layer, options.structure, run.networks.axes
-            return pruning.prune(scores, masks, target, *how)
+            return pruning.prune(scores, masks, target, *how, prefix="prune.")
 
         return update
 
@@ -65,7 +65,8 @@ def _sparse_from_the_start(run, growth):
     run.round(0, run.dense_masks, run.initial_state)
     for round_, sparsity in enumerate(run.levels[1:], start=1):
         scores = pruning.random(run.initial_state.params, run.dense_masks, run.seed)
-        masks = pruning.prune(scores, run.dense_masks, sparsity, options.scope, options.min_per_layer)
+        how = options.scope, options.min_per_layer
+        masks = pruning.prune(scores, run.dense_masks, sparsity, *how, prefix="prune.")
         run.round(round_, masks, rewind(run.initial_state, masks), update)
 
 

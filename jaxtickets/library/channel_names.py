@@ -12,9 +12,10 @@ import jax
 import numpy as np
 
 from jaxtickets import masks as mask_lib
+from jaxtickets.checks import check_function
 from jaxtickets.errors import UserError
 from jaxtickets.library.channel_rules import RULES, whole
-from jaxtickets.pruning.channels import check_components
+from jaxtickets.pruning.components import check_components
 
 LOOPS = ("scan", "while", "cond")
 CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
@@ -38,8 +39,10 @@ def axis_names(function: Callable, params: Any, *inputs: Any) -> Any:
       inputs: arrays, or `jax.ShapeDtypeStruct`s.
 
     Raises:
-      UserError: `params` has no arrays, is no dictionary, or two of its components share channels.
+      UserError: `function` can't be called so, `params` has no arrays, is no dictionary, or two of its components share
+        channels.
     """
+    check_function(function, "function", "params", *(f"input {number}" for number in range(1, len(inputs) + 1)))
     flat, structure = jax.tree_util.tree_flatten_with_path(params)
     if not flat:
         raise UserError("params: there are no arrays in it; allowed is a tree of parameters")

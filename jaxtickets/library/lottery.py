@@ -13,12 +13,13 @@ import numpy as np
 
 from jaxtickets import masks as mask_lib
 from jaxtickets import pruning
+from jaxtickets.checks import check_count, check_function, check_share, place
 from jaxtickets.errors import UserError
-from jaxtickets.library.states import check_fit, check_shapes, rewind, structure_of
+from jaxtickets.library.states import rewind
 from jaxtickets.library.stored import Store, checksum, described
-from jaxtickets.pruning.checks import check_share
 from jaxtickets.pruning.score import needs
 from jaxtickets.pruning.structures import known_axes, parse_structure
+from jaxtickets.pytrees import check_fit, check_shapes, is_array, pairs, structure_of
 
 OFFERED = ("start", "initial", "seed")
 
@@ -99,13 +100,19 @@ def imp(
         something else or rounds of other arguments. What `train_fn`, `early` and `score` compute can't be compared,
         and all lambdas have one name: change them, and the directory.
     """
+    _check_functions(train_fn, early, params_of, score, callback)
+    workdir = None if workdir is None else place(workdir, "workdir")
+    if not isinstance(rewinds, bool):
+        raise UserError(f"rewinds: {rewinds!r}: allowed is True or False")
+    check_count(min_per_layer, "min_per_layer")
     units = parse_structure(structure)
     levels = _levels(rounds, targets, rate, structure, units.sparsity)
     if early and not rewinds:
         raise UserError("early: nothing is rewound with rewinds=False; allowed is one of the two")
     offered = _offered(score)
+    _check_key(key, "seed" in offered)
     dense = mask_lib.ones(params, include, exclude) if masks is None else masks
-    check_fit(dense, params, "masks")
+    check_fit(dense, params)
     kernels = known_axes(dense, structure, axes)
     if len(levels) > 1:  # What can't be pruned is told before anything is trained.
         pruning.prune(pruning.random(params, dense, 0), dense, levels[1], scope, min_per_layer, structure, axes)
@@ -152,6 +159,7 @@ def imp(
                     "seed": partial(_seed, key, number),
                 }
                 scores = score(before.params, before.masks, **{name: values[name]() for name in offered})
+                pairs(scores, before.masks, "score", "masks")
                 now = pruning.prune(scores, before.masks, level, scope, min_per_layer, structure, axes)
             start = rewind_point() if rewinds or not done else done[-1].params
             on_device = _on_device(now)
@@ -170,26 +178,63 @@ def imp(
     return done
 
 
+def _check_functions(train_fn, early, params_of, score, callback):
+    """Refuses what can't be called as it will be."""
+    check_function(train_fn, "train_fn", "params", "masks", "key")
+    check_function(score, "score", "params", "masks", more=True)
+    for value, name, arguments in (
+        (early, "early", ("params", "masks", "key")),
+        (params_of, "params_of", ("state",)),
+        (callback, "callback", ("round", "state")),
+    ):
+        if value is not None:
+            check_function(value, name, *arguments)
+
+
+def _check_key(key, is_for_seeds):
+    """Refuses what is no key."""
+    is_key = isinstance(key, int | np.integer) and not isinstance(key, bool) or is_array(key)
+    if is_key and is_for_seeds:
+        try:
+            _seed(key, 0)
+        except (TypeError, ValueError):
+            is_key = False
+    if not is_key:
+        raise UserError(f"key: {key!r:.60}: allowed is a key of JAX, such as jax.random.key(0)")
+
+
 def _levels(rounds, targets, rate, structure, only):
     """The sparsity of each round, with the dense one's; `only` is the one that the structure has, or None."""
     if rounds is not None and targets is not None:
         raise UserError("rounds, targets: both are given; allowed is one of them")
+    if targets is not None:
+        targets = _targets(targets)
+    if rounds is not None:
+        check_count(rounds, "rounds")
     if only is not None:
         if rounds not in (None, 1):
             raise UserError(
                 f"rounds: {rounds!r}: {structure} has one sparsity, {only:g}, and so one round; allowed is 1"
             )
-        if targets is not None and list(targets) != [only]:
-            raise UserError(f"targets: {list(targets)}: {structure} has one sparsity; allowed is [{only:g}]")
+        if targets is not None and targets != [only]:
+            raise UserError(f"targets: {targets}: {structure} has one sparsity; allowed is [{only:g}]")
         return [0.0, only]
     if targets is None:
         if rounds is None:
             raise UserError("rounds: None: allowed is a whole number, or targets, the sparsity of each round")
         return pruning.sparsities(rate, rounds)
-    levels = [0.0, *(check_share(target, "targets") for target in targets)]
+    levels = [0.0, *targets]
     if any(after <= before for before, after in zip(levels, levels[1:], strict=False)):
         raise UserError(f"targets: {levels[1:]}: allowed are sparsities above 0, each above the one before")
     return levels
+
+
+def _targets(targets):
+    """The targets as numbers."""
+    is_several = isinstance(targets, Sequence) or (is_array(targets) and len(targets.shape) == 1)
+    if isinstance(targets, str) or not is_several or not len(targets):
+        raise UserError(f"targets: {targets!r:.60}: allowed is a list of sparsities, at least one, such as [0.5, 0.8]")
+    return [check_share(target, "targets") for target in targets]
 
 
 def _offered(score):
@@ -214,6 +259,8 @@ def _numbers(metrics):
         raise UserError(f"callback: has returned a {type(metrics).__name__}; allowed are numbers by name, or None")
     numbers = {}
     for name, value in (metrics or {}).items():
+        if not isinstance(name, str):
+            raise UserError(f"callback: has returned the name {name!r:.60}; allowed are texts")
         try:
             numbers[name] = float(value)
         except (TypeError, ValueError):

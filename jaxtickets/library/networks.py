@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxtickets import masks as mask_lib
+from jaxtickets import pytrees
 from jaxtickets.errors import UserError
 from jaxtickets.pruning.axes import FLAX, UNKNOWN, Axes, flax_axes
 
@@ -93,9 +94,9 @@ def _of_equinox(equinox, tree):
         def own_axes(path, leaf):
             return _if_of_rank(leaf, *own.get(mask_lib.path_name(path), (None, None)))
 
-        return jax.tree_util.tree_map_with_path(own_axes, node, is_leaf=lambda leaf: leaf is None)
+        return jax.tree_util.tree_map_with_path(own_axes, node, is_leaf=pytrees.is_hole)
 
-    return jax.tree.map(of_node, tree, is_leaf=lambda node: node is None or isinstance(node, kinds))
+    return jax.tree.map(of_node, tree, is_leaf=lambda node: pytrees.is_hole(node) or isinstance(node, kinds))
 
 
 def _if_of_rank(leaf, own, ndim):

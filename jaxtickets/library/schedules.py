@@ -21,8 +21,9 @@ import numpy as np
 
 from jaxtickets import masks as mask_lib
 from jaxtickets import pruning
+from jaxtickets.checks import check_choice, check_count, check_function, check_share
 from jaxtickets.errors import UserError
-from jaxtickets.pruning.checks import check_count, check_share
+from jaxtickets.names import near
 from jaxtickets.pruning.regrowth import exchange
 from jaxtickets.pruning.score import needs
 from jaxtickets.pruning.selection import SCOPES, Extent, extents, pools_of, protected_units
@@ -30,6 +31,7 @@ from jaxtickets.pruning.structures import known_axes, parse_structure
 from jaxtickets.pruning.traced import keep_highest, select
 
 OFFERED = ("gradients", "key")
+HOW = ("scope", "structure", "min_per_layer", "axes", "seed")  # What further arguments a schedule may have.
 
 
 class Schedule(NamedTuple):
@@ -106,6 +108,7 @@ def gradual(
     Raises:
       UserError: an argument is not what it can be.
     """
+    _check_how(how)
     sparsity, initial = check_share(sparsity, "sparsity"), check_share(initial, "initial")
     check_count(power, "power", 1)
     if initial > sparsity:
@@ -125,6 +128,7 @@ def one_shot(sparsity: float, at: int = 0, *, score: Callable = pruning.magnitud
       sparsity: in [0, 1).
       how: see `gradual`.
     """
+    check_count(at, "at")
     return gradual(sparsity, at, at, 1, initial=sparsity, score=score, **how)
 
 
@@ -136,6 +140,7 @@ def static(sparsity: float, *, scope: str = "erk", **how) -> Schedule:
       scope: how it is shared among layers: "erk", "uniform", or another of `jt.prune`.
       how: see `gradual`.
     """
+    _check_how(how)
     return _checked(Schedule(initial=check_share(sparsity, "sparsity"), scope=scope, **how))
 
 
@@ -152,11 +157,12 @@ def rigl(
       sparsity: in [0, 1), from the first step on.
       fraction: in [0, 1].
       growth: the score of weights that are not there.
-      how: `scope` ("erk", "uniform" or "layerwise"; "erk" as published), `seed`.
+      how: `scope` ("erk", "uniform" or "layerwise"; "erk" as published), `min_per_layer`, `seed`.
 
     Raises:
       UserError: an argument is not what it can be.
     """
+    _check_how(how)
     sparsity = check_share(sparsity, "sparsity")
     check_count(every, "every", 1)
     check_count(stop, "stop", every)
@@ -165,6 +171,7 @@ def rigl(
         raise UserError(f"scope: {how['scope']!r}: allowed are erk, uniform and layerwise where weights are regrown")
     if parse_structure(how.get("structure", "weight")).kind != "weight":
         raise UserError(f"structure: {how['structure']!r}: allowed is weight where weights are regrown")
+    check_function(growth, "growth", "params", "masks", more=True)
     levels = tuple(pruning.cosine(fraction, step / stop) for step in _steps(every, stop, every))
     return _checked(Schedule(every, stop, every, levels, regrows=True, score=growth, initial=sparsity, **how))
 
@@ -175,6 +182,7 @@ def sparse_evolutionary(sparsity: float, every: int, stop: int, *, fraction: flo
     Args:
       sparsity, every, stop, fraction, how: see `rigl`.
     """
+    _check_how(how)
     return rigl(sparsity, every, stop, fraction=fraction, growth=random, **how)
 
 
@@ -185,10 +193,20 @@ def _steps(start, stop, every):
     return [*range(start, stop, every), stop]
 
 
+def _check_how(how):
+    if unknown := [name for name in how if name not in HOW]:
+        name = unknown[0]
+        raise UserError(
+            f"{name}: {how[name]!r:.60}: is no argument of this schedule{near(name, HOW)}; allowed are {', '.join(HOW)}"
+        )
+
+
 def _checked(schedule):
     parse_structure(schedule.structure)
-    if schedule.scope not in SCOPES:
-        raise UserError(f"scope: {schedule.scope!r} is unknown; allowed: {', '.join(SCOPES)}")
+    check_choice(schedule.scope, "scope", SCOPES)
+    check_count(schedule.min_per_layer, "min_per_layer")
+    check_count(schedule.seed, "seed", below=1 << 32)
+    check_function(schedule.score, "score", "params", "masks", more=True)
     if unknown := [name for name in needs(schedule.score) if name not in OFFERED and not _has_default(schedule, name)]:
         raise UserError(
             f"score: {unknown[0]} is not known within a train step; allowed arguments after params and masks are "

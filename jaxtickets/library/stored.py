@@ -27,8 +27,8 @@ POINT = "rewind_point.safetensors"
 PYTHON = {"bool": bool, "int": int, "float": float}  # Numbers that are no arrays, by the name of their type.
 
 
-def _is_key(leaf):
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+# Not by `tensor_files.stored`, which has no kinds for Python's numbers: here they come back as such. The checksums of
+# arguments in imp.json are over these bytes, so with another form directories that are there would be refused.
 
 
 def _packed(tree) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -39,7 +39,8 @@ def _packed(tree) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     arrays, types = {}, {}
     for name, leaf in tensor_files.named(tree).items():
         if isinstance(leaf, tensor_files.NUMBERS):
-            array = np.asarray(jax.device_get(jax.random.key_data(leaf) if _is_key(leaf) else leaf), order="C")
+            data = jax.random.key_data(leaf) if tensor_files.is_key(leaf) else leaf
+            array = np.asarray(jax.device_get(data), order="C")
             if type(leaf).__name__ in PYTHON:
                 types[name] = type(leaf).__name__
             elif array.dtype.isbuiltin != 1:
@@ -59,13 +60,13 @@ def _unpacked(arrays, types, like):
         if not isinstance(leaf, tensor_files.NUMBERS):
             leaves.append(leaf)
             continue
-        array, shape = arrays[name], jax.random.key_data(leaf).shape if _is_key(leaf) else np.shape(leaf)
+        array, shape = arrays[name], jax.random.key_data(leaf).shape if tensor_files.is_key(leaf) else np.shape(leaf)
         number = PYTHON.get(types.get(name))
         if name in types and not number:
             array = array.view(jnp.dtype(types[name])).reshape(shape)
         if array.shape != shape:
             raise ValueError(f"{name} has the shape {array.shape} and not {shape}")
-        if _is_key(leaf):
+        if tensor_files.is_key(leaf):
             leaves.append(jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)))
         else:
             leaves.append(number(array) if number else array)

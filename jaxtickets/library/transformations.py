@@ -15,7 +15,8 @@ from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
 from jaxtickets.library import schedules
 from jaxtickets.library.schedules import Schedule
-from jaxtickets.library.states import check_fit, is_hole, kept, rewind
+from jaxtickets.library.states import kept, zeroed
+from jaxtickets.pytrees import check_fit, check_shapes, is_hole
 
 
 class SparseState(NamedTuple):
@@ -38,7 +39,12 @@ def masked(tx: optax.GradientTransformation, masks: Any) -> optax.GradientTransf
     Args:
       tx: any Optax optimiser.
       masks: like the parameters, such as those of a ticket.
+
+    Raises:
+      UserError: `tx` is no optimiser, or there are no masks; when the state is made, if they are others'.
     """
+    if masks is None:
+        raise UserError("masks: None: allowed is a tree such as jt.masks.ones(params)")
     return sparsify(tx, Schedule(), masks=masks)
 
 
@@ -60,8 +66,11 @@ def sparsify(
       include, exclude: which leaves are prunable if `masks` are not given; see `jt.masks.ones`.
 
     Raises:
-      UserError: when the state is made, if the schedule can't be kept with these parameters.
+      UserError: an argument is not what it can be; when the state is made, if the schedule can't be kept with these
+        parameters.
     """
+    if not all(callable(getattr(tx, name, None)) for name in ("init", "update")):
+        raise UserError(f"tx: {tx!r:.60}: allowed is an optimiser of Optax, such as optax.adam(0.001)")
     if not isinstance(schedule, Schedule):
         raise UserError(f"schedule: {schedule!r}: allowed is one of jt.schedules, such as jt.schedules.one_shot(0.9)")
     tx = optax.with_extra_args_support(tx)
@@ -69,7 +78,7 @@ def sparsify(
     def dense_masks(params):
         if masks is None:
             return mask_lib.ones(params, include, exclude)
-        check_fit(masks, params, "masks")
+        check_fit(masks, params)
         return masks
 
     def init(params):
@@ -80,13 +89,15 @@ def sparsify(
     def update(updates, state, params=None, **extra):
         if params is None:
             raise UserError("params: pruning needs them; allowed is update(gradients, state, params)")
+        check_fit(state.masks, params, "state")
+        check_shapes(updates, params, "updates")
         gradients, now, inner = updates, state.masks, state.inner
         if schedule.levels:
             dense = dense_masks(params)
 
             def change(now, inner):
                 after = schedules.changed(schedule, state.count, _kept(params, now), gradients, now, dense)
-                return after, rewind(inner, after)
+                return after, zeroed(inner, after)
 
             is_due = schedules.is_due(schedule, state.count)
             now, inner = jax.lax.cond(is_due, change, lambda *same: same, now, inner)
@@ -141,7 +152,11 @@ def straight_through(params: Any, masks: Any) -> Any:
 
     Called inside a loss, with masks that are drawn there from the dense weights, it lets pruned weights come back:
     `jt.straight_through(params, jt.prune(jt.magnitude(params, dense), dense, 0.9))`.
+
+    Raises:
+      UserError: the masks are not those of these parameters.
     """
+    check_fit(masks, params, exactly=False)
 
     def through(leaf, mask):
         if mask is None:

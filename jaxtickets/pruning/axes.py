@@ -15,6 +15,8 @@ import jax
 import numpy as np
 
 from jaxtickets import masks as mask_lib
+from jaxtickets import pytrees
+from jaxtickets.checks import check_function
 from jaxtickets.errors import UserError
 
 
@@ -91,12 +93,13 @@ def of_leaves(tree, axes=None) -> list[Axes]:
     Raises:
       UserError: `axes` is something else, or a tree of another structure.
     """
-    flat, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda leaf: leaf is None)
     # A module with axes for its weights can be called too, and is no leaf.
     if axes is None or (callable(axes) and jax.tree_util.all_leaves([axes])):
-        return [axes and axes(mask_lib.path_name(path)) for path, _ in flat]
+        if axes is not None:
+            check_function(axes, "axes", "path")
+        return [axes and axes(name) for name, _ in pytrees.with_holes(tree)]
     try:
-        return structure.flatten_up_to(axes)
+        return pytrees.structure_of(tree).flatten_up_to(axes)
     except ValueError as error:
         raise UserError(f"axes: allowed is a function of a path, or a tree like the parameters ({error})") from None
 

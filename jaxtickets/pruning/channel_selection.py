@@ -8,9 +8,10 @@ import jax
 import numpy as np
 
 from jaxtickets import masks as mask_lib
+from jaxtickets.checks import check_choice, check_count, check_function, check_share, texts
 from jaxtickets.errors import UserError
-from jaxtickets.pruning.checks import check_count, check_share
 from jaxtickets.pruning.selection import keep_highest, prune
+from jaxtickets.pytrees import is_array, is_hole
 
 SCOPES = ("global", "component", "layerwise")
 
@@ -18,9 +19,10 @@ SCOPES = ("global", "component", "layerwise")
 def _pools(scores, scope, alone):
     """The sizes of the names that one threshold decides over: `{where: [size of each name]}`."""
     pools: dict[str, list[int]] = {}
-    if scope not in SCOPES:
-        raise UserError(f"prune.scope: {scope!r} is unknown; allowed of channels: {', '.join(SCOPES)}")
+    check_choice(scope, "scope", SCOPES)
     for path, leaf in jax.tree_util.tree_flatten_with_path(scores)[0]:
+        if not is_array(leaf):
+            raise UserError(f"scores: is or holds {leaf!r:.60}; allowed is {{component: {{channel name: [n] scores}}}}")
         component, path = mask_lib.component_name(path), mask_lib.path_name(path)
         where = {"global": "the network", "component": f"the {component}", "layerwise": path}[scope]
         pools.setdefault(path if path in alone else where, []).append(leaf.size)
@@ -42,13 +44,13 @@ def select(scores, ratio: float, scope: str = "global", min_channels: int = 1, a
       multiple: each name keeps the nearest multiple of this number (or all); the ratio then holds only approximately.
 
     Raises:
-      UserError: nothing is scored, an argument is not what it can be, or the ratio leaves less than `min_channels` asks
-        for.
-      ValueError: a score is not a number.
+      UserError: nothing is scored, an argument is not what it can be, a score is not a number, or the ratio leaves less
+        than `min_channels` asks for.
     """
     ratio = check_share(ratio, "ratio")
     check_count(min_channels, "min_channels", 1)
     check_count(multiple, "multiple", 1)
+    alone = texts(alone, "alone", "component/name of channels")
     for where, sizes in _pools(scores, scope, alone).items():
         total, free = sum(sizes), sum(max(0, size - min_channels) for size in sizes)
         if round(ratio * total) > free:
@@ -65,7 +67,7 @@ def select(scores, ratio: float, scope: str = "global", min_channels: int = 1, a
         return prune(chosen, everything, ratio, scope, min_channels) if jax.tree.leaves(chosen) else everything
 
     together, apart = pruned(lambda path: path not in alone, scope), pruned(lambda path: path in alone, "layerwise")
-    masks = jax.tree.map(lambda a, b: b if a is None else a, together, apart, is_leaf=lambda leaf: leaf is None)
+    masks = jax.tree.map(lambda a, b: b if a is None else a, together, apart, is_leaf=is_hole)
     if multiple == 1:
         return masks
 
@@ -96,12 +98,17 @@ def select_by_cost(
     """
     if isinstance(limit, bool) or not isinstance(limit, numbers.Real) or not 0 <= limit < math.inf:
         raise UserError(f"limit: {limit!r}: allowed is a number of at least 0, such as 0.5 for half of the FLOPs")
-    pools = _pools(scores, scope, alone).values()
+    check_count(min_channels, "min_channels", 1)
+    check_function(cost, "cost", "channel_masks")
+    pools = _pools(scores, scope, texts(alone, "alone", "component/name of channels")).values()
     # The largest ratio that `select` takes: a half of a channel more than can go is rounded down.
     high = min(1, *((sum(max(0, size - min_channels) for size in sizes) + 0.5) / sum(sizes) for sizes in pools)) - 1e-6
     how = {"scope": scope, "min_channels": min_channels, "alone": alone, "multiple": multiple}
     chosen = select(scores, high, **how)
-    if (least := cost(chosen)) > limit:
+    least = cost(chosen)
+    if not isinstance(least, numbers.Real | np.generic | jax.Array) or np.ndim(least) or not least >= 0:
+        raise UserError(f"cost: has returned {least!r:.60}; allowed is a number of at least 0")
+    if least > limit:
         raise UserError(
             f"{limit:.2%} of the FLOPs can't be reached: {least:.2%} are left when {high:.2%} of the channels are "
             f"pruned, as many as can be with {max(min_channels, multiple)} of each name"

@@ -7,16 +7,18 @@ A kernel's filters lie along its output axis, which is known as in `pruning.prun
 """
 
 import math
-from collections.abc import Mapping
 from functools import partial
 
 import jax
 import numpy as np
 
+from jaxtickets import checks, pytrees
 from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
 from jaxtickets.pruning import axes as axes_lib
 from jaxtickets.pruning.channel_selection import SCOPES, select, select_by_cost
+from jaxtickets.pruning.components import NO_KERNELS, check_components, check_losses, check_names, leaves_of
+from jaxtickets.pytrees import is_hole, structure_of
 
 __all__ = [
     "SCOPES",
@@ -37,55 +39,6 @@ __all__ = [
     "to_weight_masks",
 ]
 
-KERNELS = ("kernel", *mask_lib.NAMES)  # What has the channels of parameters.
-NO_KERNELS = ("scale", "bias", "embedding")  # What may have two axes and yet makes no channel.
-
-
-def _is_none(leaf):
-    return leaf is None
-
-
-def check_components(tree, what: str = "params") -> None:
-    """Refuses what is no tree of components.
-
-    Raises:
-      UserError: it is no dictionary.
-    """
-    if not isinstance(tree, Mapping):
-        name = type(tree).__name__
-        raise UserError(f"{what}: is a {name}; channels need a dictionary of components, such as {{'net': {what}}}")
-
-
-def check_names(channel_masks, tree, axis_names) -> None:
-    """Refuses channel masks of components or names that are not there.
-
-    Trees without a kernel, such as batch statistics, lack the names of some layers.
-
-    Raises:
-      UserError: a component or a name is unknown, or `tree` is no tree of components.
-    """
-    check_components(tree)
-    check_components(channel_masks, "channel masks")
-    for component, own in channel_masks.items():
-        if component not in axis_names:
-            raise UserError(f"channel masks: there is no {component!r}; allowed: {', '.join(map(str, axis_names))}")
-        found = _leaves({component: tree[component]}, axis_names) if component in tree else ()
-        leaves = [(mask_lib.kind_of(path), names) for _, path, _, names in found if names]  # None has no names.
-        known = {name for _, names in leaves for name in names if name is not None}
-        has_kernel = any(len(names) > 1 and kind in KERNELS for kind, names in leaves)
-        if has_kernel and (unknown := [name for name in own if name not in known]):
-            allowed = ", ".join(sorted(known)) or "none"
-            raise UserError(f"channel masks: {component} has no channels {unknown[0]!r}; allowed: {allowed}")
-
-
-def _leaves(tree, axis_names):
-    """`(component, slash-joined path, leaf or None, names of its axes)` of each leaf."""
-    check_components(tree)
-    axis_names = {component: axis_names[component] for component in tree}
-    flat, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_none)
-    for (path, leaf), names in zip(flat, structure.flatten_up_to(axis_names), strict=True):
-        yield path[0].key, mask_lib.path_name(path), leaf, names
-
 
 def _is_kernel(path, names):
     """Whether a leaf makes channels or reads them, as its name tells: `kernel`, or `weight`, but no scale."""
@@ -96,14 +49,15 @@ def groups(params, axis_names) -> dict[str, dict[str, int]]:
     """The number of channels of each name: `{component: {channel name: number}}`.
 
     Raises:
-      ValueError: two axes of one name differ in size.
+      UserError: two axes of one name differ in size.
     """
     check_components(params)
     sizes: dict[str, dict[str, int]] = {component: {} for component in params}
-    for component, path, leaf, names in _leaves(params, axis_names):
-        for name, size in zip(names, leaf.shape, strict=True):
+    for component, path, leaf, names in leaves_of(params, axis_names):
+        for name, size in () if is_hole(leaf) else zip(names, leaf.shape, strict=True):
             if name is not None and sizes[component].setdefault(name, size) != size:
-                raise ValueError(f"{path} has {size} channels of {name}, another leaf {sizes[component][name]}")
+                told = f"{path} has {size} channels of {name}, another leaf {sizes[component][name]}"
+                raise UserError(f"axis_names: {told}; allowed are as many on each axis of a name")
     return sizes
 
 
@@ -115,7 +69,7 @@ def is_gamma(params, axis_names, batch_stats):
         module, _, kind = path.rpartition("/")
         return kind == "scale" and bool(names[-1]) and any(mean.startswith(f"{module}/") for mean in means)
 
-    found = [scales(path, names) for _, path, _, names in _leaves(params, axis_names)]
+    found = [scales(path, names) for _, path, leaf, names in leaves_of(params, axis_names) if not is_hole(leaf)]
     return jax.tree.unflatten(jax.tree.structure(params), found)
 
 
@@ -135,7 +89,8 @@ def gamma(params, axis_names, batch_stats):
 def _scales(params, axis_names, batch_stats):
     """`(component, path of the norm, scale, channel name)` of each batch norm over named channels."""
     chosen = jax.tree.leaves(is_gamma(params, axis_names, batch_stats))
-    for is_scale, (component, path, leaf, names) in zip(chosen, _leaves(params, axis_names), strict=True):
+    leaves = (found for found in leaves_of(params, axis_names) if not is_hole(found[2]))
+    for is_scale, (component, path, leaf, names) in zip(chosen, leaves, strict=True):
         if is_scale:
             yield component, path.rpartition("/")[0], leaf, names[-1]
 
@@ -168,10 +123,13 @@ def gamma_taylor(params, axis_names, batch_stats, losses, batches):
     Args:
       losses, batches: see `jaxtickets.pruning.scores`.
     """
+    check_components(params)
+    check_losses(losses, params, "losses", "params", "batch")
+    checks.check_batches(batches)
     scores: dict[str, dict] = {component: {} for component in params}
-    for components, loss in losses.items():
+    for components, loss in ({tuple(params): losses} if callable(losses) else losses).items():
         own = {component: params[component] for component in components}
-        norms = list(_scales(own, {component: axis_names[component] for component in own}, batch_stats))
+        norms = list(_scales(own, axis_names, batch_stats))
         if not norms:
             continue
         gates = {norm: np.ones(scale.shape[-1], scale.dtype) for _, norm, scale, _ in norms}
@@ -210,12 +168,12 @@ def filter_mean(scores, axis_names, axes=None):
     Raises:
       UserError: the output axis of a kernel with named axes is not known.
     """
-    check_components(scores)
+    check_components(scores, "scores")
     sums: dict[str, dict] = {component: {} for component in scores}
     unknown = []
     said = axes_lib.of_leaves(scores, axes)
-    for (component, path, leaf, names), own in zip(_leaves(scores, axis_names), said, strict=True):
-        if leaf is None or not any(names) or not _is_kernel(path, names):
+    for (component, path, leaf, names), own in zip(leaves_of(scores, axis_names, "scores"), said, strict=True):
+        if is_hole(leaf) or not any(names) or not _is_kernel(path, names):
             continue
         if (found := axes_lib.find(path, len(names), own)) is None:
             unknown.append(path)
@@ -231,11 +189,13 @@ def filter_mean(scores, axis_names, axes=None):
 
 def filter_l1(params, axis_names, axes=None):
     """The mean of |w| over a channel's filter: its L1 norm (Li et al. 2017, section 3.1) over its number of weights."""
+    check_components(params)
     return filter_mean(jax.tree.map(np.abs, params), axis_names, axes)
 
 
 def filter_l2(params, axis_names, axes=None):
     """The root mean square over a channel's filter: its L2 norm over the root of its number of weights."""
+    check_components(params)
     return jax.tree.map(np.sqrt, filter_mean(jax.tree.map(np.square, params), axis_names, axes))
 
 
@@ -244,6 +204,8 @@ def filter_change(params, axis_names, initial, axes=None):
 
     It is 0 before training. The score of weights that it is the mean of is Zhou et al. 2019's, section 4 ("movement").
     """
+    check_components(params)
+    pytrees.check_shapes(initial, params, "initial")
     change = jax.tree.map(lambda leaf, before: np.abs(leaf - before), params, initial)
     return filter_mean(change, axis_names, axes)
 
@@ -255,9 +217,13 @@ def prunable(scores, masks, axis_names):
       scores: `{component: {channel name: [n]}}`.
       masks: like the parameters, None on leaves that are not to be pruned.
     """
+    check_components(scores, "scores")
+    check_components(masks, "masks")
+    if unknown := [component for component in masks if component not in scores]:
+        raise UserError(f"scores: there is no {unknown[0]!r}; allowed is a tree with all components of masks")
     fixed: dict[str, set] = {component: set() for component in scores}
-    for component, path, leaf, names in _leaves(masks, axis_names):
-        if leaf is None and _is_kernel(path, names):
+    for component, path, leaf, names in leaves_of(masks, axis_names, "masks"):
+        if is_hole(leaf) and _is_kernel(path, names):
             fixed[component].update(names)
     return {
         component: {name: leaf for name, leaf in own.items() if name not in fixed[component]}
@@ -267,9 +233,11 @@ def prunable(scores, masks, axis_names):
 
 def kept_shares(params, axis_names, channel_masks) -> dict[str, float]:
     """For each leaf, by slash-joined path, the share of its entries that belong to kept channels only."""
+    check_names(channel_masks, params, axis_names)
     return {
         path: math.prod(mask.mean() for _, mask in along_axes(leaf.shape, names, channel_masks.get(component, {})))
-        for component, path, leaf, names in _leaves(params, axis_names)
+        for component, path, leaf, names in leaves_of(params, axis_names)
+        if not is_hole(leaf)
     }
 
 
@@ -277,12 +245,13 @@ def along_axes(shape, names, channel_masks) -> list[tuple[int, np.ndarray]]:
     """`[(axis, its channel mask)]` of those axes of a leaf whose name is in `channel_masks`, of one component.
 
     Raises:
-      ValueError: an axis and its mask differ in size.
+      UserError: an axis and its mask differ in size.
     """
     found = [(axis, np.asarray(channel_masks[name])) for axis, name in enumerate(names) if name in channel_masks]
     for axis, mask in found:
         if mask.shape != (shape[axis],):
-            raise ValueError(f"{shape[axis]} channels of {names[axis]} and a channel mask of shape {mask.shape}")
+            told = f"{shape[axis]} channels of {names[axis]} and a channel mask of shape {mask.shape}"
+            raise UserError(f"channel_masks: there are {told}; allowed is one entry per channel")
     return found
 
 
@@ -300,18 +269,16 @@ def to_weight_masks(channel_masks, params, axis_names):
     """
     check_names(channel_masks, params, axis_names)
 
-    def mask_of(own, leaf, names):
-        if not any(names):
+    def mask_of(component, leaf, names):
+        if is_hole(leaf) or not any(names):
             return None
         mask = np.ones(leaf.shape, bool)
-        for axis, kept in along_axes(leaf.shape, names, own):
+        for axis, kept in along_axes(leaf.shape, names, channel_masks.get(component, {})):
             mask &= np.expand_dims(kept, [other for other in range(leaf.ndim) if other != axis])
         return mask
 
-    return {
-        component: jax.tree.map(partial(mask_of, channel_masks.get(component, {})), layers, axis_names[component])
-        for component, layers in params.items()
-    }
+    found = [mask_of(component, leaf, names) for component, _, leaf, names in leaves_of(params, axis_names)]
+    return jax.tree.unflatten(structure_of(params), found)
 
 
 def from_weight_masks(masks, axis_names):
@@ -320,11 +287,11 @@ def from_weight_masks(masks, axis_names):
     A channel is pruned if every kernel that makes or reads it has pruned all that belongs to it. What only one of them
     has emptied stays: a bias can make something of a channel without weights.
     """
-    check_components(masks)
+    check_components(masks, "masks")
     kept: dict[str, dict] = {component: {} for component in masks}
-    for component, path, leaf, names in _leaves(masks, axis_names):
+    for component, path, leaf, names in leaves_of(masks, axis_names, "masks"):
         for axis, name in enumerate(names):
-            if leaf is not None and _is_kernel(path, names) and name is not None:
+            if not is_hole(leaf) and _is_kernel(path, names) and name is not None:
                 used = np.asarray(leaf).any(axis=tuple(other for other in range(leaf.ndim) if other != axis))
                 kept[component][name] = used | kept[component].get(name, False)
     return kept

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 
 from jaxtickets import masks as mask_lib
+from jaxtickets.checks import check_count, check_share
+from jaxtickets.errors import UserError
 from jaxtickets.pruning import channels
 
 
@@ -83,7 +85,14 @@ def emergence(
     Args:
       distances: `[n, n]` normalised Hamming distances between the masks, in the order in which they were drawn.
       moved: `[n]`, see `share_moved`; None asks nothing of it.
+
+    Raises:
+      UserError: the distances are no square matrix, or an argument is not what it can be.
     """
+    check_count(queue, "queue", 2)
+    check_share(threshold, "threshold", and_one=True)
+    if np.ndim(distances) != 2 or len({*np.shape(distances)}) != 1:
+        raise UserError(f"distances: has the shape {np.shape(distances)}; allowed is a square matrix of numbers")
     for newest in range(queue - 1, len(distances)):
         is_still = distances[newest, newest - queue + 1 : newest].max() < threshold
         if is_still and (moved is None or moved[newest] >= least):

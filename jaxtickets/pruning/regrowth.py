@@ -6,7 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtickets.pruning.checks import check_share
+from jaxtickets import pytrees
+from jaxtickets.checks import check_share
+from jaxtickets.errors import UserError
 from jaxtickets.pruning.selection import keep_highest
 
 
@@ -31,9 +33,13 @@ def drop_and_grow(params, masks, growth, fraction: float) -> Any:
       fraction: in [0, 1].
 
     Raises:
-      UserError: it is not.
+      UserError: it is not, or masks or growth are not those of these parameters.
     """
     fraction = check_share(fraction, "fraction", and_one=True)
+    pytrees.check_fit(masks, params)
+    for name, leaf, mask in pytrees.check_like(growth, masks, "growth", "masks"):
+        if mask is not None and np.shape(leaf) != mask.shape:
+            raise UserError(f"growth: {name or 'it'} has the shape {np.shape(leaf)}; allowed is {mask.shape}")
 
     def regrow(leaf, mask, wanted):
         mask = np.asarray(mask)

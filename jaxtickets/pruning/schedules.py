@@ -1,7 +1,7 @@
 """The sparsity of each round."""
 
+from jaxtickets.checks import check_choice, check_count, check_share
 from jaxtickets.errors import UserError
-from jaxtickets.pruning.checks import check_count, check_share
 from jaxtickets.pruning.structures import parse_structure
 
 SCHEDULES = ("constant_rate", "cubic")
@@ -12,6 +12,7 @@ def cubic(final: float, progress: float, power: int = 3) -> float:
 
     Another `power` gives another polynomial: 1 a straight line.
     """
+    check_count(power, "power", 1)
     final, progress = check_share(final, "final"), check_share(progress, "progress", and_one=True)
     return final * (1 - (1 - progress) ** power)
 
@@ -23,12 +24,13 @@ def sparsities(rate: float, rounds: int, schedule: str = "constant_rate") -> lis
     the curve of Zhu and Gupta.
 
     Raises:
-      UserError: `rate` is not in [0, 1), `rounds` is no whole number, there is no such schedule, or nothing is left.
+      UserError: `rate` is not in (0, 1), `rounds` is no whole number, there is no such schedule, or nothing is left.
     """
-    rate = check_share(rate, "rate")
+    if not (share := check_share(rate, "rate")):
+        raise UserError(f"rate: {rate!r} prunes nothing; allowed is a number above 0 and below 1; 0.5 is half")
+    rate = share
     check_count(rounds, "rounds")
-    if schedule not in SCHEDULES:
-        raise UserError(f"schedule: {schedule!r} is unknown; allowed: {', '.join(SCHEDULES)}")
+    check_choice(schedule, "schedule", SCHEDULES)
     constant = [1 - (1 - rate) ** done for done in range(rounds + 1)]
     if constant[-1] == 1:
         raise UserError(f"rate: {rate:g} of what remains, {rounds} times, leaves nothing; allowed are fewer rounds")

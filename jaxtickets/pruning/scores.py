@@ -30,17 +30,26 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxtickets import checks, pytrees
 from jaxtickets import masks as mask_lib
 from jaxtickets.fields import Field, above, refuse, whole
 from jaxtickets.pruning import channels
+from jaxtickets.pruning.components import check_losses
 from jaxtickets.pruning.score import Score
 from jaxtickets.pruning.structures import parse_structure
 
 
-def _prunable(function, masks, params, *others):
-    """`function` of the leaves of `params` and `others` where a leaf is prunable, `None` elsewhere."""
+def _prunable(function, masks, params, **others):
+    """`function` of the leaves of `params` and `others` where a leaf is prunable, `None` elsewhere.
+
+    Raises:
+      UserError: masks or others are not built like the parameters.
+    """
+    pytrees.check_fit(masks, params, exactly=False)
+    for name, other in others.items():
+        pytrees.check_shapes(other, params, name)
     return jax.tree.map(
-        lambda leaf, mask, *rest: None if mask is None else function(leaf, *rest), params, masks, *others
+        lambda leaf, mask, *rest: None if mask is None else function(leaf, *rest), params, masks, *others.values()
     )
 
 
@@ -51,17 +60,18 @@ def magnitude(params, masks) -> Any:
 
 def magnitude_change(params, masks, start) -> Any:
     """|w - w_k|: how far a weight has moved since the rewind point (Zhou et al. 2019, section 4, "movement")."""
-    return _prunable(lambda leaf, before: abs(leaf - before), masks, params, start)
+    return _prunable(lambda leaf, before: abs(leaf - before), masks, params, start=start)
 
 
 def movement(params, masks, movement) -> Any:
     """The sum over training of -dL/dw * w: weights that move away from zero stay (Sanh et al. 2020, equation 4)."""
-    del params
-    return _prunable(lambda leaf: leaf, masks, movement)
+    return _prunable(lambda _, moved: moved, masks, params, movement=movement)
 
 
 def random(params, masks, seed) -> Any:
     """Uniform random numbers, the same for the same seed and path: the simplest control."""
+    checks.check_count(seed, "seed", below=1 << 64)
+    pytrees.check_fit(masks, params, exactly=False)
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf, mask: None if mask is None else _uniform(path, leaf.shape, seed), params, masks
     )
@@ -107,15 +117,16 @@ class _OfAll:
         return self.loss(params[""], batch)
 
 
-def _of_each_loss(score, params, masks, losses):
+def _of_each_loss(score, params, masks, losses, name="losses"):
     """`{component: score}`: `score(loss, own effective weights, own masks)` for each loss that has a prunable weight.
 
     Each loss has a unit of its own, so the scores of its components are divided by the sum of their absolute values
     (Lee, Ajanthan, Torr 2019, equation 6), which makes them comparable over losses and changes no order within one.
     """
+    check_losses(losses, params, name, "params", "batch")
+    effective = mask_lib.apply(params, masks)
     if callable(losses):
         return _of_each_loss(score, {"": params}, {"": masks}, {("",): _OfAll(losses)})[""]
-    effective = mask_lib.apply(params, masks)
     scores = {name: jax.tree.map(lambda _: None, tree) for name, tree in params.items()}
     for components, loss in losses.items():
         own, own_masks = ({name: tree[name] for name in components} for tree in (effective, masks))
@@ -132,9 +143,11 @@ def gradients(params, masks, losses, batches) -> Any:
 
     Each component's gradient is that of its own loss (Evci et al. 2020, section 3).
     """
+    check_losses(losses, params, "losses", "params", "batch")
+    checks.check_batches(batches)
+    effective = mask_lib.apply(params, masks)
     if callable(losses):
         return gradients({"": params}, {"": masks}, {("",): _OfAll(losses)}, batches)[""]
-    effective = mask_lib.apply(params, masks)
     result = dict(params)
     for components, loss in losses.items():
         if jax.tree.leaves([masks[name] for name in components]):
@@ -148,9 +161,11 @@ def snip(params, masks, losses, batches) -> Any:
     g is the mean gradient over the batches; the absolute value is taken of the mean.
     """
 
+    checks.check_batches(batches)
+
     def score(loss, own, own_masks):
         mean = _mean(partial(_gradient, loss, own), batches)
-        return _prunable(lambda leaf, gradient: abs(leaf * gradient), own_masks, own, mean)
+        return _prunable(lambda leaf, gradient: abs(leaf * gradient), own_masks, own, gradient=mean)
 
     return _of_each_loss(score, params, masks, losses)
 
@@ -166,14 +181,16 @@ def grasp(params, masks, tempered_losses, batches) -> Any:
       classifier's are in their code; a reconstruction error has no outputs to soften.
     """
 
+    checks.check_batches(batches)
+
     def score(loss, own, own_masks):
         gradient = _mean(partial(_gradient, loss, own), batches)
         # What can't be pruned, biases and scales, and what is pruned already are no variables of the score.
         gradient = jax.tree.map(lambda leaf, mask: 0 * leaf if mask is None else leaf * mask, gradient, own_masks)
         product = _mean(lambda batch: _hessian_product(loss, own, gradient, batch), batches)
-        return _prunable(lambda leaf, change: leaf * change, own_masks, own, product)
+        return _prunable(lambda leaf, change: leaf * change, own_masks, own, product=product)
 
-    return _of_each_loss(score, params, masks, tempered_losses)
+    return _of_each_loss(score, params, masks, tempered_losses, "tempered_losses")
 
 
 @partial(jax.jit, static_argnames="flow")
@@ -190,6 +207,8 @@ def synflow(params, masks, flows) -> Any:
 
     flows: `{component: flow}`; `flow(params) -> R` takes the component's parameters, already non-negative.
     """
+    check_losses(flows, params, "flows", "params", of_many=False)
+    pytrees.check_fit(masks, params, exactly=False)
     if callable(flows):
         return synflow({"": params}, {"": masks}, {"": flows})[""]
     scores = {name: jax.tree.map(lambda _: None, tree) for name, tree in params.items()}
@@ -197,7 +216,7 @@ def synflow(params, masks, flows) -> Any:
         own = jax.tree.map(abs, mask_lib.apply(params[name], masks[name]))
         total, gradient = jax.device_get(_flow_gradient(flow, own))
         scores[name] = _prunable(
-            lambda leaf, slope, total=total: leaf * slope / (total or 1.0), masks[name], own, gradient
+            lambda leaf, slope, total=total: leaf * slope / (total or 1.0), masks[name], own, gradient=gradient
         )
     return scores
 

@@ -9,9 +9,10 @@ import jax
 import numpy as np
 
 from jaxtickets import masks as mask_lib
+from jaxtickets import pytrees
+from jaxtickets.checks import check_choice, check_count, check_share
 from jaxtickets.errors import UserError
 from jaxtickets.pruning import traced
-from jaxtickets.pruning.checks import check_count, check_share
 from jaxtickets.pruning.structures import Structure, known_axes, n_of_m, parse_structure, unit_ids
 
 SCOPES = ("global", "component", "layerwise", "uniform", "erk")
@@ -55,8 +56,8 @@ class _Layer(NamedTuple):
 
 def _finite(name, scores):
     scores = np.asarray(scores, np.float32)
-    if not np.isfinite([scores.min(), scores.max()]).all():
-        raise ValueError(f"the scores of {name} are not all finite numbers: did training diverge?")
+    if scores.size and not np.isfinite([scores.min(), scores.max()]).all():
+        raise UserError(f"scores: those of {name} are not finite; allowed are finite numbers (did training diverge?)")
     return scores
 
 
@@ -160,11 +161,15 @@ def densities(shapes, total: int, scope: str = "erk", capacities=None) -> list[i
       UserError: the layers can't hold so many, or there is no such scope.
     """
     check_count(total, "total")
-    if scope not in ("uniform", "erk"):
-        raise UserError(f"scope: {scope!r}: allowed of densities are uniform and erk")
-    sizes = np.array([np.prod(shape, dtype=np.int64) for shape in shapes])
+    check_choice(scope, "scope", ("uniform", "erk"))
+    try:
+        sizes = np.array([np.prod([int(size) for size in tuple(shape)], dtype=np.int64) for shape in shapes], np.int64)
+    except (TypeError, ValueError):
+        raise UserError(f"shapes: {shapes!r:.60}: allowed is a list of shapes, such as [(3, 3, 8, 16)]") from None
     shares = sizes.astype(float) if scope == "uniform" else np.array([float(sum(shape)) for shape in shapes])
     capacities = sizes if capacities is None else np.asarray(capacities)
+    if capacities.shape != sizes.shape or not np.issubdtype(capacities.dtype, np.integer) or (capacities < 0).any():
+        raise UserError(f"capacities: {capacities!r:.60}: allowed is a whole number of at least 0 for each shape")
     if total > capacities.sum():
         raise UserError(f"total: {total}: allowed is at most {capacities.sum()}, as many as the layers can hold")
     full = np.zeros(len(shapes), bool)
@@ -212,8 +217,7 @@ def pools_of(layers: Sequence[Any], sparsity: float, scope: str):
     Raises:
       UserError: there is no such scope, or more is pruned already.
     """
-    if scope not in SCOPES:
-        raise UserError(f"prune.scope: {scope!r} is unknown; allowed: {', '.join(SCOPES)}")
+    check_choice(scope, "scope", SCOPES)
     if scope in ("uniform", "erk"):
         weights = sum(layer.weights for layer in layers)
         total, capacities = weights - round(sparsity * weights), [layer.kept_weights for layer in layers]
@@ -246,6 +250,8 @@ def prune(
     min_per_layer: int = 0,
     structure: str = "weight",
     axes=None,
+    *,
+    prefix: str = "",
 ) -> Any:
     """The masks, nested in `masks`, that prune `round(sparsity * weights)` of the prunable weights.
 
@@ -270,18 +276,22 @@ def prune(
       axes: the input and output axes of the kernels, where their names do not tell (`pruning.axes`): a function from a
         leaf's slash-joined path to a pair of numbers, such as `lambda path: (1, 0)` for `[out, in, ...]`, or a tree
         of such pairs like `masks`, such as `jt.axes(module)`. Only structures other than "weight" read it.
+      prefix: what stands before the names of arguments in messages; "prune." makes them those of the config's fields.
 
     Raises:
       UserError: an argument is not what it can be, `sparsity` is below what `masks` prune already, leaves nothing, or
-        less than `min_per_layer` asks for, or is not what `structure` gives, or the axes of a leaf are not known.
-      ValueError: a score is not a number.
+        less than `min_per_layer` asks for, or is not what `structure` gives, or the axes of a leaf are not known, or a
+        score is not a number.
     """
     sparsity, units = check_share(sparsity, "sparsity"), parse_structure(structure)
     check_count(min_per_layer, "min_per_layer")
     if units.kind == "channel":
-        raise UserError("structure 'channel': channels are selected by jt.channels.select")
+        raise UserError("structure: 'channel': allowed are the others; channels are selected by jt.channels.select")
+    pytrees.check_fit(masks, masks)
+    flat_scores = [leaf for _, leaf, _ in pytrees.pairs(scores, masks, "scores", "masks")]
+    if not flat_scores:
+        raise UserError("masks: there is nothing in it; allowed is a tree of arrays, such as jt.masks.ones(params)")
     named, kernels = mask_lib.named_leaves(masks), known_axes(masks, structure, axes)
-    flat_scores = jax.tree.leaves(scores)
     only = units.sparsity
     if only is not None and abs(sparsity - only) > 1e-6:
         raise UserError(f"sparsity: {sparsity:g} can't be had: it is {only:g} with structure {structure}")
@@ -293,7 +303,7 @@ def prune(
             n_of_m(np.asarray(mask), _finite(name, leaf), *units.sizes, kernels.get(name))
             for (name, mask), leaf in zip(named.items(), flat_scores, strict=True)
         ]
-        return _finished(masks, named, pruned)
+        return _finished(masks, named, pruned, prefix)
     flat = jax.tree_util.tree_flatten_with_path(masks)[0]
     layers = [_layer(path, mask, score, units, kernels) for (path, mask), score in zip(flat, flat_scores, strict=True)]
     protect = protected_units(units, min_per_layer)
@@ -305,7 +315,7 @@ def prune(
         if units.kind == "weight" and n_keep < sum(min(protect, layer.scores.size) for layer in pool):
             raise UserError(
                 f"sparsity: {sparsity:g} leaves {n_keep} weights in {where}, fewer than "
-                f"prune.min_per_layer={min_per_layer} asks for over {len(pool)} layers"
+                f"{prefix}min_per_layer={min_per_layer} asks for over {len(pool)} layers"
             )
         sizes = None if pool[0].sizes is None else [layer.sizes for layer in pool]
         selected = keep_highest([layer.scores for layer in pool], [layer.kept for layer in pool], n_keep, sizes)
@@ -315,14 +325,16 @@ def prune(
             pruned[index] = chosen.reshape(layer.shape)
     if not any(leaf.any() for leaf in pruned):
         raise UserError(f"sparsity: {sparsity:g} leaves none of {sum(layer.weights for layer in layers)} weights")
-    return _finished(masks, named, pruned)
+    return _finished(masks, named, pruned, prefix)
 
 
-def _finished(masks, named, pruned):
+def _finished(masks, named, pruned, prefix):
     """The masks with the leaves `pruned`; a warning names every layer that has just been emptied, biases aside."""
     for (name, before), after in zip(named.items(), pruned, strict=True):
         if np.any(before) and not after.any() and not name.endswith("bias"):
             logging.getLogger(__name__).warning(
-                "pruning emptied %s: nothing flows through it; prune.min_per_layer=1 keeps a weight in each layer", name
+                "pruning emptied %s: nothing flows through it; %smin_per_layer=1 keeps a weight in each layer",
+                name,
+                prefix,
             )
     return jax.tree.unflatten(jax.tree.structure(masks), pruned)

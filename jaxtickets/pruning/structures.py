@@ -4,10 +4,9 @@ import math
 import re
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from jaxtickets import masks as mask_lib
+from jaxtickets import pytrees
 from jaxtickets.errors import UserError
 from jaxtickets.pruning import axes as axes_lib
 
@@ -43,7 +42,7 @@ def parse_structure(text: str) -> Structure:
         return Structure("block", (int(match[1]), int(match[2])))
     if (match := re.fullmatch(r"(\d{1,9}):(\d{1,9})", written)) and 0 < int(match[1]) < int(match[2]):
         return Structure("n:m", (int(match[1]), int(match[2])))
-    raise UserError(f"prune.structure: {text!r} is unknown; allowed: {STRUCTURES}")
+    raise UserError(f"structure: {text!r} is unknown; allowed: {STRUCTURES}")
 
 
 def known_axes(masks, structure: str, axes=None) -> dict[str, axes_lib.Axes]:
@@ -57,11 +56,10 @@ def known_axes(masks, structure: str, axes=None) -> dict[str, axes_lib.Axes]:
     """
     if parse_structure(structure).kind in ("weight", "channel"):
         return {}
-    flat = jax.tree_util.tree_flatten_with_path(masks, is_leaf=lambda leaf: leaf is None)[0]
     found = {
         name: axes_lib.find(name, mask.ndim, said)
-        for (path, mask), said in zip(flat, axes_lib.of_leaves(masks, axes), strict=True)
-        if mask is not None and mask.ndim > 1 and (name := mask_lib.path_name(path))
+        for (name, mask), said in zip(pytrees.with_holes(masks), axes_lib.of_leaves(masks, axes), strict=True)
+        if not pytrees.is_hole(mask) and np.ndim(mask) > 1
     }
     axes_lib.refuse_unknown([name for name, own in found.items() if own is None], f"structure {structure!r}")
     return {name: own for name, own in found.items() if own is not None}

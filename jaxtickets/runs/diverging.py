@@ -17,7 +17,7 @@ from jaxtickets.runs import saved
 from jaxtickets.runs.training import trained
 from jaxtickets.train import TrainState
 
-STOP, SKIP, LOWER = POLICIES = ("stop", "skip_round", "lower_rate")
+SKIP, LOWER = "skip_round", "lower_rate"
 SPLIT = "diverged"
 FACTOR = 0.5  # Of the learning rate, for each time that a round is started again.
 MOST = 3  # The number of times that a round is started again.

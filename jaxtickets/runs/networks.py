@@ -41,7 +41,9 @@ class Networks:
         components, options = self.objective.components, config.prune
         self._check_components()
         self.params, self.batch_stats = jax.eval_shape(lambda: models.init(components, jax.random.key(0)))
-        self.dense_masks = mask_lib.ones(self.params, options.include, options.exclude, options.components)
+        self.dense_masks = mask_lib.ones(
+            self.params, options.include, options.exclude, options.components, prefix="prune."
+        )
         scoring.check(self)
 
     def _check_components(self):

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxtickets import config as config_lib
 from jaxtickets import masks as mask_lib
-from jaxtickets import models, pruning
+from jaxtickets import models, pruning, pytrees
 from jaxtickets.errors import UserError
 from jaxtickets.pruning import SCORES, channels
 from jaxtickets.pruning.score import needs
@@ -47,7 +47,7 @@ def pruned(run, state, masks, level: float):
         else:
             scores = _weight_scores(run, score, state, masks)
             how = options.scope, options.min_per_layer, options.structure, run.networks.axes
-            masks = pruning.prune(scores, masks, target, *how)
+            masks = pruning.prune(scores, masks, target, *how, prefix="prune.")
     return masks
 
 
@@ -105,7 +105,7 @@ def _without_channels(networks, scores, alone, level):
         lambda ones, mask: mask if ones is not None and mask is not None else ones,
         networks.dense_masks,
         channels.to_weight_masks(kept, networks.params, names),
-        is_leaf=lambda leaf: leaf is None,
+        is_leaf=pytrees.is_hole,
     )
 
 

@@ -12,7 +12,7 @@ from jaxtickets import files
 from jaxtickets.errors import UserError
 from jaxtickets.tickets import stablehlo, torch_export
 from jaxtickets.tickets.extract import check_place
-from jaxtickets.tickets.ticket import load_ticket
+from jaxtickets.tickets.ticket import load_ticket, run_of
 
 FORMATS = ("torch", "stablehlo")
 TWIN = "torch_twins.load(FILE, COMPONENT) of jaxtickets.tickets makes the module"
@@ -38,6 +38,13 @@ def export(path: str | os.PathLike, to: str, out: Path, overwrite: bool = False)
         if find_spec("flatbuffers") is None:
             raise UserError("--to=stablehlo: needs the package flatbuffers; pip install 'jaxtickets[export]'")
     ticket = load_ticket(path)
+    try:
+        run_of(ticket.metadata, path)
+    except UserError as error:
+        raise UserError(
+            f"{error}, because only a config says how the network is built; the arrays of any ticket are written, as "
+            "safetensors, by: python -m jaxtickets.tickets extract FILE --out=DIR"
+        ) from None
     opened = ticket.opened
     if to == "torch":
         components = opened.objective.components

@@ -1,7 +1,6 @@
 """Tickets as users hold them: masks, the rewind point and what was trained from it; and their files."""
 
 import os
-from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ import numpy as np
 
 from jaxtickets import masks as mask_lib
 from jaxtickets import tensor_files
+from jaxtickets.checks import check_count, place
 from jaxtickets.errors import UserError
-from jaxtickets.local_paths import local_path
 from jaxtickets.progress import say
 from jaxtickets.tickets import content as content_lib
+from jaxtickets.tickets import given
 from jaxtickets.train import TrainState, rewind
 from jaxtickets.trained import Trained
 
@@ -83,21 +83,35 @@ class Ticket:
     def sample(self, n: int = 64, seed: int | None = None, labels=None) -> np.ndarray:
         """Samples `[n, height, width, channels]`, float32 in [-1, 1].
 
+        The program is compiled once for each size of a batch, which is `n` or `config.eval.batch_size`, whichever is
+        smaller, and kept with the ticket.
+
         Args:
-          seed: of the samples; None: that of the run, so that sample k is sample k of its metrics.
+          n: the number of samples, at least 1.
+          seed: of the samples, from 0 to 2^32 - 1; None: that of the run, so that sample k is sample k of its metrics.
           labels: the class of all samples, or those of consecutive ones, which are repeated; None: as in the metrics.
 
         Raises:
-          UserError: the network can't be sampled, or has no such classes.
+          UserError: an argument is not what it can be, the network can't be sampled, or has no such classes.
         """
         from jaxtickets import sample
 
+        check_count(n, "n", 1)
+        if seed is not None:
+            check_count(seed, "seed", below=1 << 32)
         opened = self.opened
         if not opened.objective.sample:
             raise UserError(f"{self.path}: config.objective.name={opened.config.objective.name!r} can't be sampled")
         seed = opened.config.seed if seed is None else seed
         labels = sample.labels_of(labels, opened.objective, "labels")
-        return np.concatenate(list(sample.samples(opened, seed, n, labels, convert=lambda images: images)))
+        return np.concatenate(list(sample.samples(opened, seed, n, labels, self._sampler)))
+
+    @cached_property
+    def _sampler(self):
+        """The program of `sample`."""
+        from jaxtickets import sample
+
+        return sample.sampler(self.opened.objective, convert=lambda images: images)
 
     def reconstruct(self, images) -> np.ndarray:
         """Reconstructions `[batch, height, width, channels]`, float32 in [-1, 1].
@@ -111,6 +125,9 @@ class Ticket:
         from jaxtickets.examples import to_float
 
         opened, images = self.opened, np.asarray(images)
+        if images.ndim != 4 or not (images.dtype == np.uint8 or jnp.issubdtype(images.dtype, jnp.floating)):
+            told = f"{images.dtype} of the shape {images.shape}"
+            raise UserError(f"images: is {told}; allowed is [batch, height, width, channels], float or uint8")
         if not opened.objective.reconstruct:
             raise UserError(f"{self.path}: config.objective.name={opened.config.objective.name!r} can't reconstruct")
         images = to_float(images) if images.dtype == np.uint8 else images.astype(np.float32)
@@ -130,8 +147,12 @@ class Ticket:
         from jaxtickets import sample
 
         opened = self.opened
-        if component not in opened.objective.components:
+        if not isinstance(component, str) or component not in opened.objective.components:
             raise UserError(f"component {component!r}: allowed are {', '.join(opened.objective.components)}")
+        shape = opened.objective.components[component].input_shape
+        if np.ndim(inputs) != len(shape) + 1:
+            allowed = f"[batch, {', '.join(map(str, shape))}]"
+            raise UserError(f"inputs: has the shape {np.shape(inputs)}; allowed is {allowed}")
         labels = sample.labels_of(labels, opened.objective, "labels")
         return jax.device_get(self._outputs(component, opened.params, opened.batch_stats, inputs, labels))
 
@@ -162,6 +183,8 @@ def save_ticket(
 ) -> None:
     """Writes a ticket file; pruned weights are left out, in the optimiser's moments and the trained weights too.
 
+    A file that is there is replaced, as `numpy.savez` and safetensors do it: as a whole, once the new one is complete.
+
     Args:
       masks: like `params`, with None for each leaf that is not prunable.
       params: the parameters at the rewind point, any pytree; leaves that are neither arrays nor numbers are left out.
@@ -175,10 +198,13 @@ def save_ticket(
 
     Raises:
       UserError: the masks prune nothing or do not fit, or an array has a type that the file has no room for, or
-        metadata has none in JSON.
+        metadata has none in JSON, or another argument is not what it can be.
       OSError: the file can't be written.
     """
-    path = local_path(path, "ticket") if isinstance(path, str) else path
+    path = place(path, "path")
+    if path.is_dir():
+        raise UserError(f"path={path}: is a directory; allowed is a file")
+    given.check(masks, params.params if isinstance(params, TrainState) else params, trained, axis_names, network)
     if all(np.all(mask) for mask in jax.tree.leaves(masks)):
         raise UserError(f"{path}: a network in which nothing is pruned is no ticket; allowed are masks that prune")
     trees, state, of_trained = {"params": params}, {}, None
@@ -190,22 +216,9 @@ def save_ticket(
     if trained is not None:
         own = trained if isinstance(trained, Trained) else Trained(trained, {}, {})
         trees["trained"], of_trained = {"params": own.params, "batch_stats": own.batch_stats}, own.network
-    content_lib.write(path, trees | state, masks, _json(metadata or {}, "metadata"), network, of_trained, axis_names)
-
-
-def _json(value, name):
-    """A value in which arrays without axes are numbers."""
-    if isinstance(value, Mapping):
-        if wrong := [key for key in value if not isinstance(key, str | int)]:
-            raise UserError(f"{name}: has the key {wrong[0]!r:.60}; allowed are texts")
-        return {key: _json(each, f"{name}[{key!r}]") for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json(each, f"{name}[{number}]") for number, each in enumerate(value)]
-    if isinstance(value, np.generic | np.ndarray | jax.Array) and value.ndim == 0 and not tensor_files.is_key(value):
-        value = np.asarray(value).item()
-    if value is None or isinstance(value, str | int | float):
-        return value
-    raise UserError(f"{name}: is of the type {type(value).__name__}; allowed are texts, numbers, None, dicts and lists")
+    content_lib.write(
+        path, trees | state, masks, given.as_json({} if metadata is None else metadata), network, of_trained, axis_names
+    )
 
 
 def load_ticket(path: str | os.PathLike, like=None) -> Ticket:
@@ -219,7 +232,7 @@ def load_ticket(path: str | os.PathLike, like=None) -> Ticket:
       UserError: the file is missing or is no ticket, or is that of a network of another structure than `like`.
       DamagedError: it is not what was written.
     """
-    path = content_lib.place_of(local_path(path, "ticket") if isinstance(path, str) else path)
+    path = content_lib.place_of(place(path, "path"))
     with content_lib.reading(path):
         found = content_lib.read(path)
         params, masks, trained = found.tree("params", {}), found.mask_tree(), None

@@ -1,0 +1,125 @@
+"""Trees of parameters and masks: what their leaves are called, and whether one is built like another."""
+
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxtickets.errors import UserError
+
+
+def path_name(path) -> str:
+    """The slash-joined name of a `jax.tree_util` key path: `generator/up_16/conv/kernel`.
+
+    A key may hold slashes itself, as Haiku's do. Names in files are encoded (`tensor_files.name_of`), these are not.
+    """
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def is_array(leaf) -> bool:
+    """Whether a leaf is an array, or stands for one as `jax.ShapeDtypeStruct` does."""
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def is_hole(node) -> bool:
+    """Whether a node, `None` or Optax's `MaskedNode`, is a hole: no array, where other trees of the network have one.
+
+    With `is_leaf=is_hole` JAX's functions over trees take holes for leaves, as they are in masks.
+    """
+    # Who has such nodes has imported Optax.
+    return node is None or isinstance(node, getattr(sys.modules.get("optax"), "MaskedNode", ()))
+
+
+def structure_of(tree: Any):
+    """The structure of a tree in which holes are leaves."""
+    return jax.tree.structure(tree, is_leaf=is_hole)
+
+
+def with_holes(tree: Any) -> list[tuple[str, Any]]:
+    """`[(slash-joined path, leaf)]`, holes too."""
+    flat = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_hole)[0]
+    return [(path_name(path), leaf) for path, leaf in flat]
+
+
+def check_like(tree: Any, like: Any, what: str, of: str = "params", allowed: str = "") -> list[tuple[str, Any, Any]]:
+    """`[(slash-joined path, leaf of tree, leaf of like)]`, holes too.
+
+    Args:
+      what, of: the arguments that have given the two, for the message.
+      allowed: what is allowed, for the message; "": a tree like `of`.
+
+    Raises:
+      UserError: the trees are built differently.
+    """
+    named = with_holes(like)
+    try:
+        own = structure_of(like).flatten_up_to(tree)
+    except ValueError:
+        there, here = [name for name, _ in named], [name for name, _ in with_holes(tree)]
+        if strange := next((name for name in here if name not in there), None):
+            how = f"{of} has no {strange}"
+        elif missing := next((name for name in there if name not in here), None):
+            how = f"there is no {missing} in it"
+        else:
+            how = f"a {type(tree).__name__} and a {type(like).__name__} with other nodes"
+        raise UserError(f"{what}: is built unlike {of} ({how}); allowed is {allowed or f'a tree like {of}'}") from None
+    return [(name, leaf, other) for (name, other), leaf in zip(named, own, strict=True)]
+
+
+def check_shapes(tree: Any, like: Any, what: str, of: str = "params") -> None:
+    """Refuses a tree that is built unlike another, or has arrays of other shapes.
+
+    Raises:
+      UserError: it is.
+    """
+    for name, leaf, other in check_like(tree, like, what, of):
+        here, there = map(_shape, (leaf, other))
+        if here != there:
+            raise UserError(f"{what}: {name or 'it'} has {here}; allowed is {there}, as in {of}")
+
+
+def _shape(leaf):
+    return "no array" if is_hole(leaf) else f"the shape {np.shape(leaf)}"
+
+
+def pairs(tree: Any, like: Any, what: str, of: str) -> list[tuple[str, Any, Any]]:
+    """`[(slash-joined path, array of tree, array of like)]` of trees whose arrays have the same paths and shapes.
+
+    Their nodes may be of other types, and holes are left out.
+
+    Args:
+      what, of: the arguments that have given the two, for the message.
+
+    Raises:
+      UserError: a path is in one of them only, or the shapes of its arrays differ.
+    """
+    ours, theirs = ({name: leaf for name, leaf in with_holes(one) if not is_hole(leaf)} for one in (tree, like))
+    for name in {**theirs, **ours}:
+        here, there = (_shape(own.get(name)) for own in (ours, theirs))
+        if here != there:
+            raise UserError(f"{what}: {name or 'it'} has {here}; allowed is {there}, as in {of}")
+    return [(name, ours[name], leaf) for name, leaf in theirs.items()]
+
+
+def check_fit(masks: Any, params: Any, what: str = "masks", of: str = "params", exactly: bool = True) -> None:
+    """Refuses masks that are not those of these parameters.
+
+    Args:
+      exactly: whether they must be of booleans and of the parameters' shapes; False: parameters may have further axes
+        in front, as those of a state that is replicated over devices.
+
+    Raises:
+      UserError: another structure, or another shape of a leaf, or a mask that is not of booleans.
+    """
+    for name, mask, leaf in check_like(masks, params, what, of, f"a tree such as jt.masks.ones({of})"):
+        if is_hole(mask):
+            continue
+        if not is_array(mask):
+            kind = type(mask).__name__
+            raise UserError(f"{what}: that of {name or of} is a {kind}; allowed is an array of bool, or None")
+        if exactly and mask.dtype != np.dtype(bool):
+            raise UserError(f"{what}: that of {name} is of {mask.dtype}; allowed is bool, such as mask != 0")
+        shape = np.shape(leaf)
+        if mask.shape != (shape if exactly else shape[len(shape) - len(mask.shape) :]):
+            raise UserError(f"{what}: that of {name} has the shape {mask.shape}; allowed is {shape}, as in {of}")
