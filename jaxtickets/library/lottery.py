@@ -160,6 +160,8 @@ def imp(
 
         def measured(round_, result):
             """The round with the callback's numbers, saved with them."""
+            if not callback:
+                return round_
             round_ = round_._replace(metrics=_numbers(callback(round_, result)))
             if store:
                 store.save_round(*round_, is_params=_is_params(result, params))
@@ -167,8 +169,9 @@ def imp(
 
         done: list[Round] = []
         unmeasured = []
-        for *stored, metrics, is_params in store.rounds(len(levels), params, dense) if store else ():
-            round_ = Round(len(done), *stored, metrics or {})
+        stored = store.rounds(len(levels), params, dense) if store else ()
+        for own, trained, sparsity, metrics, is_params in stored:
+            round_ = Round(len(done), own, trained, sparsity, metrics or {})
             if callback and metrics is None and is_params:
                 round_ = measured(round_, _copy(round_.params))
             elif callback and metrics is None:
@@ -202,8 +205,8 @@ def imp(
             trained = jax.device_get(zeroed(found, on_device))  # Zeros where training has diverged, too.
             round_ = Round(number, now, trained, mask_lib.sparsity(now), {})
             if store:  # Before the callback, which may fail.
-                store.save_round(*round_._replace(metrics=None), is_params=_is_params(result, params))
-            done.append(measured(round_, result) if callback else round_)
+                store.save_round(*round_[:-1], None, is_params=_is_params(result, params))
+            done.append(measured(round_, result))
     return done
 
 
