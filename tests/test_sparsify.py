@@ -143,6 +143,14 @@ def test_gradual_pruning_begins_at_the_sparsity_of_given_masks(scope):
     assert kept == [144] * 7 + [WEIGHTS - round(half_way * WEIGHTS)] * 4 + [48] * 2
 
 
+def test_masks_of_the_final_sparsity_stay_though_their_count_is_rounded_up():
+    dense = jt.masks.ones(PARAMS)
+    masks = jt.prune(jt.magnitude(PARAMS, dense), dense, 0.3)
+    assert jt.masks.sparsity(masks) > 0.3
+    (_, state) = training(jt.sparsify(optax.sgd(0.01), jt.schedules.gradual(0.3, 0, 2, 1), masks=masks), 3)[-1]
+    assert trees_equal(jt.masks_of(state), masks)
+
+
 def test_an_initial_sparsity_that_is_given_is_kept_with_masks_too():
     dense = jt.masks.ones(PARAMS)
     masks = jt.prune(jt.magnitude(PARAMS, dense), dense, 0.25)

@@ -1,6 +1,6 @@
 """The masks that training starts with: given ones, or those that keep every weight."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
 from jaxtickets import masks as mask_lib
@@ -14,10 +14,9 @@ def check_choice_of_leaves(masks: Any, include: Sequence[str] | None, exclude: S
     Raises:
       UserError: both are given.
     """
-    if masks is None:
-        return
-    for name, patterns in (("include", include), ("exclude", exclude)):
-        if patterns is not None and patterns != ():
+    is_without = isinstance(exclude, Sized) and not len(exclude)
+    for name, is_given in (("include", include is not None), ("exclude", not is_without)):
+        if masks is not None and is_given:
             raise UserError(
                 f"masks, {name}: both are given; allowed is one of them: masks have None where a leaf is not prunable, "
                 f"and jt.masks.ones(params, {name}=...) makes them"

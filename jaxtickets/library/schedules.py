@@ -237,14 +237,15 @@ def begun_at(schedule: Schedule, masks: Any) -> Schedule:
             "masks: within a compiled function their sparsity, at which gradual begins, is not known; allowed is "
             "gradual(..., initial=...), or jt.sparsify outside of it"
         )
-    first, final = mask_lib.sparsity(masks), schedule.levels[-1]
-    if first > final:
+    first, final, (weights, kept) = mask_lib.sparsity(masks), schedule.levels[-1], mask_lib.counts(masks)
+    if not first:
+        return schedule
+    if weights - kept > round(final * weights):  # Counts, because 0.3 of 192 weights are 58, which is 0.302.
         raise UserError(
             f"masks: they prune {first:g} already; allowed is at most the final sparsity of the schedule, {final:g}"
         )
     # The last level stays as it is to the last bit.
-    levels = tuple(final - (final - first) * (1 - level / final) for level in schedule.levels) if first else None
-    return schedule._replace(levels=levels or schedule.levels)
+    return schedule._replace(levels=tuple(final - (final - first) * (1 - level / final) for level in schedule.levels))
 
 
 # Within the transformation.
