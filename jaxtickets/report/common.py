@@ -3,7 +3,7 @@
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def common_reference(metric: str | None, runs: Iterable[Results]) -> dict[str, A
     return {name: value for name, value in mean.items() if name not in differing}
 
 
-def reference_words(metric: str | None, runs: Iterable[Results]) -> str:
+def reference_words(metric: str | None, runs: Collection[Results]) -> str:
     """A metric's references over the runs, the range of each that is not the same in all; "" without any.
 
     Those of runs whose held-out images differ are not told, because each run then has its own scale.

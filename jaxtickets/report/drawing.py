@@ -71,7 +71,8 @@ def interval_band(
     if not known:
         return []
     densities, lows, highs = zip(*known, strict=True)
-    if min(lows) < 0 and all(ratio(row, verdict, metric) for row in rows if row["round"]):
+    ratios = [ratio(row, verdict, metric) for row in rows if row["round"]]
+    if min(lows) < 0 and ratios and all(ratios):
         lows, label = [max(0, low) for low in lows], label and f"{label}, cut at 0"
     axes.fill_between(densities, lows, highs, color=colour, alpha=0.16, linewidth=0, zorder=2, label=label)
     return [*lows, *highs]

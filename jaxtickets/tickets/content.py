@@ -143,7 +143,7 @@ def read(path: os.PathLike) -> Content:
         newer = re.fullmatch(r"jaxtickets ([0-9]{1,9})", format_) if isinstance(format_, str) else None
         if newer and int(newer[1]) > VERSION:
             raise UserError(
-                f"{path}: written by a newer version, as {format_!r}; this one reads up to {FORMAT!r}: update"
+                f"{path}: written by a newer version, as {format_!r}; this one reads up to {FORMAT!r}: update it"
             )
         raise UserError(f"{path}: not a ticket; allowed: a ticket.safetensors written by jaxtickets")
     tensor_files.verify(arrays, head)
