@@ -13,9 +13,8 @@ import time
 
 import pytest
 from kills import Harness
-from warm import ROOT
+from warm import OPTIMISED, QUICK, ROOT
 
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
 SHORT = "autoencoder"  # The experiment.
 # Every reading of the clock is an hour before or after the last.
 JUMPING_CLOCK = """
@@ -39,6 +38,13 @@ def harness(tmp_path_factory):
     with Harness(folder, env=QUICK) as harness:
         if not harness.library:
             pytest.skip("the harness needs Linux and a C compiler")
+        yield harness
+
+
+@pytest.fixture(scope="module")
+def learning(tmp_path_factory):
+    """A harness whose experiments train feature networks too."""
+    with Harness(tmp_path_factory.mktemp("learning"), env=OPTIMISED) as harness:
         yield harness
 
 
@@ -86,10 +92,10 @@ def test_a_second_run_of_the_same_config_and_seed_is_bit_equal_while_the_clock_j
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gan", "vae", "early_bird", "rigl", "at_once"])
-def test_the_same_config_and_seed_give_identical_tables_networks_and_samples_twice(harness, tmp_path, name):
+def test_the_same_config_and_seed_give_identical_tables_networks_and_samples_twice(learning, tmp_path, name):
     path = tmp_path / "run"
-    assert harness.start(name, path).status == 0
-    assert harness.warm.run("comparing", str(harness.whole(name)), str(path)).out == ""
+    assert learning.start(name, path).status == 0
+    assert learning.warm.run("comparing", str(learning.whole(name)), str(path)).out == ""
 
 
 @pytest.mark.slow
@@ -102,11 +108,11 @@ def test_a_cache_directory_that_becomes_read_only_costs_no_run(harness, tmp_path
 
 
 @pytest.mark.slow
-def test_an_empty_cache_directory_that_cannot_be_written_is_named_or_done_without(harness, tmp_path):
+def test_an_empty_cache_directory_that_cannot_be_written_is_named_or_done_without(learning, tmp_path):
     cache, path = tmp_path / "cache", tmp_path / "run"
     cache.mkdir()
     how = {"below": cache, "action": "fail_from", "at": 1, "error": errno.EROFS}
-    ended = harness.start("gan", path, prepare=f"import os; os.environ['JAXTICKETS_CACHE'] = {str(cache)!r}", **how)
+    ended = learning.start("gan", path, prepare=f"import os; os.environ['JAXTICKETS_CACHE'] = {str(cache)!r}", **how)
     assert not ended.has_traceback, ended
     assert ended.status == 0 or (ended.status in (1, 2) and str(cache) in ended.last_line), ended
 

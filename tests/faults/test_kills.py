@@ -1,5 +1,6 @@
 """Runs that are killed at a file operation, or at any moment, end as if they had not been; the long form is slow."""
 
+import os
 import random
 import shutil
 import signal
@@ -8,7 +9,7 @@ import sys
 
 import pytest
 from kills import EXPERIMENTS, Harness, Kill
-from warm import ACTIONS, HERE, library
+from warm import ACTIONS, HERE, OPTIMISED, QUICK, library
 
 OPERATIONS = """
 import ctypes, os, sys
@@ -19,7 +20,6 @@ os.mkdir(f"{folder}/b")
 os.write(os.open(f"{folder}/c", os.O_WRONLY | os.O_CREAT), b"12345678")
 """
 SHORT = "autoencoder"  # The experiment.
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,6 @@ def test_a_process_is_killed_at_the_operation_that_was_asked_for(tmp_path, actio
 @pytest.mark.slow
 def test_a_hundred_kills_of_every_experiment_end_bit_equal(tmp_path):
     command = [sys.executable, str(HERE / "kills.py"), "--kills=100", f"--folder={tmp_path}"]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | OPTIMISED)
     assert ended.returncode == 0, ended.stdout
     assert all(name in ended.stdout for name in EXPERIMENTS)

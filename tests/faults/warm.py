@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+# XLA's optimisations cost more than they save in the tests' small programs, but not in trainings of feature networks.
+QUICK, OPTIMISED = ({"JAX_DISABLE_MOST_OPTIMIZATIONS": each} for each in ("true", "false"))
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 # What happens at an operation; the numbers are those of operations.c.
@@ -117,7 +119,7 @@ class Warm:
           error: the number of the error with which operations fail.
           log: whether the operations are returned.
           after: `(seconds, signal)` that is sent then.
-          timeout: in seconds; feature networks take two minutes where XLA is told not to optimise.
+          timeout: in seconds; feature networks may have to be trained.
           env: what is added to the environment.
           prepare: Python code that runs first.
         """
