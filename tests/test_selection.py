@@ -25,7 +25,8 @@ from jaxtickets.pruning import (
     selection,
     sparsities,
 )
-from jaxtickets.pruning.selection import SCOPES, keep_highest
+from jaxtickets.pruning.pools import SCOPES
+from jaxtickets.pruning.selection import keep_highest
 
 rates = st.floats(0.01, 0.99)
 over_layers = st.sampled_from(["uniform", "erk"])
