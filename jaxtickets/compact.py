@@ -30,9 +30,8 @@ def take(tree, channel_masks, axis_names):
     """
     check_names(channel_masks, tree, axis_names, "tree")
     if not any(channel_masks.values()):
-        raise UserError(
-            f"channel_masks: {channel_masks!r:.60} names no channels; allowed is {{component: {{channel name: [n] bool}}}}"
-        )
+        told = "names no channels; allowed is {component: {channel name: [n] bool}}"
+        raise UserError(f"channel_masks: {channel_masks!r:.60} {told}")
     for _ in leaves_of(tree, axis_names, "tree"):  # It checks the names.
         pass
 

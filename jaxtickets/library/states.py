@@ -16,9 +16,9 @@ def rewind(state: Any, masks: Any) -> Any:
     """A train state in which every pruned weight, and whatever is kept beside it, is zero; all else is as it was.
 
     Every tree in the state whose leaves have the paths of the masks is multiplied by them: the parameters themselves,
-    the moments in an Optax state, running averages; and each dictionary with some of the parameters' components alone, as
-    the optimiser of one player has. A leaf may have further axes in front, as those of a state that is replicated over
-    devices, or that is one of several seeds in one program; a leaf of another shape stays.
+    the moments in an Optax state, running averages; and each dictionary with some of the parameters' components alone,
+    as the optimiser of one player has. A leaf may have further axes in front, as those of a state that is replicated
+    over devices, or that is one of several seeds in one program; a leaf of another shape stays.
 
     `jt.train.rewind` is for `TrainState` alone, in which it leaves `movement`, the sums of a score, as they were.
 

@@ -252,7 +252,7 @@ def _layers_to_trace(masks, scope, structure, kernels):
     if scope in ("uniform", "erk"):
         raise UserError(
             f"masks: are traced, and scope {scope!r} shares by how much each layer has left; allowed within a compiled "
-            "function are masks from outside of it"
+            "function are masks from outside of it, or another scope"
         )
     return extents(masks)
 
