@@ -182,6 +182,11 @@ def test_what_is_refused_outside_of_a_compiled_function_is_refused_inside(sparsi
     assert inside.startswith(message)
 
 
+def test_a_sparsity_that_is_traced_is_refused():
+    message = refusal(lambda: jax.jit(lambda sparsity: jt.prune(SCORES, DENSE, sparsity))(0.5))
+    assert message.startswith("sparsity: ") and "Tracer" in message
+
+
 def test_the_floor_of_a_layer_holds_under_masks_that_are_traced():
     scores = {"a": {"kernel": SCORES["a"]["kernel"]}, "b": {"kernel": 1e-3 * SCORES["b"]["kernel"]}}
     prune = jax.jit(lambda scores, masks: jt.prune(scores, masks, 0.9, min_per_layer=5))

@@ -62,6 +62,11 @@ def _layer(path, mask, scores, structure, axes):
     return _Layer(name, component, mask.shape, ids, means, np.bincount(ids, weights=mask.ravel()) > 0, sizes)
 
 
+def _layers(masks, scores, structure, kernels):
+    flat = jax.tree_util.tree_flatten_with_path(masks)[0]
+    return [_layer(path, mask, own, structure, kernels) for (path, mask), own in zip(flat, scores, strict=True)]
+
+
 def keep_highest(scores, kept, n_keep, sizes=None):
     """Of the `kept` entries the highest, `n_keep` weights in all; among equal scores the first ones stay.
 
@@ -163,7 +168,7 @@ def prune(
     Within a compiled function, where scores or masks are traced, the masks are the same (`pruning.traced`), and what
     does not depend on traced values is checked as it is compiled. What depends on them can't be: the masks stay as they
     are if a score is not finite, or if nothing would be left, and no warning tells of an emptied layer. "uniform" and
-    "erk" share by how much each layer has left, so there they take masks that are not traced.
+    "erk" share by how much each layer has left, so there they take masks that are not traced. The sparsity is a number.
 
     Args:
       scores: a pytree like `masks`, higher where a weight matters more; of a filter or a block the mean counts.
@@ -213,8 +218,7 @@ def prune(
     if is_traced:
         layers = _layers_to_trace(masks, scope, units, kernels)
     else:
-        flat = jax.tree_util.tree_flatten_with_path(masks)[0]
-        layers = [_layer(*leaf, score, units, kernels) for leaf, score in zip(flat, flat_scores, strict=True)]
+        layers = _layers(masks, flat_scores, units, kernels)
     pools = pools_of(layers, sparsity, scope)
     for where, indices, n_keep in pools:
         check_enough(n_keep, [layers[index] for index in indices], sparsity, where)
@@ -247,8 +251,7 @@ def _layers_to_trace(masks, scope, structure, kernels):
       UserError: the scope needs more than that.
     """
     if not _is_traced(masks):
-        flat = jax.tree_util.tree_flatten_with_path(masks)[0]
-        return [_layer(path, mask, np.zeros(mask.shape), structure, kernels) for path, mask in flat]
+        return _layers(masks, [np.zeros(mask.shape) for mask in jax.tree.leaves(masks)], structure, kernels)
     if scope in ("uniform", "erk"):
         raise UserError(
             f"masks: are traced, and scope {scope!r} shares by how much each layer has left; allowed within a compiled "
