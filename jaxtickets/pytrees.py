@@ -121,7 +121,8 @@ def check_fit(masks: Any, params: Any, what: str = "masks", of: str = "params", 
             raise UserError(f"{what}: that of {name or of} is a {kind}; allowed is an array of bool, or None")
         check_bool(name, mask, what)
         shape = np.shape(leaf)
-        in_front = shape[: max(0, len(shape) - len(mask.shape))] if in_front is None and not exactly else in_front or ()
+        if in_front is None:
+            in_front = () if exactly else shape[: max(0, len(shape) - len(mask.shape))]
         if (*in_front, *mask.shape) != shape:
             raise UserError(f"{what}: that of {name} has the shape {mask.shape}; allowed is {shape}, as in {of}")
 
