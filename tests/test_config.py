@@ -619,7 +619,10 @@ BAD_FLAGS = [
     (["--config.prune.ratio=0.2"], ["config.prune.ratio", "prune.rate"]),
     (["--config.model.channels=3"], ["config.model.channels='3'", "{component: {channel name:"]),
     (["--config.pruning.rate=0.2"], ["config.pruning.rate", "prune.rate"]),
-    (["--config.prune.include=('decoder',)"], ["prune.include: 'decoder' matches no parameter", "generator/up_16/conv/kernel"]),
+    (
+        ["--config.prune.include=('decoder',)"],
+        ["prune.include: 'decoder' matches no parameter", "generator/up_16/conv/kernel"],
+    ),
     (["--config.prune.exclude=('(',)"], ["prune.exclude: '(' is not a regular expression"]),
     (["--config.data.name=folder:{broken}"], ["33.png", "mend or remove"]),
     (["--workdir={file}"], ["--workdir=", "is a file"]),
