@@ -119,6 +119,12 @@ def test_a_component_with_prunable_weights_needs_a_loss():
         lambda: jt.synflow(PARAMS, DENSE, {"a": lambda own: own["kernel"].sum()}),
     ):
         assert "there is none for 'b'; allowed is one for each component" in refusal(call)
+    norms = {name: {"norm": {"scale": np.ones(4), "bias": np.ones(4)}} for name in ("a", "b")}
+    stats = {name: {"norm": {"mean": np.ones(4)}} for name in norms}
+    names = {name: {"norm": {"scale": ("h",), "bias": ("h",)}} for name in norms}
+    of_a = {("a",): lambda own, batch: (own["a"]["norm"]["scale"] * batch).sum()}
+    message = refusal(lambda: jt.channels.gamma_taylor(norms, names, stats, of_a, batches))
+    assert message.startswith("losses: there is none for 'b'")
     only_a = {"a": DENSE["a"], "b": {"kernel": None}}
     scores = jt.snip(PARAMS, only_a, {("a",): loss}, batches)
     assert scores["b"]["kernel"] is None and np.abs(scores["a"]["kernel"]).sum() == pytest.approx(1, rel=1e-5)
