@@ -14,13 +14,14 @@ from pathlib import Path
 import absl.logging
 import hypothesis
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from jaxtickets import config as config_lib
 from jaxtickets import masks as mask_lib
-from jaxtickets import models, snapshots, trained
+from jaxtickets import models, snapshots, train, trained
 from jaxtickets.experiments import METHODS
 from jaxtickets.metrics import FEATURE_NETWORKS, classifier
 from jaxtickets.runs import Networks, Run, Setup
@@ -50,6 +51,22 @@ with contextlib.suppress(ValueError):  # Not in the main thread.
 
 absl.logging.set_verbosity(absl.logging.WARNING)
 logging.getLogger("absl").setLevel(logging.WARNING)
+
+
+@pytest.fixture
+def float64(monkeypatch):
+    """Everything that trains is in float64."""
+
+    def doubled(*arguments, init=train.init_state, **named):
+        return jax.tree.map(
+            lambda leaf: leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+            init(*arguments, **named),
+        )
+
+    monkeypatch.setattr(train, "init_state", doubled)
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from scipy import stats
 
 from jaxtickets import report
 from jaxtickets.report.__main__ import main
+from jaxtickets.report.common import reference_words
 from jaxtickets.report.compare import comparison_figure
 from jaxtickets.report.levels import against_control
 from jaxtickets.report.reading import read
@@ -214,7 +215,7 @@ def test_comparisons_know_the_direction_of_a_metric_without_a_verdict(tmp_path):
     assert [row["best_value"] for row in rows] == [max(DISTANCES)] * 2  # One run tells the direction for both.
     assert "fd_digits by weights pruned [%], higher is better" in report.levels(paths, tmp_path)
     axes = comparison_figure({path.name: read(path) for path in paths}, []).axes[0]
-    assert axes.get_ylabel() == "Agreement\n(higher is better)"
+    assert axes.get_ylabel() == "Agreement (higher is better)"
 
 
 def test_a_comparison_has_the_references_that_runs_share(tmp_path):
@@ -224,6 +225,12 @@ def test_a_comparison_has_the_references_that_runs_share(tmp_path):
     runs = {path.name: read(path) for path in paths}
     assert reference_labels(comparison_figure(runs, []))[0] == "296 held-out images (10.50)"
     assert "References: held-out images 10.50, untrained network 2450." in report.levels(paths, tmp_path / "out")
+    write_references(paths[1], {"fd_digits": REFERENCES["fd_digits"] | {"untrained": 2337.0}})
+    runs = {path.name: read(path) for path in paths}
+    assert reference_labels(comparison_figure(runs, [])) == ["296 held-out images (10.50)"]
+    said = "held-out images 10.50, untrained network 2337 to 2450, by run"
+    assert reference_words("fd_digits", runs.values()) == said
+    assert f"References: {said}." in report.levels(paths, tmp_path / "other")
     write_references(paths[1], {"fd_digits": REFERENCES["fd_digits"] | {"held_out": 12.0}})
     runs = {path.name: read(path) for path in paths}
     assert not reference_labels(comparison_figure(runs, []))

@@ -178,6 +178,75 @@ def test_structures_are_pruned_along_axes_that_are_given(structure, sparsities):
     assert [round_.sparsity for round_ in rounds] == pytest.approx(sparsities, abs=0.03)
 
 
+def test_each_round_prunes_the_rate_of_what_given_masks_leave():
+    dense = jt.masks.ones(mlp())
+    half = jt.prune(jt.magnitude(mlp(), dense), dense, 0.5)
+    rounds = jt.imp(lambda params, masks, key: params, mlp(), key=KEY, rounds=2, rate=0.25, masks=half)
+    assert trees_equal(rounds[0].masks, half)
+    assert [jt.masks.counts(found.masks).kept for found in rounds] == [888, 666, 500]  # 499.5 is rounded to even.
+    assert jt.masks.is_nested(rounds[2].masks, rounds[1].masks)
+
+
+# Pruned weights are zero.
+
+
+def trained(tx, with_masks=True):
+    """A training function: ten steps of `tx`, with the masks in the loss or without."""
+
+    @jax.jit
+    def train(params, masks, key):
+        own = masks if with_masks else jax.tree.map(jnp.ones_like, masks)
+
+        def step(_, carry):
+            params, state = carry
+            slopes = jax.grad(lambda params: loss(jt.masks.apply(params, own), IMAGES[:64], LABELS[:64]))(params)
+            updates, state = tx.update(slopes, state, params)
+            return optax.apply_updates(params, updates), state
+
+        return jax.lax.fori_loop(0, 10, step, (params, tx.init(params)))[0]
+
+    return train
+
+
+def test_training_without_the_masks_is_refused_before_anything_is_measured_or_saved(tmp_path):
+    seen = []
+    how = {"key": KEY, "rounds": 2, "workdir": tmp_path, "callback": lambda found, state: seen.append(found.number)}
+    message = (
+        r"^train_fn: has returned pruned weights that are not zero, \d+ in 0/w: training has not had the masks; allow"
+    )
+    with pytest.raises(UserError, match=message) as caught:
+        jt.imp(trained(optax.sgd(0.1), with_masks=False), mlp(), **how)
+    assert "\n" not in str(caught.value)
+    assert seen == [0] and not (tmp_path / "round_001.safetensors").exists()
+    jt.imp(trained(optax.sgd(0.1)), mlp(), **how)  # From the dense round, which needs no masks.
+    assert seen == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "tx", [optax.adamw(0.01, weight_decay=0.1), optax.sgd(0.1, 0.9, nesterov=True), optax.lion(0.01)]
+)
+def test_usual_optimisers_keep_pruned_weights_at_zero_if_the_loss_has_the_masks(tx):
+    rounds = jt.imp(trained(tx), mlp(), key=KEY, rounds=1, rate=0.5)
+    assert jt.masks.is_nested(jt.masks.nonzero(rounds[1].params), rounds[1].masks)
+
+
+def test_training_that_moves_weights_which_the_loss_does_not_read_masks_what_it_returns():
+    noisy = lambda params, masks, key: jax.tree.map(lambda leaf: leaf + 0.01, params)  # noqa: E731
+    with pytest.raises(UserError, match=r"Where the loss has them, return jt.masks.apply\(trained, masks\)$"):
+        jt.imp(noisy, mlp(), key=KEY, rounds=1)
+    masked = lambda params, masks, key: jt.masks.apply(noisy(params, masks, key), masks)  # noqa: E731
+    assert len(jt.imp(masked, mlp(), key=KEY, rounds=1)) == 2
+
+
+def test_what_diverged_is_not_taken_for_forgotten_masks_and_has_zeros_all_the_same():
+    diverged = lambda params, masks, key: jax.tree.map(lambda leaf: leaf + jnp.nan, params)  # noqa: E731
+    dense = jt.masks.ones(mlp())
+    half = jt.prune(jt.magnitude(mlp(), dense), dense, 0.5)
+    (found,) = jt.imp(diverged, mlp(), key=KEY, rounds=0, masks=half)
+    for layer, mask in zip(found.params, half, strict=True):
+        assert (layer["w"][~mask["w"]] == 0).all() and np.isnan(layer["w"][mask["w"]]).all()
+
+
 # Resuming.
 
 
@@ -325,7 +394,33 @@ def test_a_callback_that_fails_loses_no_trained_round(tmp_path, metrics):
         jt.imp(train, mlp(), **how, callback=lambda found, state: metrics)
     assert "\n" not in str(caught.value)
     rounds = jt.imp(until(train, 1), mlp(), **how, callback=lambda found, state: {"n": found.number})
-    assert [found.metrics for found in rounds] == [{}, {"n": 1}]
+    assert [found.metrics for found in rounds] == [{"n": 0}, {"n": 1}]
+
+
+def test_a_new_callback_measures_the_rounds_that_are_there_as_if_it_had_always_been_there(tmp_path):
+    how = {"params": mlp(), "key": KEY, "rounds": 1}
+    loss_of = lambda found, state: {"loss": loss(state, IMAGES, LABELS)}  # noqa: E731
+    jt.imp(train, **how, workdir=tmp_path)
+    again = jt.imp(until(train, 0), **how, callback=loss_of, workdir=tmp_path)
+    assert trees_equal(again, jt.imp(train, **how, callback=loss_of))
+    assert trees_equal(again, jt.imp(until(train, 0), **how, callback=until(loss_of, 0), workdir=tmp_path))
+
+
+def test_a_callback_that_returns_nothing_is_called_once_per_round(tmp_path):
+    for calls in (2, 0):
+        nothing = until(lambda found, state: None, calls)
+        rounds = jt.imp(until(train, calls), mlp(), key=KEY, rounds=1, callback=nothing, workdir=tmp_path)
+        assert [found.metrics for found in rounds] == [{}, {}]
+
+
+def test_rounds_whose_metrics_need_a_state_that_is_gone_are_named_in_a_warning(tmp_path, caplog):
+    how = {"key": KEY, "rounds": 1, "early": early, "workdir": tmp_path}
+    with pytest.raises(KilledError):
+        jt.imp(late, mlp(), **how, callback=until(measured, 1))
+    with caplog.at_level(logging.WARNING):
+        rounds = jt.imp(until(late, 0), mlp(), **how, callback=until(measured, 0))
+    assert [len(found.metrics) for found in rounds] == [2, 0]
+    assert "rounds without metrics: 1. No callback had returned" in caplog.text
 
 
 def test_more_rounds_go_on_after_those_that_are_there(tmp_path):
@@ -362,6 +457,7 @@ def test_nothing_is_written_into_a_directory_that_was_taken_over(tmp_path, monke
 
 
 DENSE = jt.masks.ones(mlp())
+HALF = jt.prune(jt.magnitude(mlp(), DENSE), DENSE, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -380,7 +476,14 @@ DENSE = jt.masks.ones(mlp())
             {"rounds": 1, "masks": jax.tree.map(jnp.int32, jt.masks.ones(mlp()))},
             "masks: that of 0/w is of int32; allowed",
         ),
-        ({"rounds": 1, "masks": jt.prune(DENSE, DENSE, 0.5)}, "sparsity: 0.2 of the network is below the 0.5 that is"),
+        (
+            {"targets": [0.4], "masks": HALF},
+            r"targets: \[0.4\]: allowed are sparsities above 0.5, the masks' own, each",
+        ),
+        ({"rounds": 1, "masks": HALF, "include": ["w"]}, "^masks, include: both are given; allowed is one of them"),
+        ({"rounds": 1, "masks": HALF, "exclude": "^1/"}, "^masks, exclude: both are given; allowed is one of them"),
+        ({"rounds": 50}, "^rounds: the last round would keep none of 1776 weights"),
+        ({"targets": [0.5, 0.99999]}, "^targets: the last round would keep none of 1776 weights"),
         ({"rounds": 10, "structure": "2:4"}, "rounds: 10: 2:4 has one sparsity, 0.5, and so one round; allowed is 1"),
         ({"targets": [0.5, 0.6], "structure": "2:4"}, r"targets: .*; allowed is \[0.5\]"),
         ({"rounds": 1, "include": ["kernel"]}, "^include: 'kernel' matches no parameter"),

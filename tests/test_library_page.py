@@ -6,6 +6,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from conftest import ROOT, environment
@@ -55,6 +56,7 @@ def names(tmp_path_factory):
         "masks": masks, "loss": loss, "batches": batches, "tx": tx, "gradients": gradients, "key": jax.random.key(0),
         "state": sparse.update(gradients, sparse.init(params), params)[1],
         "train_fn": lambda params, masks, key: jt.masks.apply(params, masks),
+        "early": lambda params, masks, key: jax.tree.map(lambda w, g: w - 0.1 * g, params, gradients),
     }  # fmt: skip
 
 
@@ -69,3 +71,40 @@ def test_what_a_thing_is_called_here_runs(names, tmp_path, monkeypatch, there, c
         assert jax.tree.structure(update[0]) == jax.tree.structure(names["params"])
     else:
         assert found is not None
+
+
+def lowest(scores, n):
+    """The mask without the `n` lowest of an array's entries."""
+    kept = np.ones(scores.size, bool)
+    kept[np.argsort(scores, axis=None, kind="stable")[:n]] = False
+    return kept.reshape(scores.shape)
+
+
+def again(weights):
+    """30% of a layer's weights, and 30% of those that are left; the count is that of the whole layer."""
+    return lowest(abs(weights), round(0.51 * weights.size))
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        ('`l1_unstructured(module, "weight", 0.3)`', lambda w: lowest(abs(w), round(0.3 * w.size))),
+        (
+            '`ln_structured(module, "weight", 0.3, n=1, dim=0)`',
+            lambda w: lowest(abs(w).sum(0), round(0.3 * w.shape[1])),
+        ),
+        ("`ln_structured(..., n=2, dim=0)`", lambda w: lowest((w * w).sum(0), round(0.3 * w.shape[1]))),
+        ("`dim=1`, inputs instead of outputs", lambda w: lowest(abs(w).sum(1), round(0.3 * len(w)))[:, None]),
+        ("`PruningContainer`: `l1_unstructured` again, 30% of the rest", again),
+    ],
+)
+def test_what_torch_prunes_in_each_module_is_pruned_in_each_layer(there, expected):
+    draw = np.random.default_rng(0).normal
+    weights = [draw(size=(8, 10)).astype(np.float32), 10 * draw(size=(10, 5)).astype(np.float32)]  # Other magnitudes.
+    params = [{"kernel": jnp.asarray(own)} for own in weights]
+    dense = jt.masks.ones(params)
+    masks = jt.prune(jt.magnitude(params, dense), dense, 0.3, scope="layerwise")
+    space = {"jt": jt, "jax": jax, "jnp": jnp, "params": params, "dense": dense, "masks": masks}
+    found = eval(dict(ROWS)[there], space)  # noqa: S307
+    for own, layer in zip(weights, found, strict=True):
+        np.testing.assert_array_equal(layer["kernel"], np.broadcast_to(expected(own), own.shape))

@@ -176,7 +176,7 @@ CASES = [
             "start": NO_COUNTS,
             "stop": NO_COUNTS,
             "every": [0, *NO_COUNTS],
-            "initial": NO_SHARES,
+            "initial": NO_SHARES[1:],
             "power": [0, *NO_COUNTS],
             "score": NO_FUNCTIONS[:-1],
             "scope": NO_TEXTS,

@@ -90,9 +90,9 @@ def test_the_page_fits_any_width_has_contrast_and_nothing_to_complain_of(tab, pa
     assert tab.run("document.documentElement.scrollWidth") <= width
     assert json.loads(tab.run(POOR)) == []
     # The smallest letters of plots, in pixels of the screen.
-    size = "parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a"
-    upright = "!text.getAttribute('transform')?.includes('rotate(-90')"
-    assert tab.run(f"[...document.querySelectorAll('svg text')].filter(text => {upright} && {size} < 7.4).length") == 0
+    scale = "Math.hypot(text.getScreenCTM().a, text.getScreenCTM().b)"
+    size = f"parseFloat(getComputedStyle(text).fontSize) * {scale}"
+    assert tab.run(f"[...document.querySelectorAll('svg text')].filter(text => {size} < 11).length") == 0
     assert tab.complaints == []
 
 

@@ -130,19 +130,22 @@ def test_the_title_of_the_page_is_the_methods(named, workdir):
     assert "<h1>&lt;script&gt;: gan" in report.build(named).read_text()
 
 
-def test_every_metric_has_a_label_and_a_direction_of_its_own(named):
+def test_an_axis_has_a_metrics_name_and_direction_and_the_caption_its_label(named):
     run = read(named)
     labels = {
         metric: metric_figure(run.rounds, run.verdict, metric, (), run.about).axes[0].get_ylabel()
         for metric in ("fd_digits", "kid")
     }
     assert labels == {
-        "fd_digits": "Frechet distance in digits features\n(lower is better)",
-        "kid": "Agreement with the digits\n(higher is better)",
+        "fd_digits": "fd_digits (lower is better)",
+        "kid": "kid (higher is better)",
     }
     captions = [caption.text for caption in parsed(report.build(named).read_text()).all("figcaption")]
     told = [text.rpartition(". ")[0] for text in captions if "is better" in text]
-    assert told == ["fd_digits. Lower is better", "kid. Higher is better"]
+    assert told == [
+        "fd_digits: Frechet distance in digits features. Lower is better",
+        "kid: Agreement with the digits. Higher is better",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,19 @@ import re
 import numpy as np
 import pytest
 from pages import other_files, parsed, table_in
-from report_workdirs import read_rows, write_ratios, write_references, write_searches, write_seeds, write_workdir
+from report_workdirs import (
+    read_rows,
+    write_csv,
+    write_ratios,
+    write_references,
+    write_searches,
+    write_seeds,
+    write_workdir,
+)
 
 import jaxtickets as jt
 from jaxtickets import report
+from jaxtickets.report.costs import costs
 from jaxtickets.report.elements import Frame, slider
 from jaxtickets.report.limits import limits
 from jaxtickets.report.overlap import is_nested, overlap_words, overlaps
@@ -55,6 +64,23 @@ def test_the_verdict_comes_first_with_its_references_and_what_it_does_not_show(p
     assert [section["id"] for section in main.all("section")] == [
         *("metric", "samples", "rounds", "costs", "search", "training", "layers", "reproduce"),
     ]
+
+
+def test_headings_skip_no_level(page, of_seeds):
+    for one in (page, of_seeds[1]):
+        levels = [int(heading.tag[1]) for heading in one.all("h1", "h2", "h3", "h4")]
+        assert levels[0] == 1 and all(later <= level + 1 for level, later in zip(levels, levels[1:], strict=False))
+
+
+def test_the_time_of_a_step_is_compared_where_channels_were_taken_out_alone(tmp_path):
+    path = write_workdir(tmp_path / "run")
+    write_csv(
+        path / "rounds.csv", [row | {"steps_per_second": 60 + 30 * (row["round"] == "4")} for row in read_rows(path)]
+    )
+    assert "FLOPs per image, ticket against dense</dt><dd>76% fewer" in "".join(costs(read(path)))
+    assert "time of a step, ticket" not in "".join(costs(read(path)))
+    (path / "compact_004").mkdir()
+    assert "time of a step, ticket against dense</dt><dd>33% less" in "".join(costs(read(path)))
 
 
 def test_the_links_of_the_page_lead_to_its_sections(page):

@@ -15,14 +15,15 @@ from report_workdirs import (
     write_csv,
     write_ratios,
     write_seeds,
+    write_two_seeds,
     write_workdir,
 )
 
 from jaxtickets import report, statistics
 from jaxtickets.errors import UserError
 from jaxtickets.report.__main__ import main
+from jaxtickets.report.answer import one_sided_bound, verdict_facts
 from jaxtickets.report.answer import test_note as note_on_the_test
-from jaxtickets.report.answer import verdict_facts
 from jaxtickets.report.plots import metric_figure
 from jaxtickets.report.ratios import ratio_figure
 from jaxtickets.report.reading import read
@@ -107,6 +108,34 @@ def test_the_page_of_several_seeds_shows_means_and_leads_to_each_seed(seeds):
     assert links == [f"seed_{seed}/report.html" for seed in range(3)]
     assert all((seeds / link).is_file() for link in links)
     assert {path.name for path in (seeds / "plots").iterdir()} == {"metric_fd_digits.svg", "metric_kid.svg"}
+
+
+def test_a_winner_whose_interval_reaches_beyond_the_limit_has_the_bound_of_its_test(tmp_path):
+    run = read(write_two_seeds(tmp_path / "run"))
+    entry = run.verdict["rounds"][1]
+    assert entry["wins"] and entry["ratio_high"] == pytest.approx(2.42, abs=0.01)  # exp(log 0.36 + 12.706 x 0.15)
+    page = report.show(run.workdir).html
+    assert (
+        "reaches beyond the limit of 1.1, because it leaves out 2.5% at either end, and the test at most 5% at one"
+        in page
+    )
+    assert "its upper bound is 0.928." in page  # exp(log 0.36 + 6.314 x 0.15)
+    narrow = read(write_two_seeds(tmp_path / "narrow", apart=0.01))
+    assert narrow.verdict["rounds"][1]["wins"] and "beyond the limit" not in report.show(narrow.workdir).html
+    # The test against the bound itself has a p-value of 1 - confidence.
+    ours, dense = {0: 2.0, 1: 3.0, 2: 4.0}, {0: 4.0, 1: 5.0, 2: 9.0}
+    found = statistics.compare(ours, dense)
+    for alternative, end in (("less", found.high), ("greater", found.low)):
+        bound = one_sided_bound(found.ratio, end, 3, 0.95)
+        assert statistics.compare(ours, dense, bound, alternative).p_value == pytest.approx(0.05)
+
+
+def test_the_band_of_a_positive_metric_is_cut_at_0_and_says_so(tmp_path):
+    run = read(write_two_seeds(tmp_path / "run"))
+    assert run.verdict["rounds"][0]["low"] < -200
+    axes = metric_figure(run.rounds, run.verdict, "fd_digits", run.seed_rounds).axes[0]
+    drawn = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    assert drawn["95% interval of the mean, cut at 0"].get_paths()[0].vertices[:, 1].min() == 0
 
 
 def test_the_page_of_unfinished_seeds_says_how_far_each_is(unfinished_seeds):

@@ -137,6 +137,31 @@ def test_gradual_pruning_follows_the_cubic_formula_of_zhu_and_gupta():
         assert kept == WEIGHTS - round(expected * WEIGHTS), step
 
 
+@pytest.mark.parametrize("scope", ["global", "uniform", "erk"])
+def test_gradual_pruning_begins_at_the_sparsity_of_given_masks(scope):
+    dense = jt.masks.ones(PARAMS)
+    masks = jt.prune(jt.magnitude(PARAMS, dense), dense, 0.25)
+    tx = jt.sparsify(optax.sgd(0.01), jt.schedules.gradual(0.75, 2, 10, 4, scope=scope), masks=masks)
+    kept = [jt.masks.counts(jt.masks_of(state)).kept for _, state in training(tx, 12)]
+    half_way = 0.75 - 0.5 * (1 - 0.5) ** 3  # Zhu and Gupta's cubic from 0.25 to 0.75.
+    assert kept == [144] * 7 + [WEIGHTS - round(half_way * WEIGHTS)] * 4 + [48] * 2
+
+
+def test_masks_of_the_final_sparsity_stay_though_their_count_is_rounded_up():
+    dense = jt.masks.ones(PARAMS)
+    masks = jt.prune(jt.magnitude(PARAMS, dense), dense, 0.3)
+    assert jt.masks.sparsity(masks) > 0.3
+    (_, state) = training(jt.sparsify(optax.sgd(0.01), jt.schedules.gradual(0.3, 0, 2, 1), masks=masks), 3)[-1]
+    assert trees_equal(jt.masks_of(state), masks)
+
+
+def test_an_initial_sparsity_that_is_given_is_kept_with_masks_too():
+    dense = jt.masks.ones(PARAMS)
+    masks = jt.prune(jt.magnitude(PARAMS, dense), dense, 0.25)
+    tx = jt.sparsify(optax.sgd(0.01), jt.schedules.gradual(0.75, 0, 8, 4, initial=0.5), masks=masks)
+    assert [jt.masks.counts(jt.masks_of(state)).kept for _, state in training(tx, 1)] == [144, 96]
+
+
 def test_gradual_pruning_ends_at_its_last_step_also_where_the_interval_does_not_divide_it():
     tx = jt.sparsify(optax.sgd(0.01), jt.schedules.gradual(0.9, 0, 7, 3))
     kept = [jt.masks.counts(jt.masks_of(state)).kept for _, state in training(tx, 9)]
@@ -428,6 +453,7 @@ def test_what_can_not_be_is_refused_in_a_line(make, message):
     assert "\n" not in str(caught.value)
 
 
+HALF = jt.prune(jt.magnitude(PARAMS, jt.masks.ones(PARAMS)), jt.masks.ones(PARAMS), 0.5)
 SMALLER = [Layer(np.ones((2, 2), bool), None), None, {"out": Layer(None, None)}]
 
 
@@ -442,16 +468,30 @@ SMALLER = [Layer(np.ones((2, 2), bool), None), None, {"out": Layer(None, None)}]
             {"masks": {"kernel": np.ones(3, bool)}},
             "masks: is built unlike params",
         ),
+        (
+            jt.schedules.gradual(0.25, 0, 4, 2),
+            {"masks": HALF},
+            r"masks: they prune 0.5 already; allowed is at most the final sparsity of the schedule, 0.25",
+        ),
+        (jt.schedules.one_shot(0.5), {"masks": HALF, "include": ["kernel"]}, "masks, include: both are given; allowed"),
+        (jt.schedules.one_shot(0.5), {"masks": HALF, "exclude": ["bias"]}, "masks, exclude: both are given; allowed"),
         (jt.schedules.one_shot(0.5), {"masks": SMALLER}, r"masks: that of 0/kernel has the shape \(2, 2\); allowed is"),
     ],
 )
 def test_what_the_parameters_do_not_allow_is_refused_when_the_state_is_made(schedule, options, message):
-    tx = jt.sparsify(optax.sgd(1), schedule, **options)
     if message is None:
-        tx.init(PARAMS)
+        jt.sparsify(optax.sgd(1), schedule, **options).init(PARAMS)
         return
     with pytest.raises(UserError, match=f"^{message}"):
-        tx.init(PARAMS)
+        jt.sparsify(optax.sgd(1), schedule, **options).init(PARAMS)
+
+
+def test_the_begin_of_gradual_pruning_is_asked_for_where_masks_are_traced():
+    gradual = jt.schedules.gradual
+    make = lambda schedule: jax.jit(lambda masks: jt.sparsify(optax.sgd(1), schedule, masks=masks).init(PARAMS))  # noqa: E731
+    with pytest.raises(UserError, match=r"^masks: within a compiled .* allowed is gradual\(..., initial=...\)"):
+        make(gradual(0.9, 0, 4, 2))(HALF)
+    assert trees_equal(jt.masks_of(make(gradual(0.9, 0, 4, 2, initial=0.5))(HALF)), HALF)
 
 
 def test_an_update_without_parameters_is_refused():

@@ -43,6 +43,8 @@ GAMES = {
     | {"objective.n_critic": 2, "objective.ema_decay": 0.9, "objective.augmentations": ("translation",)},
 }
 DENSE = ("linear_ae", "linear_vae")  # Their products are the same operations in a loop.
+# Two programs round differently in float32, and Adam enlarges that beyond the tolerance: in float64 there is room.
+ENLARGING = ("sngan_conditional",)
 
 
 def configured(name, data_directory, **changes):
@@ -164,8 +166,12 @@ QUICK = ("linear_ae", "wgan_gp")
         ("linear_ae", "host"),
     ],
 )
-def test_a_program_of_several_steps_computes_what_single_steps_compute(name, placement, data_directory):
-    setup = Setup(configured(name, data_directory, **GAMES[name], **{"data.placement": placement}))
+def test_a_program_of_several_steps_computes_what_single_steps_compute(name, placement, data_directory, request):
+    exact = {}
+    if name in ENLARGING:
+        request.getfixturevalue("float64")
+        exact = {"dtype": "float64"}
+    setup = Setup(configured(name, data_directory, **GAMES[name], **exact, **{"data.placement": placement}))
     initial = setup.init(0)
     scores = pruning.random(initial.params, setup.dense_masks, 0)
     masks = pruning.prune(scores, setup.dense_masks, 0.5, scope="layerwise")
@@ -182,8 +188,8 @@ def test_a_program_of_several_steps_computes_what_single_steps_compute(name, pla
             # The gradient of a bias in front of a norm is rounding errors, which Adam scales to steps of the learning
             # rate, and the norm's mean follows.
             is_free = re.search(r"generator.*(conv_|unproject|shortcut).*bias|generator.*norm.*mean", place)
-            atol = 2 * 2 * TOGETHER * setup.config.optimizer.learning_rate if is_free else 1e-5
-            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=atol, err_msg=place)
+            atol = 2 * 2 * TOGETHER * setup.config.optimizer.learning_rate if is_free else 1e-10 if exact else 1e-5
+            np.testing.assert_allclose(ours, theirs, rtol=1e-8 if exact else 1e-4, atol=atol, err_msg=place)
     assert_masked(together[0].params, masks)
     if average := together[0].average:
         assert_masked(average["params"], {component: masks[component] for component in average["params"]})

@@ -172,6 +172,19 @@ def test_a_card_says_that_its_samples_are_those_of_the_untrained_ticket(gan, dat
         assert (said in text) == is_said and ("rewind point and trained weights" in text) != is_said
 
 
+def test_a_ticket_of_ones_own_network_shows_its_metadata_and_its_card_names_no_task(tmp_path, capsys):
+    yaml = pytest.importorskip("yaml")
+    masks, params = {"a": np.eye(2) > 0}, {"a": np.ones((2, 2))}
+    jt.save_ticket(tmp_path / NAME, masks, params, metadata={"accuracy": 0.97, "many": list(range(1000))})
+    assert call("info", tmp_path) == 0
+    text = capsys.readouterr().out
+    assert "accuracy: 0.97\n" in text and len(text) < 1000
+    assert call("extract", tmp_path, f"--out={tmp_path / 'card'}", "--card") == 0
+    _, front, text = (tmp_path / "card" / "README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(front).keys() == {"library_name", "license", "tags"}
+    assert 'jt.load_ticket("DIRECTORY", like=params)' in text and "A lottery ticket in a network:" in text
+
+
 def load_file_config(path, *variant):
     spec = importlib.util.spec_from_file_location("retrain", path)
     module = importlib.util.module_from_spec(spec)

@@ -19,7 +19,7 @@ from test_tensor_files import assert_same
 
 import jaxtickets as jt
 from jaxtickets import masks as mask_lib
-from jaxtickets import models, opening, sample, tickets, trained
+from jaxtickets import models, opening, sample, tensor_files, tickets, trained
 from jaxtickets.errors import UserError
 from jaxtickets.experiments import ticket as ticket_method
 from jaxtickets.metrics import generation
@@ -246,6 +246,13 @@ def test_a_tree_that_does_not_fit_is_one_line(tmp_path):
             jt.save_ticket(path, wrong, params)
     for wrong, match in (
         ({"trained": {"b": params["a"]}}, "^trained: is built unlike params"),
+        ({"trained": {"params": params}}, r"^trained: is built unlike params \(params has no params/a\)"),
+        ({"trained": (params, {"loss": 1.0})}, r"^trained: is built unlike params \(params has no 0/a\)"),
+        (
+            {"trained": {"a": random(3, 3)}},
+            r"^trained: a has the shape \(3, 3\); allowed is the shape \(3, 2\), as in params$",
+        ),
+        ({"trained": trained.Trained({"a": random(2, 2)}, {}, {})}, r"^trained: a has the shape \(2, 2\); allowed is"),
         ({"axis_names": {"a": "ab"}}, "^axis_names: that of a is 'ab'; allowed is a tuple"),
         ({"network": {"model": {}}}, "^network: .* allowed is what Trained.network is: model, channels and classes"),
         ({"metadata": [1]}, "^metadata: .* allowed is a dictionary"),
@@ -270,16 +277,48 @@ def test_a_file_that_is_there_is_replaced_and_stays_if_the_new_one_is_refused(tm
     assert jt.load_ticket(path).params["a"].shape == (5, 4)
 
 
+def test_a_newer_format_and_a_directory_without_a_ticket_are_told_as_such(tmp_path):
+    tensor_files.write(tmp_path / "newer", "ticket", {}, {"format": "jaxtickets 4"})
+    with pytest.raises(
+        UserError, match="newer: written by a newer version, as 'jaxtickets 4'; .* 'jaxtickets 3': update"
+    ):
+        jt.load_ticket(tmp_path / "newer")
+    run = tmp_path / "run"
+    run.mkdir()
+    for made, match in (
+        ({}, "allowed is a ticket file, the directory of a card, or that of a run with a ticket$"),
+        ({"config.json": {"config": {}}}, "its run has no verdict yet$"),
+        ({"verdict.json": {"winning_round": None}}, "its verdict names no round$"),
+        ({"verdict.json": {"winning_round": 3}}, "the file of round 3 is gone$"),
+        ({"seed_0/ticket.safetensors": {}}, f"that of one seed is {run}/seed_0/ticket.safetensors$"),
+        ({"seed_1/ticket.safetensors": {}}, rf"those of its seeds are {run}/seed_\*/ticket.safetensors$"),
+    ):
+        for name, content in made.items():
+            (run / name).parent.mkdir(exist_ok=True)
+            (run / name).write_text(json.dumps(content))
+        with pytest.raises(UserError, match=f"run: is a directory without ticket.safetensors; {match}"):
+            jt.load_ticket(run)
+
+
+def test_a_ticket_is_shown_in_a_line_without_its_arrays(gan, tmp_path):
+    params, masks = {"a": random(300, 200)}, {"a": np.eye(300, 200) > 0}
+    jt.save_ticket(tmp_path / NAME, masks, params, trained=params)
+    assert repr(jt.load_ticket(tmp_path)) == (
+        f"Ticket('{tmp_path / NAME}': 99.67% of 60,000 prunable weights pruned, own network, trained weights)"
+    )
+    assert repr(jt.load_ticket(gan)).endswith("weights pruned, dcgan, trained weights, fd_digits 12.5)")
+
+
 def test_numbers_of_numpy_and_jax_are_metadata_and_other_objects_are_one_line(tmp_path):
     params, masks = {"a": random(3, 2)}, {"a": np.eye(3, 2) > 0}
     given = {
         "accuracy": np.float32(0.5),
         "runs": [np.int64(3), (jnp.float32(2), np.bool_(True))],
-        "of": {"n": np.array(7)},
+        "of": {"n": np.array(7), 3: float("nan")},
     }
     jt.save_ticket(tmp_path / NAME, masks, params, metadata=given)
     metadata = jt.load_ticket(tmp_path / NAME).metadata
-    assert metadata == {"accuracy": 0.5, "runs": [3, [2.0, True]], "of": {"n": 7}}
+    assert metadata == {"accuracy": 0.5, "runs": [3, [2.0, True]], "of": {"n": 7, "3": None}}
     for wrong, match in (
         ({"curve": np.ones(3)}, r"metadata\['curve'\]: is of the type ndarray; allowed are texts, numbers"),
         ({"of": [{"when": np.datetime64("2020-01-01")}]}, r"metadata\['of'\]\[0\]\['when'\]: is of the type date;"),
@@ -386,9 +425,18 @@ def test_without_trained_weights_a_line_says_that_the_rewind_point_is_used(data_
     assert again.shape == images.shape and again.dtype == np.float32
     np.testing.assert_array_equal(again, ticket.reconstruct(np.float32(images) / 127.5 - 1))
     assert capsys.readouterr().err.count("no trained weights; the network is that of the rewind point") == 1
-    for wrong in ("x", images[0], images.astype(int)):
-        with pytest.raises(UserError, match=r"images: is .*; allowed is \[batch, height, width, channels\], float or"):
+    for wrong, match in (
+        ("x", r"has the shape \(\); allowed is \[batch, 28, 28, 1\]$"),
+        (images[0], r"has the shape \(28, 28, 1\); allowed is \[batch, 28, 28, 1\]$"),
+        (images[:, :14], r"has the shape \(2, 14, 28, 1\); allowed is \[batch, 28, 28, 1\]$"),
+        (images.astype(int), "are of int64; allowed are uint8 from 0 to 255, or float from -1 to 1$"),
+        (np.float32(images), "are float32 from 0 to 255; allowed are uint8 from 0 to 255, or float from -1 to 1$"),
+        (images * np.nan, "are float32 from nan to nan; allowed are"),
+    ):
+        with pytest.raises(UserError, match=f"^images: {match}"):
             ticket.reconstruct(wrong)
+    with pytest.raises(UserError, match=r"^inputs: has the shape \(2, 14, 28, 1\); allowed is \[batch, 28, 28, 1\]$"):
+        ticket.apply("encoder", images[:, :14])
     with pytest.raises(UserError, match="'autoencoder' can't be sampled"):
         ticket.sample(2)
 

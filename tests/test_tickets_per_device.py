@@ -8,13 +8,12 @@ import threading
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT, Killed, environment, killing, tiny, untimed_rounds, untimed_scalars
 
 from jaxtickets import config as config_lib
-from jaxtickets import loop, runs, snapshots, train
+from jaxtickets import loop, runs, snapshots
 from jaxtickets import masks as mask_lib
 from jaxtickets.devices import replicate
 from jaxtickets.errors import UserError
@@ -63,22 +62,6 @@ def whole(quick_runs, data_directory, tmp_path_factory):
 
 
 # The numbers.
-
-
-@pytest.fixture
-def float64(monkeypatch):
-    """Everything that trains is in float64."""
-
-    def doubled(*arguments, init=train.init_state, **named):
-        return jax.tree.map(
-            lambda leaf: leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
-            init(*arguments, **named),
-        )
-
-    monkeypatch.setattr(train, "init_state", doubled)
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
 
 
 NAMES = [("ae_digits", {}), pytest.param("gan_digits", {}, marks=pytest.mark.slow)]

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -13,26 +14,28 @@ import numpy as np
 
 from jaxtickets import masks as mask_lib
 from jaxtickets import pruning
-from jaxtickets.checks import check_count, check_function, check_share, place
+from jaxtickets.checks import check_count, check_function, place
 from jaxtickets.errors import UserError
-from jaxtickets.library.states import rewind
+from jaxtickets.library.first_masks import check_choice_of_leaves, first_masks
+from jaxtickets.library.levels import levels_of
+from jaxtickets.library.states import rewind, zeroed
 from jaxtickets.library.stored import Store, checksum, described
 from jaxtickets.pruning.score import needs
 from jaxtickets.pruning.structures import known_axes, parse_structure
-from jaxtickets.pytrees import check_fit, check_shapes, is_array, pairs, structure_of
+from jaxtickets.pytrees import check_like, check_shapes, is_array, is_hole, pairs, structure_of
 
 OFFERED = ("start", "initial", "seed")
 
 
 class Round(NamedTuple):
-    """One round: pruned, rewound, trained. Round 0 is dense.
+    """One round: pruned, rewound, trained. Round 0 is dense, or has the masks that `jt.imp` was given.
 
     Attributes:
-      number: 0 for the dense network, then 1, 2, ...
+      number: 0 for the first round, then 1, 2, ...
       masks: the masks that it was trained with.
       params: the trained parameters; pruned weights are exactly zero. NumPy arrays, as the masks.
       sparsity: pruned weights / prunable weights.
-      metrics: the numbers that the callback has returned.
+      metrics: the numbers that the callback has returned; {} if there is none.
     """
 
     number: int
@@ -72,12 +75,15 @@ def imp(
       train_fn: `(params, masks, key) -> trained parameters`, or a state that holds them. Its loss multiplies the masks
         into the parameters (`jt.masks.apply`), or its optimiser is `jt.masked`. It is called once per round with
         parameters whose pruned weights are zero, with masks that are JAX arrays, and with the same key, so that each
-        round sees the same data in the same order.
+        round sees the same data in the same order. Pruned weights of the parameters that it returns are zero. Where
+        the loss has the masks and an update moves pruned weights all the same (noise on all weights, an optimiser that
+        mixes entries of a gradient, such as Muon), it returns `jt.masks.apply(trained, masks)`.
       params: the initial parameters, any pytree.
       key: handed to `early` and `train_fn`; a JAX key.
-      rounds: the number of rounds after the dense one, each of which prunes `rate` of the weights that remain.
-      targets: instead of `rounds`, the sparsity of each round after the dense one, increasing.
-      masks: the masks of the dense round; None: `jt.masks.ones(params, include, exclude)`.
+      rounds: the number of rounds after the first one, each of which prunes `rate` of the weights that remain.
+      targets: instead of `rounds`, the sparsity of each round after the first one, increasing.
+      masks: the masks of the first round, if it is not to be dense.
+      include, exclude: which leaves are prunable, as in `jt.masks.ones`; not beside `masks`, which say it themselves.
       early: for late rewinding: `(params, masks, key) -> rewind point`, which trains the dense network for the first
         few steps. Each round then calls `train_fn` with what it returned, parameters or a whole state, in which
         pruned weights and their moments are zero (`jt.rewind`). None: the rewind point is `params`.
@@ -89,31 +95,36 @@ def imp(
       scope, structure, min_per_layer, axes: see `jt.prune`.
       callback: `(round, what train_fn has returned) -> numbers by name`, or None, called after each round.
       workdir: a directory. Each round is saved in it, and the same call, also with more rounds, goes on after the last
-        one that is there. A round is saved before its callback is called, and again with its metrics: if the callback
-        fails or is killed, the round stays, with `metrics={}`, because what `train_fn` has returned is gone.
+        one that is there. A round is saved before its callback is called, and again with its metrics. A callback that
+        failed, was killed, or is new is called again for the saved rounds without metrics, if `train_fn` returns
+        parameters. A state is not saved: then `metrics` stays {}, and a warning says so.
 
     Returns:
-      The rounds, from the dense one on.
+      The rounds, from the first one on.
 
     Raises:
-      UserError: an argument is not what it can be, `train_fn` returns something else, or the directory holds
-        something else or rounds of other arguments. What `train_fn`, `early` and `score` compute can't be compared,
-        and all lambdas have one name: change them, and the directory.
+      UserError: an argument is not what it can be, `train_fn` returns something else or pruned weights that are not
+        zero, as after a loss without the masks, or the directory holds something else or rounds of other arguments.
+        What `train_fn`, `early` and `score` compute can't be compared, and all lambdas have one name: change them, and
+        the directory.
     """
     _check_functions(train_fn, early, params_of, score, callback)
     workdir = None if workdir is None else place(workdir, "workdir")
     if not isinstance(rewinds, bool):
         raise UserError(f"rewinds: {rewinds!r}: allowed is True or False")
     check_count(min_per_layer, "min_per_layer")
-    units = parse_structure(structure)
-    levels = _levels(rounds, targets, rate, structure, units.sparsity)
+    check_choice_of_leaves(masks, include, exclude)
+    dense = first_masks(params, masks, include, exclude)
+    levels = levels_of(rounds, targets, rate, mask_lib.sparsity(dense), structure, parse_structure(structure).sparsity)
     if early and not rewinds:
         raise UserError("early: nothing is rewound with rewinds=False; allowed is one of the two")
     offered = _offered(score)
     _check_key(key, "seed" in offered)
-    dense = mask_lib.ones(params, include, exclude) if masks is None else masks
-    check_fit(dense, params)
     kernels = known_axes(dense, structure, axes)
+    weights = mask_lib.counts(dense).weights
+    if structure == "weight" and round(levels[-1] * weights) == weights:
+        name = "rounds" if targets is None else "targets"
+        raise UserError(f"{name}: the last round would keep none of {weights} weights; allowed is less pruning")
     if len(levels) > 1:  # What can't be pruned is told before anything is trained.
         pruning.prune(pruning.random(params, dense, 0), dense, levels[1], scope, min_per_layer, structure, axes)
 
@@ -146,9 +157,33 @@ def imp(
                 "key": checksum({"key": key}),
             }
             store = stack.enter_context(Store.opened(workdir, about))
+
+        def measured(round_, result):
+            """The round with the callback's numbers, saved with them."""
+            if not callback:
+                return round_
+            round_ = round_._replace(metrics=_numbers(callback(round_, result)))
+            if store:
+                store.save_round(*round_, is_params=_is_params(result, params))
+            return round_
+
         done: list[Round] = []
-        if store:
-            done = [Round(number, *stored) for number, stored in enumerate(store.rounds(len(levels), params, dense))]
+        unmeasured = []
+        stored = store.rounds(len(levels), params, dense) if store else ()
+        for own, trained, sparsity, metrics, is_params in stored:
+            round_ = Round(len(done), own, trained, sparsity, metrics or {})
+            if callback and metrics is None and is_params:
+                round_ = measured(round_, _copy(round_.params))
+            elif callback and metrics is None:
+                unmeasured.append(str(round_.number))
+            done.append(round_)
+        if unmeasured:
+            logging.getLogger(__name__).warning(
+                "workdir=%r: rounds without metrics: %s. No callback had returned when they were saved, and the state "
+                "that train_fn returned is not in their files; measure their params, or take another directory",
+                str(workdir),
+                ", ".join(unmeasured),
+            )
         for number, level in enumerate(levels[len(done) :], start=len(done)):
             now = dense
             if number:
@@ -166,15 +201,12 @@ def imp(
             result = train_fn(_copy(rewind(start, on_device)), on_device, key)
             found = _find(result, params, params_of, "train_fn")
             check_shapes(found, params, "train_fn")
-            trained = jax.device_get(mask_lib.apply(found, on_device))
+            _check_zeros(found, on_device)
+            trained = jax.device_get(zeroed(found, on_device))  # Zeros where training has diverged, too.
             round_ = Round(number, now, trained, mask_lib.sparsity(now), {})
-            if store:
-                store.save_round(*round_)  # Before the callback, which may fail.
-            if callback and (metrics := _numbers(callback(round_, result))):
-                round_ = round_._replace(metrics=metrics)
-                if store:
-                    store.save_round(*round_)
-            done.append(round_)
+            if store:  # Before the callback, which may fail.
+                store.save_round(*round_[:-1], None, is_params=_is_params(result, params))
+            done.append(measured(round_, result))
     return done
 
 
@@ -201,40 +233,6 @@ def _check_key(key, is_for_seeds):
             is_key = False
     if not is_key:
         raise UserError(f"key: {key!r:.60}: allowed is a key of JAX, such as jax.random.key(0)")
-
-
-def _levels(rounds, targets, rate, structure, only):
-    """The sparsity of each round, with the dense one's; `only` is the one that the structure has, or None."""
-    if rounds is not None and targets is not None:
-        raise UserError("rounds, targets: both are given; allowed is one of them")
-    if targets is not None:
-        targets = _targets(targets)
-    if rounds is not None:
-        check_count(rounds, "rounds")
-    if only is not None:
-        if rounds not in (None, 1):
-            raise UserError(
-                f"rounds: {rounds!r}: {structure} has one sparsity, {only:g}, and so one round; allowed is 1"
-            )
-        if targets is not None and targets != [only]:
-            raise UserError(f"targets: {targets}: {structure} has one sparsity; allowed is [{only:g}]")
-        return [0.0, only]
-    if targets is None:
-        if rounds is None:
-            raise UserError("rounds: None: allowed is a whole number, or targets, the sparsity of each round")
-        return pruning.sparsities(rate, rounds)
-    levels = [0.0, *targets]
-    if any(after <= before for before, after in zip(levels, levels[1:], strict=False)):
-        raise UserError(f"targets: {levels[1:]}: allowed are sparsities above 0, each above the one before")
-    return levels
-
-
-def _targets(targets):
-    """The targets as numbers."""
-    is_several = isinstance(targets, Sequence) or (is_array(targets) and len(targets.shape) == 1)
-    if isinstance(targets, str) or not is_several or not len(targets):
-        raise UserError(f"targets: {targets!r:.60}: allowed is a list of sparsities, at least one, such as [0.5, 0.8]")
-    return [check_share(target, "targets") for target in targets]
 
 
 def _offered(score):
@@ -280,6 +278,29 @@ def _copy(tree):
 
 def _on_device(masks):
     return jax.tree.map(jnp.asarray, masks)
+
+
+def _is_params(result, params):
+    return structure_of(result) == structure_of(params)
+
+
+def _check_zeros(trained, masks):
+    """Refuses trained parameters whose pruned weights are not zero: most likely, training has not had the masks.
+
+    Infinity and NaN pass: where training diverges, masked gradients are NaN too.
+
+    Raises:
+      UserError: a pruned weight is another number.
+    """
+    for name, mask, leaf in check_like(masks, trained, "masks", "train_fn"):
+        if is_hole(mask):
+            continue
+        if n_wrong := int(jnp.count_nonzero(~mask & jnp.isfinite(leaf) & (leaf != 0))):
+            raise UserError(
+                f"train_fn: has returned pruned weights that are not zero, {n_wrong} in {name or 'the parameters'}: "
+                "training has not had the masks; allowed is a loss of jt.masks.apply(params, masks), or the optimiser "
+                "jt.masked(tx, masks). Where the loss has them, return jt.masks.apply(trained, masks)"
+            )
 
 
 def _find(state, params, params_of, what):

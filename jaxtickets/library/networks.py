@@ -22,6 +22,10 @@ def axes(module: Any, *inputs: Any, like: Any = None, **options: Any) -> Any:
     inputs and outputs (`Einsum`, stacks of layers that `scan` or `vmap` made) have unknown axes, and structures along
     axes are refused for them.
 
+    Without it, axes are known by the names of leaves, and a `kernel` is taken for `[..., inputs, outputs]`. So it is
+    needed for a `ConvTranspose` with `transpose_kernel=True`: its kernel is `[..., outputs, inputs]`, which its array
+    does not show, and by its name it would be pruned along the wrong axis without a message.
+
     Args:
       module: a Flax linen module, a Flax NNX module, or an Equinox module, also within lists, dictionaries and the
         like. It is not run.

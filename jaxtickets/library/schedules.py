@@ -47,6 +47,8 @@ class Schedule(NamedTuple):
       initial: the sparsity of the random masks that training starts with; 0: it starts with what it is given.
       scope, structure, min_per_layer, axes: see `jt.prune`.
       seed: of the random masks and of the keys of scores.
+      is_open: whether the levels begin at 0 because nothing else was said; then `sparsify` lets them begin at the
+        sparsity of the masks that it is given.
     """
 
     start: int = 0
@@ -61,6 +63,7 @@ class Schedule(NamedTuple):
     min_per_layer: int = 0
     axes: Any = None
     seed: int = 0
+    is_open: bool = False
 
 
 def saliency(params, masks, gradients) -> Any:
@@ -90,7 +93,7 @@ def gradual(
     stop: int,
     every: int,
     *,
-    initial: float = 0.0,
+    initial: float | None = None,
     power: int = 3,
     score: Callable = pruning.magnitude,
     **how,
@@ -101,7 +104,8 @@ def gradual(
 
     Args:
       sparsity: at the end, in [0, 1).
-      initial: at the start; equal to `sparsity`, the masks of one sparsity are drawn again in each change.
+      initial: at the start; equal to `sparsity`, the masks of one sparsity are drawn again in each change. None: 0, or
+        the sparsity of the masks that `jt.sparsify` is given.
       power: of the polynomial, 3 as published.
       how: `scope`, `structure`, `min_per_layer`, `axes`, `seed` of `Schedule`.
 
@@ -109,7 +113,8 @@ def gradual(
       UserError: an argument is not what it can be.
     """
     _check_how(how)
-    sparsity, initial = check_share(sparsity, "sparsity"), check_share(initial, "initial")
+    sparsity, is_open = check_share(sparsity, "sparsity"), initial is None
+    initial = 0.0 if initial is None else check_share(initial, "initial")
     check_count(power, "power", 1)
     if initial > sparsity:
         raise UserError(f"initial: {initial:g}: allowed is at most the final sparsity, {sparsity:g}")
@@ -118,7 +123,7 @@ def gradual(
     steps = _steps(start, stop, every)
     progress = [(step - start) / max(1, stop - start) for step in steps] if stop > start else [1.0]
     levels = tuple(initial + pruning.cubic(sparsity - initial, share, power) for share in progress)
-    return _checked(Schedule(start, stop, every, levels, score=score, **how))
+    return _checked(Schedule(start, stop, every, levels, score=score, is_open=is_open, **how))
 
 
 def one_shot(sparsity: float, at: int = 0, *, score: Callable = pruning.magnitude, **how) -> Schedule:
@@ -217,6 +222,30 @@ def _checked(schedule):
 
 def _has_default(schedule, name):
     return inspect.signature(schedule.score).parameters[name].default is not inspect.Parameter.empty
+
+
+def begun_at(schedule: Schedule, masks: Any) -> Schedule:
+    """The schedule whose levels, if they are open, begin at the sparsity of these masks.
+
+    Raises:
+      UserError: they prune more than the schedule does in the end, or are traced, so that it is not known.
+    """
+    if not schedule.is_open:
+        return schedule
+    if any(isinstance(mask, jax.core.Tracer) for mask in jax.tree.leaves(masks)):
+        raise UserError(
+            "masks: within a compiled function their sparsity, at which gradual begins, is not known; allowed is "
+            "gradual(..., initial=...), or jt.sparsify outside of it"
+        )
+    first, final, (weights, kept) = mask_lib.sparsity(masks), schedule.levels[-1], mask_lib.counts(masks)
+    if not first:
+        return schedule
+    if weights - kept > round(final * weights):  # Counts, because 0.3 of 192 weights are 58, which is 0.302.
+        raise UserError(
+            f"masks: they prune {first:g} already; allowed is at most the final sparsity of the schedule, {final:g}"
+        )
+    # The last level stays as it is to the last bit.
+    return schedule._replace(levels=tuple(final - (final - first) * (1 - level / final) for level in schedule.levels))
 
 
 # Within the transformation.

@@ -170,16 +170,20 @@ class Store:
             arrays, about = _read(file)
             return _unpacked(arrays, about["types"], point)
 
-    def save_round(self, number: int, masks, params, sparsity: float, metrics: dict) -> None:
-        """Writes a round; once this returns, it is complete."""
-        # JSON has no NaN and no infinity: these are texts.
-        told = {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}
-        self._write(
-            self._file(number), {"masks": mask_lib.pack(masks), "params": params}, sparsity=sparsity, metrics=told
-        )
+    def save_round(self, number: int, masks, params, sparsity: float, metrics: dict | None, *, is_params: bool) -> None:
+        """Writes a round; once this returns, it is complete.
 
-    def rounds(self, n: int, params, masks) -> Iterator[tuple[Any, Any, float, dict]]:
-        """`(masks, params, sparsity, metrics)` of the rounds from 0 on, at most `n`, in the structures of these.
+        Args:
+          metrics: None as long as no callback has returned.
+          is_params: whether `train_fn` returned these parameters by themselves, and no state with more in it.
+        """
+        # JSON has no NaN and no infinity: these are texts.
+        told = metrics and {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}
+        tree = {"masks": mask_lib.pack(masks), "params": params}
+        self._write(self._file(number), tree, sparsity=sparsity, metrics=told, is_params=is_params)
+
+    def rounds(self, n: int, params, masks) -> Iterator[tuple[Any, Any, float, dict | None, bool]]:
+        """What `save_round` was given of the rounds from 0 on, at most `n`, in the structures of these.
 
         The first round that is not there ends them, and so does one whose file is damaged, which a warning says.
         """
@@ -191,10 +195,11 @@ class Store:
                 with tensor_files.reading(file, "a round", "training goes on from the round before"):
                     arrays, about = _read(file)
                     packed = _unpacked(arrays, about["types"], like)
-                    told = {
-                        name: math.nan if value is None else float(value) for name, value in about["metrics"].items()
-                    }
-                    found = (mask_lib.unpack(packed["masks"], masks), packed["params"], about["sparsity"], told)
+                    told = about["metrics"]
+                    told = told and {name: math.nan if value is None else float(value) for name, value in told.items()}
+                    own_masks = mask_lib.unpack(packed["masks"], masks)
+                    is_params = about.get("is_params", False)
+                    found = (own_masks, packed["params"], about["sparsity"], told, is_params)
             except DamagedError as error:
                 logging.getLogger(__name__).warning("%s", error)
                 return

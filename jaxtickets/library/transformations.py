@@ -14,6 +14,7 @@ import optax
 from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
 from jaxtickets.library import schedules
+from jaxtickets.library.first_masks import check_choice_of_leaves, first_masks
 from jaxtickets.library.schedules import Schedule
 from jaxtickets.library.states import kept, zeroed
 from jaxtickets.pytrees import check_fit, check_shapes, is_hole
@@ -36,6 +37,9 @@ class SparseState(NamedTuple):
 def masked(tx: optax.GradientTransformation, masks: Any) -> optax.GradientTransformationExtraArgs:
     """`tx` under masks that stay as they are: pruned weights are zero after each update, and have no moments.
 
+    Start from `jt.masks.apply(params, masks)`. The loss reads the parameters as they are, so from dense ones the first
+    gradient is that of the dense network, and training goes another way than with the masks in the loss.
+
     Args:
       tx: any Optax optimiser.
       masks: like the parameters, such as those of a ticket.
@@ -55,15 +59,17 @@ def sparsify(
 
     The gradients that it is given should be those of all weights, as they are where the loss reads the parameters
     themselves: RigL grows weights where the gradient is large. The optimiser sees gradients and parameters under the
-    masks. The update that is returned brings pruned weights to zero, so nothing may change it afterwards: in
+    masks. Where the schedule or `masks` are sparse from the start, start from
+    `jt.masks.apply(params, jt.masks_of(tx.init(params)))`, or the first gradient is that of the dense network (see
+    `jt.masked`). The update that is returned brings pruned weights to zero, so nothing may change it afterwards: in
     `optax.chain` this comes last. Under `optax.MultiSteps` the schedule counts the updates that are made. Outside of a
     compiled function it works too, slowly: each update is then compiled by itself.
 
     Args:
       tx: any Optax optimiser.
       schedule: one of `jt.schedules`: `gradual`, `one_shot`, `static`, `rigl`, `sparse_evolutionary`.
-      masks: masks to start from; None: all weights are kept.
-      include, exclude: which leaves are prunable if `masks` are not given; see `jt.masks.ones`.
+      masks: masks to start from; None: all weights are kept. `gradual` without `initial` begins at their sparsity.
+      include, exclude: which leaves are prunable, as in `jt.masks.ones`; not beside `masks`, which say it themselves.
 
     Raises:
       UserError: an argument is not what it can be; when the state is made, if the schedule can't be kept with these
@@ -73,16 +79,13 @@ def sparsify(
         raise UserError(f"tx: {tx!r:.60}: allowed is an optimiser of Optax, such as optax.adam(0.001)")
     if not isinstance(schedule, Schedule):
         raise UserError(f"schedule: {schedule!r}: allowed is one of jt.schedules, such as jt.schedules.one_shot(0.9)")
+    check_choice_of_leaves(masks, include, exclude)
+    if masks is not None:
+        schedule = schedules.begun_at(schedule, masks)
     tx = optax.with_extra_args_support(tx)
 
-    def dense_masks(params):
-        if masks is None:
-            return mask_lib.ones(params, include, exclude)
-        check_fit(masks, params)
-        return masks
-
     def init(params):
-        first = schedules.initial_masks(schedule, params, dense_masks(params))
+        first = schedules.initial_masks(schedule, params, first_masks(params, masks, include, exclude))
         first = jax.tree.map(jnp.asarray, first)
         return SparseState(jnp.zeros([], jnp.int32), first, tx.init(mask_lib.apply(params, first)))
 
@@ -93,7 +96,7 @@ def sparsify(
         check_shapes(updates, params, "updates")
         gradients, now, inner = updates, state.masks, state.inner
         if schedule.levels:
-            dense = dense_masks(params)
+            dense = first_masks(params, masks, include, exclude)
 
             def change(now, inner):
                 after = schedules.changed(schedule, state.count, _kept(params, now), gradients, now, dense)

@@ -39,9 +39,11 @@ def answer(run: Results) -> Iterator[str]:
     if run.seed_rounds:
         note += " " + test_note(run.verdict)
     yield paragraph(note)
+    if beyond := _beyond_the_limit(run.verdict):
+        yield paragraph(beyond)
     if paper := published(run):
         yield paragraph(f"The paper, in this setting: {paper}.")
-    yield "<h3>What this does not show</h3>"
+    yield '<h2 class="small">What this does not show</h2>'
     yield '<ul class="limits soft">'
     yield from (f"<li>{escape(line)}</li>" for line in limits(run))
     yield "</ul>"
@@ -80,6 +82,41 @@ def test_note(verdict: Mapping[str, Any]) -> str:
         f"Means over {seeds} seeds.{ratios if has_ratios else ''} p: {test} that the {what} is within the tolerance,"
         f" adjusted for the number of rounds; below {1 - verdict['confidence']:.2g} the round wins."
     )
+
+
+def _beyond_the_limit(verdict: Mapping[str, Any]) -> str:
+    """Why a round has won whose interval reaches beyond the limit; "" if there is none."""
+    entry = judged_rounds(verdict).get(winning_round(verdict), {})
+    if entry.get("ratio_high") is None or not entry.get("pairs"):
+        return ""
+    limit, is_higher = ratio_limit(verdict["tolerance"], verdict["better"]), is_higher_better(verdict)
+    end = entry["ratio_low" if is_higher else "ratio_high"]
+    if (end >= limit) if is_higher else (end <= limit):
+        return ""
+    seeds, confidence = len(verdict["seeds"]), verdict["confidence"]
+    bound, which = one_sided_bound(entry["ratio"], end, seeds, confidence), "lower" if is_higher else "upper"
+    return (
+        f"The interval of the {winner(verdict)} reaches beyond the limit of {limit:g}, because it leaves out"
+        f" {(1 - confidence) / 2:.1%} at either end, and the test at most {1 - confidence:.0%} at one: its {which}"
+        f" bound is {bound:.3g}. Only more seeds make the interval narrow."
+    )
+
+
+def one_sided_bound(ratio: float, bound: float, seeds: int, confidence: float) -> float:
+    """The bound of a one-sided interval of a ratio, from an end of its two-sided one with the same confidence.
+
+    A paired one-sided t test at the level 1 - `confidence` rejects that the ratio is worse than a limit exactly where
+    this bound is better.
+
+    Args:
+      ratio: the geometric mean over the seeds.
+      bound: the end of the two-sided interval on the side of the limit.
+      seeds: the number of pairs, at least 2.
+    """
+    from scipy import stats
+
+    narrower = stats.t.ppf(confidence, seeds - 1) / stats.t.ppf((1 + confidence) / 2, seeds - 1)
+    return ratio * (bound / ratio) ** float(narrower)
 
 
 def verdict_facts(verdict: Mapping[str, Any], reference: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

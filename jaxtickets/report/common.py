@@ -3,7 +3,7 @@
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtickets import references as reference_lib
 from jaxtickets.errors import UserError
 from jaxtickets.origin import flat
-from jaxtickets.report.reading import Metric, Results, describe, main_metric, metric_columns
+from jaxtickets.report.reading import REFERENCES, Metric, Results, describe, main_metric, metric_columns, significant
 
 MAX_LABEL_FIELDS = 3
 LABEL_WIDTH = 44
@@ -44,11 +44,37 @@ def common_metric(runs: Sequence[Results]) -> str | None:
 
 
 def common_reference(metric: str | None, runs: Iterable[Results]) -> dict[str, Any]:
-    """A metric's references, the means over the runs; {} if held-out images do not score the same in all of them."""
-    entries = [run.references.get(metric, {}) for run in runs if metric in metric_columns(run.rounds, run.about)]
-    scores = [reference_lib.known(entry, "held_out") for entry in entries]
-    is_same = None not in scores and np.allclose(scores, scores[:1], rtol=0.01)
-    return reference_lib.mean([{metric: entry} for entry in entries]).get(metric, {}) if is_same else {}
+    """A metric's references that are the same in all runs, up to 1%; {} if that of held-out images is not."""
+    entries = _references(metric, runs)
+    differing = {kind for kind in REFERENCES if not _is_same([reference_lib.known(entry, kind) for entry in entries])}
+    if "held_out" in differing:
+        return {}
+    mean = reference_lib.mean([{metric: entry} for entry in entries]).get(metric, {})
+    return {name: value for name, value in mean.items() if name not in differing}
+
+
+def reference_words(metric: str | None, runs: Collection[Results]) -> str:
+    """A metric's references over the runs, the range of each that is not the same in all; "" without any.
+
+    Those of runs whose held-out images differ are not told, because each run then has its own scale.
+    """
+    entries, told = _references(metric, runs), []
+    if not common_reference(metric, runs):
+        return ""
+    for kind, name in REFERENCES.items():
+        values = [reference_lib.known(entry, kind) for entry in entries]
+        if None not in values:
+            ends = dict.fromkeys(significant(end) for end in (min(values), max(values)))
+            told.append(f"{name} {' to '.join(ends)}{', by run' * (len(ends) > 1)}")
+    return ", ".join(told)
+
+
+def _references(metric, runs):
+    return [run.references.get(metric, {}) for run in runs if metric in metric_columns(run.rounds, run.about)]
+
+
+def _is_same(values):
+    return None not in values and np.allclose(values, values[:1], rtol=0.01)
 
 
 def describe_common(metric: str | None, runs: Iterable[Results]) -> Metric:

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from jaxtickets.report.common import common_metric, common_reference, describe_common
+from jaxtickets.report.common import common_metric, describe_common, reference_words
 from jaxtickets.report.elements import Row, csv_link, paragraph, plot, plots, save_link, section, table
 from jaxtickets.report.exports import KINDS
 from jaxtickets.report.levels import LEVEL_NOTES, cell_of, level_cells, ratio_cell_of
 from jaxtickets.report.page import document
 from jaxtickets.report.published import published
-from jaxtickets.report.reading import REFERENCES, Results, is_finite, percent, significant
+from jaxtickets.report.reading import Results, is_finite, percent, significant
 from jaxtickets.report.series import AXES, MAX_BANDS, Point, colours, cost_figures, curves
 from jaxtickets.report.svg import svg, variable
 from jaxtickets.report.table import LEFT, summary_cells
@@ -50,10 +50,7 @@ def _quality(runs: Mapping[str, Results], fields: Sequence[str], metric: str | N
         return
     told, found = describe_common(metric, runs.values()), curves(runs, fields, metric)
     yield paragraph(f"{metric}: {told.label}. {told.direction.capitalize()}.")
-    reference = common_reference(metric, runs.values())
-    known = {name: reference[kind] for kind, name in REFERENCES.items() if is_finite(reference.get(kind))}
-    if known:
-        scores = ", ".join(f"{name} {significant(value)}" for name, value in known.items())
+    if scores := reference_words(metric, runs.values()):
         yield paragraph(f"For comparison: {scores}.")
     yield '<ul class="legend">'
     for label, colour in colours(list(found)).items():
@@ -71,7 +68,8 @@ def _quality(runs: Mapping[str, Results], fields: Sequence[str], metric: str | N
     yield paragraph(
         f"Lines: means over the seeds.{bands} Squares: dense runs. Diamonds: the rounds that a verdict names. The"
         " training that a ticket takes is that of all rounds before it too for imp, of the dense run too for one_shot,"
-        " and of its own round alone for other methods."
+        " and of its own round alone for other methods. Its seconds are those of each run's own machine, with logging"
+        " and saving, without compilation and metrics; pruned weights take time too, unless channels were taken out."
     )
 
 

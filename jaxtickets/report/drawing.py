@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator, ScalarFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
-from jaxtickets.report.reading import REFERENCES, interval, is_finite, percent, significant
+from jaxtickets.report.reading import REFERENCES, interval, is_finite, percent, ratio, significant
 from jaxtickets.report.theme import COLOURS
 
 PLAIN = {"text.parse_math": False}  # Settings of Matplotlib for figures with names of others: $ is a letter.
 DPI = 130
-WIDTH = 4.8  # inches: as wide as a phone, so that the type is as large as that of the text there.
+WIDTH = 3.6  # inches: on a phone, where a plot is about 350 pixels wide, type of 8.5 points then has 11 pixels.
 WIDE = 9.0  # inches, of a plot that is no part of a page.
 LABEL = 42  # characters per line of y's label
-LEGEND = 62  # characters that fit beside each other in a legend
-MOST_TICKS = 11
+LEGEND = 45  # characters that fit beside each other in a legend
+MOST_TICKS = 8
 INK, FAINT, LINE, DENSE, BAND, WINNER = (
     COLOURS[name][0] for name in ("ink", "line", "curve", "dense", "band", "ticket")
 )
@@ -40,8 +40,8 @@ def png(figure: Figure) -> bytes:
 
 def metric_axis(axes: Axes, label: str, direction: str) -> None:
     """Labels y with a metric's name, in lines that fit the figure, and with its direction, if that is known."""
-    lines = [*textwrap.wrap(label, LABEL), *([f"({direction})"] if direction else [])]
-    axes.set_ylabel("\n".join(lines), color=INK, fontsize=8.5)
+    text = f"{label} ({direction})" if direction else label
+    axes.set_ylabel(textwrap.fill(text, LABEL), color=INK, fontsize=8.5)
 
 
 def legend(figure: Figure) -> None:
@@ -63,11 +63,17 @@ def interval_band(
     colour: Any,
     label: str | None = None,
 ) -> list[float]:
-    """Shades the confidence intervals of a run over several seeds; returns their ends, [] for a run of one seed."""
+    """Shades the confidence intervals of a run over several seeds; returns their ends, [] for a run of one seed.
+
+    Where the verdict has ratios, all values of the metric are positive: then a band ends at 0, which its label says.
+    """
     known = [(row["density"], *bounds) for row in rows if (bounds := interval(row, verdict, metric))]
     if not known:
         return []
     densities, lows, highs = zip(*known, strict=True)
+    ratios = [ratio(row, verdict, metric) for row in rows if row["round"]]
+    if min(lows) < 0 and ratios and all(ratios):
+        lows, label = [max(0, low) for low in lows], label and f"{label}, cut at 0"
     axes.fill_between(densities, lows, highs, color=colour, alpha=0.16, linewidth=0, zorder=2, label=label)
     return [*lows, *highs]
 
@@ -146,7 +152,7 @@ def value_axis(axes: Axes, values: Sequence[float]) -> None:
         return
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
@@ -167,7 +173,7 @@ def sparsity_axis(axes: Axes, densities: Sequence[float], most_ticks: int = MOST
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([percent(1 - density) for density in ticks])
-    axes.set_xlabel("weights pruned [%], spaced by the log of the weights kept", color=INK, fontsize=9)
+    axes.set_xlabel("weights pruned [%], log of weights kept", color=INK, fontsize=9)
 
 
 def clean(axes: Axes) -> None:

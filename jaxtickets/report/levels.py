@@ -10,9 +10,8 @@ import numpy as np
 
 from jaxtickets import statistics
 from jaxtickets.files import write_csv
-from jaxtickets.report.common import common_metric, common_reference, describe_common, run_names
+from jaxtickets.report.common import common_metric, describe_common, reference_words, run_names
 from jaxtickets.report.reading import (
-    REFERENCES,
     Results,
     flops_share,
     interval,
@@ -60,7 +59,7 @@ def levels(workdirs: Sequence[str | os.PathLike], out_dir: str | os.PathLike) ->
         return "There is no table by sparsity, because no two of the runs have a metric in common."
     left_out = [name for name in runs if name not in {row["run"] for row in rows}]
     title = f"{metric} by weights pruned [%], {describe_common(metric, runs.values()).direction} ({file}):"
-    reference = common_reference(metric, [runs[row["run"]] for row in rows])
+    reference = reference_words(metric, [runs[row["run"]] for row in rows])
     text = "\n".join([title, "", _table(rows, cell_of), *_notes(rows, left_out, reference), *_lone_winners(runs, rows)])
     if compared := [row for row in rows if row["ratio"] is not None]:
         title = "Times the dense run of the same seed, geometric mean over the seeds [confidence interval]:"
@@ -177,12 +176,8 @@ def ratio_cell_of(row: Mapping[str, Any]) -> str:
     return ratio_of(row) + ("*" if row["wins"] else " ")
 
 
-def _notes(rows: Sequence[dict[str, Any]], left_out: Sequence[str], reference: Mapping[str, Any]) -> list[str]:
-    notes = []
-    if reference:
-        known = {name: reference.get(kind) for kind, name in REFERENCES.items() if is_finite(reference.get(kind))}
-        scores = [f"{name} {significant(value)}" for name, value in known.items()]
-        notes.append(f"References: {', '.join(scores)}.")
+def _notes(rows: Sequence[dict[str, Any]], left_out: Sequence[str], reference: str) -> list[str]:
+    notes = [f"References: {reference}."] if reference else []
     notes += [note for note, holds in LEVEL_NOTES.items() if holds(rows)]
     if left_out:
         notes.append(

@@ -130,7 +130,8 @@ def _metrics(run: Results, drawn: Drawn) -> Iterable[str]:
         shown.append(plot(drawn.plots[RATIO], RATIO, seen, RATIO_CAPTION, csv_link("ratio.csv", ratio_rows(run))))
     for metric in shown_metrics(run):
         name, told = metric_plot(metric), describe(metric, run.verdict, run.about)
-        caption = f"{metric}. {told.direction.capitalize()}." if told.better else f"{metric}."
+        named = f"{metric}." if told.label in (metric, metric.replace("_", " ")) else f"{metric}: {told.label}."
+        caption = f"{named} {told.direction.capitalize()}." if told.better else named
         link = csv_link(f"{name}.csv", metric_rows(run, metric))
         shown.append(plot(drawn.plots[name], name, descriptions.of_metric(run, metric), caption, link))
     return plots(shown)
@@ -196,7 +197,8 @@ def _search(run: Results, drawn: Drawn) -> Iterator[str]:
     newest = run.searches[max(run.searches)]
     caption = (
         f"Each cell compares the masks of two epochs: the share of {newest['unit']} that one mask keeps and the other"
-        " prunes. Masks that have stopped moving make a light block at the upper right. The ticket (diamond) has"
+        " prunes, the normalised Hamming distance. Masks that have stopped moving make a light block at the upper"
+        " right. The ticket (diamond) has"
         f" emerged when the last {newest['queue']:g} masks are all closer to the newest one than the threshold: the"
         " white line, here and on the colour bar."
     )

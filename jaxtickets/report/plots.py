@@ -148,7 +148,7 @@ def metric_figure(
     value_axis_with_references(axes, values, reference)
     sparsity_axis(axes, [row["density"] for row in rows])
     described = describe(metric, verdict, about)
-    metric_axis(axes, described.label, described.direction if described.better else "")
+    metric_axis(axes, metric, described.direction if described.better else "")
     clean(axes)
     legend(figure)
     return figure
@@ -229,7 +229,7 @@ def layers_figure(layers: Sequence[dict[str, Any]]) -> Figure:
     every = -(-len(rounds) // MOST_TICKS)
     axes.set_xticks(range(0, len(rounds), every), [str(number) for number in rounds[::every]])
     axes.set_xlabel("round", color=INK, fontsize=9)
-    axes.tick_params(length=0, labelsize=8, labelcolor=INK)
+    axes.tick_params(length=0, labelsize=8.5, labelcolor=INK)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, pad=0.015, aspect=30)
     bar.set_label("weights pruned [%]", color=INK)

@@ -84,7 +84,7 @@ def ratio_figure(run: Results) -> Figure | None:
     value_axis_with_references(axes, values, run.references.get(metric, {}), unit=of_dense)
     sparsity_axis(axes, densities)
     described = describe(str(metric), run.verdict, run.about)
-    metric_axis(axes, f"{metric}, times the dense run's", described.direction if described.better else "")
+    metric_axis(axes, f"{metric} / dense run's", described.direction if described.better else "")
     clean(axes)
     legend(figure)
     return figure

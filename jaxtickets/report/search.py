@@ -1,5 +1,6 @@
 """The plot of an early-bird search: how its masks have moved."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from jaxtickets.report.drawing import DENSE, FAINT, INK, LINE, WIDTH, WINNER, cl
 from jaxtickets.report.reading import is_finite, percent, short
 
 MAX_SEARCHES = 4
+TITLE = 46  # characters of a line of the title
 
 
 def search_figure(search: Mapping[str, Any], title: str, largest: float) -> Figure:
@@ -32,17 +34,15 @@ def search_figure(search: Mapping[str, Any], title: str, largest: float) -> Figu
     # Light where masks are alike.
     colours = ScalarMappable(Normalize(0, largest), "viridis_r")
     _distances(axes, search, colours)
-    axes.set_title(title, loc="left", fontsize=9.5, color=INK)
-    axes.set_ylabel("epoch", color=INK)
-    _moved(axes, search).set_xlabel("epoch", color=INK)
+    axes.set_title(textwrap.fill(title, TITLE), loc="left", fontsize=9, color=INK)
+    axes.set_ylabel("epoch", color=INK, fontsize=9)
+    _moved(axes, search).set_xlabel("epoch", color=INK, fontsize=9)
     bar = figure.colorbar(colours, ax=axes, pad=0.02, aspect=30)
     ticks = MaxNLocator(6).tick_values(0, largest)
     plain = [tick for tick in ticks if abs(tick - threshold) > 0.04 * largest and tick <= largest]
-    bar.set_ticks([*plain, threshold], labels=[*(f"{tick:g}" for tick in plain), f"{threshold:g}, threshold"])
+    bar.set_ticks([*plain, threshold], labels=[*(f"{tick:g}" for tick in plain), f"{threshold:g}"])
     bar.ax.axhline(threshold, color="white", linewidth=1.5)
-    bar.set_label(
-        f"normalised Hamming distance\nbetween {search['unit'].removesuffix('s')} masks", color=INK, labelpad=8
-    )
+    bar.set_label(f"distance between {search['unit'].removesuffix('s')} masks", color=INK, fontsize=8.5)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=8.5, labelcolor=INK)
     return figure

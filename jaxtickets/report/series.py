@@ -14,6 +14,7 @@ from jaxtickets.report.common import common_metric, common_reference, describe_c
 from jaxtickets.report.drawing import (
     DENSE,
     INK,
+    MOST_TICKS,
     PLAIN,
     WIDE,
     WIDTH,
@@ -108,7 +109,7 @@ def comparison_figure(runs: Mapping[str, Results], fields: Sequence[str]) -> Fig
     axes = figure.subplots()
     metric = common_metric(list(runs.values()))
     found = curves(runs, fields, metric)
-    _draw(axes, runs, fields, found, "density", most_ticks=14)
+    _draw(axes, runs, fields, found, "density", describe_common(metric, runs.values()).label, most_ticks=14)
     if not found:
         return figure
     axes.scatter([], [], s=46, marker="s", color=DENSE, label="dense run")
@@ -139,7 +140,8 @@ def _draw(
     fields: Sequence[str],
     found: Mapping[str, list[Point]],
     axis: str,
-    most_ticks: int = 10,
+    metric_label: str = "",
+    most_ticks: int = MOST_TICKS,
 ) -> None:
     metric, named, colour = common_metric(list(runs.values())), labels(runs, fields), colours(list(found))
     clean(axes)
@@ -172,8 +174,7 @@ def _draw(
         sparsity_axis(axes, places, most_ticks)
     else:
         _cost_axis(axes, places, axis)
-    described = describe_common(metric, runs.values())
-    metric_axis(axes, described.label, described.direction)
+    metric_axis(axes, metric_label or str(metric), describe_common(metric, runs.values()).direction)
 
 
 def _cost_axis(axes: Axes, places: Sequence[float], axis: str) -> None:

@@ -48,7 +48,7 @@ body { margin: 0 auto; padding: 2.2rem 1rem 4rem; max-width: 66rem; background: 
 @media (min-width: 40rem) { body { padding-left: 1.8rem; padding-right: 1.8rem; } }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0; }
 h2 { font-size: 1.25rem; margin: 3rem 0 .8rem; }
-h3 { font-size: 1rem; margin: 1.6rem 0 .5rem; }
+h3, h2.small { font-size: 1rem; margin: 1.6rem 0 .5rem; }
 p { margin: .6rem 0; }
 .soft, figcaption, .caption { color: var(--soft); font-size: .9rem; }
 nav { margin: 1.2rem 0 0; font-size: .9rem; display: flex; flex-wrap: wrap; gap: .2rem 1rem; }
@@ -89,12 +89,12 @@ tr.wins td.mark { color: var(--accent); }
 .within, td.wins { color: var(--good); }
 .worse, .not, .nothing, .diverged, tr.reference :is(th, td) { color: var(--soft); }
 figure { margin: 0 0 1.6rem; min-width: 0; }
-figure svg { display: block; width: 100%; height: auto; max-width: 40rem; }
+figure svg { display: block; width: 100%; height: auto; max-width: 34rem; }
 figure img { display: block; max-width: 100%; height: auto; border-radius: 6px; }
 figcaption { margin-top: .5rem; }
 figcaption a, .caption a, .get { white-space: nowrap; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1rem 2rem; }
-.plots > :only-child { max-width: 40rem; }
+.plots > :only-child { max-width: 34rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); gap: 1rem 1.6rem; }
 .pair img, .strip img { width: 100%; }
 .strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); gap: .2rem 1rem; }

@@ -5,7 +5,8 @@ import shlex
 
 from jaxtickets.tickets.ticket import Ticket
 
-TASK = "unconditional-image-generation"
+# Tasks, as the hub names them.
+GENERATION, RECONSTRUCTION = "unconditional-image-generation", "image-to-image"
 
 
 def text(ticket: Ticket, license_: str, name: str, has_picture: bool) -> str:
@@ -18,24 +19,25 @@ def text(ticket: Ticket, license_: str, name: str, has_picture: bool) -> str:
     """
     verdict, config = ticket.metadata.get("verdict") or {}, ticket.metadata.get("config") or {}
     network = (ticket.trained.network if ticket.trained else None) or ticket.network or {}
-    model, data = network.get("model", {}).get("name", "network"), (config.get("data") or {}).get("name")
-    game = (config.get("objective") or {}).get("name")
+    model, data = network.get("model", {}).get("name"), (config.get("data") or {}).get("name")
+    game, flax = (config.get("objective") or {}).get("name"), "flax" if network else None
+    task = GENERATION if has_picture else RECONSTRUCTION if game else None
     about = {
         "library_name": "jaxtickets",
         "license": license_,
-        "tags": [tag for tag in ("jax", "flax", "lottery-ticket", "pruning", "sparse", game, model) if tag],
-        "pipeline_tag": TASK,
+        "tags": [tag for tag in ("jax", flax, "lottery-ticket", "pruning", "sparse", game, model) if tag],
+        "pipeline_tag": task,
         "metrics": [verdict["metric"]] if verdict.get("metric") else [],
     }
-    if data and verdict.get("metric"):
+    if data and task and verdict.get("metric"):
         label = verdict.get("metric_label", verdict["metric"])
         value = {"type": verdict["metric"], "name": label, "value": verdict.get("value")}
-        result = {"task": {"type": TASK}, "dataset": {"type": data, "name": data}, "metrics": [value]}
+        result = {"task": {"type": task}, "dataset": {"type": data, "name": data}, "metrics": [value]}
         about["model-index"] = [{"name": name, "results": [result]}]
     # JSON is YAML.
     front = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in about.items() if value]
     lines = ["---", *front, "---", "", f"# {name}", ""]
-    what = f"A lottery ticket in {model}" + (f" on {data}" if data else "")
+    what = f"A lottery ticket in {model or 'a network'}" + (f" on {data}" if data else "")
     lines += [f"{what}: {ticket.sparsity:.2%} of its prunable weights are pruned, that is exactly zero.", ""]
     if verdict.get("message"):
         lines += [verdict["message"], ""]
@@ -56,7 +58,9 @@ def text(ticket: Ticket, license_: str, name: str, has_picture: bool) -> str:
         "```python",
         "import jaxtickets as jt",
         "",
-        'ticket = jt.load_ticket("DIRECTORY")  # where these files are',
+        'ticket = jt.load_ticket("DIRECTORY")  # where these files are'
+        if network
+        else 'ticket = jt.load_ticket("DIRECTORY", like=params)  # where these files are; parameters of your network',
         *(["images = ticket.sample(64)  # [64, height, width, channels] in [-1, 1]"] if has_picture else []),
         "```",
         "",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,10 @@ from jaxtickets import files, tensor_files
 from jaxtickets.errors import UserError
 from jaxtickets.tensor_files import expect
 from jaxtickets.tickets import layout, older
+from jaxtickets.workdir import Workdir
 
-FORMAT = "jaxtickets 3"
+VERSION = 3
+FORMAT = f"jaxtickets {VERSION}"
 KEY = "ticket"  # Of the metadata.
 ABOUT = "about"  # The array with all that is no number, as compressed JSON.
 TREES = ("params", "batch_stats", "trained")  # Those whose nodes are listed, so that they can be read on their own.
@@ -96,9 +99,28 @@ def write(
 
 
 def place_of(path: os.PathLike) -> Path:
-    """The ticket file that a path names: itself, or `ticket.safetensors` in a directory, such as that of a card."""
+    """The ticket file that a path names: itself, or `ticket.safetensors` in a directory, such as that of a card.
+
+    Raises:
+      UserError: the directory has none; where its run has some, or why it has none, is said.
+    """
     path = Path(path)
-    return path / NAME if path.is_dir() and (path / NAME).is_file() else path
+    if not path.is_dir():
+        return path
+    if (path / NAME).is_file():
+        return path / NAME
+    run = Workdir(path)
+    if of_seeds := sorted(path.glob(f"seed_*/{NAME}")):
+        several = len(of_seeds) > 1
+        how = f"those of its seeds are {path}/seed_*/{NAME}" if several else f"that of one seed is {of_seeds[0]}"
+    elif not run.is_started:
+        how = "allowed is a ticket file, the directory of a card, or that of a run with a ticket"
+    elif verdict := run.read_verdict():
+        named = verdict.get("winning_round")
+        how = "its verdict names no round" if named is None else f"the file of round {named} is gone"
+    else:
+        how = "its run has no verdict yet"
+    raise UserError(f"{path}: is a directory without {NAME}; {how}")
 
 
 def reading(path: os.PathLike):
@@ -118,6 +140,11 @@ def read(path: os.PathLike) -> Content:
         return Content(**older.content_1(arrays, metadata))
     head = expect(tensor_files.parse(metadata.get(KEY, "{}")), dict, "its metadata")
     if (format_ := head.get("format")) not in (FORMAT, older.FORMAT):
+        newer = re.fullmatch(r"jaxtickets ([0-9]{1,9})", format_) if isinstance(format_, str) else None
+        if newer and int(newer[1]) > VERSION:
+            raise UserError(
+                f"{path}: written by a newer version, as {format_!r}; this one reads up to {FORMAT!r}: update it"
+            )
         raise UserError(f"{path}: not a ticket; allowed: a ticket.safetensors written by jaxtickets")
     tensor_files.verify(arrays, head)
     if format_ == older.FORMAT:

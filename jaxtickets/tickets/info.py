@@ -1,5 +1,6 @@
 """What a ticket file holds, for the eye and as JSON; and whether it is intact."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from jaxtickets import masks as mask_lib
 from jaxtickets.errors import DamagedError
 from jaxtickets.tables import aligned, wrapped
 from jaxtickets.tickets import content as content_lib
+
+OF_RUNS = ("row", "features", "command", "versions", "devices", "cpu_count", "git_revision")
+LONGEST = 200  # characters of a value of the metadata
 
 
 def facts(path: str | os.PathLike) -> dict[str, Any]:
@@ -49,7 +53,10 @@ def facts(path: str | os.PathLike) -> dict[str, Any]:
             "round": verdict.get("winning_round"),
             "data": verdict.get("data"),
             "config": metadata.get("config"),
-            **{name: metadata.get(name) for name in ("row", "command", "versions", "devices", "git_revision")},
+            **{name: metadata.get(name) for name in OF_RUNS},
+            "metadata": {
+                name: value for name, value in metadata.items() if name not in ("config", "verdict", *OF_RUNS)
+            },
         }
 
 
@@ -117,6 +124,9 @@ def summary(about: dict[str, Any]) -> str:
         lines.append(f"made with: {', '.join(f'{name} {one}' for name, one in versions.items() if one)}")
     if about["command"]:
         lines.append(f"command: {about['command']}")
+    for name, value in about["metadata"].items():
+        text = json.dumps(value, ensure_ascii=False)
+        lines.append(f"{name}: {text if len(text) <= LONGEST else f'{text[:LONGEST]}...'}")
     cells = [
         [
             layer["layer"],

@@ -14,6 +14,7 @@ from jaxtickets import masks as mask_lib
 from jaxtickets import tensor_files
 from jaxtickets.checks import check_count, place
 from jaxtickets.errors import UserError
+from jaxtickets.fields import is_finite
 from jaxtickets.progress import say
 from jaxtickets.tickets import content as content_lib
 from jaxtickets.tickets import given
@@ -50,6 +51,20 @@ class Ticket:
     axes: dict = flax.struct.field(pytree_node=False, default_factory=dict)
     path: Path | None = flax.struct.field(pytree_node=False, default=None)
     has_moments: bool = flax.struct.field(pytree_node=False, default=False)
+
+    def __repr__(self) -> str:
+        """The file, the sparsity, the network, whether it is trained, and the metric: no arrays."""
+        network = (self.trained.network if self.trained else None) or self.network
+        verdict = self.metadata.get("verdict")
+        verdict = verdict if isinstance(verdict, dict) else {}
+        counts = mask_lib.counts(self.masks)
+        told = [
+            f"{self.sparsity:.2%} of {counts.weights:,} prunable weights pruned",
+            network["model"]["name"] if network else "own network",
+            "trained weights" if self.trained else "no trained weights",
+            *([f"{verdict.get('metric')} {value:.4g}"] if is_finite(value := verdict.get("value")) else []),
+        ]
+        return f"Ticket({str(self.path)!r}: {', '.join(told)})"
 
     @property
     def sparsity(self) -> float:
@@ -117,20 +132,15 @@ class Ticket:
         """Reconstructions `[batch, height, width, channels]`, float32 in [-1, 1].
 
         Args:
-          images: `[batch, height, width, channels]`, float in [-1, 1] or uint8.
+          images: `[batch, height, width, channels]`, float in [-1, 1], or uint8 in [0, 255].
 
         Raises:
-          UserError: the network reconstructs nothing.
+          UserError: the network reconstructs nothing, or the images are not of its shape, these types or ranges.
         """
-        from jaxtickets.examples import to_float
-
-        opened, images = self.opened, np.asarray(images)
-        if images.ndim != 4 or not (images.dtype == np.uint8 or jnp.issubdtype(images.dtype, jnp.floating)):
-            told = f"{images.dtype} of the shape {images.shape}"
-            raise UserError(f"images: is {told}; allowed is [batch, height, width, channels], float or uint8")
+        opened = self.opened
         if not opened.objective.reconstruct:
             raise UserError(f"{self.path}: config.objective.name={opened.config.objective.name!r} can't reconstruct")
-        images = to_float(images) if images.dtype == np.uint8 else images.astype(np.float32)
+        images = given.images(images, opened.objective.components["encoder"].input_shape)
         return np.asarray(jax.jit(opened.objective.reconstruct)(opened.params, opened.batch_stats, images))
 
     def apply(self, component: str, inputs, labels=None):
@@ -142,17 +152,14 @@ class Ticket:
           labels: `[batch]`, the classes of the inputs, for a conditional network.
 
         Raises:
-          UserError: there is no such component, or the network has no such classes.
+          UserError: there is no such component, the inputs have another shape, or the network has no such classes.
         """
         from jaxtickets import sample
 
         opened = self.opened
         if not isinstance(component, str) or component not in opened.objective.components:
             raise UserError(f"component {component!r}: allowed are {', '.join(opened.objective.components)}")
-        shape = opened.objective.components[component].input_shape
-        if np.ndim(inputs) != len(shape) + 1:
-            allowed = f"[batch, {', '.join(map(str, shape))}]"
-            raise UserError(f"inputs: has the shape {np.shape(inputs)}; allowed is {allowed}")
+        inputs = given.inputs(inputs, opened.objective.components[component].input_shape)
         labels = sample.labels_of(labels, opened.objective, "labels")
         return jax.device_get(self._outputs(component, opened.params, opened.batch_stats, inputs, labels))
 
@@ -189,8 +196,8 @@ def save_ticket(
       masks: like `params`, with None for each leaf that is not prunable.
       params: the parameters at the rewind point, any pytree; leaves that are neither arrays nor numbers are left out.
         Or a `train.TrainState`, whose batch statistics, moments and step are stored too.
-      trained: what was trained from the ticket: a tree like `params`, or a `trained.Trained`.
-      metadata: JSON values; NumPy's and JAX's numbers become such.
+      trained: what was trained from the ticket: a tree with the nodes and shapes of `params`, or a `trained.Trained`.
+      metadata: JSON values; NumPy's and JAX's numbers become such, NaN and infinities None, and numbers as keys texts.
       axis_names: a tree like the parameters: the name of each axis of each leaf, or None.
       network: how the network is built, as in `trained.Trained`; whoever leaves it out can't sample from the ticket.
       moments: whether the moments and the averages of a train state are stored. Without them the file of a late rewind

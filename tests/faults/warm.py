@@ -105,7 +105,7 @@ class Warm:
         error: int = 0,
         log: bool = False,
         after: tuple[float, int] | None = None,
-        timeout: float = 120,
+        timeout: float = 400,
         env: dict | None = None,
         prepare: str = "",
     ) -> Ended:
@@ -117,7 +117,7 @@ class Warm:
           error: the number of the error with which operations fail.
           log: whether the operations are returned.
           after: `(seconds, signal)` that is sent then.
-          timeout: in seconds.
+          timeout: in seconds; feature networks take two minutes where XLA is told not to optimise.
           env: what is added to the environment.
           prepare: Python code that runs first.
         """
