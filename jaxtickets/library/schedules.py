@@ -252,18 +252,13 @@ def begun_at(schedule: Schedule, masks: Any) -> Schedule:
 
 
 def initial_masks(schedule: Schedule, params, masks):
-    """The masks that training starts with, nested in `masks`: random ones of the initial sparsity, or these.
-
-    Raises:
-      UserError: the schedule leaves nothing, or less than `min_per_layer` asks for, or its structure does not fit.
-    """
+    """The masks that training starts with, nested in `masks`: random ones of the initial sparsity, or these."""
     units = parse_structure(schedule.structure)
     if units.kind != "n:m":
         layers = _layers(schedule, masks)
         names, n_keep = _weights_to_keep(layers, schedule)
-        for level, counts in reversed(list(zip(_sparsities(schedule), n_keep.tolist(), strict=True))):
-            pools = [(*pool, count) for pool, count in zip(names, counts, strict=True)]
-            check_floor(pools, layers, level, units, schedule.min_per_layer)
+        pools = [(*pool, count) for pool, count in zip(names, n_keep[-1].tolist(), strict=True)]  # The last keep least.
+        check_floor(pools, layers, _sparsities(schedule)[-1], units, schedule.min_per_layer)
     warn_of_dense(masks, units, known_axes(masks, schedule.structure, schedule.axes))
     if not schedule.initial:
         return masks
