@@ -16,7 +16,10 @@ from jaxtickets.names import near
 
 
 def _number(value):
-    return value.item() if hasattr(value, "dtype") and np.ndim(value) == 0 else value
+    try:
+        return value.item() if hasattr(value, "dtype") and np.ndim(value) == 0 else value
+    except TypeError:  # What JAX traces has no value yet, and is no number.
+        return value
 
 
 def check_share(value, name: str, and_one: bool = False) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxtickets import masks as mask_lib
 from jaxtickets import pytrees
+from jaxtickets.errors import UserError
 from jaxtickets.pruning.channels import along_axes
 from jaxtickets.pruning.components import check_names, leaves_of
 
@@ -19,14 +20,18 @@ def take(tree, channel_masks, axis_names):
 
     Args:
       tree: `{component: {layer: ...}}`: parameters, batch statistics, or what has their shapes, as masks do.
-      channel_masks: `{component: {channel name: [n] bool}}`; components and names that are left out keep all.
+      channel_masks: `{component: {channel name: [n] bool}}`; components and names that are left out keep all, but
+        some name must be there.
       axis_names: a tree with the structure of `tree`, may have further components: the name of each axis, or None.
 
     Raises:
-      UserError: a component or a name in `channel_masks` is unknown, `tree` is no dictionary of components, or a leaf
-        has another number of channels than the mask.
+      UserError: a component or a name in `channel_masks` is unknown, or there is none, `tree` is no dictionary of
+        components, or a leaf has another number of channels than the mask.
     """
     check_names(channel_masks, tree, axis_names, "tree")
+    if not any(channel_masks.values()):
+        told = "names no channels; allowed is {component: {channel name: [n] bool}}"
+        raise UserError(f"channel_masks: {channel_masks!r:.60} {told}")
     for _ in leaves_of(tree, axis_names, "tree"):  # It checks the names.
         pass
 

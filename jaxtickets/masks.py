@@ -184,12 +184,13 @@ def _arrays(masks, what):
     """`{slash-joined path: array}` of the prunable leaves.
 
     Raises:
-      UserError: a leaf is no array.
+      UserError: a leaf is no array, or not of booleans.
     """
     for name, mask in (named := named_leaves(masks)).items():
         if not is_array(mask):
             where = f"{name} is" if name else "is"
             raise UserError(f"{what}: {where} {mask!r:.60}; allowed is a tree with an array of bool, or None, per leaf")
+        pytrees.check_bool(name, mask, what)
     return named
 
 
@@ -203,7 +204,7 @@ def sparsity(masks) -> float:
     """Pruned weights / prunable weights, in [0, 1].
 
     Raises:
-      UserError: there are no weights in the masks.
+      UserError: there are no weights in the masks, or a leaf is not of booleans.
     """
     weights, kept = counts(masks)
     return 1 - kept / _some(weights, "masks")
@@ -258,7 +259,7 @@ def hamming_distance(first, second) -> float:
 
 
 def _pairs(first, second, *names):
-    """The arrays of two masks side by side, as booleans.
+    """The arrays of two masks side by side.
 
     Raises:
       UserError: they are not those of one network.
@@ -266,14 +267,14 @@ def _pairs(first, second, *names):
     _arrays(first, names[0])
     _arrays(second, names[1])
     found = pytrees.pairs(second, first, names[1], names[0])
-    return [(np.asarray(ours, bool), np.asarray(theirs, bool)) for _, theirs, ours in found]
+    return [(np.asarray(ours), np.asarray(theirs)) for _, theirs, ours in found]
 
 
 def shuffle(masks, seed: int) -> Any:
     """Each leaf's entries in a random order, which the seed, the leaf's path and its size decide.
 
     Raises:
-      UserError: the seed is no whole number from 0 to 2^64 - 1, or a leaf is no array.
+      UserError: the seed is no whole number from 0 to 2^64 - 1, or a leaf is no array of booleans.
     """
     checks.check_count(seed, "seed", below=1 << 64)
     _arrays(masks, "masks")
@@ -292,9 +293,7 @@ def is_nested(inner, outer) -> bool:
 
 def pack(masks) -> Any:
     """Eight weights a byte: the mask with each leaf as a flat uint8 array (`numpy.packbits`)."""
-    for name, mask in _arrays(masks, "masks").items():
-        if mask.dtype != bool:
-            raise UserError(f"masks: that of {name} is of {mask.dtype}; allowed is bool, such as mask != 0")
+    _arrays(masks, "masks")
     return jax.tree.map(lambda mask: np.packbits(np.asarray(mask)), masks)
 
 

@@ -106,20 +106,35 @@ def check_fit(masks: Any, params: Any, what: str = "masks", of: str = "params", 
     """Refuses masks that are not those of these parameters.
 
     Args:
-      exactly: whether they must be of booleans and of the parameters' shapes; False: parameters may have further axes
-        in front, as those of a state that is replicated over devices.
+      exactly: whether they must be of the parameters' shapes; False: parameters may have further axes in front, the
+        same in each leaf, as those of a state that is replicated over devices.
 
     Raises:
       UserError: another structure, or another shape of a leaf, or a mask that is not of booleans.
     """
+    in_front = None
     for name, mask, leaf in check_like(masks, params, what, of, f"a tree such as jt.masks.ones({of})"):
         if is_hole(mask):
             continue
         if not is_array(mask):
             kind = type(mask).__name__
             raise UserError(f"{what}: that of {name or of} is a {kind}; allowed is an array of bool, or None")
-        if exactly and mask.dtype != np.dtype(bool):
-            raise UserError(f"{what}: that of {name} is of {mask.dtype}; allowed is bool, such as mask != 0")
+        check_bool(name, mask, what)
         shape = np.shape(leaf)
-        if mask.shape != (shape if exactly else shape[len(shape) - len(mask.shape) :]):
+        if in_front is None:
+            in_front = () if exactly else shape[: max(0, len(shape) - len(mask.shape))]
+        if (*in_front, *mask.shape) != shape:
             raise UserError(f"{what}: that of {name} has the shape {mask.shape}; allowed is {shape}, as in {of}")
+
+
+def check_bool(name: str, mask: Any, what: str = "masks") -> None:
+    """Refuses a mask that is not of booleans, such as scores or parameters in its place.
+
+    Args:
+      name: the slash-joined path of the mask.
+
+    Raises:
+      UserError: it is not.
+    """
+    if mask.dtype != np.dtype(bool):
+        raise UserError(f"{what}: that of {name or 'it'} is of {mask.dtype}; allowed is bool, such as mask != 0")

@@ -214,6 +214,11 @@ def test_leaves_whose_axes_are_not_known_are_refused_before_anything_is_trained(
         Networks(tiny("sngan_conditional", data_directory, **changes))
 
 
+def test_n_of_m_that_fits_no_layer_is_refused_before_anything_is_trained(data_directory):
+    with pytest.raises(UserError, match=r"^structure: '1:1001' fits no layer: .* has \d+ inputs, .*\(and \d+ more\)"):
+        Networks(tiny("sngan_conditional", data_directory, **{"prune.structure": "1:1001"}))
+
+
 # Channels.
 
 PARAMS = {

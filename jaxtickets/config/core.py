@@ -23,8 +23,8 @@ from jaxtickets.models import NETWORKS
 from jaxtickets.objectives import OBJECTIVES, all_components
 from jaxtickets.optimizers import OPTIMIZERS
 from jaxtickets.pruning import SCORES, parse_structure
+from jaxtickets.pruning.pools import SCOPES
 from jaxtickets.pruning.schedules import SCHEDULES
-from jaxtickets.pruning.selection import SCOPES
 from jaxtickets.pruning.structures import STRUCTURES
 
 

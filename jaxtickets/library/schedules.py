@@ -24,10 +24,10 @@ from jaxtickets import pruning
 from jaxtickets.checks import check_choice, check_count, check_function, check_share
 from jaxtickets.errors import UserError
 from jaxtickets.names import near
-from jaxtickets.pruning.regrowth import exchange
+from jaxtickets.pruning.pools import SCOPES, Extent, check_floor, extents, pools_of, protected_units
+from jaxtickets.pruning.regrowth import check_growth, exchange
 from jaxtickets.pruning.score import needs
-from jaxtickets.pruning.selection import SCOPES, Extent, extents, pools_of, protected_units
-from jaxtickets.pruning.structures import known_axes, parse_structure
+from jaxtickets.pruning.structures import known_axes, parse_structure, warn_of_dense
 from jaxtickets.pruning.traced import keep_highest, select
 
 OFFERED = ("gradients", "key")
@@ -255,8 +255,11 @@ def initial_masks(schedule: Schedule, params, masks):
     """The masks that training starts with, nested in `masks`: random ones of the initial sparsity, or these."""
     units = parse_structure(schedule.structure)
     if units.kind != "n:m":
-        _weights_to_keep(_layers(schedule, masks), schedule)
-    known_axes(masks, schedule.structure, schedule.axes)
+        layers = _layers(schedule, masks)
+        names, n_keep = _weights_to_keep(layers, schedule)
+        pools = [(*pool, count) for pool, count in zip(names, n_keep[-1].tolist(), strict=True)]  # The last keep least.
+        check_floor(pools, layers, _sparsities(schedule)[-1], units, schedule.min_per_layer)
+    warn_of_dense(masks, units, known_axes(masks, schedule.structure, schedule.axes))
     if not schedule.initial:
         return masks
     scores = pruning.random(params, masks, schedule.seed)
@@ -286,8 +289,12 @@ def changed(schedule: Schedule, count, params, gradients, masks, dense):
         n_grown = iter(jnp.asarray(_weights_to_grow(layers, schedule))[number])
 
         def exchanged(leaf, mask, growth):
-            return None if mask is None else exchange(leaf, mask, growth, next(n_grown), keep_highest)
+            if mask is None:
+                return None
+            after = exchange(leaf, mask, growth, next(n_grown), keep_highest)
+            return jnp.where(jnp.isfinite(leaf).all() & jnp.isfinite(growth).all(), after, mask)
 
+        check_growth(scores, masks)
         return jax.tree.map(exchanged, params, masks, scores)
     units, pools = parse_structure(schedule.structure), []
     if units.kind != "n:m":
@@ -308,8 +315,12 @@ def _layers(schedule, dense) -> tuple[Extent, ...]:
 
 def _weights_to_keep(layers, schedule):
     """`([(name, indices of layers)], [changes, pools] int32)`: how many weights each pool keeps after each change."""
-    is_drawn_at_once = schedule.regrows or not schedule.levels
-    return _keeping(layers, (schedule.initial,) if is_drawn_at_once else schedule.levels, schedule.scope)
+    return _keeping(layers, _sparsities(schedule), schedule.scope)
+
+
+def _sparsities(schedule):
+    """The sparsity after each change, or the one that there is from the start."""
+    return (schedule.initial,) if schedule.regrows or not schedule.levels else schedule.levels
 
 
 @lru_cache(maxsize=64)
@@ -321,8 +332,6 @@ def _keeping(layers, levels, scope):
         names = [(name, tuple(indices)) for name, indices, _ in pools]
         if scope in ("erk", "uniform"):
             layers = tuple(layer._replace(kept_weights=n_keep) for layer, n_keep in zip(layers, table[-1], strict=True))
-    if not sum(table[-1]):
-        raise UserError(f"sparsity: {levels[-1]:g} leaves none of {sum(layer.weights for layer in layers)} weights")
     if np.max(table) > np.iinfo(np.int32).max:
         raise UserError(f"scope: {scope!r}: over {np.max(table)} weights; allowed within a step are at most 2^31 - 1")
     return names, np.array(table, np.int32)

@@ -1,5 +1,6 @@
 """Train states of any make: the trees in them that are built like the parameters."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -8,22 +9,22 @@ import numpy as np
 
 from jaxtickets import pytrees
 from jaxtickets.errors import UserError
-from jaxtickets.pytrees import is_hole, structure_of
+from jaxtickets.pytrees import is_hole, structure_of, with_holes
 
 
 def rewind(state: Any, masks: Any) -> Any:
     """A train state in which every pruned weight, and whatever is kept beside it, is zero; all else is as it was.
 
-    Every tree in the state that is built like the parameters is multiplied by the masks: the parameters themselves, the
-    moments in an Optax state, running averages; and each dictionary with some of the parameters' components alone, as
-    the optimiser of one player has. A leaf may have further axes in front, as those of a state that is replicated over
-    devices, or that is one of several seeds in one program; a leaf of another shape stays.
+    Every tree in the state whose leaves have the paths of the masks is multiplied by them: the parameters themselves,
+    the moments in an Optax state, running averages; and each dictionary with some of the parameters' components alone,
+    as the optimiser of one player has. A leaf may have further axes in front, as those of a state that is replicated
+    over devices, or that is one of several seeds in one program; a leaf of another shape stays.
 
     `jt.train.rewind` is for `TrainState` alone, in which it leaves `movement`, the sums of a score, as they were.
 
     Args:
       state: any pytree.
-      masks: like the parameters in it.
+      masks: like the parameters in it; their nodes may be of other types, as a `FrozenDict` beside a dictionary.
 
     Raises:
       UserError: nothing in the state is built like the masks, with arrays of such shapes.
@@ -47,15 +48,20 @@ def zeroed(state: Any, masks: Any) -> Any:
 
 def _zeroed(state, masks):
     """`(the state, whether there was anything that is built like the masks)`."""
-    like, any_alike = structure_of(masks), []
-    parts = {key: structure_of(own) for key, own in masks.items()} if type(masks) is dict else {}
+    named, any_alike = dict(with_holes(masks)), []
+    parts = {key: dict(with_holes(own)) for key, own in masks.items()} if isinstance(masks, Mapping) else {}
 
-    def is_part(node):
-        is_some = type(node) is dict and bool(node) and parts.keys() >= node.keys()
-        return is_some and all(structure_of(own) == parts[key] for key, own in node.items())
-
-    def is_alike(node):
-        return structure_of(node) == like or is_part(node)
+    def masks_for(node):
+        """The masks of a tree's leaves, in its order, by slash-joined path; None if it is not built like them."""
+        expected = named
+        if parts and isinstance(node, Mapping) and node and parts.keys() > node.keys():
+            expected = {
+                f"{key}/{name}" if name else f"{key}": mask for key in node for name, mask in parts[key].items()
+            }
+        if structure_of(node).num_leaves != len(expected):
+            return None
+        names = [name for name, _ in with_holes(node)]
+        return [expected[name] for name in names] if set(names) == expected.keys() else None
 
     def masked(leaf, mask):
         if is_hole(mask) or is_hole(leaf) or np.shape(leaf)[np.ndim(leaf) - np.ndim(mask) :] != np.shape(mask):
@@ -64,13 +70,13 @@ def _zeroed(state, masks):
         return kept(leaf, mask)
 
     def masked_tree(node):
-        if structure_of(node) == like:
-            return jax.tree.map(masked, node, masks, is_leaf=is_hole)
-        if is_part(node):
-            return jax.tree.map(masked, node, {key: masks[key] for key in node}, is_leaf=is_hole)
-        return node
+        if (own := masks_for(node)) is None:
+            return node
+        leaves, structure = jax.tree.flatten(node, is_leaf=is_hole)
+        return structure.unflatten(map(masked, leaves, own))
 
-    return jax.tree.map(masked_tree, state, is_leaf=is_alike), bool(any_alike)
+    found = jax.tree.map(masked_tree, state, is_leaf=lambda node: masks_for(node) is not None)
+    return found, bool(any_alike)
 
 
 def kept(leaf: Any, mask: Any) -> Any:

@@ -3,6 +3,7 @@
 from jaxtickets.fields import Registry
 from jaxtickets.pruning.axes import Axes, flax_axes
 from jaxtickets.pruning.early_bird import emergence
+from jaxtickets.pruning.pools import densities
 from jaxtickets.pruning.regrowth import cosine, drop_and_grow
 from jaxtickets.pruning.schedules import cubic, levels, sparsities
 from jaxtickets.pruning.score import Score
@@ -18,7 +19,7 @@ from jaxtickets.pruning.scores import (
     snip,
     synflow,
 )
-from jaxtickets.pruning.selection import densities, prune
+from jaxtickets.pruning.selection import prune
 from jaxtickets.pruning.structures import known_axes, parse_structure
 
 SCORES = Registry("prune.score", *WEIGHT_SCORES, *CHANNEL_SCORES)

@@ -17,7 +17,14 @@ from jaxtickets import masks as mask_lib
 from jaxtickets.errors import UserError
 from jaxtickets.pruning import axes as axes_lib
 from jaxtickets.pruning.channel_selection import SCOPES, select, select_by_cost
-from jaxtickets.pruning.components import NO_KERNELS, check_components, check_losses, check_names, leaves_of
+from jaxtickets.pruning.components import (
+    NO_KERNELS,
+    check_all_scored,
+    check_components,
+    check_losses,
+    check_names,
+    leaves_of,
+)
 from jaxtickets.pytrees import is_hole, structure_of
 
 __all__ = [
@@ -126,6 +133,7 @@ def gamma_taylor(params, axis_names, batch_stats, losses, batches):
     check_components(params)
     check_losses(losses, params, "losses", "params", "batch")
     checks.check_batches(batches)
+    check_all_scored(losses, {own: True for own, *_ in _scales(params, axis_names, batch_stats)}, "losses")
     scores: dict[str, dict] = {component: {} for component in params}
     for components, loss in ({tuple(params): losses} if callable(losses) else losses).items():
         own = {component: params[component] for component in components}

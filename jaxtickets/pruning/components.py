@@ -96,3 +96,18 @@ def check_losses(losses, params, name, *arguments, of_many=True):
     for key in losses:
         if unknown := [one for one in (key if of_many else (key,)) if one not in params]:
             raise UserError(f"{name}: has {unknown[0]!r:.60}; allowed are components: {', '.join(map(str, params))}")
+
+
+def check_all_scored(losses, masks, name: str, of_many: bool = True) -> None:
+    """Refuses losses, or flows, that leave out a component with prunable weights, which would have no scores.
+
+    Raises:
+      UserError: they do.
+    """
+    if callable(losses):
+        return
+    scored = {component for key in losses for component in (key if of_many else (key,))}
+    if missing := [own for own, tree in masks.items() if own not in scored and jax.tree.leaves(tree)]:
+        raise UserError(
+            f"{name}: there is none for {missing[0]!r:.60}; allowed is one for each component that has prunable weights"
+        )

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtickets import pytrees
 from jaxtickets.checks import check_share
 from jaxtickets.errors import UserError
-from jaxtickets.pruning.selection import keep_highest
+from jaxtickets.pruning.selection import finite, keep_highest
 
 
 def cosine(fraction: float, progress: float) -> float:
@@ -33,13 +33,16 @@ def drop_and_grow(params, masks, growth, fraction: float) -> Any:
       fraction: in [0, 1].
 
     Raises:
-      UserError: it is not, or masks or growth are not those of these parameters.
+      UserError: it is not, or masks or growth are not those of these parameters, or a weight or its growth is not
+        finite.
     """
     fraction = check_share(fraction, "fraction", and_one=True)
     pytrees.check_fit(masks, params)
-    for name, leaf, mask in pytrees.check_like(growth, masks, "growth", "masks"):
-        if mask is not None and np.shape(leaf) != mask.shape:
-            raise UserError(f"growth: {name or 'it'} has the shape {np.shape(leaf)}; allowed is {mask.shape}")
+    check_growth(growth, masks)
+    for what, tree in (("params", params), ("growth", growth)):
+        for name, leaf, mask in pytrees.check_like(tree, masks, what, "masks"):
+            if mask is not None:
+                finite(name, leaf, what)
 
     def regrow(leaf, mask, wanted):
         mask = np.asarray(mask)
@@ -49,6 +52,17 @@ def drop_and_grow(params, masks, growth, fraction: float) -> Any:
     return jax.tree.map(
         lambda leaf, mask, wanted: None if mask is None else regrow(leaf, mask, wanted), params, masks, growth
     )
+
+
+def check_growth(growth, masks) -> None:
+    """Refuses growth that has no array like the mask of each prunable leaf.
+
+    Raises:
+      UserError: it has none.
+    """
+    for name, leaf, mask in pytrees.check_like(growth, masks, "growth", "masks"):
+        if mask is not None and np.shape(leaf) != mask.shape:
+            raise UserError(f"growth: {name or 'it'} has the shape {np.shape(leaf)}; allowed is {mask.shape}")
 
 
 def exchange(leaf, mask, growth, n_grown, keep_highest=keep_highest):

@@ -12,8 +12,8 @@ argument:
   axes: the input and output axes of kernels, a tree like the parameters (`jaxtickets.pruning.axes`).
   losses: `{names of components: loss}`; `loss(params, batch) -> scalar` takes the parameters of these components. A GAN
     has one per player: the discriminator's weights are scored by the discriminator's loss, with its penalty
-    if it has one, the generator's by the generator's loss; encoder, decoder and codebook share theirs. One loss of all
-    parameters may be given by itself.
+    if it has one, the generator's by the generator's loss; encoder, decoder and codebook share theirs. Each component
+    that has prunable weights needs one. One loss of all parameters may be given by itself.
   batches: what the losses are evaluated on and averaged over, a sequence of pytrees.
   flows: `{component: flow}`, or one of all parameters by itself; see `synflow`.
 
@@ -34,7 +34,7 @@ from jaxtickets import checks, pytrees
 from jaxtickets import masks as mask_lib
 from jaxtickets.fields import Field, above, refuse, whole
 from jaxtickets.pruning import channels
-from jaxtickets.pruning.components import check_losses
+from jaxtickets.pruning.components import check_all_scored, check_losses
 from jaxtickets.pruning.score import Score
 from jaxtickets.pruning.structures import parse_structure
 
@@ -125,6 +125,7 @@ def _of_each_loss(score, params, masks, losses, name="losses"):
     """
     check_losses(losses, params, name, "params", "batch")
     effective = mask_lib.apply(params, masks)
+    check_all_scored(losses, masks, name)
     if callable(losses):
         return _of_each_loss(score, {"": params}, {"": masks}, {("",): _OfAll(losses)})[""]
     scores = {name: jax.tree.map(lambda _: None, tree) for name, tree in params.items()}
@@ -146,6 +147,7 @@ def gradients(params, masks, losses, batches) -> Any:
     check_losses(losses, params, "losses", "params", "batch")
     checks.check_batches(batches)
     effective = mask_lib.apply(params, masks)
+    check_all_scored(losses, masks, "losses")
     if callable(losses):
         return gradients({"": params}, {"": masks}, {("",): _OfAll(losses)}, batches)[""]
     result = dict(params)
@@ -209,6 +211,7 @@ def synflow(params, masks, flows) -> Any:
     """
     check_losses(flows, params, "flows", "params", of_many=False)
     pytrees.check_fit(masks, params, exactly=False)
+    check_all_scored(flows, masks, "flows", of_many=False)
     if callable(flows):
         return synflow({"": params}, {"": masks}, {"": flows})[""]
     scores = {name: jax.tree.map(lambda _: None, tree) for name, tree in params.items()}

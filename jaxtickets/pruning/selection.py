@@ -2,7 +2,6 @@
 
 import logging
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,28 +9,14 @@ import numpy as np
 
 from jaxtickets import masks as mask_lib
 from jaxtickets import pytrees
-from jaxtickets.checks import check_choice, check_count, check_share
+from jaxtickets.checks import check_count, check_share
 from jaxtickets.errors import UserError
 from jaxtickets.pruning import traced
-from jaxtickets.pruning.structures import Structure, known_axes, n_of_m, parse_structure, unit_ids
+from jaxtickets.pruning.pools import check_enough, check_floor, extents, pools_of, protected_units, raise_none_left
+from jaxtickets.pruning.structures import known_axes, n_of_m, parse_structure, unit_ids, warn_of_dense
 
-SCOPES = ("global", "component", "layerwise", "uniform", "erk")
 SAMPLE = 1 << 18  # The number of scores that are sorted to guess where the threshold is.
 CHUNK = 1 << 18  # The number of scores that are compared at a time, so that they stay in a core's cache.
-
-
-class Extent(NamedTuple):
-    """What the number of weights that a prunable leaf keeps is decided by: all but its scores."""
-
-    name: str
-    component: str
-    shape: tuple[int, ...]
-    kept_weights: int
-    sizes: None = None  # Its units are taken for single weights.
-
-    @property
-    def weights(self) -> int:
-        return math.prod(self.shape)
 
 
 class _Layer(NamedTuple):
@@ -54,22 +39,32 @@ class _Layer(NamedTuple):
         return int(np.count_nonzero(self.kept) if self.sizes is None else self.sizes[self.kept].sum())
 
 
-def _finite(name, scores):
+def finite(name: str, scores, what: str = "scores") -> np.ndarray:
+    """Scores in float32.
+
+    Raises:
+      UserError: one is infinite or no number.
+    """
     scores = np.asarray(scores, np.float32)
     if scores.size and not np.isfinite([scores.min(), scores.max()]).all():
-        raise UserError(f"scores: those of {name} are not finite; allowed are finite numbers (did training diverge?)")
+        raise UserError(f"{what}: those of {name} are not finite; allowed are finite numbers (did training diverge?)")
     return scores
 
 
 def _layer(path, mask, scores, structure, axes):
     name, component = mask_lib.path_name(path), mask_lib.component_name(path)
-    mask, scores = np.asarray(mask), _finite(name, scores)
+    mask, scores = np.asarray(mask), finite(name, scores)
     if structure.kind == "weight":
         return _Layer(name, component, mask.shape, None, scores.ravel(), mask.ravel(), None)
     ids = unit_ids(mask.shape, structure, axes.get(name)).ravel()
     sizes = np.bincount(ids)
     means = (np.bincount(ids, weights=scores.ravel().astype(np.float64)) / sizes).astype(np.float32)
     return _Layer(name, component, mask.shape, ids, means, np.bincount(ids, weights=mask.ravel()) > 0, sizes)
+
+
+def _layers(masks, scores, structure, kernels):
+    flat = jax.tree_util.tree_flatten_with_path(masks)[0]
+    return [_layer(path, mask, own, structure, kernels) for (path, mask), own in zip(flat, scores, strict=True)]
 
 
 def keep_highest(scores, kept, n_keep, sizes=None):
@@ -145,59 +140,6 @@ def _keep_nearest(scores, kept, n_keep, sizes):
     return np.split(chosen, np.cumsum([leaf.size for leaf in kept])[:-1])
 
 
-def densities(shapes, total: int, scope: str = "erk", capacities=None) -> list[int]:
-    """How many weights each layer keeps, `total` in all exactly.
-
-    "uniform": the same density in each. "erk" (Erdos-Renyi kernel, Evci et al. 2020, section 3): the density is
-    proportional to the sum of the kernel's dimensions over their product, at most 1. What a layer can't hold goes to
-    the others in the same proportion; fractions go to the layers with the largest ones.
-
-    Args:
-      shapes: the shapes of the layers' kernels.
-      total: at most as many as there are weights.
-      capacities: how many each layer can keep; all of its weights by default.
-
-    Raises:
-      UserError: the layers can't hold so many, or there is no such scope.
-    """
-    check_count(total, "total")
-    check_choice(scope, "scope", ("uniform", "erk"))
-    try:
-        sizes = np.array([np.prod([int(size) for size in tuple(shape)], dtype=np.int64) for shape in shapes], np.int64)
-    except (TypeError, ValueError):
-        raise UserError(f"shapes: {shapes!r:.60}: allowed is a list of shapes, such as [(3, 3, 8, 16)]") from None
-    shares = sizes.astype(float) if scope == "uniform" else np.array([float(sum(shape)) for shape in shapes])
-    capacities = sizes if capacities is None else np.asarray(capacities)
-    if capacities.shape != sizes.shape or not np.issubdtype(capacities.dtype, np.integer) or (capacities < 0).any():
-        raise UserError(f"capacities: {capacities!r:.60}: allowed is a whole number of at least 0 for each shape")
-    if total > capacities.sum():
-        raise UserError(f"total: {total}: allowed is at most {capacities.sum()}, as many as the layers can hold")
-    full = np.zeros(len(shapes), bool)
-    while True:
-        left = total - capacities[full].sum()
-        kept = np.where(full, capacities, shares * left / max(shares[~full].sum(), 1e-300))
-        if not (over := ~full & (kept > capacities)).any():
-            break
-        full |= over
-    counts = np.floor(kept + 1e-9).astype(np.int64)
-    fractions = np.where(counts < capacities, kept - counts, -1)
-    counts[np.argsort(-fractions, kind="stable")[: total - counts.sum()]] += 1
-    return counts.tolist()
-
-
-def extents(masks) -> list[Extent]:
-    """Of each prunable leaf, as if all its weights were kept."""
-    flat = jax.tree_util.tree_flatten_with_path(masks)[0]
-    return [
-        Extent(mask_lib.path_name(path), mask_lib.component_name(path), leaf.shape, leaf.size) for path, leaf in flat
-    ]
-
-
-def protected_units(structure: Structure, min_per_layer: int) -> int:
-    """How many units stay in each layer at least; of filters always one."""
-    return max(min_per_layer, 1) if structure.kind == "filter" else min_per_layer
-
-
 def _protect(layers, n):
     """The layers with the scores of their `n` highest kept units raised above all others."""
     protected = []
@@ -206,40 +148,6 @@ def _protect(layers, n):
         scores[keep_highest([scores], [layer.kept], min(n, np.count_nonzero(layer.kept)))[0]] = np.inf
         protected.append(layer._replace(scores=scores))
     return protected
-
-
-def pools_of(layers: Sequence[Any], sparsity: float, scope: str):
-    """`[(name, indices of layers, weights to keep)]`: within a pool one threshold decides.
-
-    Args:
-      layers: `Extent`s, or such with scores.
-
-    Raises:
-      UserError: there is no such scope, or more is pruned already.
-    """
-    check_choice(scope, "scope", SCOPES)
-    if scope in ("uniform", "erk"):
-        weights = sum(layer.weights for layer in layers)
-        total, capacities = weights - round(sparsity * weights), [layer.kept_weights for layer in layers]
-        _check_enough(total, layers, sparsity, "the network")
-        counts = densities([layer.shape for layer in layers], min(total, sum(capacities)), scope, capacities)
-        return [(layer.name, [index], count) for index, (layer, count) in enumerate(zip(layers, counts, strict=True))]
-    pools: dict[str, list[int]] = {}
-    for index, layer in enumerate(layers):
-        pool = {"global": "the network", "component": f"the {layer.component}", "layerwise": layer.name}[scope]
-        pools.setdefault(pool, []).append(index)
-    result = []
-    for name, indices in pools.items():
-        weights = sum(layers[index].weights for index in indices)
-        result.append((name, indices, weights - round(sparsity * weights)))
-    return result
-
-
-def _check_enough(n_keep, layers, sparsity, where):
-    weights, available = sum(layer.weights for layer in layers), sum(layer.kept_weights for layer in layers)
-    if n_keep > available and layers[0].sizes is None:  # Whole filters may have overshot the last sparsity.
-        already = 1 - available / weights
-        raise UserError(f"sparsity: {sparsity:g} of {where} is below the {already:g} that is pruned already")
 
 
 def prune(
@@ -257,9 +165,10 @@ def prune(
 
     The count is exact when single weights are pruned; of whole filters or blocks, as many as come nearest to it.
 
-    Within a compiled function, where scores or masks are traced, the masks are the same (`pruning.traced`). What
-    depends on values is not checked there, no warning is given, and "uniform" and "erk" share as if nothing were
-    pruned yet.
+    Within a compiled function, where scores or masks are traced, the masks are the same (`pruning.traced`), and what
+    does not depend on traced values is checked as it is compiled. What depends on them can't be: the masks stay as they
+    are if a score is not finite, or if nothing would be left, and no warning tells of an emptied layer. "uniform" and
+    "erk" share by how much each layer has left, so there they take masks that are not traced. The sparsity is a number.
 
     Args:
       scores: a pytree like `masks`, higher where a weight matters more; of a filter or a block the mean counts.
@@ -272,7 +181,7 @@ def prune(
         emptied, with a warning that names it, but not all of them; of filters one always stays.
       structure: "weight"; "filter", the weights of one output channel; "block:RxC", R inputs x C outputs at one
         position of a kernel; "N:M", N of each M consecutive weights along the input axis (`sparsity` must be
-        1 - N/M). A layer whose inputs M doesn't divide stays as it is.
+        1 - N/M). A layer whose inputs M doesn't divide stays as it is, with a warning that names it.
       axes: the input and output axes of the kernels, where their names do not tell (`pruning.axes`): a function from a
         leaf's slash-joined path to a pair of numbers, such as `lambda path: (1, 0)` for `[out, in, ...]`, or a tree
         of such pairs like `masks`, such as `jt.axes(module)`. Only structures other than "weight" read it.
@@ -280,8 +189,8 @@ def prune(
 
     Raises:
       UserError: an argument is not what it can be, `sparsity` is below what `masks` prune already, leaves nothing, or
-        less than `min_per_layer` asks for, or is not what `structure` gives, or the axes of a leaf are not known, or a
-        score is not a number.
+        less than `min_per_layer` asks for, or is not what `structure` gives, or the axes of a leaf are not known,
+        or N:M fits no layer, or a score is not a number.
     """
     sparsity, units = check_share(sparsity, "sparsity"), parse_structure(structure)
     check_count(min_per_layer, "min_per_layer")
@@ -295,28 +204,31 @@ def prune(
     only = units.sparsity
     if only is not None and abs(sparsity - only) > 1e-6:
         raise UserError(f"sparsity: {sparsity:g} can't be had: it is {only:g} with structure {structure}")
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((scores, masks))):
-        pools = [] if only is not None else pools_of(extents(masks), sparsity, scope)
-        return traced.select(scores, masks, pools, units, kernels, protected_units(units, min_per_layer))
+    if only is not None and not prefix:
+        warn_of_dense(masks, units, kernels)
+    is_traced, protect = _is_traced((scores, masks)), protected_units(units, min_per_layer)
     if units.kind == "n:m":
+        if is_traced:
+            return traced.select(scores, masks, [], units, kernels)
         pruned = [
-            n_of_m(np.asarray(mask), _finite(name, leaf), *units.sizes, kernels.get(name))
+            n_of_m(np.asarray(mask), finite(name, leaf), *units.sizes, kernels.get(name))
             for (name, mask), leaf in zip(named.items(), flat_scores, strict=True)
         ]
         return _finished(masks, named, pruned, prefix)
-    flat = jax.tree_util.tree_flatten_with_path(masks)[0]
-    layers = [_layer(path, mask, score, units, kernels) for (path, mask), score in zip(flat, flat_scores, strict=True)]
-    protect = protected_units(units, min_per_layer)
+    if is_traced:
+        layers = _layers_to_trace(masks, scope, units, kernels)
+    else:
+        layers = _layers(masks, flat_scores, units, kernels)
+    pools = pools_of(layers, sparsity, scope)
+    for where, indices, n_keep in pools:
+        check_enough(n_keep, [layers[index] for index in indices], sparsity, where)
+    check_floor(pools, layers, sparsity, units, min_per_layer, prefix)
+    if is_traced:
+        return traced.select(scores, masks, pools, units, kernels, protect)
     protected = _protect(layers, protect) if protect else layers
     pruned = [None] * len(layers)
-    for where, indices, n_keep in pools_of(layers, sparsity, scope):
+    for _, indices, n_keep in pools:
         pool = [protected[index] for index in indices]
-        _check_enough(n_keep, pool, sparsity, where)
-        if units.kind == "weight" and n_keep < sum(min(protect, layer.scores.size) for layer in pool):
-            raise UserError(
-                f"sparsity: {sparsity:g} leaves {n_keep} weights in {where}, fewer than "
-                f"{prefix}min_per_layer={min_per_layer} asks for over {len(pool)} layers"
-            )
         sizes = None if pool[0].sizes is None else [layer.sizes for layer in pool]
         selected = keep_highest([layer.scores for layer in pool], [layer.kept for layer in pool], n_keep, sizes)
         for index, layer, chosen in zip(indices, pool, selected, strict=True):
@@ -324,8 +236,28 @@ def prune(
                 chosen = chosen[layer.ids] & np.asarray(named[layer.name]).ravel()
             pruned[index] = chosen.reshape(layer.shape)
     if not any(leaf.any() for leaf in pruned):
-        raise UserError(f"sparsity: {sparsity:g} leaves none of {sum(layer.weights for layer in layers)} weights")
+        raise_none_left(layers, sparsity)
     return _finished(masks, named, pruned, prefix)
+
+
+def _is_traced(tree):
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def _layers_to_trace(masks, scope, structure, kernels):
+    """What the layers' numbers of weights are decided by; of traced masks, as if all weights were kept.
+
+    Raises:
+      UserError: the scope needs more than that.
+    """
+    if not _is_traced(masks):
+        return _layers(masks, [np.zeros(mask.shape) for mask in jax.tree.leaves(masks)], structure, kernels)
+    if scope in ("uniform", "erk"):
+        raise UserError(
+            f"masks: are traced, and scope {scope!r} shares by how much each layer has left; allowed within a compiled "
+            "function are masks from outside of it, or another scope"
+        )
+    return extents(masks)
 
 
 def _finished(masks, named, pruned, prefix):

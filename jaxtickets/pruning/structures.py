@@ -2,8 +2,10 @@
 
 import math
 import re
+import warnings
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from jaxtickets import pytrees
@@ -52,9 +54,10 @@ def known_axes(masks, structure: str, axes=None) -> dict[str, axes_lib.Axes]:
       masks, structure, axes: see `prune`.
 
     Raises:
-      UserError: those of a leaf are not known.
+      UserError: those of a leaf are not known, or N:M fits no layer.
     """
-    if parse_structure(structure).kind in ("weight", "channel"):
+    units = parse_structure(structure)
+    if units.kind in ("weight", "channel"):
         return {}
     found = {
         name: axes_lib.find(name, mask.ndim, said)
@@ -62,7 +65,46 @@ def known_axes(masks, structure: str, axes=None) -> dict[str, axes_lib.Axes]:
         if not pytrees.is_hole(mask) and np.ndim(mask) > 1
     }
     axes_lib.refuse_unknown([name for name, own in found.items() if own is None], f"structure {structure!r}")
-    return {name: own for name, own in found.items() if own is not None}
+    kernels = {name: own for name, own in found.items() if own is not None}
+    dense, n_layers = _dense(masks, units, kernels), len(jax.tree.leaves(masks))
+    if n_layers and len(dense) == n_layers:
+        raise UserError(
+            f"structure: {structure!r} fits no layer: {_told(dense)}; allowed are layers whose number of inputs is a "
+            f"multiple of {units.sizes[1]}"
+        )
+    return kernels
+
+
+def _dense(masks, structure, kernels):
+    """`{name: number of inputs}` of the prunable leaves that N:M does not fit; of a leaf with one axis it is 1."""
+    if structure.kind != "n:m":
+        return {}
+    inputs = {
+        name: math.prod(mask.shape[axis] for axis in kernels[name].inputs) if name in kernels else 1
+        for name, mask in pytrees.with_holes(masks)
+        if not pytrees.is_hole(mask)
+    }
+    return {name: number for name, number in inputs.items() if number % structure.sizes[1]}
+
+
+def _told(layers):
+    names = [f"{name} has {number} inputs" for name, number in layers.items()]
+    return ", ".join(names[:3]) + (f" (and {len(names) - 3} more)" if len(names) > 3 else "")
+
+
+def warn_of_dense(masks, structure: Structure, kernels) -> None:
+    """Warns of the prunable leaves that N:M does not fit.
+
+    Args:
+      kernels: the axes of each leaf by its name (`known_axes`).
+    """
+    if dense := _dense(masks, structure, kernels):
+        n, m = structure.sizes
+        warnings.warn(
+            f"structure '{n}:{m}' does not fit {len(dense)} of {len(jax.tree.leaves(masks))} layers, which are not "
+            f"pruned: the number of inputs is no multiple of {m} in {', '.join(dense)}",
+            stacklevel=1,  # Python shows a text once for each place that gives it.
+        )
 
 
 def unit_ids(shape, structure, axes):

@@ -1,5 +1,7 @@
 """Selection within compiled programs: over traced arrays, to the masks of `pruning.selection`, bit for bit.
 
+What `selection` refuses by the scores' values can't be refused here: the masks then stay as they are.
+
 A unit's score is the mean over its weights, here in float32 and in `selection` in float64: units of several weights
 whose means differ by less than that rounding may change places.
 """
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtickets import masks as mask_lib
+from jaxtickets import pytrees
 from jaxtickets.pruning import axes as axes_lib
 from jaxtickets.pruning.structures import n_of_m, unit_ids
 
@@ -32,22 +35,27 @@ def keep_highest(scores, kept, n_keep, sizes=None):
 def select(scores, masks, pools, structure, kernels, protect: int = 0):
     """The masks, nested in `masks`, that keep the highest units of each pool.
 
+    They are `masks` where a score of a kept weight is not finite, or nothing would be left.
+
     Args:
       scores, masks: pytrees of one structure, `None` on leaves that are not prunable.
-      pools: `[(name, indices of prunable leaves, weights to keep)]`, as `selection.pools_of` gives them; the numbers
+      pools: `[(name, indices of prunable leaves, weights to keep)]`, as `pools.pools_of` gives them; the numbers
         may be traced. N:M needs none.
       structure: a `Structure`.
       kernels: the axes of each leaf by its name (`known_axes`).
       protect: how many units stay in each layer at least.
+
+    Raises:
+      UserError: the scores are not those of the masks.
     """
     named = mask_lib.named_leaves(masks)
     kept = [jnp.asarray(mask) for mask in named.values()]
-    values = [jnp.asarray(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(scores)]
+    values = [jnp.asarray(leaf).astype(jnp.float32) for _, leaf, _ in pytrees.pairs(scores, masks, "scores", "masks")]
     own = [kernels.get(name) for name in named]
     if structure.kind == "n:m":
         n, m = structure.sizes
         groups = [n_of_m(mask, leaf, n, m, axes, jnp) for mask, leaf, axes in zip(kept, values, own, strict=True)]
-        return jax.tree.unflatten(jax.tree.structure(masks), groups)
+        return _unless_diverged(masks, groups, values)
     layers = [_units(mask, leaf, axes, structure) for mask, leaf, axes in zip(kept, values, own, strict=True)]
     if protect:
         layers = [(_protected(units, its_kept, protect), its_kept, sizes) for units, its_kept, sizes in layers]
@@ -57,7 +65,16 @@ def select(scores, masks, pools, structure, kernels, protect: int = 0):
         sizes = None if structure.kind == "weight" else unit_sizes
         for index, units in zip(indices, keep_highest(unit_scores, unit_kept, n_keep, sizes), strict=True):
             chosen[index] = _weights(units, kept[index], own[index], structure)
-    return jax.tree.unflatten(jax.tree.structure(masks), list(chosen.values()))
+    return _unless_diverged(masks, list(chosen.values()), values)
+
+
+def _unless_diverged(masks, chosen, scores):
+    """The masks of the leaves `chosen`; `masks` if a score of a kept weight is not finite, or nothing would be left."""
+    kept = jax.tree.leaves(masks)
+    fine = [jnp.isfinite(jnp.where(mask, leaf, 0)).all() for mask, leaf in zip(kept, scores, strict=True)]
+    is_fine = jnp.stack(fine).all() & jnp.stack([leaf.any() for leaf in chosen]).any()
+    leaves = [jnp.where(is_fine, new, before) for new, before in zip(chosen, kept, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(masks), leaves)
 
 
 def _protected(scores, kept, n):

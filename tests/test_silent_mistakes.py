@@ -1,0 +1,307 @@
+"""Mistakes that once gave wrong masks without a word: they are refused, warned of, or leave the masks as they are."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.core import FrozenDict, freeze
+
+import jaxtickets as jt
+from jaxtickets import UserError
+
+RNG = np.random.default_rng(0)
+KEY = jax.random.key(0)
+
+
+def draw(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+PARAMS = {"a": {"kernel": draw(8, 16)}, "b": {"kernel": draw(16, 4)}}  # 128 and 64 weights.
+DENSE = jt.masks.ones(PARAMS)
+SCORES = jt.magnitude(PARAMS, DENSE)
+HALF = jt.prune(SCORES, DENSE, 0.5)
+SGD = optax.sgd(0.1)
+
+
+def train(params, masks, key):
+    return params
+
+
+def kept(masks):
+    return [int(np.count_nonzero(leaf)) for leaf in jax.tree.leaves(masks)]
+
+
+def refusal(call):
+    with pytest.raises(UserError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def within_a_step(schedule, params=PARAMS, steps=1, gradient=0.0):
+    """The optimiser state after some updates with gradients that are all the same number."""
+    tx = jt.sparsify(SGD, schedule)
+    state, update = tx.init(params), jax.jit(tx.update)
+    gradients = jax.tree.map(lambda leaf: np.full_like(leaf, gradient), params)
+    for _ in range(steps):
+        _, state = update(gradients, state, params)
+    return state
+
+
+# Scores of other trees.
+
+
+def transposed(params, masks):
+    return jax.tree.map(lambda leaf: abs(leaf).T, params)
+
+
+PLACES = {
+    "prune": lambda score: jt.prune(score(PARAMS, DENSE), DENSE, 0.5),
+    "compiled": lambda score: jax.jit(lambda params: jt.prune(score(params, DENSE), DENSE, 0.5))(PARAMS),
+    "imp": lambda score: jt.imp(train, PARAMS, key=KEY, rounds=1, score=score),
+    "sparsify": lambda score: within_a_step(jt.schedules.one_shot(0.5, score=score)),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_transposed_scores_are_refused_wherever_they_are_given(place):
+    message = refusal(lambda: PLACES[place](transposed))
+    assert "a/kernel has the shape (16, 8); allowed is the shape (8, 16)" in message
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_scores_of_other_names_are_refused_wherever_they_are_given(place):
+    message = refusal(lambda: PLACES[place](lambda params, masks: jax.tree.leaves(params)))
+    assert message.startswith("score") and "a/kernel has no array" in message
+
+
+def test_scores_of_leaves_that_are_not_prunable_are_refused_within_a_step_too():
+    params = {"a": {"kernel": draw(4, 4), "bias": draw(4)}}
+    score = lambda params, masks: jax.tree.map(abs, params)  # noqa: E731
+    message = refusal(lambda: within_a_step(jt.schedules.one_shot(0.5, score=score), params))
+    assert message == "scores: a/bias has the shape (4,); allowed is no array, as in masks"
+
+
+def test_scores_in_nodes_of_another_type_go_to_the_leaves_of_their_names_whatever_the_order():
+    class Scores(tuple):
+        pass
+
+    jax.tree_util.register_pytree_with_keys(
+        Scores,
+        lambda own: (((jax.tree_util.DictKey("b"), own[0]), (jax.tree_util.DictKey("a"), own[1])), None),
+        lambda _, leaves: Scores(leaves),
+    )
+    masks = {"a": np.ones(2, bool), "b": np.ones(2, bool)}
+    scores = Scores((np.array([1.0, 2.0]), np.array([3.0, 4.0])))  # b has the lower ones.
+    for prune in (jt.prune, jax.jit(lambda own, masks, share: jt.prune(own, masks, 0.5))):
+        assert kept(prune(scores, masks, 0.5)) == [2, 0]
+
+
+def test_growth_of_another_shape_is_refused_within_a_step_too():
+    growth = lambda params, masks, gradients: transposed(gradients, masks)  # noqa: E731
+    message = refusal(lambda: within_a_step(jt.schedules.rigl(0.5, 1, 4, growth=growth), steps=2))
+    assert message.startswith("growth: a/kernel has the shape (16, 8)")
+
+
+def test_a_component_with_prunable_weights_needs_a_loss():
+    def loss(own, batch):
+        return jnp.square(batch @ own["a"]["kernel"]).mean()
+
+    batches = [draw(2, 8)]
+    for call in (
+        lambda: jt.snip(PARAMS, DENSE, {("a",): loss}, batches),
+        lambda: jt.grasp(PARAMS, DENSE, {("a",): loss}, batches),
+        lambda: jt.pruning.gradients(PARAMS, DENSE, {("a",): loss}, batches),
+        lambda: jt.synflow(PARAMS, DENSE, {"a": lambda own: own["kernel"].sum()}),
+    ):
+        assert "there is none for 'b'; allowed is one for each component" in refusal(call)
+    norms = {name: {"norm": {"scale": np.ones(4), "bias": np.ones(4)}} for name in ("a", "b")}
+    stats = {name: {"norm": {"mean": np.ones(4)}} for name in norms}
+    names = {name: {"norm": {"scale": ("h",), "bias": ("h",)}} for name in norms}
+    of_a = {("a",): lambda own, batch: (own["a"]["norm"]["scale"] * batch).sum()}
+    message = refusal(lambda: jt.channels.gamma_taylor(norms, names, stats, of_a, batches))
+    assert message.startswith("losses: there is none for 'b'")
+    only_a = {"a": DENSE["a"], "b": {"kernel": None}}
+    scores = jt.snip(PARAMS, only_a, {("a",): loss}, batches)
+    assert scores["b"]["kernel"] is None and np.abs(scores["a"]["kernel"]).sum() == pytest.approx(1, rel=1e-5)
+
+
+# N:M.
+
+NARROW = {"kernel": draw(6, 8)}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: jt.prune(NARROW, jt.masks.ones(NARROW), 0.5, structure="2:4"),
+        lambda: jt.imp(train, NARROW, key=KEY, targets=[0.5], structure="2:4"),
+        lambda: jt.sparsify(SGD, jt.schedules.one_shot(0.5, structure="2:4")).init(NARROW),
+    ],
+)
+def test_n_of_m_that_fits_no_layer_is_refused(call):
+    assert refusal(call) == (
+        "structure: '2:4' fits no layer: kernel has 6 inputs; allowed are layers whose number of inputs is a multiple "
+        "of 4"
+    )
+
+
+def test_n_of_m_that_fits_some_layers_warns_once_of_the_others():
+    params = {"narrow": NARROW, "depthwise": {"kernel": draw(3, 3, 1, 8)}, "wide": {"kernel": draw(8, 2)}}
+    dense = jt.masks.ones(params)
+    told = "'2:4' does not fit 2 of 3 layers, .* no multiple of 4 in depthwise/kernel, narrow/kernel$"
+    with pytest.warns(UserWarning, match=told):
+        masks = jt.prune(jt.magnitude(params, dense), dense, 0.5, structure="2:4")
+    assert jt.masks.layer_counts(masks) == {
+        "depthwise/kernel": (72, 72),
+        "narrow/kernel": (48, 48),
+        "wide/kernel": (16, 8),
+    }
+    with pytest.warns(UserWarning, match=told):
+        jt.sparsify(SGD, jt.schedules.one_shot(0.5, structure="2:4")).init(params)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("default")
+        jt.imp(train, params, key=KEY, rounds=1, structure="2:4")
+    assert len(found) == 1
+
+
+# What stays in each layer, within a compiled function.
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "how", "message"),
+    [
+        (0.98, {"min_per_layer": 3}, "sparsity: 0.98 leaves 4 weights in the network, fewer than min_per_layer=3 asks"),
+        (0.95, {"min_per_layer": 4, "scope": "layerwise"}, "sparsity: 0.95 leaves 3 weights in b/kernel, fewer than"),
+        (0.999, {}, "sparsity: 0.999 leaves none of 192 weights"),
+        (0.2, {}, "sparsity: 0.2 of the network is below the 0.5 that is pruned already"),
+    ],
+)
+def test_what_is_refused_outside_of_a_compiled_function_is_refused_inside(sparsity, how, message):
+    masks = HALF if sparsity == 0.2 else DENSE
+    prune = lambda scores: jt.prune(scores, masks, sparsity, **how)  # noqa: E731
+    assert refusal(lambda: prune(SCORES)) == (inside := refusal(lambda: jax.jit(prune)(SCORES)))
+    assert inside.startswith(message)
+
+
+def test_a_sparsity_that_is_traced_is_refused():
+    message = refusal(lambda: jax.jit(lambda sparsity: jt.prune(SCORES, DENSE, sparsity))(0.5))
+    assert message.startswith("sparsity: ") and "Tracer" in message
+
+
+def test_the_floor_of_a_layer_holds_under_masks_that_are_traced():
+    scores = {"a": {"kernel": SCORES["a"]["kernel"]}, "b": {"kernel": 1e-3 * SCORES["b"]["kernel"]}}
+    prune = jax.jit(lambda scores, masks: jt.prune(scores, masks, 0.9, min_per_layer=5))
+    assert kept(prune(scores, HALF)) == [14, 5]  # 192 - round(0.9 * 192) = 19.
+
+
+def test_blocks_of_which_none_would_stay_stay_within_a_compiled_function():
+    masks = {"kernel": np.ones((4, 4), bool)}
+    prune = lambda scores: jt.prune(scores, masks, 0.9, structure="block:4x4")  # noqa: E731
+    scores = {"kernel": draw(4, 4)}
+    assert "leaves none of 16 weights" in refusal(lambda: prune(scores))  # 0 are nearer to 2 than 16 are.
+    assert kept(jax.jit(prune)(scores)) == [16]
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        jt.schedules.gradual(0.99, 5, 20, 5, min_per_layer=5),
+        jt.schedules.one_shot(0.99, min_per_layer=5),
+        jt.schedules.static(0.99, min_per_layer=5, scope="global"),
+    ],
+)
+def test_a_schedule_that_leaves_less_than_it_must_is_refused_when_the_state_is_made(schedule):
+    message = refusal(lambda: jt.sparsify(SGD, schedule).init(PARAMS))
+    assert message.startswith("sparsity: 0.99 leaves 2 weights in the network, fewer than min_per_layer=5 asks for")
+
+
+@pytest.mark.parametrize("scope", ["erk", "uniform"])
+def test_shares_of_pruned_masks_are_exact_within_a_compiled_function_too(scope):
+    params = {"a": {"kernel": draw(8, 12)}, "c": {"kernel": draw(30, 3, 4, 8)}, "z": {"kernel": draw(20, 4)}}
+    dense = jt.masks.ones(params)
+    scores = jt.magnitude(params, dense)
+    before = jt.prune(scores, dense, 0.2)
+    found = jax.jit(lambda scores: jt.prune(scores, before, 0.3, scope))(scores)
+    weights = 96 + 2880 + 80
+    assert sum(kept(found)) == weights - round(0.3 * weights)
+    jax.tree.map(np.testing.assert_array_equal, found, jt.prune(scores, before, 0.3, scope))
+    message = refusal(lambda: jax.jit(lambda scores, masks: jt.prune(scores, masks, 0.3, scope))(scores, before))
+    assert message.startswith(f"masks: are traced, and scope '{scope}' shares by how much each layer has left")
+
+
+# Training that has diverged.
+
+
+def test_scores_that_are_not_finite_change_no_masks_within_a_compiled_function():
+    for value in (np.nan, np.inf):
+        broken = {"a": SCORES["a"], "b": {"kernel": SCORES["b"]["kernel"] * value}}
+        for how in ({}, {"structure": "2:4"}) if np.isnan(value) else ({"scope": "layerwise"},):
+            found = jax.jit(lambda scores, masks, how=how: jt.prune(scores, masks, 0.5, **how))(broken, DENSE)
+            assert kept(found) == [128, 64]
+    # What is pruned already decides nothing.
+    pruned = {"a": SCORES["a"], "b": {"kernel": np.where(HALF["b"]["kernel"], SCORES["b"]["kernel"], np.nan)}}
+    found = jax.jit(lambda scores, masks: jt.prune(scores, masks, 0.75))(pruned, HALF)
+    assert sum(kept(found)) == 48
+
+
+def test_gradual_pruning_keeps_its_masks_when_the_weights_are_no_numbers():
+    tx = jt.sparsify(SGD, jt.schedules.gradual(0.9, 0, 4, 1))
+    state, update = tx.init(PARAMS), jax.jit(tx.update)
+    zeros = jax.tree.map(np.zeros_like, PARAMS)
+    for number in range(5):
+        diverged = {"a": PARAMS["a"], "b": {"kernel": PARAMS["b"]["kernel"] * np.nan}}
+        _, state = update(zeros, state, PARAMS if number < 2 else diverged)
+    # The sparsity of the second change: 0.9 * (1 - (1 - 1 / 4)^3) = 0.52.
+    assert sum(kept(jt.masks_of(state))) == 192 - round(0.9 * (1 - 0.75**3) * 192)
+
+
+def test_weights_and_growth_that_are_no_numbers_are_not_exchanged():
+    broken = {"a": SCORES["a"], "b": {"kernel": SCORES["b"]["kernel"] * np.nan}}
+    assert refusal(lambda: jt.pruning.drop_and_grow(PARAMS, HALF, broken, 0.3)).startswith("growth: those of b/kernel")
+    assert refusal(lambda: jt.pruning.drop_and_grow(broken, HALF, SCORES, 0.3)).startswith("params: those of b/kernel")
+    schedule = jt.schedules.rigl(0.5, 1, 4)
+    first = jt.masks_of(jt.sparsify(SGD, schedule).init(PARAMS))
+    after = jt.masks_of(within_a_step(schedule, steps=3, gradient=np.nan))
+    jax.tree.map(np.testing.assert_array_equal, first, after)
+
+
+# Masks that are none.
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_masks_that_are_not_of_booleans_are_refused_before_anything_is_computed(compiled):
+    apply = jax.jit(jt.masks.apply) if compiled else jt.masks.apply
+    for params, masks in ((PARAMS, PARAMS), (HALF, PARAMS), (PARAMS, jax.tree.map(np.int8, HALF))):
+        assert "masks: that of a/kernel is of" in refusal(lambda params=params, masks=masks: apply(params, masks))
+    row = {"a": {"kernel": np.ones(16, bool)}, "b": HALF["b"]}  # It would be the same for each input.
+    assert "has the shape" in refusal(lambda: apply(PARAMS, row))
+    assert "masks: that of a/kernel is of float32" in refusal(lambda: jt.masks.sparsity(PARAMS))
+    assert "masks: that of a/kernel is of float32" in refusal(lambda: jt.magnitude(HALF, PARAMS))
+
+
+def test_the_checks_of_masks_are_no_part_of_the_compiled_program():
+    program = jax.make_jaxpr(jt.masks.apply)(PARAMS, HALF)
+    assert [equation.primitive.name for equation in program.eqns] == ["convert_element_type", "mul"] * 2
+
+
+def test_rewinding_finds_frozen_dictionaries_beside_plain_ones():
+    for state, masks in ((freeze(PARAMS), HALF), (PARAMS, freeze(HALF)), (freeze(PARAMS), freeze(HALF))):
+        found = jt.rewind({"params": state, "moments": SGD.init(state), "step": 3}, masks)
+        assert isinstance(found["params"], FrozenDict) == isinstance(state, FrozenDict) and found["step"] == 3
+        for name in PARAMS:
+            np.testing.assert_array_equal(
+                found["params"][name]["kernel"], np.where(HALF[name]["kernel"], PARAMS[name]["kernel"], 0)
+            )
+
+
+def test_masks_of_no_channel_take_nothing_out_and_are_refused():
+    names = {"net": {"a": {"kernel": (None, "h")}, "b": {"kernel": ("h", None)}}}
+    for masks in ({}, {"net": {}}):
+        assert refusal(lambda masks=masks: jt.compact.take({"net": PARAMS}, masks, names)).startswith(
+            f"channel_masks: {masks} names no channels; allowed is {{component: {{channel name: [n] bool}}}}"
+        )
