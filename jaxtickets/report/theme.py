@@ -89,12 +89,12 @@ tr.wins td.mark { color: var(--accent); }
 .within, td.wins { color: var(--good); }
 .worse, .not, .nothing, .diverged, tr.reference :is(th, td) { color: var(--soft); }
 figure { margin: 0 0 1.6rem; min-width: 0; }
-figure svg { display: block; width: 100%; height: auto; max-width: 34rem; }
+figure svg { display: block; width: 100%; height: auto; max-width: 29rem; }
 figure img { display: block; max-width: 100%; height: auto; border-radius: 6px; }
 figcaption { margin-top: .5rem; }
 figcaption a, .caption a, .get { white-space: nowrap; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1rem 2rem; }
-.plots > :only-child { max-width: 34rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem 2rem; }
+.plots > :only-child { max-width: 29rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); gap: 1rem 1.6rem; }
 .pair img, .strip img { width: 100%; }
 .strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); gap: .2rem 1rem; }
