@@ -510,13 +510,29 @@ def test_a_ticket_trained_from_its_file_is_the_round_that_has_found_it(way, quic
     chex.assert_trees_all_equal(trained.load(again.place, 1), trained.load(place, round_))
     # What was found again is the ticket. Its moments are the dense run's, and take no room.
     first, second = jt.load_ticket(ticket), jt.load_ticket(again.place.ticket)
-    assert not first.has_moments or way == "channels"
+    assert first.has_moments == (way == "channels")  # Which starts from the initialisation, and takes no room either.
     chex.assert_trees_all_equal(first.masks, second.masks)
     chex.assert_trees_all_equal(first.trained, second.trained)
     weights, kept = mask_lib.counts(first.masks)
     trees = [size_of(tree) for tree in ((first.params, first.batch_stats), first.trained[:2])]
     pruned = 4 * (weights - kept) * (1 if way == "channels" else 2)  # A compacted network has lost them.
     assert ticket.stat().st_size <= sum(trees) - pruned + weights / 8 + 4096
+
+
+@pytest.mark.slow
+def test_a_transferred_ticket_is_trained_again_with_its_own_averages(quick_runs, base, data_directory, tmp_path):
+    changes, like = {"tolerance": 1e6, "prune.sparsities": (0.5,)}, base("gan_digits")
+    setup = without_references(Setup(tiny("gan_digits", data_directory, **changes), like=like))
+    ticket = finish(setup, tmp_path / "a")[0].place.ticket
+    changes = {"tolerance": 1e6, "experiment": "transfer", "transfer.of": str(ticket), "seed": 1, "rewind_step": 0.0}
+    moved = finish(without_references(Setup(tiny("gan_digits", data_directory, **changes), like=like)), tmp_path / "b")[
+        0
+    ]
+    assert moved.initial_state.average
+    again = retraining.config(moved.place.ticket)
+    finish(without_references(Setup(again, like=like)), tmp_path / "c")
+    assert rows_of(tmp_path / "b", 1) == rows_of(tmp_path / "c", 1) != []
+    chex.assert_trees_all_equal(*(trained.load(jt.Workdir(tmp_path / name), 1) for name in "bc"))
 
 
 def test_tickets_that_a_file_can_t_train_again_and_other_configs_are_refused(data_directory, tmp_path):

@@ -182,8 +182,9 @@ def save_ticket(setup, place: Workdir, like: train.TrainState, verdict: dict) ->
             return
         raise DamagedError(f"{error}; {saved.remedy(setup.config, place, 0)}") from None
     has_weights = setup.config.trained_in_ticket and place.weights(round_).exists()
-    # The dense run, which whoever trains the ticket again trains first, has the moments too.
-    is_of_dense_run = not went_on and int(point.step) == setup.timeline.rewind_step
+    # The dense run, which whoever trains the ticket again trains first, has the moments too. At step 0 they take no
+    # room, and the running averages may be those of transferred weights.
+    is_of_dense_run = not went_on and 0 < int(point.step) == setup.timeline.rewind_step
     tickets.save_ticket(
         place.ticket,
         masks,
