@@ -8,6 +8,7 @@ import re
 from typing import NamedTuple
 
 import chex
+import equinox as eqx
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -263,6 +264,19 @@ def test_a_tree_that_does_not_fit_is_one_line(tmp_path):
         jt.save_ticket(path, masks, {"a": params["a"].astype(complex)})
     with pytest.raises(UserError, match="does not tell the config and the round of its run"):
         jt.load_ticket(path).sample(2)
+
+
+def test_leaves_that_are_no_numbers_may_be_in_one_of_parameters_and_trained_ones_alone(tmp_path):
+    model = eqx.nn.MLP(3, 2, 8, 1, key=jax.random.key(0))  # Its activations are leaves.
+    arrays = eqx.filter(model, eqx.is_array)
+    masks = jax.tree.map(lambda leaf: np.arange(leaf.size).reshape(leaf.shape) % 2 == 0, arrays)
+    for params, own in ((arrays, model), (model, arrays), (arrays, arrays), (model, model)):
+        jt.save_ticket(tmp_path / "t.safetensors", masks, params, trained=own)
+        found = jt.load_ticket(tmp_path / "t.safetensors", like=model)
+        assert_same(eqx.filter(found.trained.params, eqx.is_array), jt.masks.apply(arrays, masks))
+    turned = jax.tree.map(lambda leaf: leaf.T if eqx.is_array(leaf) else leaf, model)
+    with pytest.raises(UserError, match="^trained: layers/0/weight has the shape"):
+        jt.save_ticket(tmp_path / "t.safetensors", masks, arrays, trained=turned)
 
 
 def test_a_file_that_is_there_is_replaced_and_stays_if_the_new_one_is_refused(tmp_path):
