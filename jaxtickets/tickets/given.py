@@ -27,7 +27,8 @@ def check(masks, params, trained, axis_names, network) -> None:
     """
     check_fit(masks, params)
     if isinstance(trained, Trained) and trained.network:  # It may be compacted, so that it has smaller arrays.
-        check_like(trained.params, params, "trained")
+        if differing := tensor_files.named(trained.params).keys() ^ tensor_files.named(params).keys():
+            raise UserError(f"trained: one of it and params has no {min(differing)}; allowed is what their run trained")
     elif trained is not None:
         own = trained.params if isinstance(trained, Trained) else trained
         check_shapes(_numbers(own), _numbers(params), "trained")

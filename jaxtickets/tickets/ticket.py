@@ -196,7 +196,7 @@ def save_ticket(
       masks: like `params`, with None for each leaf that is not prunable.
       params: the parameters at the rewind point, any pytree; leaves that are neither arrays nor numbers are left out.
         Or a `train.TrainState`, whose batch statistics, moments and step are stored too.
-      trained: what was trained from the ticket: a tree with the nodes and shapes of `params`, or a `trained.Trained`.
+      trained: what was trained from the ticket: a tree like `params`, of the same shapes, or a `trained.Trained`.
       metadata: JSON values; NumPy's and JAX's numbers become such, NaN and infinities None, and numbers as keys texts.
       axis_names: a tree like the parameters: the name of each axis of each leaf, or None.
       network: how the network is built, as in `trained.Trained`; whoever leaves it out can't sample from the ticket.
