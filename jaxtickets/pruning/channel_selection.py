@@ -67,7 +67,7 @@ def select(scores, ratio: float, scope: str = "global", min_channels: int = 1, a
         return prune(chosen, everything, ratio, scope, min_channels) if jax.tree.leaves(chosen) else everything
 
     together, apart = pruned(lambda path: path not in alone, scope), pruned(lambda path: path in alone, "layerwise")
-    masks = jax.tree.map(lambda a, b: b if a is None else a, together, apart, is_leaf=is_hole)
+    masks = jax.tree.map(lambda a, b: b if is_hole(a) else a, together, apart, is_leaf=is_hole)
     if multiple == 1:
         return masks
 
