@@ -314,7 +314,7 @@ def unpack(packed, like) -> Any:
             raise UserError(f"packed: {name or 'it'} is {bits!r:.60}; allowed are bits where `like` has an array")
 
     def mask(leaf, bits):
-        return None if is_hole(bits) else unpack_leaf(bits, np.shape(leaf))
+        return bits if is_hole(bits) else unpack_leaf(bits, np.shape(leaf))
 
     return pytrees.map_with_holes(mask, like, packed)
 
