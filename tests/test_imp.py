@@ -1,5 +1,6 @@
 """`jt.imp`: the lottery loop around a training function of one's own."""
 
+import json
 import logging
 import time
 from functools import partial
@@ -453,11 +454,54 @@ def test_nothing_is_written_into_a_directory_that_was_taken_over(tmp_path, monke
     assert [path.name for path in tmp_path.iterdir()] == ["imp.json"]
 
 
-# Mistakes.
-
-
 DENSE = jt.masks.ones(mlp())
 HALF = jt.prune(jt.magnitude(mlp(), DENSE), DENSE, 0.5)
+
+
+def of_older_version(directory, levels):
+    """Gives a directory the levels that were saved when those of given masks began at 0."""
+    file = directory / "imp.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"levels": levels}))
+
+
+def test_a_directory_of_an_older_version_goes_on_with_the_same_targets_and_masks(tmp_path):
+    how = {"train_fn": train, "params": mlp(), "key": KEY, "masks": HALF, "workdir": tmp_path}
+    rounds = jt.imp(**how, targets=[0.7])
+    of_older_version(tmp_path, [0.0, 0.7])
+    assert trees_equal(jt.imp(**how | {"train_fn": until(train, 0)}, targets=[0.7]), rounds)
+    longer = jt.imp(**how | {"train_fn": until(train, 1)}, targets=[0.7, 0.8])
+    assert trees_equal(longer[:2], rounds) and longer[2].sparsity == pytest.approx(0.8, abs=1e-3)
+
+
+def test_a_directory_whose_rate_counted_from_0_names_the_targets_that_go_on_with_it(tmp_path):
+    how = {"train_fn": train, "params": mlp(), "key": KEY, "masks": HALF, "workdir": tmp_path}
+    rounds = jt.imp(**how, targets=[0.6, 0.84])
+    of_older_version(tmp_path, [0.0, 0.6, 0.84])
+    with pytest.raises(
+        UserError, match=r"differ in levels .* older version's .*: targets=\[0.6, 0.84\] goes on"
+    ) as caught:
+        jt.imp(**how, rounds=2, rate=0.6)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"differ in key; allowed are [^:]*$"):
+        jt.imp(**how | {"key": jax.random.key(1)}, targets=[0.6, 0.84])
+    assert trees_equal(jt.imp(**how | {"train_fn": until(train, 0)}, targets=[0.6, 0.84]), rounds)
+
+
+@pytest.mark.parametrize("key", [None, (KEY, KEY), {"a": KEY}, "x", 1.5], ids=str)
+def test_any_key_is_handed_on_as_it_is_unless_the_score_draws_with_it(key, tmp_path):
+    keys = []
+
+    def own(params, masks, key):
+        keys.append(key)
+        return params
+
+    jt.imp(own, mlp(), key=key, rounds=1, workdir=tmp_path)
+    assert all(given is key for given in keys) and len(keys) == 2
+    with pytest.raises(UserError, match="^key: .*: the score needs seed, .*; allowed is a key of JAX, such as"):
+        jt.imp(until(train, 0), mlp(), key=key, rounds=1, score=jt.pruning.random)
+
+
+# Mistakes.
 
 
 @pytest.mark.parametrize(

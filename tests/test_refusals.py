@@ -204,7 +204,6 @@ CASES = [
         {
             "train_fn": NO_FUNCTIONS,
             "params": [None, 3, [], {"net": 3}],
-            "key": [None, "x", True, 1.5],
             "rounds": NO_COUNTS,
             "rate": [0.0, *NO_SHARES],
             "masks": [*NO_TREES[1:], of_other_shapes(MASKS), jax.tree.map(np.float32, MASKS)],

@@ -22,7 +22,7 @@ from report_workdirs import (
 from jaxtickets import report, statistics
 from jaxtickets.errors import UserError
 from jaxtickets.report.__main__ import main
-from jaxtickets.report.answer import one_sided_bound, verdict_facts
+from jaxtickets.report.answer import level_of, one_sided_bound, verdict_facts
 from jaxtickets.report.answer import test_note as note_on_the_test
 from jaxtickets.report.plots import metric_figure
 from jaxtickets.report.ratios import ratio_figure
@@ -115,10 +115,8 @@ def test_a_winner_whose_interval_reaches_beyond_the_limit_has_the_bound_of_its_t
     entry = run.verdict["rounds"][1]
     assert entry["wins"] and entry["ratio_high"] == pytest.approx(2.42, abs=0.01)  # exp(log 0.36 + 12.706 x 0.15)
     page = report.show(run.workdir).html
-    assert (
-        "reaches beyond the limit of 1.1, because it leaves out 2.5% at either end, and the test at most 5% at one"
-        in page
-    )
+    assert "reaches beyond the limit of 1.1, because it leaves out 2.5% at either end, and the test of this" in page
+    assert "round 5% at one" in page
     assert "its upper bound is 0.928." in page  # exp(log 0.36 + 6.314 x 0.15)
     narrow = read(write_two_seeds(tmp_path / "narrow", apart=0.01))
     assert narrow.verdict["rounds"][1]["wins"] and "beyond the limit" not in report.show(narrow.workdir).html
@@ -126,8 +124,29 @@ def test_a_winner_whose_interval_reaches_beyond_the_limit_has_the_bound_of_its_t
     ours, dense = {0: 2.0, 1: 3.0, 2: 4.0}, {0: 4.0, 1: 5.0, 2: 9.0}
     found = statistics.compare(ours, dense)
     for alternative, end in (("less", found.high), ("greater", found.low)):
-        bound = one_sided_bound(found.ratio, end, 3, 0.95)
-        assert statistics.compare(ours, dense, bound, alternative).p_value == pytest.approx(0.05)
+        for level in (0.05, 0.03):
+            bound = one_sided_bound(found.ratio, end, 3, 0.95, level)
+            assert statistics.compare(ours, dense, bound, alternative).p_value == pytest.approx(level)
+
+
+def test_of_several_rounds_the_bound_of_the_winner_is_at_the_level_that_the_rounds_before_leave_it():
+    ratios = {1: {0: 0.3, 1: 0.31, 2: 0.32}, 2: {0: 0.5, 1: 1.5, 2: 2.5}, 3: {0: 0.6, 1: 0.7, 2: 0.75}}
+    rows = [{"round": 0, "seed": seed, "sparsity": 0.0, "fd": 10.0} for seed in range(3)]
+    for round_, of_seeds in ratios.items():
+        rows += [
+            {"round": round_, "seed": seed, "sparsity": 1 - 0.8**round_, "fd": 10 * ratio}
+            for seed, ratio in of_seeds.items()
+        ]
+    verdict = judge_seeds(rows, "fd", "distance", 0.1, 0.95)
+    assert [row["wins"] for row in verdict["rounds"][1:]] == [True, False, False]
+    # Weights 4/7, 2/7 and 1/7: the first hands its level on, the second does not.
+    levels = [level_of(verdict, round_) for round_ in (1, 2, 3)]
+    assert levels == pytest.approx([0.05 * 4 / 7, 0.05 * 6 / 7, 0.05 * 1 / 7])
+    for row, level in zip(verdict["rounds"][1:], levels, strict=True):
+        is_within = one_sided_bound(row["ratio"], row["ratio_high"], 3, 0.95, level) <= 1.1
+        assert is_within == row["wins"] == (row["p_value"] <= level)
+    # With the whole level the third would seem to win.
+    assert one_sided_bound(verdict["rounds"][3]["ratio"], verdict["rounds"][3]["ratio_high"], 3, 0.95, 0.05) < 1.1
 
 
 def test_the_band_of_a_positive_metric_is_cut_at_0_and_says_so(tmp_path):

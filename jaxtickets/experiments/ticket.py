@@ -26,11 +26,12 @@ def ticket(run: Run) -> None:
     found the ticket, bit for bit on the same kind of device, and round 0 its dense run.
     """
     found = source(run.networks, run.seed)
+    point = tickets.load_state(found.path, run.initial_state)
     run.expect(2)
     run.round(0, run.dense_masks, run.initial_state)
-    point = tickets.load_state(found.path, run.rewind_point)
     if not found.has_moments:
         _compare(found, run.rewind_point)
+        point = point.replace(opt_state=run.rewind_point.opt_state, average=run.rewind_point.average)
     if found.metadata["config"].get("rewind") == "weights":
         point = point.replace(opt_state=run.initial_state.opt_state)
     run.start_from(point)

@@ -22,7 +22,7 @@ from jaxtickets.library.states import rewind, zeroed
 from jaxtickets.library.stored import Store, checksum, described
 from jaxtickets.pruning.score import needs
 from jaxtickets.pruning.structures import known_axes, parse_structure
-from jaxtickets.pytrees import check_like, check_shapes, is_array, is_hole, pairs, structure_of
+from jaxtickets.pytrees import check_like, check_shapes, is_hole, pairs, structure_of
 
 OFFERED = ("start", "initial", "seed")
 
@@ -79,7 +79,7 @@ def imp(
         the loss has the masks and an update moves pruned weights all the same (noise on all weights, an optimiser that
         mixes entries of a gradient, such as Muon), it returns `jt.masks.apply(trained, masks)`.
       params: the initial parameters, any pytree.
-      key: handed to `early` and `train_fn`; a JAX key.
+      key: handed to `early` and `train_fn` as it is, so anything that they take; a JAX key if the score needs `seed`.
       rounds: the number of rounds after the first one, each of which prunes `rate` of the weights that remain.
       targets: instead of `rounds`, the sparsity of each round after the first one, increasing.
       masks: the masks of the first round, if it is not to be dense.
@@ -119,7 +119,8 @@ def imp(
     if early and not rewinds:
         raise UserError("early: nothing is rewound with rewinds=False; allowed is one of the two")
     offered = _offered(score)
-    _check_key(key, "seed" in offered)
+    if "seed" in offered:
+        _check_key(key)
     kernels = known_axes(dense, structure, axes)
     weights = mask_lib.counts(dense).weights
     if structure == "weight" and round(levels[-1] * weights) == weights:
@@ -224,16 +225,15 @@ def _check_functions(train_fn, early, params_of, score, callback):
             check_function(value, name, *arguments)
 
 
-def _check_key(key, is_for_seeds):
-    """Refuses what is no key."""
-    is_key = isinstance(key, int | np.integer) and not isinstance(key, bool) or is_array(key)
-    if is_key and is_for_seeds:
-        try:
-            _seed(key, 0)
-        except (TypeError, ValueError):
-            is_key = False
-    if not is_key:
-        raise UserError(f"key: {key!r:.60}: allowed is a key of JAX, such as jax.random.key(0)")
+def _check_key(key):
+    """Refuses a key that no numbers can be drawn with."""
+    try:
+        _seed(key, 0)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"key: {key!r:.60}: the score needs seed, which is drawn with it; allowed is a key of JAX, such as "
+            "jax.random.key(0)"
+        ) from None
 
 
 def _offered(score):

@@ -103,6 +103,19 @@ def _extends(longer, shorter):
     return isinstance(longer, list) and isinstance(shorter, list) and longer[: len(shorter)] == shorter
 
 
+def _counted_from_masks(there, here):
+    """Puts the sparsity of given masks first in levels that an older version has saved: there, 0 is in its place.
+
+    Returns:
+      What a message adds where the levels differ all the same, because that version counted `rate` from 0; or "".
+    """
+    saved, own = there.get("levels"), here["levels"]
+    if not isinstance(saved, list) or saved[:1] != [0] or not own[0]:
+        return ""
+    there["levels"] = [own[0], *saved[1:]]
+    return f". An older version's rate counted from 0 beside masks, too: targets={saved[1:]} goes on with its rounds"
+
+
 def _told(name, there, here):
     """An argument that differs, with its values if they say something."""
     is_checksum = isinstance(here, str) and len(here) == 64
@@ -145,6 +158,7 @@ class Store:
             if there is None or there.get("format") != FORMAT:
                 raise UserError(f"{file}: is not what jt.imp has written; allowed is another directory")
             here = files.parse_json(files.json_bytes(about)) or {}  # As it comes back from a file.
+            hint = _counted_from_masks(there, here)
             is_longer = False
             if _extends(there.get("levels"), here["levels"]):
                 here["levels"] = there["levels"]
@@ -153,9 +167,10 @@ class Store:
             if differing := [
                 _told(name, there.get(name), here[name]) for name in here if there.get(name) != here[name]
             ]:
+                is_same = there.get("levels") == here["levels"]
                 raise UserError(
                     f"{what}: its rounds differ in {', '.join(differing)}; allowed are the arguments that they were "
-                    "made with, or another directory"
+                    f"made with, or another directory{'' if is_same else hint}"
                 )
             if is_longer:
                 files.replace(file, files.json_bytes(about))

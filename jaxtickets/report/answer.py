@@ -23,7 +23,7 @@ from jaxtickets.report.reading import (
     winning_round,
 )
 from jaxtickets.report.table import ratio_of
-from jaxtickets.statistics import ratio_limit
+from jaxtickets.statistics import fallback_shares, halving_weights, ratio_limit
 
 
 def answer(run: Results) -> Iterator[str]:
@@ -93,29 +93,42 @@ def _beyond_the_limit(verdict: Mapping[str, Any]) -> str:
     end = entry["ratio_low" if is_higher else "ratio_high"]
     if (end >= limit) if is_higher else (end <= limit):
         return ""
-    seeds, confidence = len(verdict["seeds"]), verdict["confidence"]
-    bound, which = one_sided_bound(entry["ratio"], end, seeds, confidence), "lower" if is_higher else "upper"
+    seeds, confidence, level = len(verdict["seeds"]), verdict["confidence"], level_of(verdict, entry["round"])
+    bound, which = one_sided_bound(entry["ratio"], end, seeds, confidence, level), "lower" if is_higher else "upper"
     return (
         f"The interval of the {winner(verdict)} reaches beyond the limit of {limit:g}, because it leaves out"
-        f" {(1 - confidence) / 2:.1%} at either end, and the test at most {1 - confidence:.0%} at one: its {which}"
+        f" {(1 - confidence) / 2:.1%} at either end, and the test of this round {100 * level:.2g}% at one: its {which}"
         f" bound is {bound:.3g}. Only more seeds make the interval narrow."
     )
 
 
-def one_sided_bound(ratio: float, bound: float, seeds: int, confidence: float) -> float:
-    """The bound of a one-sided interval of a ratio, from an end of its two-sided one with the same confidence.
+def level_of(verdict: Mapping[str, Any], round_: int) -> float:
+    """The level at which a round was tested, by `statistics.fallback`: its share, and those of the winners before it.
 
-    A paired one-sided t test at the level 1 - `confidence` rejects that the ratio is worse than a limit exactly where
-    this bound is better.
+    The round wins if its p-value, as it is before the adjustment, is at most this level.
+    """
+    tested = [row for row in verdict["rounds"] if row["p_value"] is not None]
+    tested.sort(key=lambda row: (row["sparsity"], row["round"]))
+    shares = fallback_shares([row["wins"] for row in tested], halving_weights(len(tested)))
+    return shares[[row["round"] for row in tested].index(round_)] * (1 - verdict["confidence"])
+
+
+def one_sided_bound(ratio: float, bound: float, seeds: int, confidence: float, level: float) -> float:
+    """The bound of a one-sided interval of a ratio, from an end of its two-sided one.
+
+    A paired one-sided t test at `level` rejects that the ratio is worse than a limit if, and only if, this bound is
+    better.
 
     Args:
       ratio: the geometric mean over the seeds.
       bound: the end of the two-sided interval on the side of the limit.
       seeds: the number of pairs, at least 2.
+      confidence: that of the two-sided interval.
+      level: what the one-sided interval leaves out, from 0 to 1.
     """
     from scipy import stats
 
-    narrower = stats.t.ppf(confidence, seeds - 1) / stats.t.ppf((1 + confidence) / 2, seeds - 1)
+    narrower = stats.t.ppf(1 - level, seeds - 1) / stats.t.ppf((1 + confidence) / 2, seeds - 1)
     return ratio * (bound / ratio) ** float(narrower)
 
 

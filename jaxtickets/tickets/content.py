@@ -56,6 +56,11 @@ class Content(NamedTuple):
         """Whether there are arrays of one of `TREES` or `STATE`."""
         return any(f"{path}/".startswith(f"{name}/") for path in self.leaves)
 
+    @property
+    def has_moments(self) -> bool:
+        """Whether it has the optimiser's moments, or the running averages, at the rewind point."""
+        return self.has("opt_state") or self.has("average")
+
     def tree(self, name: str, default=None):
         """One of `TREES` as nested dicts, lists and tuples; `default` if there is nothing of it."""
         leaves = {path: leaf for path, leaf in self.leaves.items() if f"{path}/".startswith(f"{name}/")}

@@ -29,13 +29,19 @@ def check(masks, params, trained, axis_names, network) -> None:
     if isinstance(trained, Trained) and trained.network:  # It may be compacted, so that it has smaller arrays.
         check_like(trained.params, params, "trained")
     elif trained is not None:
-        check_shapes(trained.params if isinstance(trained, Trained) else trained, params, "trained")
+        own = trained.params if isinstance(trained, Trained) else trained
+        check_shapes(_numbers(own), _numbers(params), "trained")
     if axis_names is not None:
         for name, names, _ in check_like(axis_names, params, "axis_names"):
             if not is_hole(names) and not isinstance(names, tuple):
                 raise UserError(f"axis_names: that of {name} is {names!r:.60}; allowed is a tuple of texts and None")
     if network is not None and not (isinstance(network, Mapping) and {"model", "channels", "classes"} <= {*network}):
         raise UserError(f"network: {network!r:.60}: allowed is what Trained.network is: model, channels and classes")
+
+
+def _numbers(tree):
+    """A tree with None for each leaf that a file does not hold, such as a function."""
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, tensor_files.NUMBERS) else None, tree)
 
 
 def inputs(value: Any, shape: tuple[int, ...], name: str = "inputs") -> Any:

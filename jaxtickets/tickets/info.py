@@ -45,7 +45,7 @@ def facts(path: str | os.PathLike) -> dict[str, Any]:
             "parameters_kept": parameters - weights + kept,
             "network": found.trained or found.network,
             "has_trained_weights": found.trained is not None,
-            "has_moments": found.has("opt_state"),
+            "has_moments": found.has_moments,
             "step": None if step is None else int(step),
             "layers": [_layer(name, leaf, found) for name, leaf in own.items() if name in found.masks],
             "metric": {name: verdict.get(name) for name in ("metric", "value", "dense", "better", "tolerance")},

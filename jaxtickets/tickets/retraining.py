@@ -46,6 +46,8 @@ def config(path: str | os.PathLike, variant: str = ""):
     own = {field.name for field in config_lib.method(found).fields}
     own |= {name for name in defaults if name.startswith("prune.") and name.partition(".")[2] not in PRUNABLE}
     own |= {"confidence", "tickets_per_host", "tickets_per_device", "seeds"}
+    if not config_lib.method(found).rewinds_late:
+        own.add("rewind_step")
     found.update_from_flattened_dict({name: value for name, value in defaults.items() if name in own})
     found.experiment, found.ticket.of = "ticket", str(Path(ticket.path).resolve())
     return found

@@ -251,7 +251,7 @@ def load_ticket(path: str | os.PathLike, like=None) -> Ticket:
             masks = _masks_like(found.masks, like)
             trained = trained and trained._replace(params=_shaped(path, found.leaves, like, "trained/params"))
         axes = {name.removeprefix("params/"): names for name, names in found.axes.items()}
-        own = (found.metadata, found.network, axes, Path(path), found.has("opt_state"))
+        own = (found.metadata, found.network, axes, Path(path), found.has_moments)
         return Ticket(masks, params, found.tree("batch_stats", {}), trained, *own)
 
 
@@ -299,12 +299,10 @@ def load_state(path: os.PathLike, like: TrainState) -> TrainState:
     """Reads the whole rewind point of a ticket file, with the structure of `like`.
 
     Args:
-      like: a train state of its run. If the file was saved without moments, it is the dense run's at the rewind point,
-        and its moments and averages are taken.
+      like: a train state of its run. If the file was saved without moments, moments and averages are those of `like`.
 
     Raises:
-      UserError: the file is no ticket of a run, that of another network or optimiser, or without moments of another
-        step than `like`.
+      UserError: the file is no ticket of a run, or that of another network or optimiser.
       DamagedError: it is not what was written.
     """
     with content_lib.reading(path):
@@ -313,12 +311,7 @@ def load_state(path: os.PathLike, like: TrainState) -> TrainState:
         raise UserError(f"{path}: does not tell the step of its rewind point; allowed is the ticket of a train state")
     fields = {name: getattr(like, name) for name in ("params", "batch_stats", *content_lib.STATE)}
     left_out = [name for name in content_lib.MOMENTS if jax.tree.leaves(fields[name]) and not found.has(name)]
-    of_dense = {name: fields.pop(name) for name in left_out}
-    if of_dense and int(found.leaves["step"]) != int(like.step):
-        there, here = int(found.leaves["step"]), int(like.step)
-        raise UserError(
-            f"{path}: was saved without moments, at step {there}; allowed is the dense run's step, not {here}"
-        )
+    of_like = {name: fields.pop(name) for name in left_out}
     is_old = found.format == content_lib.older.WITHOUT_CHECKSUM
     named = mask_lib.named_leaves(fields) if is_old else tensor_files.named(fields)
     kinds = {name: (np.shape(leaf), np.asarray(leaf).dtype) for name, leaf in named.items()}
@@ -328,7 +321,7 @@ def load_state(path: os.PathLike, like: TrainState) -> TrainState:
     if wrong := sorted(name for name in kinds.keys() | there.keys() if kinds.get(name) != there.get(name)):
         shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} others" if len(wrong) > 3 else "")
         raise UserError(f"{path}: {shown} of the ticket and of this network or optimiser differ; use its run's config")
-    return TrainState(**jax.tree.unflatten(jax.tree.structure(fields), [own[name] for name in kinds]), **of_dense)
+    return TrainState(**jax.tree.unflatten(jax.tree.structure(fields), [own[name] for name in kinds]), **of_like)
 
 
 def run_of(metadata: dict, path: os.PathLike) -> tuple[dict, dict]:
