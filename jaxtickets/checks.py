@@ -40,20 +40,22 @@ def check_share(value, name: str, and_one: bool = False) -> float:
     return float(number)
 
 
-def check_count(value, name: str, least: int = 0, below: int | None = None) -> None:
-    """Refuses what is no number of weights, channels or samples.
+def check_count(value, name: str, least: int = 0, below: int | None = None) -> int:
+    """A number of weights, channels or samples.
 
     Raises:
       UserError: it is no whole number of at least `least`, and less than `below`.
     """
+    number = _number(value)
     if (
-        not isinstance(value, numbers.Integral)
-        or isinstance(value, bool)
-        or value < least
-        or (below is not None and value >= below)
+        not isinstance(number, numbers.Integral)
+        or isinstance(number, bool)
+        or number < least
+        or (below is not None and number >= below)
     ):
         end = "" if below is None else f" and less than {below}"
         raise UserError(f"{name}: {value!r}: allowed is a whole number of at least {least}{end}")
+    return int(number)
 
 
 def check_choice(value, name: str, choices: Sequence[str]) -> None:

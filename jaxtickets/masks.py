@@ -146,14 +146,19 @@ def _weights(params, leaves):
 def apply(params, masks) -> Any:
     """The effective weights: every prunable leaf of `params` multiplied by its mask.
 
-    Called inside a loss, it makes the gradient of every pruned weight zero by the chain rule.
+    Called inside a loss, it makes the gradient of every pruned weight zero by the chain rule. Parameters or masks may
+    have further axes in front, the same in each leaf: masks `[k, ...]` of k tickets give k networks.
 
     Raises:
       UserError: the masks are not those of these parameters.
     """
     pytrees.check_fit(masks, params, exactly=False)
+
+    def effective(leaf, mask):
+        return leaf if is_hole(mask) else leaf * mask.astype(leaf.dtype)
+
     with jax.named_scope("masks"):  # Their name in profiles.
-        return jax.tree.map(lambda leaf, mask: leaf if mask is None else leaf * mask.astype(leaf.dtype), params, masks)
+        return pytrees.map_with_holes(effective, params, masks)
 
 
 def map_components(function, tree, components) -> Any:
@@ -242,7 +247,7 @@ def nonzero(params, include: Sequence[str] | None = None, exclude: Sequence[str]
       UserError: see `ones`.
     """
     dense = ones(params, include, exclude)
-    return jax.tree.map(lambda leaf, mask: None if mask is None else np.asarray(leaf) != 0, params, dense)
+    return jax.tree.map(lambda leaf, mask: mask if is_hole(mask) else np.asarray(leaf) != 0, params, dense)
 
 
 def overlap(first, second) -> float:
@@ -276,7 +281,7 @@ def shuffle(masks, seed: int) -> Any:
     Raises:
       UserError: the seed is no whole number from 0 to 2^64 - 1, or a leaf is no array of booleans.
     """
-    checks.check_count(seed, "seed", below=1 << 64)
+    seed = checks.check_count(seed, "seed", below=1 << 64)
     _arrays(masks, "masks")
 
     def shuffled(path, mask):
@@ -307,7 +312,11 @@ def unpack(packed, like) -> Any:
     for name, bits, leaf in pytrees.check_like(packed, like, "packed", "like"):
         if not is_hole(bits) and not (is_array(bits) and is_array(leaf)):
             raise UserError(f"packed: {name or 'it'} is {bits!r:.60}; allowed are bits where `like` has an array")
-    return jax.tree.map(lambda leaf, bits: None if bits is None else unpack_leaf(bits, np.shape(leaf)), like, packed)
+
+    def mask(leaf, bits):
+        return bits if is_hole(bits) else unpack_leaf(bits, np.shape(leaf))
+
+    return pytrees.map_with_holes(mask, like, packed)
 
 
 def unpack_leaf(bits, shape) -> np.ndarray:

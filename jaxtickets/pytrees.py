@@ -1,6 +1,7 @@
 """Trees of parameters and masks: what their leaves are called, and whether one is built like another."""
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -42,6 +43,11 @@ def with_holes(tree: Any) -> list[tuple[str, Any]]:
     return [(path_name(path), leaf) for path, leaf in flat]
 
 
+def map_with_holes(function: Callable, tree: Any, *others: Any) -> Any:
+    """`jax.tree.map` in which holes are leaves, of whatever kind they are in each of the trees."""
+    return jax.tree.map(function, tree, *others, is_leaf=is_hole)
+
+
 def check_like(tree: Any, like: Any, what: str, of: str = "params", allowed: str = "") -> list[tuple[str, Any, Any]]:
     """`[(slash-joined path, leaf of tree, leaf of like)]`, holes too.
 
@@ -67,15 +73,20 @@ def check_like(tree: Any, like: Any, what: str, of: str = "params", allowed: str
     return [(name, leaf, other) for (name, other), leaf in zip(named, own, strict=True)]
 
 
-def check_shapes(tree: Any, like: Any, what: str, of: str = "params") -> None:
+def check_shapes(tree: Any, like: Any, what: str, of: str = "params", masks: Any = None) -> None:
     """Refuses a tree that is built unlike another, or has arrays of other shapes.
+
+    Args:
+      masks: those that fit `like`; only where they have an array do shapes count. None: everywhere.
 
     Raises:
       UserError: it is.
     """
-    for name, leaf, other in check_like(tree, like, what, of):
+    leaves = check_like(tree, like, what, of)
+    prunable = [True] * len(leaves) if masks is None else [not is_hole(mask) for _, mask in with_holes(masks)]
+    for (name, leaf, other), counts in zip(leaves, prunable, strict=True):
         here, there = map(_shape, (leaf, other))
-        if here != there:
+        if counts and here != there:
             raise UserError(f"{what}: {name or 'it'} has {here}; allowed is {there}, as in {of}")
 
 
@@ -107,7 +118,8 @@ def check_fit(masks: Any, params: Any, what: str = "masks", of: str = "params", 
 
     Args:
       exactly: whether they must be of the parameters' shapes; False: parameters may have further axes in front, the
-        same in each leaf, as those of a state that is replicated over devices.
+        same in each leaf, as those of a state that is replicated over devices; or masks may, as those of several
+        tickets of one network.
 
     Raises:
       UserError: another structure, or another shape of a leaf, or a mask that is not of booleans.
@@ -120,11 +132,24 @@ def check_fit(masks: Any, params: Any, what: str = "masks", of: str = "params", 
             kind = type(mask).__name__
             raise UserError(f"{what}: that of {name or of} is a {kind}; allowed is an array of bool, or None")
         check_bool(name, mask, what)
+        if not is_array(leaf) and not np.isscalar(leaf):
+            raise UserError(f"{what}: that of {name or of} is an array; allowed is None, as {of} has no array there")
         shape = np.shape(leaf)
         if in_front is None:
-            in_front = () if exactly else shape[: max(0, len(shape) - len(mask.shape))]
-        if (*in_front, *mask.shape) != shape:
+            further = 0 if exactly else len(mask.shape) - len(shape)
+            in_front = shape[: max(0, -further)], mask.shape[: max(0, further)]
+        if (*in_front[0], *mask.shape) != (*in_front[1], *shape):
             raise UserError(f"{what}: that of {name} has the shape {mask.shape}; allowed is {shape}, as in {of}")
+
+
+def check_some(masks: Any, what: str = "masks") -> None:
+    """Refuses masks, or what has their shape, in which there is no array.
+
+    Raises:
+      UserError: there is none.
+    """
+    if not jax.tree.leaves(masks):
+        raise UserError(f"{what}: there is nothing in it; allowed is a tree of arrays, such as jt.masks.ones(params)")
 
 
 def check_bool(name: str, mask: Any, what: str = "masks") -> None:

@@ -305,6 +305,35 @@ def test_the_warning_of_an_emptied_layer_names_the_argument_or_the_field(caplog)
         )
 
 
+def test_rounds_warn_of_layers_that_they_empty_alone(caplog):
+    params = {"tiny": {"kernel": 9 * np.ones((1, 1), np.float32)}, "wide": {"kernel": np.ones((8, 8), np.float32)}}
+    rounds = jt.imp(lambda own, masks, key: jt.masks.apply(own, masks), params, key=KEY, targets=[0.9])
+    assert rounds[-1].masks["tiny"]["kernel"].all() and not caplog.messages
+    dense = jt.masks.ones(params)
+    for warns in (False, True):  # Of random scores the layer is emptied.
+        jt.prune(jt.pruning.random(params, dense, 0), dense, 0.9, warns=warns)
+        assert len(caplog.messages) == warns
+
+
+def test_counts_may_be_arrays_of_no_axis_as_shares_may():
+    for number in (3, np.int64(3), np.array(3), jnp.int32(3)):
+        found = jt.masks.shuffle(MASKS, number)
+        jax.tree.map(np.testing.assert_array_equal, found, jt.masks.shuffle(MASKS, 3))
+        tx = jt.sparsify(ADAM, jt.schedules.rigl(0.5, number, 2 * number))
+        tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+        assert jt.schedules.gradual(0.5, number, 9, number) == jt.schedules.gradual(0.5, 3, 9, 3)
+    for number in (np.array(3.0), np.array(True), np.array([3]), jnp.int32(-1)):
+        with pytest.raises(UserError, match="^seed: .* allowed is a whole number of at least 0"):
+            jt.masks.shuffle(MASKS, number)
+
+
+def test_masks_that_prune_nothing_are_refused_when_the_state_is_made():
+    nothing = jax.tree.map(lambda _: None, DENSE)
+    for make in (jt.masked, lambda tx, masks: jt.sparsify(tx, jt.schedules.one_shot(0.5), masks=masks)):
+        with pytest.raises(UserError, match="^masks: there is nothing in it; allowed is a tree of arrays"):
+            make(ADAM, nothing).init(PARAMS)
+
+
 def test_masks_of_replicated_parameters_need_no_axis_in_front():
     replicated = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), PARAMS)
     effective = jt.masks.apply(replicated, MASKS)["net"]["a"]["kernel"]

@@ -1,7 +1,5 @@
 """Mistakes that once gave wrong masks without a word: they are refused, warned of, or leave the masks as they are."""
 
-import warnings
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -150,23 +148,29 @@ def test_n_of_m_that_fits_no_layer_is_refused(call):
     )
 
 
-def test_n_of_m_that_fits_some_layers_warns_once_of_the_others():
+def test_n_of_m_that_fits_some_layers_warns_once_of_the_others(caplog):
     params = {"narrow": NARROW, "depthwise": {"kernel": draw(3, 3, 1, 8)}, "wide": {"kernel": draw(8, 2)}}
     dense = jt.masks.ones(params)
-    told = "'2:4' does not fit 2 of 3 layers, .* no multiple of 4 in depthwise/kernel, narrow/kernel$"
-    with pytest.warns(UserWarning, match=told):
-        masks = jt.prune(jt.magnitude(params, dense), dense, 0.5, structure="2:4")
+    told = (
+        "structure '2:4' does not fit 2 of 3 layers, which are not pruned: the number of inputs is no multiple of 4 in "
+        "depthwise/kernel, narrow/kernel"
+    )
+    masks = jt.prune(jt.magnitude(params, dense), dense, 0.5, structure="2:4")
+    assert caplog.messages == [told]
+    jt.prune(jt.magnitude(params, dense), dense, 0.5, structure="2:4", prefix="prune.")
+    assert caplog.messages == [told] * 2
     assert jt.masks.layer_counts(masks) == {
         "depthwise/kernel": (72, 72),
         "narrow/kernel": (48, 48),
         "wide/kernel": (16, 8),
     }
-    with pytest.warns(UserWarning, match=told):
-        jt.sparsify(SGD, jt.schedules.one_shot(0.5, structure="2:4")).init(params)
-    with warnings.catch_warnings(record=True) as found:
-        warnings.simplefilter("default")
-        jt.imp(train, params, key=KEY, rounds=1, structure="2:4")
-    assert len(found) == 1
+    for schedule in (jt.schedules.one_shot, jt.schedules.static):
+        caplog.clear()
+        jt.sparsify(SGD, schedule(0.5, structure="2:4", scope="global")).init(params)
+        assert caplog.messages == [told]
+    caplog.clear()
+    jt.imp(train, params, key=KEY, rounds=1, structure="2:4")
+    assert caplog.messages == [told]
 
 
 # What stays in each layer, within a compiled function.
@@ -262,8 +266,12 @@ def test_gradual_pruning_keeps_its_masks_when_the_weights_are_no_numbers():
 
 def test_weights_and_growth_that_are_no_numbers_are_not_exchanged():
     broken = {"a": SCORES["a"], "b": {"kernel": SCORES["b"]["kernel"] * np.nan}}
-    assert refusal(lambda: jt.pruning.drop_and_grow(PARAMS, HALF, broken, 0.3)).startswith("growth: those of b/kernel")
-    assert refusal(lambda: jt.pruning.drop_and_grow(broken, HALF, SCORES, 0.3)).startswith("params: those of b/kernel")
+    smallest = jax.tree.map(np.negative, SCORES)
+    for params, growth in ((PARAMS, {"a": smallest["a"], "b": broken["b"]}), (broken, smallest)):
+        found = jt.pruning.drop_and_grow(params, HALF, growth, 0.3)
+        np.testing.assert_array_equal(found["b"]["kernel"], HALF["b"]["kernel"])
+        assert (found["a"]["kernel"] != HALF["a"]["kernel"]).any() and kept(found) == kept(HALF)
+    assert refusal(lambda: jt.prune(broken, DENSE, 0.5)).startswith("scores: those of b/kernel are not finite")
     schedule = jt.schedules.rigl(0.5, 1, 4)
     first = jt.masks_of(jt.sparsify(SGD, schedule).init(PARAMS))
     after = jt.masks_of(within_a_step(schedule, steps=3, gradient=np.nan))
@@ -297,6 +305,107 @@ def test_rewinding_finds_frozen_dictionaries_beside_plain_ones():
             np.testing.assert_array_equal(
                 found["params"][name]["kernel"], np.where(HALF[name]["kernel"], PARAMS[name]["kernel"], 0)
             )
+
+
+# Holes, which Optax and masks have where other trees have an array or a branch.
+
+BRANCHES = {"a": "x", "b": "y"}
+OF_A = {"a": True, "b": False}
+
+
+@pytest.mark.parametrize("schedule", [jt.schedules.rigl, jt.schedules.sparse_evolutionary])
+@pytest.mark.parametrize("within", ["multi_transform", "masked"])
+def test_weights_are_regrown_within_transformations_of_some_leaves(schedule, within):
+    tx = jt.sparsify(optax.adam(1e-3), schedule(0.5, 1, 5))
+    tx = optax.masked(tx, OF_A) if within == "masked" else optax.multi_transform({"x": tx, "y": SGD}, BRANCHES)
+    states, update = [tx.init(PARAMS)], jax.jit(tx.update)
+    for _ in range(4):
+        states.append(update(SCORES, states[-1], PARAMS)[1])
+    first, last = (jt.masks_of(state) for state in (states[0], states[-1]))
+    assert kept(last) == [64] and (first["a"]["kernel"] != last["a"]["kernel"]).any()
+
+
+TXS = {
+    "multi_transform": optax.multi_transform({"x": optax.adam(1e-2), "y": optax.adam(1e-3)}, BRANCHES),
+    "partition": optax.partition({"x": optax.adam(1e-2), "y": optax.adam(1e-3)}, BRANCHES),
+    "masked": optax.chain(optax.masked(optax.trace(0.9), OF_A), optax.sgd(1e-2)),
+}
+
+
+@pytest.mark.parametrize("name", TXS)
+def test_moments_of_some_leaves_are_rewound(name):
+    state = jax.tree.map(jnp.ones_like, TXS[name].init(PARAMS))
+    found = jt.rewind(state, HALF)
+    assert jax.tree.structure(found) == jax.tree.structure(state)
+    sums = {int(leaf.sum()) for leaf in jax.tree.leaves(found) if leaf.ndim}
+    assert sums == set(kept(HALF)[: 1 if name == "masked" else 2])
+
+
+@pytest.mark.parametrize("name", ["multi_transform", "masked"])
+def test_rounds_are_rewound_to_moments_of_some_leaves(name):
+    tx, inputs = TXS[name], draw(4, 8)
+
+    def loss(params, masks):
+        params = jt.masks.apply(params, masks)
+        return jnp.square(inputs @ params["a"]["kernel"] @ params["b"]["kernel"] - 1).mean()
+
+    @jax.jit
+    def steps(state, masks):
+        for _ in range(3):
+            params, moments = state
+            updates, moments = tx.update(jax.grad(loss)(params, masks), moments, params)
+            state = optax.apply_updates(params, updates), moments
+        return state
+
+    rounds = jt.imp(
+        lambda state, masks, key: steps(state, masks),
+        PARAMS,
+        key=KEY,
+        rounds=2,
+        rate=0.5,
+        early=lambda params, masks, key: steps((params, tx.init(params)), masks),
+        params_of=lambda state: state[0],
+    )
+    assert [sum(kept(own.masks)) for own in rounds] == [192, 96, 48]
+
+
+def test_either_kind_of_hole_is_a_mask_of_a_leaf_that_is_not_prunable():
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    for hole in (None, optax.MaskedNode()):
+        masks = {"kernel": np.eye(2, dtype=bool), "bias": hole}
+        for function in (jt.masks.apply, jt.straight_through):
+            np.testing.assert_array_equal(function(params, masks)["kernel"], np.eye(2))
+            assert function({**params, "bias": None}, masks)["bias"] is None
+        scores = jt.magnitude(params, masks)
+        assert kept(jt.prune(scores, masks, 0.75)) == [1]
+        assert kept(jt.pruning.drop_and_grow(params, masks, scores, 0.5)) == [2]
+        assert kept(jt.masks.unpack(jt.masks.pack(masks), params)) == [2]
+        own = {**params, "kernel": hole}
+        message = refusal(lambda own=own: jt.masks.apply(own, jt.masks.ones(params)))
+        assert message == "masks: that of kernel is an array; allowed is None, as params has no array there"
+
+
+def test_masks_of_several_tickets_give_several_networks_and_others_are_refused():
+    several = jax.tree.map(lambda mask: np.stack([mask, ~mask, mask]), HALF)
+    for function in (jt.masks.apply, jax.jit(jt.masks.apply), jt.straight_through):
+        found = function(PARAMS, several)
+        for name, leaf in PARAMS.items():
+            np.testing.assert_array_equal(found[name]["kernel"], leaf["kernel"] * several[name]["kernel"])
+    for wrong in (
+        jax.tree.map(lambda mask: mask[..., :1], several),
+        {"a": several["a"], "b": {"kernel": several["b"]["kernel"][:2]}},
+        {"a": several["a"], "b": HALF["b"]},
+    ):
+        assert "has the shape" in refusal(lambda wrong=wrong: jt.masks.apply(PARAMS, wrong))
+
+
+def test_sums_and_starts_need_arrays_where_leaves_are_prunable_alone():
+    params = {"a": {**PARAMS["a"], "bias": draw(16)}, "b": PARAMS["b"]}
+    dense, sums = jt.masks.ones(params), {"a": {**PARAMS["a"], "bias": None}, "b": PARAMS["b"]}
+    assert jt.pruning.movement(params, dense, sums)["a"]["kernel"] is PARAMS["a"]["kernel"]
+    assert jt.pruning.magnitude_change(params, dense, sums)["b"]["kernel"].max() == 0
+    message = refusal(lambda: jt.pruning.movement(params, dense, {**sums, "b": {"kernel": None}}))
+    assert message.startswith("movement: b/kernel has no array")
 
 
 def test_masks_of_no_channel_take_nothing_out_and_are_refused():

@@ -127,7 +127,8 @@ def imp(
         name = "rounds" if targets is None else "targets"
         raise UserError(f"{name}: the last round would keep none of {weights} weights; allowed is less pruning")
     if len(levels) > 1:  # What can't be pruned is told before anything is trained.
-        pruning.prune(pruning.random(params, dense, 0), dense, levels[1], scope, min_per_layer, structure, axes)
+        scores = pruning.random(params, dense, 0)
+        pruning.prune(scores, dense, levels[1], scope, min_per_layer, structure, axes, warns=False)
 
     @cache
     def rewind_point():

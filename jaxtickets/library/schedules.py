@@ -29,6 +29,7 @@ from jaxtickets.pruning.regrowth import check_growth, exchange
 from jaxtickets.pruning.score import needs
 from jaxtickets.pruning.structures import known_axes, parse_structure, warn_of_dense
 from jaxtickets.pruning.traced import keep_highest, select
+from jaxtickets.pytrees import check_some, is_hole, map_with_holes
 
 OFFERED = ("gradients", "key")
 HOW = ("scope", "structure", "min_per_layer", "axes", "seed")  # What further arguments a schedule may have.
@@ -68,7 +69,7 @@ class Schedule(NamedTuple):
 
 def saliency(params, masks, gradients) -> Any:
     """|w * dL/dw|: how removing a weight changes the loss of this batch, to first order."""
-    return jax.tree.map(lambda w, mask, g: None if mask is None else abs(w * g), params, masks, gradients)
+    return map_with_holes(lambda w, mask, g: mask if is_hole(mask) else abs(w * g), params, masks, gradients)
 
 
 def gradient(params, masks, gradients) -> Any:
@@ -82,9 +83,9 @@ def random(params, masks, key) -> Any:
 
     def uniform(path, leaf, mask):
         own = jax.random.fold_in(key, zlib.crc32(mask_lib.path_name(path).encode()))
-        return None if mask is None else jax.random.uniform(own, jnp.shape(leaf))
+        return mask if is_hole(mask) else jax.random.uniform(own, jnp.shape(leaf))
 
-    return jax.tree_util.tree_map_with_path(uniform, params, masks)
+    return jax.tree_util.tree_map_with_path(uniform, params, masks, is_leaf=is_hole)
 
 
 def gradual(
@@ -115,15 +116,15 @@ def gradual(
     _check_how(how)
     sparsity, is_open = check_share(sparsity, "sparsity"), initial is None
     initial = 0.0 if initial is None else check_share(initial, "initial")
-    check_count(power, "power", 1)
+    power = check_count(power, "power", 1)
     if initial > sparsity:
         raise UserError(f"initial: {initial:g}: allowed is at most the final sparsity, {sparsity:g}")
     if parse_structure(how.get("structure", "weight")).kind == "n:m" and initial != sparsity:
         raise UserError("structure: N:M has one sparsity; allowed are one_shot, or gradual with initial=sparsity")
     steps = _steps(start, stop, every)
-    progress = [(step - start) / max(1, stop - start) for step in steps] if stop > start else [1.0]
+    progress = [(step - steps[0]) / (steps[-1] - steps[0]) for step in steps] if len(steps) > 1 else [1.0]
     levels = tuple(initial + pruning.cubic(sparsity - initial, share, power) for share in progress)
-    return _checked(Schedule(start, stop, every, levels, score=score, is_open=is_open, **how))
+    return _checked(Schedule(steps[0], steps[-1], every, levels, score=score, is_open=is_open, **how))
 
 
 def one_shot(sparsity: float, at: int = 0, *, score: Callable = pruning.magnitude, **how) -> Schedule:
@@ -169,8 +170,8 @@ def rigl(
     """
     _check_how(how)
     sparsity = check_share(sparsity, "sparsity")
-    check_count(every, "every", 1)
-    check_count(stop, "stop", every)
+    every = check_count(every, "every", 1)
+    stop = check_count(stop, "stop", every)
     how = {"scope": "erk", **how}
     if how["scope"] not in ("erk", "uniform", "layerwise"):
         raise UserError(f"scope: {how['scope']!r}: allowed are erk, uniform and layerwise where weights are regrown")
@@ -192,9 +193,9 @@ def sparse_evolutionary(sparsity: float, every: int, stop: int, *, fraction: flo
 
 
 def _steps(start, stop, every):
-    check_count(start, "start")
-    check_count(every, "every", 1)
-    check_count(stop, "stop", start)
+    start = check_count(start, "start")
+    every = check_count(every, "every", 1)
+    stop = check_count(stop, "stop", start)
     return [*range(start, stop, every), stop]
 
 
@@ -253,14 +254,15 @@ def begun_at(schedule: Schedule, masks: Any) -> Schedule:
 
 def initial_masks(schedule: Schedule, params, masks):
     """The masks that training starts with, nested in `masks`: random ones of the initial sparsity, or these."""
+    check_some(masks)
     units = parse_structure(schedule.structure)
     if units.kind != "n:m":
         layers = _layers(schedule, masks)
         names, n_keep = _weights_to_keep(layers, schedule)
         pools = [(*pool, count) for pool, count in zip(names, n_keep[-1].tolist(), strict=True)]  # The last keep least.
         check_floor(pools, layers, _sparsities(schedule)[-1], units, schedule.min_per_layer)
-    warn_of_dense(masks, units, known_axes(masks, schedule.structure, schedule.axes))
     if not schedule.initial:
+        warn_of_dense(masks, units, known_axes(masks, schedule.structure, schedule.axes))
         return masks
     scores = pruning.random(params, masks, schedule.seed)
     how = schedule.scope, schedule.min_per_layer, schedule.structure, schedule.axes
@@ -289,13 +291,13 @@ def changed(schedule: Schedule, count, params, gradients, masks, dense):
         n_grown = iter(jnp.asarray(_weights_to_grow(layers, schedule))[number])
 
         def exchanged(leaf, mask, growth):
-            if mask is None:
-                return None
+            if is_hole(mask):
+                return mask
             after = exchange(leaf, mask, growth, next(n_grown), keep_highest)
             return jnp.where(jnp.isfinite(leaf).all() & jnp.isfinite(growth).all(), after, mask)
 
         check_growth(scores, masks)
-        return jax.tree.map(exchanged, params, masks, scores)
+        return map_with_holes(exchanged, params, masks, scores)
     units, pools = parse_structure(schedule.structure), []
     if units.kind != "n:m":
         pool_names, n_keep = _weights_to_keep(layers, schedule)

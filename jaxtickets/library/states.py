@@ -17,8 +17,9 @@ def rewind(state: Any, masks: Any) -> Any:
 
     Every tree in the state whose leaves have the paths of the masks is multiplied by them: the parameters themselves,
     the moments in an Optax state, running averages; and each dictionary with some of the parameters' components alone,
-    as the optimiser of one player has. A leaf may have further axes in front, as those of a state that is replicated
-    over devices, or that is one of several seeds in one program; a leaf of another shape stays.
+    as the optimiser of one player has. Such a tree may have holes, for a leaf or for a branch, as the moments within
+    `optax.masked` and `optax.multi_transform` have. A leaf may have further axes in front, as those of a state that is
+    replicated over devices, or that is one of several seeds in one program; a leaf of another shape stays.
 
     `jt.train.rewind` is for `TrainState` alone, in which it leaves `movement`, the sums of a score, as they were.
 
@@ -58,10 +59,18 @@ def _zeroed(state, masks):
             expected = {
                 f"{key}/{name}" if name else f"{key}": mask for key in node for name, mask in parts[key].items()
             }
-        if structure_of(node).num_leaves != len(expected):
+        if structure_of(node).num_leaves > len(expected):
             return None
-        names = [name for name, _ in with_holes(node)]
-        return [expected[name] for name in names] if set(names) == expected.keys() else None
+        found, names = [], set()
+        for name, leaf in with_holes(node):
+            if name in expected:
+                names.add(name)
+            elif is_hole(leaf):  # It may stand for a branch.
+                names |= {path for path in expected if path.startswith(f"{name}/")}
+            else:
+                return None
+            found.append(expected.get(name))
+        return found if names == expected.keys() else None
 
     def masked(leaf, mask):
         if is_hole(mask) or is_hole(leaf) or np.shape(leaf)[np.ndim(leaf) - np.ndim(mask) :] != np.shape(mask):

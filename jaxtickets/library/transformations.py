@@ -17,7 +17,7 @@ from jaxtickets.library import schedules
 from jaxtickets.library.first_masks import check_choice_of_leaves, first_masks
 from jaxtickets.library.schedules import Schedule
 from jaxtickets.library.states import kept, zeroed
-from jaxtickets.pytrees import check_fit, check_shapes, is_hole
+from jaxtickets.pytrees import check_fit, check_shapes, is_hole, map_with_holes
 
 
 class SparseState(NamedTuple):
@@ -108,14 +108,16 @@ def sparsify(
         if schedule.regrows:  # A step that changes masks changes nothing else.
             new = jax.tree.map(lambda leaf: jnp.where(is_due, 0, leaf), new)
             new_inner = jax.tree.map(lambda before, after: jnp.where(is_due, before, after), inner, new_inner)
-        new = jax.tree.map(lambda leaf, mask, w: leaf if mask is None else jnp.where(mask, leaf, -w), new, now, params)
+        new = map_with_holes(
+            lambda leaf, mask, w: leaf if is_hole(mask) else jnp.where(mask, leaf, -w), new, now, params
+        )
         return new, SparseState(optax.safe_increment(state.count), now, new_inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _kept(tree, masks):
-    return jax.tree.map(lambda leaf, mask: leaf if mask is None else kept(leaf, mask), tree, masks)
+    return map_with_holes(lambda leaf, mask: leaf if is_hole(mask) else kept(leaf, mask), tree, masks)
 
 
 def masks_of(opt_state: Any) -> Any:
@@ -162,8 +164,8 @@ def straight_through(params: Any, masks: Any) -> Any:
     check_fit(masks, params, exactly=False)
 
     def through(leaf, mask):
-        if mask is None:
+        if is_hole(mask):
             return leaf
         return leaf + jax.lax.stop_gradient(leaf * mask.astype(leaf.dtype) - leaf)
 
-    return jax.tree.map(through, params, masks)
+    return map_with_holes(through, params, masks)

@@ -48,8 +48,8 @@ def select(scores, ratio: float, scope: str = "global", min_channels: int = 1, a
         than `min_channels` asks for.
     """
     ratio = check_share(ratio, "ratio")
-    check_count(min_channels, "min_channels", 1)
-    check_count(multiple, "multiple", 1)
+    min_channels = check_count(min_channels, "min_channels", 1)
+    multiple = check_count(multiple, "multiple", 1)
     alone = texts(alone, "alone", "component/name of channels")
     for where, sizes in _pools(scores, scope, alone).items():
         total, free = sum(sizes), sum(max(0, size - min_channels) for size in sizes)
@@ -67,7 +67,7 @@ def select(scores, ratio: float, scope: str = "global", min_channels: int = 1, a
         return prune(chosen, everything, ratio, scope, min_channels) if jax.tree.leaves(chosen) else everything
 
     together, apart = pruned(lambda path: path not in alone, scope), pruned(lambda path: path in alone, "layerwise")
-    masks = jax.tree.map(lambda a, b: b if a is None else a, together, apart, is_leaf=is_hole)
+    masks = jax.tree.map(lambda a, b: b if is_hole(a) else a, together, apart, is_leaf=is_hole)
     if multiple == 1:
         return masks
 
@@ -98,7 +98,7 @@ def select_by_cost(
     """
     if isinstance(limit, bool) or not isinstance(limit, numbers.Real) or not 0 <= limit < math.inf:
         raise UserError(f"limit: {limit!r}: allowed is a number of at least 0, such as 0.5 for half of the FLOPs")
-    check_count(min_channels, "min_channels", 1)
+    min_channels = check_count(min_channels, "min_channels", 1)
     check_function(cost, "cost", "channel_masks")
     pools = _pools(scores, scope, texts(alone, "alone", "component/name of channels")).values()
     # The largest ratio that `select` takes: a half of a channel more than can go is rounded down.

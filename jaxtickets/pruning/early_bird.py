@@ -89,7 +89,7 @@ def emergence(
     Raises:
       UserError: the distances are no square matrix, or an argument is not what it can be.
     """
-    check_count(queue, "queue", 2)
+    queue = check_count(queue, "queue", 2)
     check_share(threshold, "threshold", and_one=True)
     if np.ndim(distances) != 2 or len({*np.shape(distances)}) != 1:
         raise UserError(f"distances: has the shape {np.shape(distances)}; allowed is a square matrix of numbers")

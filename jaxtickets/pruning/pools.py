@@ -44,7 +44,7 @@ def densities(shapes, total: int, scope: str = "erk", capacities=None) -> list[i
     Raises:
       UserError: the layers can't hold so many, or there is no such scope.
     """
-    check_count(total, "total")
+    total = check_count(total, "total")
     check_choice(scope, "scope", ("uniform", "erk"))
     try:
         sizes = np.array([np.prod([int(size) for size in tuple(shape)], dtype=np.int64) for shape in shapes], np.int64)

@@ -3,13 +3,13 @@
 import math
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxtickets import pytrees
 from jaxtickets.checks import check_share
 from jaxtickets.errors import UserError
-from jaxtickets.pruning.selection import finite, keep_highest
+from jaxtickets.pruning.selection import keep_highest
+from jaxtickets.pytrees import is_hole
 
 
 def cosine(fraction: float, progress: float) -> float:
@@ -25,7 +25,8 @@ def drop_and_grow(params, masks, growth, fraction: float) -> Any:
 
     The grown weights have the highest `growth` among all weights that are not kept, dropped ones included. |gradient|
     makes it RigL (Evci et al. 2020, algorithm 1), random numbers SET (Mocanu et al. 2018, algorithm 2; theirs drops the
-    smallest positive and the largest negative weights).
+    smallest positive and the largest negative weights). A layer with a weight or growth that is not finite, as where
+    training diverges, keeps its mask.
 
     Args:
       params, masks: of a network in training.
@@ -33,25 +34,21 @@ def drop_and_grow(params, masks, growth, fraction: float) -> Any:
       fraction: in [0, 1].
 
     Raises:
-      UserError: it is not, or masks or growth are not those of these parameters, or a weight or its growth is not
-        finite.
+      UserError: it is not, or masks or growth are not those of these parameters.
     """
     fraction = check_share(fraction, "fraction", and_one=True)
     pytrees.check_fit(masks, params)
     check_growth(growth, masks)
-    for what, tree in (("params", params), ("growth", growth)):
-        for name, leaf, mask in pytrees.check_like(tree, masks, what, "masks"):
-            if mask is not None:
-                finite(name, leaf, what)
 
     def regrow(leaf, mask, wanted):
-        mask = np.asarray(mask)
-        n_grown = round(fraction * np.count_nonzero(mask))
-        return exchange(np.asarray(leaf), mask, np.asarray(wanted), n_grown)
+        if is_hole(mask):
+            return mask
+        leaf, mask, wanted = np.asarray(leaf), np.asarray(mask), np.asarray(wanted)
+        if not (np.isfinite(leaf).all() and np.isfinite(wanted).all()):
+            return mask
+        return exchange(leaf, mask, wanted, round(fraction * np.count_nonzero(mask)))
 
-    return jax.tree.map(
-        lambda leaf, mask, wanted: None if mask is None else regrow(leaf, mask, wanted), params, masks, growth
-    )
+    return pytrees.map_with_holes(regrow, params, masks, growth)
 
 
 def check_growth(growth, masks) -> None:
@@ -61,7 +58,7 @@ def check_growth(growth, masks) -> None:
       UserError: it has none.
     """
     for name, leaf, mask in pytrees.check_like(growth, masks, "growth", "masks"):
-        if mask is not None and np.shape(leaf) != mask.shape:
+        if not is_hole(mask) and np.shape(leaf) != mask.shape:
             raise UserError(f"growth: {name or 'it'} has the shape {np.shape(leaf)}; allowed is {mask.shape}")
 
 

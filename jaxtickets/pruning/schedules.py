@@ -12,7 +12,7 @@ def cubic(final: float, progress: float, power: int = 3) -> float:
 
     Another `power` gives another polynomial: 1 a straight line.
     """
-    check_count(power, "power", 1)
+    power = check_count(power, "power", 1)
     final, progress = check_share(final, "final"), check_share(progress, "progress", and_one=True)
     return final * (1 - (1 - progress) ** power)
 
@@ -29,7 +29,7 @@ def sparsities(rate: float, rounds: int, schedule: str = "constant_rate") -> lis
     if not (share := check_share(rate, "rate")):
         raise UserError(f"rate: {rate!r} prunes nothing; allowed is a number above 0 and below 1; 0.5 is half")
     rate = share
-    check_count(rounds, "rounds")
+    rounds = check_count(rounds, "rounds")
     check_choice(schedule, "schedule", SCHEDULES)
     constant = [1 - (1 - rate) ** done for done in range(rounds + 1)]
     if constant[-1] == 1:

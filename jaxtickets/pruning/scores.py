@@ -37,6 +37,7 @@ from jaxtickets.pruning import channels
 from jaxtickets.pruning.components import check_all_scored, check_losses
 from jaxtickets.pruning.score import Score
 from jaxtickets.pruning.structures import parse_structure
+from jaxtickets.pytrees import is_hole
 
 
 def _prunable(function, masks, params, **others):
@@ -47,10 +48,12 @@ def _prunable(function, masks, params, **others):
     """
     pytrees.check_fit(masks, params, exactly=False)
     for name, other in others.items():
-        pytrees.check_shapes(other, params, name)
-    return jax.tree.map(
-        lambda leaf, mask, *rest: None if mask is None else function(leaf, *rest), params, masks, *others.values()
-    )
+        pytrees.check_shapes(other, params, name, masks=masks)
+
+    def score(leaf, mask, *rest):
+        return mask if is_hole(mask) else function(leaf, *rest)
+
+    return pytrees.map_with_holes(score, params, masks, *others.values())
 
 
 def magnitude(params, masks) -> Any:
@@ -70,11 +73,13 @@ def movement(params, masks, movement) -> Any:
 
 def random(params, masks, seed) -> Any:
     """Uniform random numbers, the same for the same seed and path: the simplest control."""
-    checks.check_count(seed, "seed", below=1 << 64)
+    seed = checks.check_count(seed, "seed", below=1 << 64)
     pytrees.check_fit(masks, params, exactly=False)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf, mask: None if mask is None else _uniform(path, leaf.shape, seed), params, masks
-    )
+
+    def score(path, leaf, mask):
+        return mask if is_hole(mask) else _uniform(path, leaf.shape, seed)
+
+    return jax.tree_util.tree_map_with_path(score, params, masks, is_leaf=is_hole)
 
 
 def random_channels(params, axis_names, seed):
@@ -185,10 +190,13 @@ def grasp(params, masks, tempered_losses, batches) -> Any:
 
     checks.check_batches(batches)
 
+    def of_prunable(leaf, mask):
+        """What can't be pruned, biases and scales, and what is pruned already are no variables of the score."""
+        return leaf if is_hole(leaf) else 0 * leaf if is_hole(mask) else leaf * mask
+
     def score(loss, own, own_masks):
         gradient = _mean(partial(_gradient, loss, own), batches)
-        # What can't be pruned, biases and scales, and what is pruned already are no variables of the score.
-        gradient = jax.tree.map(lambda leaf, mask: 0 * leaf if mask is None else leaf * mask, gradient, own_masks)
+        gradient = pytrees.map_with_holes(of_prunable, gradient, own_masks)
         product = _mean(lambda batch: _hessian_product(loss, own, gradient, batch), batches)
         return _prunable(lambda leaf, change: leaf * change, own_masks, own, product=product)
 

@@ -39,7 +39,7 @@ class _Layer(NamedTuple):
         return int(np.count_nonzero(self.kept) if self.sizes is None else self.sizes[self.kept].sum())
 
 
-def finite(name: str, scores, what: str = "scores") -> np.ndarray:
+def _finite(name: str, scores) -> np.ndarray:
     """Scores in float32.
 
     Raises:
@@ -47,13 +47,13 @@ def finite(name: str, scores, what: str = "scores") -> np.ndarray:
     """
     scores = np.asarray(scores, np.float32)
     if scores.size and not np.isfinite([scores.min(), scores.max()]).all():
-        raise UserError(f"{what}: those of {name} are not finite; allowed are finite numbers (did training diverge?)")
+        raise UserError(f"scores: those of {name} are not finite; allowed are finite numbers (did training diverge?)")
     return scores
 
 
 def _layer(path, mask, scores, structure, axes):
     name, component = mask_lib.path_name(path), mask_lib.component_name(path)
-    mask, scores = np.asarray(mask), finite(name, scores)
+    mask, scores = np.asarray(mask), _finite(name, scores)
     if structure.kind == "weight":
         return _Layer(name, component, mask.shape, None, scores.ravel(), mask.ravel(), None)
     ids = unit_ids(mask.shape, structure, axes.get(name)).ravel()
@@ -160,6 +160,7 @@ def prune(
     axes=None,
     *,
     prefix: str = "",
+    warns: bool = True,
 ) -> Any:
     """The masks, nested in `masks`, that prune `round(sparsity * weights)` of the prunable weights.
 
@@ -186,6 +187,7 @@ def prune(
         leaf's slash-joined path to a pair of numbers, such as `lambda path: (1, 0)` for `[out, in, ...]`, or a tree
         of such pairs like `masks`, such as `jt.axes(module)`. Only structures other than "weight" read it.
       prefix: what stands before the names of arguments in messages; "prune." makes them those of the config's fields.
+      warns: whether warnings are logged, of layers that are emptied or that N:M does not fit.
 
     Raises:
       UserError: an argument is not what it can be, `sparsity` is below what `masks` prune already, leaves nothing, or
@@ -193,28 +195,27 @@ def prune(
         or N:M fits no layer, or a score is not a number.
     """
     sparsity, units = check_share(sparsity, "sparsity"), parse_structure(structure)
-    check_count(min_per_layer, "min_per_layer")
+    min_per_layer = check_count(min_per_layer, "min_per_layer")
     if units.kind == "channel":
         raise UserError("structure: 'channel': allowed are the others; channels are selected by jt.channels.select")
     pytrees.check_fit(masks, masks)
     flat_scores = [leaf for _, leaf, _ in pytrees.pairs(scores, masks, "scores", "masks")]
-    if not flat_scores:
-        raise UserError("masks: there is nothing in it; allowed is a tree of arrays, such as jt.masks.ones(params)")
+    pytrees.check_some(masks)
     named, kernels = mask_lib.named_leaves(masks), known_axes(masks, structure, axes)
     only = units.sparsity
     if only is not None and abs(sparsity - only) > 1e-6:
         raise UserError(f"sparsity: {sparsity:g} can't be had: it is {only:g} with structure {structure}")
-    if only is not None and not prefix:
+    if warns:
         warn_of_dense(masks, units, kernels)
     is_traced, protect = _is_traced((scores, masks)), protected_units(units, min_per_layer)
     if units.kind == "n:m":
         if is_traced:
             return traced.select(scores, masks, [], units, kernels)
         pruned = [
-            n_of_m(np.asarray(mask), finite(name, leaf), *units.sizes, kernels.get(name))
+            n_of_m(np.asarray(mask), _finite(name, leaf), *units.sizes, kernels.get(name))
             for (name, mask), leaf in zip(named.items(), flat_scores, strict=True)
         ]
-        return _finished(masks, named, pruned, prefix)
+        return jax.tree.unflatten(jax.tree.structure(masks), pruned)
     if is_traced:
         layers = _layers_to_trace(masks, scope, units, kernels)
     else:
@@ -237,7 +238,9 @@ def prune(
             pruned[index] = chosen.reshape(layer.shape)
     if not any(leaf.any() for leaf in pruned):
         raise_none_left(layers, sparsity)
-    return _finished(masks, named, pruned, prefix)
+    if warns:
+        _warn_of_emptied(named, pruned, prefix)
+    return jax.tree.unflatten(jax.tree.structure(masks), pruned)
 
 
 def _is_traced(tree):
@@ -260,8 +263,8 @@ def _layers_to_trace(masks, scope, structure, kernels):
     return extents(masks)
 
 
-def _finished(masks, named, pruned, prefix):
-    """The masks with the leaves `pruned`; a warning names every layer that has just been emptied, biases aside."""
+def _warn_of_emptied(named, pruned, prefix):
+    """A warning names every layer that has just been emptied, biases aside."""
     for (name, before), after in zip(named.items(), pruned, strict=True):
         if np.any(before) and not after.any() and not name.endswith("bias"):
             logging.getLogger(__name__).warning(
@@ -269,4 +272,3 @@ def _finished(masks, named, pruned, prefix):
                 name,
                 prefix,
             )
-    return jax.tree.unflatten(jax.tree.structure(masks), pruned)

@@ -1,8 +1,8 @@
 """The units that are pruned whole: filters, blocks, and groups of M weights of which N stay."""
 
+import logging
 import math
 import re
-import warnings
 from typing import NamedTuple
 
 import jax
@@ -93,17 +93,22 @@ def _told(layers):
 
 
 def warn_of_dense(masks, structure: Structure, kernels) -> None:
-    """Warns of the prunable leaves that N:M does not fit.
+    """Logs a warning of the prunable leaves that N:M does not fit.
 
     Args:
       kernels: the axes of each leaf by its name (`known_axes`).
     """
     if dense := _dense(masks, structure, kernels):
         n, m = structure.sizes
-        warnings.warn(
-            f"structure '{n}:{m}' does not fit {len(dense)} of {len(jax.tree.leaves(masks))} layers, which are not "
-            f"pruned: the number of inputs is no multiple of {m} in {', '.join(dense)}",
-            stacklevel=1,  # Python shows a text once for each place that gives it.
+        logging.getLogger(__name__).warning(
+            "structure '%s:%s' does not fit %s of %s layers, which are not pruned: the number of inputs is no multiple "
+            "of %s in %s",
+            n,
+            m,
+            len(dense),
+            len(jax.tree.leaves(masks)),
+            m,
+            ", ".join(dense),
         )
 
 
