@@ -152,6 +152,7 @@ def apply(params, masks) -> Any:
     Raises:
       UserError: the masks are not those of these parameters.
     """
+    masks = pytrees.filled(masks, params)
     pytrees.check_fit(masks, params, exactly=False)
 
     def effective(leaf, mask):

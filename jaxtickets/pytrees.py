@@ -142,6 +142,21 @@ def check_fit(masks: Any, params: Any, what: str = "masks", of: str = "params", 
             raise UserError(f"{what}: that of {name} has the shape {mask.shape}; allowed is {shape}, as in {of}")
 
 
+def filled(masks: Any, params: Any) -> Any:
+    """Masks in which a hole in the place of a branch has become a branch of holes; others are as they were.
+
+    A state within `optax.multi_transform` has such masks.
+    """
+
+    def fill(mask, branch):
+        return jax.tree.map(lambda _: None, branch, is_leaf=is_hole) if is_hole(mask) else mask
+
+    try:
+        return jax.tree.map(fill, masks, params, is_leaf=is_hole)
+    except ValueError:  # They are those of another network.
+        return masks
+
+
 def check_some(masks: Any, what: str = "masks") -> None:
     """Refuses masks, or what has their shape, in which there is no array.
 

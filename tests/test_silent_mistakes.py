@@ -414,3 +414,15 @@ def test_masks_of_no_channel_take_nothing_out_and_are_refused():
         assert refusal(lambda masks=masks: jt.compact.take({"net": PARAMS}, masks, names)).startswith(
             f"channel_masks: {masks} names no channels; allowed is {{component: {{channel name: [n] bool}}}}"
         )
+
+
+def test_a_hole_in_masks_stands_for_a_whole_branch():
+    params = {"a": {"w": np.ones((2, 2), np.float32)}, "b": {"w": np.ones((2, 2), np.float32)}}
+    tx = optax.multi_transform(
+        {"x": jt.sparsify(optax.sgd(0.1), jt.schedules.static(0.5)), "y": optax.sgd(0.1)}, {"a": "x", "b": "y"}
+    )
+    masks = jt.masks_of(tx.init(params))
+    effective = jt.masks.apply(params, masks)
+    assert np.count_nonzero(effective["a"]["w"]) == 2 and np.all(effective["b"]["w"] == 1)
+    with pytest.raises(jt.UserError, match="masks: is built unlike params"):
+        jt.masks.apply({"c": params["a"]}, masks)

@@ -213,7 +213,8 @@ def save_ticket(
         raise UserError(f"path={path}: is a directory; allowed is a file")
     given.check(masks, params.params if isinstance(params, TrainState) else params, trained, axis_names, network)
     if all(np.all(mask) for mask in jax.tree.leaves(masks)):
-        raise UserError(f"{path}: a network in which nothing is pruned is no ticket; allowed are masks that prune")
+        what = "a network in which nothing is pruned is no ticket"
+        raise UserError(f"{path}: {what}; allowed are masks that prune, of a compacted network those before compaction")
     trees, state, of_trained = {"params": params}, {}, None
     if isinstance(params, TrainState):
         point = rewind(params, masks)
