@@ -426,3 +426,16 @@ def test_a_hole_in_masks_stands_for_a_whole_branch():
     assert np.count_nonzero(effective["a"]["w"]) == 2 and np.all(effective["b"]["w"] == 1)
     with pytest.raises(jt.UserError, match="masks: is built unlike params"):
         jt.masks.apply({"c": params["a"]}, masks)
+
+
+def test_axes_of_the_parameters_alone_do_beside_batch_statistics():
+    kernel, mean = np.arange(12, dtype=np.float32).reshape(1, 1, 3, 4), np.ones(3, np.float32)
+    tree = {"net": {"params": {"up": {"kernel": kernel}}, "batch_stats": {"norm": {"mean": mean}}}}
+    names = {
+        "net": {"params": {"up": {"kernel": (None, None, "up", "in")}}, "batch_stats": {"norm": {"mean": ("up",)}}}
+    }
+    turned = {"net": {"params": {"up": {"kernel": ((3,), (2,))}}}}  # Outputs before inputs.
+    scores = jt.channels.filter_l1(tree, names, axes=turned)
+    np.testing.assert_array_equal(scores["net"]["up"], kernel.sum((0, 1, 3)) / 4)
+    with pytest.raises(jt.UserError, match="axes: allowed is"):
+        jt.channels.filter_l1(tree, names, axes={"net": {"weights": {}}})

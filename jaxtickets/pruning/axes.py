@@ -88,7 +88,8 @@ def of_leaves(tree, axes=None) -> list[Axes]:
     Args:
       axes: None; a tree like `tree` with a pair (inputs, outputs) or None for each leaf; or a function from a leaf's
         slash-joined path to that. Each of the two is the number of an axis or several, such as `(1, 0)` for
-        `[out, in, height, width]`.
+        `[out, in, height, width]`. Dictionaries may lack keys: nothing is said of what is there, such as batch
+        statistics beside the parameters of `jt.axes`.
 
     Raises:
       UserError: `axes` is something else, or a tree of another structure.
@@ -99,9 +100,17 @@ def of_leaves(tree, axes=None) -> list[Axes]:
             check_function(axes, "axes", "path")
         return [axes and axes(name) for name, _ in pytrees.with_holes(tree)]
     try:
-        return pytrees.structure_of(tree).flatten_up_to(axes)
+        return pytrees.structure_of(tree).flatten_up_to(_completed(tree, axes))
     except ValueError as error:
         raise UserError(f"axes: allowed is a function of a path, or a tree like the parameters ({error})") from None
+
+
+def _completed(tree, axes):
+    """`axes` with None for each leaf of a key that it lacks."""
+    if type(tree) is not dict or type(axes) is not dict or not axes.keys() <= tree.keys():
+        return axes
+    nothing = jax.tree.map(lambda _: None, tree, is_leaf=pytrees.is_hole)
+    return {key: _completed(branch, axes[key]) if key in axes else nothing[key] for key, branch in tree.items()}
 
 
 def find(name: str, ndim: int, said) -> Axes | None:
