@@ -151,6 +151,8 @@ def filled(masks: Any, params: Any) -> Any:
     def fill(mask, branch):
         return jax.tree.map(lambda _: None, branch, is_leaf=is_hole) if is_hole(mask) else mask
 
+    if is_hole(masks):  # None for all of them is a mistake.
+        return masks
     try:
         return jax.tree.map(fill, masks, params, is_leaf=is_hole)
     except ValueError:  # They are those of another network.

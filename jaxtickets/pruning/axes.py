@@ -107,7 +107,7 @@ def of_leaves(tree, axes=None) -> list[Axes]:
 
 def _completed(tree, axes):
     """`axes` with None for each leaf of a key that it lacks."""
-    if type(tree) is not dict or type(axes) is not dict or not axes.keys() <= tree.keys():
+    if type(tree) is not dict or type(axes) is not dict or not axes or not axes.keys() <= tree.keys():
         return axes
     nothing = jax.tree.map(lambda _: None, tree, is_leaf=pytrees.is_hole)
     return {key: _completed(branch, axes[key]) if key in axes else nothing[key] for key, branch in tree.items()}
