@@ -42,7 +42,7 @@ def densities(shapes, total: int, scope: str = "erk", capacities=None) -> list[i
       capacities: how many each layer can keep; all of its weights by default.
 
     Raises:
-      UserError: the layers can't hold so many, or there is no such scope.
+      UserError: the layers have fewer weights than are to be kept, or the scope is unknown.
     """
     total = check_count(total, "total")
     check_choice(scope, "scope", ("uniform", "erk"))
